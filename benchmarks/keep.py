@@ -1,0 +1,163 @@
+"""A new view over many scored rows, beside the same work as a bare pyarrow loop in the same run.
+
+    python benchmarks/keep.py --rows 1000000 --workers 2
+
+Both sides read every column of `generated/` and `scores/`, filter by cosine and write zstd Parquet, each with the same
+number of processes (their start included), one after the other, warm page cache. `bare` writes the rows that pass,
+`bare both` also those that do not, which a view keeps too. Memory is the peak of the largest process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from synth.shards import Origin, OutputFolder
+from synth.tables import PAIRS
+
+SHARD = 10_000
+SCORES = "scores/cosine-00000000"
+TYPES, LEVELS = ("keywords", "acquire_knowledge", "summary", "yes_no"), ("high_school", "university", "phd")
+THRESHOLD = 0.6
+
+Cost = tuple[float, float, int]
+"""Seconds of wall clock, seconds of processors, peak bytes of the largest process."""
+
+
+def make(out: Path, rows: int) -> None:
+    """Scored pairs with 400-character passages, two queries a passage, as a run would have left them."""
+    folder = OutputFolder.open(out, write=True)
+    folder.put_if_absent("job.json", b"{}\n")
+    rng = np.random.default_rng(7)
+    words = np.array(["".join(rng.choice(list("etaoinshrdlu"), rng.integers(2, 10))) for _ in range(20_000)])
+    for index in range(-(-rows // SHARD)):
+        count = min(SHARD, rows - index * SHARD)
+        first = index * SHARD
+        passages = [" ".join(words[rng.integers(0, len(words), 75)])[:400] for _ in range(-(-count // 2))]
+        queries = [" ".join(words[rng.integers(0, len(words), 9)]) for _ in range(count)]
+        columns = {
+            "id": [f"{(first + n) // 2}-{n % 2}" for n in range(count)],
+            "task": ["retrieval"] * count,
+            "query": queries,
+            "passage": [passages[n // 2] for n in range(count)],
+            "passage_id": [f"doc-{(first + n) // 2}" for n in range(count)],
+            "source": ["bench"] * count,
+            "query_language": [("en", "de", "fr")[n % 3] for n in range(count)],
+            "passage_language": ["en"] * count,
+            "character": [" ".join(words[n % 500 : n % 500 + 12]) for n in range(count)],
+            "question_type": [TYPES[n % 4] for n in range(count)],
+            "difficulty": [LEVELS[n % 3] for n in range(count)],
+            "length_min": [3] * count,
+            "length_max": [24] * count,
+            "length_unit": ["words"] * count,
+            "model": ["bench-model"] * count,
+            "template": ["retrieval@00000000"] * count,
+            "revision": [1] * count,
+            "attempts": [1] * count,
+            "repaired": [False] * count,
+            "prompt_tokens": rng.integers(900, 1200, count),
+            "completion_tokens": rng.integers(20, 60, count),
+        }
+        origin = Origin(identity="bench", input="", first=first, rows_in=count, rows_out=count, schema="1")
+        folder.step("generated").commit(index, pa.table(columns, schema=PAIRS), origin)
+        cosine = np.clip(rng.normal(0.6, 0.15, count), -1, 1)
+        scores = {
+            "id": columns["id"],
+            "cosine": cosine,
+            "passage_truncated": np.zeros(count, bool),
+            "cosine_shuffled": np.clip(cosine - 0.4, -1, 1),
+        }
+        folder.step(SCORES).commit(index, pa.table(scores), origin)
+
+
+def bare(out: str, target: str, index: int, *, both: bool) -> None:
+    """Read, filter, write one shard, as one would by hand."""
+    name = f"{index:08d}.parquet"
+    table = pq.read_table(Path(out, "generated", name))
+    scores = pq.read_table(Path(out, SCORES, name))
+    for field in scores.schema:
+        if field.name != "id":
+            table = table.append_column(field, scores[field.name])
+    passed = pc.greater(table["cosine"], THRESHOLD)
+    pq.write_table(table.filter(passed), Path(target, name), compression="zstd")
+    if both:
+        pq.write_table(table.filter(pc.invert(passed)), Path(target, f"rejected-{name}"), compression="zstd")
+
+
+def bare_loop(out: str, target: str, shards: Sequence[int], workers: int, *, both: bool) -> None:
+    """The bare loop over all shards."""
+    Path(target).mkdir()
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(partial(bare, out, target, both=both), shards))
+
+
+def synth_keep(out: str, target: str, shards: Sequence[int], workers: int) -> None:
+    """The same by what `synth keep --as` runs."""
+    from synth.rules import Rules  # noqa: PLC0415 - the bare loops shall not pay for it
+    from synth.runners.views import carry_out  # noqa: PLC0415
+    from synth.steps.views import View  # noqa: PLC0415
+
+    rules, _ = Rules.parse({"cosine": {"above": THRESHOLD}}, None)
+    assert rules is not None
+    carry_out(OutputFolder.open(Path(out)), View(f"views/{Path(target).name}", rules, (SCORES,)), shards, workers)
+
+
+def measured(work: Callable[[], None], results: multiprocessing.Queue[Cost]) -> None:
+    """In a process of its own: seconds of wall clock and of processors, and the largest process's peak bytes."""
+    start = time.perf_counter()
+    work()
+    wall = time.perf_counter() - start
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    cpu = sum(each.ru_utime + each.ru_stime for each in used)
+    results.put((wall, cpu, max(each.ru_maxrss for each in used) * 1024))
+
+
+def main() -> None:
+    """Print seconds, ratios and memory."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=200_000)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--folder", type=Path, help="Keep the data here, and use what is here.")
+    options = parser.parse_args()
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as scratch:
+        out = options.folder or Path(scratch) / "out"
+        if not out.exists():
+            make(out, options.rows)
+        shards = range(-(-options.rows // SHARD))
+        loops = {
+            "bare": partial(bare_loop, both=False),
+            "bare both": partial(bare_loop, both=True),
+            "synth keep": synth_keep,
+        }
+        for _ in range(options.rounds):
+            first: Cost | None = None
+            for name, loop in loops.items():
+                target = str(Path(scratch) / f"view{time.time_ns()}")
+                results: multiprocessing.Queue[Cost] = context.Queue()
+                process = context.Process(
+                    target=measured, args=(partial(loop, str(out), target, shards, options.workers), results)
+                )
+                process.start()
+                wall, cpu, peak = results.get()
+                process.join()
+                first = first or (wall, cpu, peak)
+                times = f"{wall:7.2f} s wall {wall / first[0]:5.2f} ×  {cpu:7.2f} s cpu {cpu / first[1]:5.2f} ×"
+                print(f"{options.rows:,} rows  {name:<11} {times}  {peak / 1e6:6,.0f} MB", flush=True)
+
+
+if __name__ == "__main__":
+    main()

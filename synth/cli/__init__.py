@@ -1,0 +1,74 @@
+"""The command line: `main` runs one command and says how it ended.
+
+The commands stand in `runs`, `folders`, `quality`, `training` and `starting`, which attach them to `app`, in this order.
+"""
+
+# ruff: noqa: I001 - the commands are imported in the order of the help page
+
+from __future__ import annotations
+
+import errno
+import sys
+import traceback
+
+import typer
+
+from synth.cli import runs, folders, quality, training, starting  # noqa: F401 - importing them attaches their commands
+from synth.cli.app import app
+from synth.errors import SynthError
+from synth.terminal import silence, tell
+
+
+def main(argv: list[str] | None = None) -> int:  # noqa: PLR0911 - one per way to end
+    """Run a command; returns its exit code, and prints an error as `error: what is wrong. Its cure`."""
+    try:
+        with typer.main.get_command(app).make_context("synth", sys.argv[1:] if argv is None else argv) as context:
+            context.command.invoke(context)
+    except typer.Exit as exc:
+        return exc.exit_code
+    except typer.TyperException as exc:
+        return _misused(exc)
+    except SynthError as exc:
+        return _failed(str(exc), exc.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
+        return _failed("interrupted.", 130)
+    except BrokenPipeError:
+        silence(sys.stdout)
+        return 0
+    except Exception as exc:  # noqa: BLE001 - the last resort: it is reported in full
+        return _crashed(exc)
+    return 0
+
+
+_SYSTEM = {
+    errno.ENOSPC: "Free some space, then run the same command again.",
+    errno.EDQUOT: "Your disk quota is used up: free some space, then run the same command again.",
+    errno.EROFS: "Name a folder that can be written with -o.",
+    errno.EACCES: "Change its permissions, or name another folder with -o.",
+    errno.EPERM: "Change its permissions, or name another folder with -o.",
+    errno.EMFILE: "Raise the limit (`ulimit -n 65536`), or lower run.concurrency.",
+    errno.ENFILE: "The machine is out of file descriptors; lower run.concurrency.",
+    errno.EIO: "The disk reports an error; see the system's log.",
+}
+"""What the machine refuses, and what helps: exit 7."""
+
+
+def _misused(exc: typer.TyperException) -> int:
+    """A command line that makes no sense."""
+    context = getattr(exc, "ctx", None)
+    path = context.command_path if context else "synth"
+    message = exc.format_message() if hasattr(exc, "format_message") else str(exc)
+    return _failed(f"{message.rstrip('.')}{'' if message.endswith('?') else '.'} See: {path} --help", 2)
+
+
+def _crashed(exc: Exception) -> int:
+    if isinstance(exc, OSError) and exc.errno in _SYSTEM:
+        return _failed(f"{exc.filename or 'the machine'}: {exc.strerror}. {_SYSTEM[exc.errno]}", 7)
+    tell("".join(traceback.format_exception(exc)).rstrip())
+    what = f"{type(exc).__name__}: {exc}".splitlines()[0]
+    return _failed(f"this is a bug in synth: {what}. Please report it with the lines above; finished work is safe.", 1)
+
+
+def _failed(message: str, code: int) -> int:
+    tell(f"error: {message}")
+    return code

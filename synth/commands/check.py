@@ -1,0 +1,208 @@
+"""`synth check`: everything that can be known of a job before it runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from synth import config, yamlfile
+from synth.config import Draft, Job
+from synth.errors import SynthError
+from synth.preflight import existing
+from synth.preflight.costs import Costs, check_fit, expect, skips_stage_one
+from synth.preflight.data import DataReport, look
+from synth.preflight.existing import PairsReport
+from synth.preflight.findings import Findings
+from synth.preflight.mistakes import check_languages, check_rules, read_material
+from synth.preflight.servers import Asked, ask_all
+from synth.servers.probe import ProbeResult
+from synth.sources import ReadLimits
+from synth.stage import Stage
+from synth.tasks.retrieval import Retrieval
+from synth.terminal import say, tell
+
+_FILES_SHOWN = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All that a check found; parts that mistakes elsewhere made impossible are None or empty."""
+
+    data: DataReport | PairsReport | None
+    servers: Sequence[Asked]
+    costs: Costs | None
+    findings: Findings
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {
+            "ok": self.findings.code == 0,
+            "mistakes": self.findings.mistakes,
+            "warnings": self.findings.warnings,
+            "data": self.data.as_json() if self.data else None,
+            "servers": [each.as_json() for each in self.servers],
+            "expected": asdict(self.costs) if self.costs else None,
+        }
+
+
+class CheckFailed(SynthError):  # noqa: N818 - a verdict, not an error of ours
+    """A check found mistakes; all of them have been printed."""
+
+    def __init__(self, count: int, code: int) -> None:
+        super().__init__(f"{count} {'mistake' if count == 1 else 'mistakes'} found.", "Mend what is listed above.")
+        self.exit_code = code
+
+    def __reduce__(self) -> tuple[type[CheckFailed], tuple[int, int]]:
+        return CheckFailed, (int(self.message.split()[0]), self.exit_code)
+
+
+def check(path: Path, settings: Sequence[str], *, offline: bool, as_json: bool) -> None:
+    """Print what was found. Raises CheckFailed with the code of the first thing to mend when anything is wrong."""
+    document = yamlfile.load(path)
+    draft = config.draft(document, settings)
+    report = examine(draft, Path.cwd(), offline=offline, quiet=as_json)
+    if as_json:
+        say(json.dumps(report.as_json(), ensure_ascii=False, default=str))
+    else:
+        for line in _lines(report, draft):
+            say(line)
+    if report.findings.code:
+        raise CheckFailed(len(report.findings.mistakes), report.findings.code)
+
+
+def examine(draft: Draft, base: Path, *, offline: bool, quiet: bool = True) -> Report:
+    """Look at everything that the draft's own mistakes leave possible."""
+    findings = Findings.of(draft.document, draft.problems)
+    if not quiet:
+        tell(f"{draft.document.name}: looking at the job and its files")
+    material = read_material(draft, base, findings)
+    check_rules(draft, findings)
+    job = draft.job(base)
+    data: DataReport | PairsReport | None = None
+    costs = None
+    if job is not None and job.data:
+        data = existing.look(job, draft.document, findings)
+    elif job is not None:
+        limits = ReadLimits(line=job.limits.line, strict=False)
+        data = look(job.corpora, material.files, limits, findings)
+        check_languages(job, list(data.languages), findings)
+        job.run.in_flight(findings.warn)
+    servers = _servers(draft, findings, offline=offline, quiet=quiet)
+    if job is not None and isinstance(data, DataReport) and isinstance(job.task, Retrieval):
+        out = Path(job.file.out) if job.file.out else Path("outputs")
+        costs = expect(job, material, data, base / out)
+        room = [r.max_model_len for a in servers if a.section == "llm" for r in a.results if r.max_model_len]
+        check_fit(job, costs, min(room, default=None), findings)
+    return Report(data, servers, costs, findings)
+
+
+def _servers(draft: Draft, findings: Findings, *, offline: bool, quiet: bool) -> list[Asked]:
+    stages: dict[str, Stage] = {name: draft.stages[name] for name in ("llm", "embed") if draft.stages.get(name)}
+    task = draft.stages.get("task")
+    if not quiet and not offline:
+        tell("asking the models")
+    return ask_all(stages, task.instruction if isinstance(task, Retrieval) else "", findings, offline=offline)
+
+
+def _lines(report: Report, draft: Draft) -> Iterator[str]:
+    job = draft.job(Path.cwd())
+    if isinstance(report.data, PairsReport):
+        yield from report.data.lines() if report.data.rows else ()
+    elif report.data is not None and report.data.files:
+        yield from _data_lines(report.data)
+    for asked in report.servers:
+        yield from _server_lines(asked)
+    if job is not None and report.costs is not None:
+        yield from _cost_lines(job, report.costs)
+    for number, text in enumerate(report.findings.mistakes, 1):
+        yield ""
+        yield f"mistake {number}: {text}"
+    for text in report.findings.warnings:
+        yield ""
+        yield f"warning: {text}"
+    if not report.findings.code:
+        yield ""
+        preview = "" if job is not None and job.data else f"synth preview {draft.document.name}, "
+        yield f"all is well; next: {preview}synth run {draft.document.name}"
+
+
+def _data_lines(data: DataReport) -> Iterator[str]:
+    for file in data.files[:_FILES_SHOWN]:
+        rows = "unknown number of rows" if file["rows"] is None else f"{file['rows']:,} rows"
+        yield f"file       {file['path']}: {rows}"
+    if len(data.files) > _FILES_SHOWN:
+        yield f"           and {len(data.files) - _FILES_SHOWN:,} more files"
+    rows = "an unknown number of" if data.rows is None else f"{data.rows:,}"
+    how = f"{data.read:,} of {rows} rows looked at, spread evenly" if data.sampled else f"{data.read:,}, all looked at"
+    yield f"rows       {how}"
+    if data.rejected:
+        reasons = ", ".join(f"{name} {count:,}" for name, count in data.rejected.most_common())
+        yield f"rejected   {data.rejected.total():,} ({reasons})"
+        if data.sampled:
+            yield "           duplicates show only where both rows are in the sample"
+    if not data.passages:
+        return
+    about = "about " if data.sampled else ""
+    shown = ", ".join(f"{code} {count / data.passages:.0%}" for code, count in data.languages.most_common(12))
+    mean = data.characters / data.passages
+    yield f"passages   {about}{data.expected:,}, of {mean:,.0f} characters on average, the longest {data.longest:,}"
+    if data.chunked or data.cut:
+        yield f"           {data.chunked:,} rows too long and chunked, {data.cut:,} truncated"
+    yield f"languages  {shown}"
+
+
+def _server_lines(asked: Asked) -> Iterator[str]:
+    name = f"{asked.use} {asked.model}".strip()
+    for result in asked.results:
+        place = "in this process" if result.server == asked.model else f"at {result.server}"
+        yield f"{asked.section:<10} {name} {place}: {_state(result)}"
+    if not asked.results:
+        yield f"{asked.section:<10} {name}: {'not asked' if asked.hosts else 'in this process'}"
+    if asked.hosts:
+        yield f"           passages leave this machine for {', '.join(asked.hosts)}"
+    for told in asked.proxies:
+        yield f"           {told}"
+
+
+def _state(result: ProbeResult) -> str:
+    if not result.reachable:
+        return "NOT REACHED"
+    facts = [
+        f"vLLM {result.version}" if result.version else "",
+        f"{result.max_model_len:,} tokens of context" if result.max_model_len else "",
+        "replies held to the schema" if result.constrained else "",
+        "REPLIES NOT HELD TO THE SCHEMA" if result.constrained is False else "",
+        f"{result.dimension} dimensions" if result.dimension else "",
+        f"question and answer {result.paraphrase:.2f}, unrelated {result.unrelated:.2f}"
+        if result.paraphrase is not None and result.unrelated is not None
+        else "",
+    ]
+    return ", ".join(fact for fact in facts if fact) or "answers"
+
+
+def _cost_lines(job: Job, costs: Costs) -> Iterator[str]:
+    task = job.task
+    assert isinstance(task, Retrieval)  # noqa: S101 - costs exist for no other task
+    stages = "one call each, stage one has nothing to choose" if skips_stage_one(job, task) else "two calls each"
+    yield f"expected   {costs.items:,} items ({costs.passages:,} passages × {task.queries_per_passage}), {stages}"
+    yield f"calls      {costs.calls:,} and what is asked again"
+    if costs.prompt_tokens is not None and hasattr(job.llm, "max_tokens"):
+        yield (
+            f"tokens     about {_short(costs.prompt_tokens)} in, {_short(costs.completion_tokens or 0)} out; "
+            "a prefix cache saves most of what goes in"
+        )
+    free = f", {_short(costs.disk_free)}B free" if costs.disk_free is not None else ""
+    yield f"disk       about {_short(costs.disk_bytes)}B{free}"
+    yield f"kept       pairs with {job.rules.describe()}"
+
+
+def _short(number: float) -> str:
+    """`950`, `12.3 k`, `4.5 M`, `1.2 G`."""
+    for unit in ("", " k", " M", " G"):
+        if abs(number) < 1000:  # noqa: PLR2004 - the next unit
+            return f"{number:,.0f}{unit}" if not unit else f"{number:,.1f}{unit}"
+        number /= 1000
+    return f"{number:,.1f} T"

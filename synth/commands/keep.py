@@ -1,0 +1,150 @@
+"""`synth keep`: other rules over stored scores, as a view beside the others or as the default one."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from synth import quality, run_folder
+from synth.commands.status import command_rows
+from synth.errors import JobError, OutputError
+from synth.results.card import card
+from synth.results.files import reasons, totals
+from synth.results.summary import summarise
+from synth.rules import Rules
+from synth.run_folder import Run
+from synth.runners.views import carry_out
+from synth.shards import OutputFolder
+from synth.steps import views
+from synth.steps.keep import built_aside
+from synth.steps.views import DEFAULT, View
+from synth.terminal import say, tell
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_TAKEN = frozenset(
+    {DEFAULT, "generated", "passages", "scores", "views", "rejected", "mined", "default", "train", "test"}
+)
+"""Names of steps, and of configurations and splits in the dataset card."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What `synth keep` did: `made` shards were written by this call, of `shards` that the view has."""
+
+    view: str
+    rules: dict[str, Any]
+    shards: int
+    made: int
+    rows: int
+    kept: int
+    rejected: int
+    dropped_by: dict[str, int]
+    swapped: bool
+
+    def as_json(self, out: Path) -> str:
+        """One line for scripts."""
+        plain = {name: getattr(self, name) for name in self.__slots__}
+        return json.dumps(plain | {"out": str(out)}, ensure_ascii=False)
+
+
+def keep(out: Path, rules: Rules, *, name: str | None, workers: int | None, as_json: bool) -> None:
+    """Print what the rules keep, once the view holds it. Raises what `apply` raises."""
+    folder = OutputFolder.open(out, write=True, notify=tell)
+    done = apply(folder, rules, name, workers)
+    if as_json:
+        say(done.as_json(folder.path))
+        return
+    share = f" ({done.kept / done.rows:.1%})" if done.rows else ""
+    if not done.made and not done.swapped:
+        say(f"nothing to do: {done.view} already holds these rules: {rules.describe()}")
+    else:
+        say(f"{done.view}: {rules.describe()}")
+    dropped = ", ".join(f"{reason} {count:,}" for reason, count in done.dropped_by.items())
+    say(f"kept {done.kept:,} of {done.rows:,}{share} in {done.shards:,} shards; dropped by {dropped or 'nothing'}")
+    if done.swapped:
+        say("the shards of before stay in a hidden folder for readers that have it open; `synth gc` removes it")
+    say(f"look at them: synth show {out}" + (f" --view {name}" if name else ""))
+
+
+def apply(folder: OutputFolder, rules: Rules, name: str | None, workers: int | None = None) -> Kept:
+    """Bring a view (`name` None: the default one) to hold these rules over all scored shards; no model is called.
+
+    The default view is filled in a hidden folder and exchanged in one rename. Killed anywhere, the same call goes on
+    where it was. Raises JobError for a name that clashes, a column that is not stored, or when nothing is scored yet;
+    OutputError while a run is at work and the default view would be swapped under it.
+    """
+    run_folder.read_record(folder)
+    if name is not None and (not _NAME.fullmatch(name) or name in _TAKEN):
+        raise JobError(
+            f"--as {name}: cannot be the name of a view.", "Use letters, digits, '_' and '-', such as strict."
+        )
+    scores = views.stored_scores(folder, rules.columns())
+    shards = views.ready(folder, scores)
+    if not shards:
+        raise JobError(f"{folder.path}: holds no scored pairs yet.", f"Run it first: synth run {folder.path}")
+    rules.require(views.column_types(folder, scores, shards[0]))
+    view = View(f"views/{name}" if name else DEFAULT, rules, scores, competing=tuple(shards) if rules.unique else ())
+    if name is None:
+        view = _in_place_of_default(folder, view, shards)
+    elif not view.holds(folder):
+        raise _clash(folder, view, name)
+    reported = run_folder.reopen(folder, rules)  # a job that cannot be read shall stop us before the work, not after
+    if name is None:
+        quality.left_to_kept(folder)
+    made = carry_out(folder, view, shards, workers)
+    if made or view.hidden:
+        _rewrite_card(reported, view)
+    final = folder.step(view.name)
+    rows, kept, rejected = totals(final)
+    return Kept(
+        view=view.name,
+        rules=rules.canonical(),
+        shards=len(final.done()),
+        made=made,
+        rows=rows,
+        kept=kept,
+        rejected=rejected,
+        dropped_by=reasons(folder, view.name),
+        swapped=bool(view.hidden),
+    )
+
+
+def _in_place_of_default(folder: OutputFolder, view: View, shards: Sequence[int]) -> View:
+    view = built_aside(folder, view)
+    if not view.hidden:
+        return view
+    if any(each.held for each in command_rows(folder)[1]):
+        raise OutputError(
+            f"{folder.path}: a run is at work here, and its next shard would go under the old rules into the new view.",
+            "Wait for it or stop it, then run this command again; or make a view beside the default one: --as NAME.",
+        )
+    if lost := sorted(folder.step(DEFAULT).done() - set(shards)):
+        raise JobError(
+            f"{folder.path}: {len(lost)} shards of {DEFAULT}/ lack a score that these rules read, as {lost[0]:08d}.",
+            "Run the job that has this scorer to its end first.",
+        )
+    return view
+
+
+def _clash(folder: OutputFolder, view: View, name: str) -> JobError:
+    record = views.record_of(folder, view.name)
+    cure = f"Choose another name, or remove that view first: synth gc {folder.path} --view {name}"
+    if record and record.rules == view.rules and record.scores == view.scores:
+        what = f"compared the rows of {record.shards} shards, and there are {len(view.competing)} now"
+    elif record and record.rules == view.rules:
+        what = "was made from other scores"
+    else:
+        what = f"holds other rules: {record.rules.describe()}" if record else "holds shards that other rules made"
+    return JobError(f"{folder.path}: the view {name} {what}.", cure)
+
+
+def _rewrite_card(run: Run, view: View) -> None:
+    """The card tells of the default view and names the others."""
+    record = views.record_of(run.folder, DEFAULT)
+    opened = replace(run, job=replace(run.job, rules=record.rules)) if record else run
+    default = View(DEFAULT, opened.job.rules, record.scores if record else view.scores)
+    run.folder.replace_atomically("README.md", card(opened, summarise(opened, default)).encode())

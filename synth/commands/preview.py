@@ -1,0 +1,105 @@
+"""`synth preview`: what the models are told and what they make of it, for a few passages; writes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from synth import config
+from synth.errors import JobError
+from synth.preflight.trial import Call, Trial, Tried, choose
+from synth.results.render import row_lines, rule
+from synth.terminal import say, tell
+from synth.types import Rejected
+
+
+def preview(path: Path, settings: Sequence[str], *, count: int, passage_id: str | None, as_json: bool) -> None:
+    """Take `count` passages, or the one with an id, through both stages and the scores, and print all of it.
+
+    Raises what a run would raise for the same passages.
+    """
+    job = config.load(path, settings)
+    if job.data:
+        raise JobError(f"{path}: works on existing pairs: no prompt is asked.", f"Try: synth run {path} --sample 5")
+    trial = Trial.of(job)
+    chosen = choose(job, trial.inputs, count, passage_id)
+    if not as_json:
+        tell(f"{path}: asking the models about {len(chosen)} {'passage' if len(chosen) == 1 else 'passages'}")
+    tried = asyncio.run(trial.run(chosen, tell))
+    system = trial.generator().system.text
+    if as_json:
+        say(json.dumps({"system": system, "passages": [_facts(each) for each in tried]}, ensure_ascii=False))
+        return
+    if system is not None:
+        say(rule("system part, the same for every call of a run"))
+        say(system)
+    for each in tried:
+        for line in _lines(each):
+            say(line)
+
+
+def _lines(tried: Tried) -> Iterator[str]:
+    passage = tried.passage
+    yield ""
+    yield rule(f"passage {passage.position}: {passage.source}/{passage.id}, {passage.language}", "═")
+    for persona, similarity in zip(tried.candidates.personas, tried.candidates.similarities, strict=True):
+        yield f"persona    {similarity:.2f}  {persona}"
+    for call in tried.calls:
+        yield ""
+        yield from _call_lines(call)
+    rows = iter(tried.rows)
+    for outcome in tried.outcomes:
+        yield ""
+        if isinstance(outcome, Rejected):
+            yield rule(f"no pair: {outcome.id}")
+            yield f"reason     {outcome.reason}: {outcome.detail}"
+            continue
+        row = next(rows)
+        yield from row_lines(row | {"passage": None}, "kept" if row["kept"] else "dropped")
+        if row["failed"]:
+            yield f"rules      broken: {'; '.join(row['failed'])}"
+
+
+def _call_lines(call: Call) -> Iterator[str]:
+    key = call.request.key
+    stage = "stage one" if key.stage == "config" else "stage two"
+    yield rule(f"{key.position}-{key.slot} {stage}, attempt {key.attempt + 1}, seed {call.request.seed}")
+    yield from (content for role, content in call.request.messages if role != "system")
+    if call.reply is not None:
+        tokens = f" ({call.reply.prompt_tokens} tokens in, {call.reply.completion_tokens} out)"
+        yield f"reply      {call.reply.text}{tokens if call.reply.prompt_tokens else ''}"
+    yield f"verdict    {call.verdict}"
+
+
+def _facts(tried: Tried) -> dict[str, Any]:
+    """One passage for `--json`."""
+    return {
+        "passage": asdict(tried.passage),
+        "personas": list(tried.candidates.personas),
+        "calls": [_call_facts(call) for call in tried.calls],
+        "pairs": [_plain(row) for row in tried.rows],
+        "rejected": [asdict(each) for each in tried.outcomes if isinstance(each, Rejected)],
+    }
+
+
+def _call_facts(call: Call) -> dict[str, Any]:
+    reply = call.reply
+    return {
+        "call": asdict(call.request.key),
+        "seed": call.request.seed,
+        "messages": [{"role": role, "content": content} for role, content in call.request.messages],
+        "schema": call.request.schema,
+        "reply": reply.text if reply else None,
+        "finish_reason": reply.finish_reason if reply else None,
+        "verdict": call.verdict,
+    }
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: value if isinstance(value, int | float | bool | list | None) else str(value) for key, value in row.items()
+    }

@@ -1,0 +1,125 @@
+"""Signals and the deadline: how a command is asked to stop, whatever it is doing.
+
+While the inputs are read a signal ends the command at once, because nothing is lost by that. While models work the
+first one drains, and the second leaves without waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, Self
+
+from synth.errors import JobError, Stopped
+from synth.runners.counters import Counters
+from synth.runners.local import StopRequest, threads_ended
+from synth.terminal import tell
+
+LEAD_SECONDS = 45.0
+"""How long before the deadline to drain: 30 s for requests in flight, the rest to write and to leave."""
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+_SPAN = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+_CLOCK = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
+
+
+def seconds_until(text: str, now: time.struct_time | None = None) -> float:
+    """Seconds that `--deadline` leaves: `3h30m`, `90` or the next time that it is `HH:MM`. Raises JobError."""
+    if clock := _CLOCK.fullmatch(text.strip()):
+        now = now or time.localtime()
+        left = (int(clock[1]) - now.tm_hour) * 3600 + (int(clock[2]) - now.tm_min) * 60 - now.tm_sec
+        return float(left if left > 0 else left + _UNITS["d"])
+    if text.strip().isdecimal() and int(text) > 0:
+        return float(text)
+    span = _SPAN.fullmatch(text.strip())
+    seconds = (
+        sum(int(part or 0) * unit for part, unit in zip(span.groups(), _UNITS.values(), strict=True)) if span else 0
+    )
+    if not seconds:
+        raise JobError(f"--deadline {text}: is no time.", "Write 3h30m, 90 (seconds), or a time of day such as 17:45.")
+    return float(seconds)
+
+
+class Stopping:
+    """A context in which signals end in Stopped; `drains` holds while an event loop works."""
+
+    def __init__(self, seconds: float | None = None) -> None:
+        self._drain_at = None if seconds is None else time.monotonic() + max(seconds - LEAD_SECONDS, seconds / 2)
+        self._asked = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.getsignal(number) for number in _SIGNALS}
+            if self._before[signal.SIGHUP] is signal.SIG_IGN:
+                del self._before[signal.SIGHUP]  # nohup's wish
+            self._install()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def check(self) -> None:
+        """Raises Stopped once it is time to leave for the deadline."""
+        if self._drain_at is not None and time.monotonic() >= self._drain_at:
+            raise Stopped("stopped for the deadline; everything finished is saved.")
+
+    @contextmanager
+    def drains(self, stop: StopRequest, counters: Counters) -> Iterator[None]:
+        """Inside a running event loop: the first signal and the deadline set `stop`, a second signal leaves at once."""
+        loop = asyncio.get_running_loop()
+
+        def ask(why: str, *, interrupted: bool = False) -> None:
+            if not stop():
+                stop.ask(interrupted=interrupted)
+                counters.phase = "stopping"
+                tell(f"stopping{why}: waiting up to 30 s for requests in flight; a signal now leaves at once")
+
+        def asked(number: int) -> None:
+            if stop():
+                stop.leave()
+                os._exit(_code(number))  # every finished call is in a journal already
+            ask("", interrupted=number == signal.SIGINT)
+
+        for number in self._before:
+            loop.add_signal_handler(number, asked, number)
+        timer = None
+        if self._drain_at is not None:
+            timer = loop.call_later(max(0.0, self._drain_at - time.monotonic()), ask, " for the deadline")
+        try:
+            yield
+        finally:
+            if timer is not None:
+                timer.cancel()
+            for number in self._before:
+                loop.remove_signal_handler(number)
+            self._install()
+
+    def _install(self) -> None:
+        for number in self._before:
+            signal.signal(number, self._raise)
+
+    def _raise(self, number: int, _frame: FrameType | None) -> None:
+        if self._asked:
+            os._exit(_code(number))
+        self._asked = True
+        raise Stopped("stopped; everything finished is saved.", interrupted=number == signal.SIGINT)
+
+
+async def leave_busy_threads(exc: Stopped) -> None:
+    """End the process where a thread still computes what nobody waits for; else return."""
+    if not await threads_ended():
+        tell(f"error: {exc}")
+        os._exit(exc.exit_code)
+
+
+def _code(number: int) -> int:
+    return 130 if number == signal.SIGINT else 75

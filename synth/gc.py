@@ -1,0 +1,233 @@
+"""What of a run's folder is provably dead, and its removal.
+
+Dead is what no shard names and no process can still need. Three things tell: a finished shard is never made again, so
+its journal and the rejected rows that it does not name are nobody's; a temporary file that no process has open and
+that is older than `age` will not be linked any more; and a folder into which nobody has written for `age`, with no
+journal locked, has no writer that is between two steps of a commit. What a reader sees is removed only when named.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from synth import parts, run_folder
+from synth.errors import JobError, OutputError, SystemFault
+from synth.locks import locked
+from synth.shards import OutputFolder
+from synth.steps import score
+from synth.verify.findings import Book
+from synth.verify.layout import BODY, JOURNAL, Layout, StepFiles, files_below, survey
+from synth.verify.links import score_folders
+from synth.verify.shard_file import ShardFile, Unreadable
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """One thing that was removed, or would be."""
+
+    path: str
+    bytes: int
+    why: str
+
+
+@dataclass(slots=True)
+class Result:
+    """What `collect` did; `left` says what was spared and why."""
+
+    removed: list[Removed] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+
+    @property
+    def bytes(self) -> int:
+        return sum(each.bytes for each in self.removed)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What to remove beside leftovers: the view of that name, unused scores; `age` is in seconds."""
+
+    view: str | None = None
+    scores: bool = False
+    age: float = 3600.0
+
+
+def collect(out: Path, wanted: Wanted, *, dry_run: bool = False) -> Result:
+    """Remove what is dead in the folder of a run.
+
+    Raises JobError for a view that is not there, OutputError for a folder that is no run's, SystemFault.
+    """
+    root = out.expanduser().resolve()
+    if not (root / "job.json").is_file():
+        raise OutputError(f"{out}: has no job.json, so it is not the folder of a run.")
+    layout = survey(root, Book(root))
+    collector = _Collector(layout, wanted, dry_run=dry_run)
+    try:
+        collector.all()
+    except OSError as exc:
+        raise SystemFault(f"{exc.filename or out}: {exc.strerror or exc}.", "Mend that, then run it again.") from exc
+    return collector.result
+
+
+class _Collector:
+    """State of one `collect`."""
+
+    def __init__(self, layout: Layout, wanted: Wanted, *, dry_run: bool) -> None:
+        self.result = Result()
+        self._layout, self._wanted, self._dry_run = layout, wanted, dry_run
+        self._root = layout.root
+        self._busy = _busy(layout.root, wanted.age)
+
+    def all(self) -> None:
+        """Everything, temporary files last, because to remove them looks like writing."""
+        if self._wanted.view is not None:
+            self._view(self._wanted.view)
+        self._journals()
+        if self._busy:
+            self.result.left.append(f"rejected rows, hidden views and scores: {self._busy}")
+        else:
+            gone = list(self._hidden_views())
+            self._bodies(gone)
+            if self._wanted.scores:
+                self._scores()
+        self._temporary()
+
+    def _view(self, name: str) -> None:
+        step = next((each for each in self._layout.views if each.name == f"views/{name}"), None)
+        if step is None or "/" in name or step.hidden:
+            names = ", ".join(each.path.name for each in self._layout.views if each.name.startswith("views/"))
+            raise JobError(
+                f"--view {name}: there is no such view.", f"There is {names}." if names else "There is none."
+            )
+        if self._busy:
+            raise OutputError(f"{step.path}: was spared, because {self._busy}.", "Try again later, or say --age 0s.")
+        why = f"view {name}, as asked"
+        # Links first, so that a crash leaves none without its shard.
+        self._remove(self._root / "rejected" / step.name, f"rejected rows of {why}")
+        self._remove(step.path, why)
+        self._remove(self._root / ".rejects" / step.name, f"rejected rows of {why}")
+        self._layout.views.remove(step)
+
+    def _journals(self) -> None:
+        done = {step.name.replace("/", "-"): step.shards for step in self._layout.steps()}
+        for path in files_below(self._root / "wip"):
+            match = JOURNAL.fullmatch(path.name)
+            if match is None or int(match[2]) not in done.get(match[1], frozenset()):
+                continue
+            with path.open("rb") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:
+                    self.result.left.append(f"{self._name(path)}: a process holds it")
+                    continue
+                self._remove(path, "the journal of a finished shard")
+
+    def _hidden_views(self) -> Iterator[StepFiles]:
+        for step in [each for each in self._layout.views if each.hidden]:
+            if not (self._root / step.shown).is_dir():
+                self.result.left.append(f"{step.name}: {step.shown}/ is missing, so this may be it; run the job again")
+                continue
+            self._remove(step.path, "a view that no reader sees")
+            yield step
+
+    def _bodies(self, gone: list[StepFiles]) -> None:
+        named: set[str] = set()
+        for step in self._layout.steps():
+            if step in gone:
+                continue
+            for index in step.shards:
+                try:
+                    with ShardFile(step.file(index)) as file:
+                        named.add(file.stamp().rejects_file)
+                except Unreadable as exc:
+                    self.result.left.append(f"rejected rows: {self._name(step.file(index))} cannot be read ({exc})")
+                    return
+        done = {step.name: step.shards for step in self._layout.steps()}
+        for path in files_below(self._root / ".rejects"):
+            match = BODY.fullmatch(path.name)
+            step_name = path.parent.relative_to(self._root / ".rejects").as_posix()
+            finished = match is not None and int(match[1]) in done.get(step_name, frozenset())
+            if finished and path.name not in named and not _younger(path, self._wanted.age):
+                self._remove(path, "rejected rows that no shard names")
+
+    def _scores(self) -> None:
+        job, _ = run_folder.job_of(self._root, [])
+        found = parts.read(OutputFolder.open(self._root))
+        kept = {step.name for step in score.steps(job, job.instruction, found.shards if found.several else None)}
+        for view in [each for each in self._layout.views if not each.hidden and each.shards]:
+            sources = score_folders(self._layout, view)
+            if sources is None:
+                self.result.left.append(f"scores: cannot tell which of them {view.name} was made from")
+                return
+            kept |= sources
+        for step in self._layout.scores:
+            if step.name not in kept:
+                self._remove(step.path, "scores that neither the job nor a view uses")
+
+    def _temporary(self) -> None:
+        in_use = _open_files(self._root / "tmp")
+        for path in sorted((self._root / "tmp").glob("*")):
+            if _younger(path, self._wanted.age):
+                self.result.left.append(f"{self._name(path)}: written less than {self._wanted.age:g} s ago")
+            elif path in in_use:
+                self.result.left.append(f"{self._name(path)}: a process has it open")
+            else:
+                self._remove(path, "a temporary file")
+
+    def _remove(self, path: Path, why: str) -> None:
+        """Remove a file, or a folder: that goes to `tmp/` first, so that no reader and no crash sees half of it."""
+        if not os.path.lexists(path):
+            return
+        self.result.removed.append(Removed(self._name(path), _bytes(path), why))
+        if self._dry_run:
+            return
+        if path.is_symlink() or not path.is_dir():
+            path.unlink(missing_ok=True)
+            return
+        if path.parent != self._root / "tmp":
+            (self._root / "tmp").mkdir(exist_ok=True)
+            path = path.rename(self._root / "tmp" / f"gc-{secrets.token_hex(8)}")
+        shutil.rmtree(path)
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self._root).as_posix()
+
+
+def _busy(root: Path, age: float) -> str:
+    """Why a process may be at work in the folder; empty when none is."""
+    for path in files_below(root / "wip"):
+        if locked(path):
+            return f"{path.relative_to(root)} is held by a process"
+    # Every commit makes a name in tmp/ and removes it, every finished call writes to a journal.
+    for path in (root / "tmp", *files_below(root / "wip")):
+        if path.exists() and _younger(path, age):
+            return f"something was written to {path.relative_to(root)} less than {age:g} s ago"
+    return ""
+
+
+def _younger(path: Path, age: float) -> bool:
+    try:
+        return age > 0 and path.lstat().st_mtime > time.time() - age
+    except FileNotFoundError:
+        return False
+
+
+def _open_files(folder: Path) -> set[Path]:
+    """Files of `folder` that processes of this machine have open, as far as the system shows them to us."""
+    found = set()
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):
+            found.add(link.readlink())
+    return {path for path in found if path.is_relative_to(folder)}
+
+
+def _bytes(path: Path) -> int:
+    files = files_below(path) if path.is_dir() and not path.is_symlink() else [path]
+    return sum(each.lstat().st_size for each in files)

@@ -1,0 +1,19 @@
+"""The 119 languages of Qwen3: names and codes, how long a text is, and whether a text is in the language asked for.
+
+`table.tsv` holds one row per language and is the place to mend a name, an alias or what the detector calls it.
+"""
+
+from synth.languages.detection import Detected, detect, is_language
+from synth.languages.table import Language, language, languages
+from synth.languages.words import count_words, length_phrase
+
+__all__ = [
+    "Detected",
+    "Language",
+    "count_words",
+    "detect",
+    "is_language",
+    "language",
+    "languages",
+    "length_phrase",
+]

@@ -1,0 +1,1 @@
+"""Chat models, one module each; the module's name is what a job writes after `llm: {use: …`."""

@@ -1,0 +1,63 @@
+"""What can be measured on one query, shared by the scorers and by `task.retry_on`, so that both mean the same."""
+
+from __future__ import annotations
+
+from synth.errors import JobError
+from synth.languages import count_words, is_language
+from synth.types import LengthUnit, Requirement
+
+
+def language_matches(query: str, code: str | None) -> bool | None:
+    """Whether a query is in the language asked for; None where that cannot be told or no known language was asked."""
+    if code is None or code == "und":
+        return None
+    try:
+        return is_language(query, code)
+    except JobError:  # data made elsewhere may name a language outside the table
+        return None
+
+
+def text_length(text: str, code: str, unit: LengthUnit) -> int:
+    """Length of a text in the language `code`: its words, or its characters other than white space."""
+    return count_words(text, code) if unit == "words" else sum(map(len, text.split()))
+
+
+def outside_range(got: int, low: int | None, high: int | None) -> float | None:
+    """Distance of a length from the inclusive range, relative to the nearest bound: 0 inside, None without a range."""
+    if low is None and high is None:
+        return None
+    if low is not None and got < low:
+        return (low - got) / low
+    if high is not None and got > high:
+        return (got - high) / max(high, 1)
+    return 0.0
+
+
+def length_error(query: str, requirement: Requirement) -> float:
+    """Distance of a query's length from the range it was asked in; 0 inside, 1 at twice the upper bound."""
+    got = text_length(query, requirement.language, requirement.length_unit)
+    return outside_range(got, requirement.length_min, requirement.length_max) or 0.0
+
+
+def copied_share(query: str, passage: str) -> float:
+    """The longest run of characters a query shares with its passage, divided by the query's length; both folded."""
+    text = fold(query)
+    return longest_shared_run(text, fold(passage)) / len(text) if text else 0.0
+
+
+def fold(text: str) -> str:
+    """Case and white space folded, for comparing characters."""
+    return " ".join(text.casefold().split())
+
+
+def longest_shared_run(text: str, other: str) -> int:
+    """Length of the longest substring common to both.
+
+    The run found so far only ever grows, so about 2 * len(text) substring searches settle it; CPython's search is in C,
+    which beats both a suffix automaton and difflib at the size of a query and a passage.
+    """
+    best = 0
+    for start in range(len(text)):
+        while start + best < len(text) and text[start : start + best + 1] in other:
+            best += 1
+    return best

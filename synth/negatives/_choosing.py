@@ -1,0 +1,199 @@
+"""From candidates to negatives: each is compared with the positives and shown to the reranker before it is taken."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synth.negatives._corpus import Corpus
+from synth.negatives._items import Item
+from synth.negatives._likeness import FLOOR, near_equal
+from synth.negatives._options import Negatives
+from synth.negatives._search import products
+from synth.scores._asking import gathered, key_of
+from synth.scores._batch import Memory
+from synth.seeds import item_random
+from synth.stage import ChatModel, Encoder, Reranker
+
+Source = Literal["mined", "written", "random"]
+
+_DRAWS = 20
+"""Random passages looked at for each that is missing."""
+
+
+class Negative(NamedTuple):
+    """One negative. `score` is its cosine with the query, `margin` how far that is below the least similar positive's.
+
+    `rank` counts from 1 over all passages that are no positive of the query; None for one that was not searched.
+    """
+
+    passage: str
+    passage_id: str
+    rank: int | None
+    score: float
+    margin: float
+    reranker: float | None
+    source: Source
+
+
+@dataclass(slots=True)
+class Found:
+    """What a pair ended with: its negatives by rank, further positives, and how many were refused, by reason."""
+
+    negatives: list[Negative] = field(default_factory=list)
+    positives: list[Negative] = field(default_factory=list)
+    refused: Counter[str] = field(default_factory=Counter)
+
+
+class Candidate(NamedTuple):
+    """What may become a negative: row `row` of the corpus, or a text with a vector of its own."""
+
+    rank: int | None
+    score: float
+    source: Source
+    row: int = -1
+    text: str = ""
+    id: str = ""
+    vector: NDArray[np.float32] | None = None
+
+
+@dataclass(slots=True)
+class Pool:
+    """The candidates of one item, in the order in which they are tried; `refused` says what it left out."""
+
+    candidates: Sequence[Candidate] = ()
+    refused: Counter[str] = field(default_factory=Counter)
+    at: int = 0
+
+    def take(self, count: int) -> Sequence[Candidate]:
+        """The next ones."""
+        taken = self.candidates[self.at : self.at + count]
+        self.at += len(taken)
+        return taken
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What choosing works with. `memory` keeps the answers of models until the shard is done."""
+
+    options: Negatives
+    corpus: Corpus
+    seed: int
+    encoder: Encoder
+    chat: ChatModel | None = None
+    reranker: Reranker | None = None
+    memory: Memory | None = None
+
+    async def choose(self, items: Sequence[Item], pools: Sequence[Pool]) -> list[Found]:
+        """Go through each pool until its item has enough, all items side by side; then fill up, if that is asked."""
+        found = [Found(refused=Counter(pool.refused)) for pool in pools]
+        await self._rounds(items, pools, found)
+        if self.options.short == "fill":
+            await self._rounds(
+                items, [self._random(item, each) for item, each in zip(items, found, strict=True)], found
+            )
+        for each in found:
+            each.negatives.sort(key=lambda negative: math.inf if negative.rank is None else negative.rank)
+        return found
+
+    async def _rounds(self, items: Sequence[Item], pools: Sequence[Pool], found: list[Found]) -> None:
+        wanted = self.options.num_negatives
+        while taken := [
+            (n, candidate) for n, pool in enumerate(pools) for candidate in pool.take(wanted - len(found[n].negatives))
+        ]:
+            alike = self._likeness(items, taken)
+            asked = []
+            for (n, candidate), cosines in zip(taken, alike, strict=True):
+                text = candidate.text or self.corpus.text(candidate.row)
+                if self._near(items[n], text, cosines):
+                    found[n].refused["near_positive"] += 1
+                else:
+                    asked.append((n, candidate, text))
+            verdicts = await self._verdicts([(items[n].query, text) for n, _, text in asked])
+            for (n, candidate, text), verdict in zip(asked, verdicts, strict=True):
+                self._place(found[n], self._negative(items[n], candidate, text, verdict))
+
+    def _place(self, found: Found, each: Negative) -> None:
+        """By the reranker's verdict, where there is one; without a verdict from it, it is refused."""
+        verdict, promote = each.reranker, self.options.promote_above
+        if verdict is None:
+            found.negatives.append(each)
+        elif math.isnan(verdict):
+            found.refused["no_verdict"] += 1
+        elif promote is not None and verdict > promote:
+            found.refused["promoted"] += 1
+            found.positives.append(each)
+        elif verdict > self.options.reject_above:
+            found.refused["reranker"] += 1
+        else:
+            found.negatives.append(each)
+
+    def _negative(self, item: Item, each: Candidate, text: str, verdict: float | None) -> Negative:
+        passage_id = each.id or self.corpus.id(each.row)
+        return Negative(text, passage_id, each.rank, each.score, item.bar - each.score, verdict, each.source)
+
+    def _likeness(self, items: Sequence[Item], taken: Sequence[tuple[int, Candidate]]) -> list[NDArray[np.float64]]:
+        """Cosines of each candidate with every known positive of its item."""
+        if self.options.near is None and self.options.near_cosine is None:
+            return [np.empty(0)] * len(taken)
+        rows = np.array([max(each.row, 0) for _, each in taken], np.int64)
+        vectors = self.corpus.gather(rows).astype(np.float32)
+        for place, (_, each) in enumerate(taken):
+            if each.vector is not None:
+                vectors[place] = each.vector
+        counts = [len(items[n].known) for n, _ in taken]
+        which = np.repeat(np.arange(len(taken)), counts)
+        known = np.concatenate([np.empty(0, np.int64), *(items[n].known for n, _ in taken)])
+        return np.split(products(vectors, which, self.corpus, known), np.cumsum(counts)[:-1])
+
+    def _near(self, item: Item, text: str, cosines: NDArray[np.float64]) -> bool:
+        options = self.options
+        if options.near_cosine is not None and (cosines >= options.near_cosine).any():
+            return True
+        if options.near is None:
+            return False
+        close = item.known[cosines >= FLOOR].tolist()
+        return any(near_equal(text, self.corpus.text(row), options.near) for row in close)
+
+    async def _verdicts(self, pairs: Sequence[tuple[str, str]]) -> list[float | None]:
+        if self.reranker is None:
+            return [None] * len(pairs)
+        distinct = list(dict.fromkeys(pairs))
+        size = self.reranker.batch_size
+        batches = [distinct[start : start + size] for start in range(0, len(distinct), size)]
+        answers = await gathered(self._ask(self.reranker, batch) for batch in batches)
+        values = dict(zip(distinct, (value for answer in answers for value in answer), strict=True))
+        return [values[pair] for pair in pairs]
+
+    async def _ask(self, reranker: Reranker, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        key = key_of("mined", *(text for pair in pairs for text in pair))
+        known: dict[str, Any] | None = self.memory.get(key) if self.memory is not None else None
+        if known is None:
+            scores = (await reranker.score(pairs)).tolist()
+            known = {"scores": [None if math.isnan(value) else value for value in scores]}
+            if self.memory is not None:
+                self.memory.append(key, known)
+        return [math.nan if value is None else float(value) for value in known["scores"]]
+
+    def _random(self, item: Item, found: Found) -> Pool:
+        """Passages drawn from the whole corpus that break no score rule, for an item that has too few."""
+        missing = self.options.num_negatives - len(found.negatives)
+        if missing <= 0:
+            return Pool()
+        draw = item_random(self.seed, "negatives/fill", item.position, item.slot)
+        drawn = draw.sample(range(self.corpus.count), min(self.corpus.count, _DRAWS * missing))
+        taken = {each.passage_id for each in (*found.negatives, *found.positives)}
+        never = {*item.known.tolist(), *item.chunks.tolist()}
+        rows = np.array([row for row in drawn if row not in never and self.corpus.id(row) not in taken], np.int64)
+        scores = products(item.vector[None], np.zeros(len(rows), np.int64), self.corpus, rows)
+        passing = self.corpus.gather(rows).any(axis=1)
+        for _, broken in self.options.rules.refusals(scores, np.full(1, item.bar)):
+            passing &= ~broken
+        chosen = zip(rows[passing].tolist(), scores[passing].tolist(), strict=True)
+        return Pool([Candidate(None, score, "random", row) for row, score in chosen])

@@ -1,0 +1,106 @@
+"""Passages ranked by their words (BM25), and rankings joined by reciprocal rank.
+
+Tokens are words where spaces part words; where they do not, single characters and pairs of neighbours, which need no
+dictionary and serve every script. Robertson & Zaragoza 2009 (BM25, in Lucene's form); Cormack et al. 2009 (fusion with
+k = 60).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synth.errors import JobError
+from synth.negatives._corpus import Corpus
+from synth.negatives._search import Hits, Never, products
+from synth.scores._shingles import tokens
+
+_K1, _B = 1.2, 0.75
+_FUSION = 60
+
+
+def terms(text: str) -> list[str]:
+    """What a text is found by: casefolded words, and characters with pairs of neighbours in unspaced scripts."""
+    words = tokens(text)
+    pairs = [a + b for a, b in pairwise(words) if len(a) == len(b) == 1 and not (a + b).isascii()]
+    return words + pairs
+
+
+def lexical(corpus: Corpus, queries: Sequence[str], vectors: NDArray[np.float32], depth: int, never: Never) -> Hits:
+    """The `depth` best passages of each query by BM25, those without a common term left out, with their cosines.
+
+    Equal ones in the order of the rows. Raises JobError without the package bm25s.
+    """
+    model, vocabulary = _index(corpus)
+    rows = np.full((len(queries), depth), -1, np.int64)
+    for n, query in enumerate(queries):
+        known = [vocabulary[term] for term in dict.fromkeys(terms(query)) if term in vocabulary]
+        if not known:
+            continue
+        scores = np.array(model.get_scores(known), np.float32)
+        scores[never.row[never.query == n]] = 0
+        found = np.flatnonzero(scores > 0)
+        if len(found) > depth:
+            least = np.partition(scores[found], len(found) - depth)[len(found) - depth]
+            found = found[scores[found] >= least]
+        best = found[np.lexsort((found, -scores[found]))][:depth]
+        rows[n, : len(best)] = best
+    return _with_cosines(rows, vectors, corpus)
+
+
+def fused(rankings: Sequence[Hits]) -> Hits:
+    """One ranking by the sum of 1 / (60 + rank), as deep as the first; of equal sums the lower row comes first."""
+    depth = rankings[0].rows.shape[1]
+    rows = np.full_like(rankings[0].rows, -1)
+    scores = np.full(rows.shape, -np.inf)
+    for n in range(len(rows)):
+        total: dict[int, float] = {}
+        cosine: dict[int, float] = {}
+        for ranking in rankings:
+            for rank, (row, score) in enumerate(
+                zip(ranking.rows[n].tolist(), ranking.scores[n].tolist(), strict=True), 1
+            ):
+                if row >= 0:
+                    total[row] = total.get(row, 0.0) + 1 / (_FUSION + rank)
+                    cosine[row] = score
+        best = sorted(total, key=lambda row: (-total[row], row))[:depth]
+        rows[n, : len(best)] = best
+        scores[n, : len(best)] = [cosine[row] for row in best]
+    return Hits(rows, scores)
+
+
+def _with_cosines(rows: NDArray[np.int64], vectors: NDArray[np.float32], corpus: Corpus) -> Hits:
+    """Cosines of what was found; a passage without a vector is left out, as no rule could judge it."""
+    query, place = np.nonzero(rows >= 0)
+    scores = np.full(rows.shape, -np.inf)
+    scores[query, place] = products(vectors, query, corpus, rows[query, place])
+    dead = ~corpus.gather(rows[query, place]).any(axis=1)
+    scores[query[dead], place[dead]] = -np.inf
+    order = np.argsort(np.isneginf(scores), axis=1, kind="stable")
+    rows = np.where(np.isneginf(scores), -1, rows)
+    return Hits(np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1))
+
+
+_built: dict[Any, tuple[Any, dict[str, int]]] = {}
+
+
+def _index(corpus: Corpus) -> tuple[Any, dict[str, int]]:
+    """The BM25 index of a corpus, built once per process and held in memory: about 8 bytes a term of a passage."""
+    if corpus not in _built:
+        try:
+            import bm25s  # noqa: PLC0415 - an extra
+        except ImportError as exc:
+            raise JobError(
+                f"mined: ranking by words needs a package: {exc}.", "Run `pip install 'synth[mine]'`."
+            ) from exc
+        vocabulary: dict[str, int] = {}
+        ids = [[vocabulary.setdefault(term, len(vocabulary)) for term in terms(text)] for text in corpus.texts()]
+        model = bm25s.BM25(k1=_K1, b=_B)
+        model.index((ids, vocabulary), show_progress=False)
+        _built.clear()
+        _built[corpus] = (model, vocabulary)
+    return _built[corpus]

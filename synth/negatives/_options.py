@@ -1,0 +1,84 @@
+"""What every source of negatives is: its options, and two methods."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field, SerializeAsAny
+
+from synth.negatives._ranking import ScoreRules
+from synth.scores._nested import resolve, stage_identity
+from synth.stage import ChatModel, ClientSettings, Encoder, Reranker, Stage
+
+if TYPE_CHECKING:
+    from synth.negatives._choosing import Desk, Found, Pool
+    from synth.negatives._corpus import Corpus
+    from synth.negatives._items import Item
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Cosine = Annotated[float, Field(ge=-1, le=1)]
+
+
+def _reranker(value: object) -> object:
+    return resolve("rerank", value)
+
+
+class Negatives(Stage):
+    """Base of all sources of negatives: how many, and what may not be one."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"encoder"})
+    """Fields of `Services` that must be there."""
+
+    num_negatives: Annotated[int, Field(ge=1, le=1000)] = 5
+    """Negatives of each pair."""
+    max_score: Cosine | None = 0.8
+    """No negative has a greater cosine with the query; null for no such rule."""
+    min_score: Cosine | None = None
+    """No negative has a lower one."""
+    absolute_margin: Annotated[float, Field(ge=0, le=2)] | None = 0.1
+    """A negative's cosine is at least this much below that of the query's least similar positive."""
+    relative_margin: Share | None = None
+    """The same as a share of the positive's cosine."""
+    near: Annotated[float, Field(gt=0, le=1)] | None = 0.8
+    """A passage whose words are those of a positive to this extent is near-equal to it; null compares no words."""
+    near_cosine: Cosine | None = 0.98
+    """So is one whose cosine with a positive is at least this."""
+    reranker: Annotated[SerializeAsAny[Stage] | None, BeforeValidator(_reranker)] = None
+    """Checks what is left: {use: vllm_server, model: …, base_urls: […]}; see `synth list rerank`."""
+    reject_above: Share = 0.5
+    """A passage to which the reranker gives more than this is no negative."""
+    promote_above: Share | None = 0.9
+    """One to which it gives more than this is a further positive of the pair; null for none."""
+    short: Literal["keep", "drop", "fill"] = "keep"
+    """A pair with too few: keep it as it is, drop it (it goes to `rejected/`), or fill with random passages."""
+
+    def identity(self) -> dict[str, Any]:
+        """The options, without where the reranker runs."""
+        return super().identity() | {"reranker": None if self.reranker is None else stage_identity(self.reranker)}
+
+    @property
+    def rules(self) -> ScoreRules:
+        """The thresholds on cosines."""
+        return ScoreRules(self.max_score, self.min_score, self.absolute_margin, self.relative_margin)
+
+    def open(self, client: ClientSettings, instruction: str) -> Mapping[str, ChatModel | Encoder | Reranker]:
+        """The models of its own, by field of `Services`; whoever opens them closes them."""
+        opener: Any = self.reranker
+        return {} if opener is None else {"reranker": opener.open(client, instruction)}
+
+    def unfit(self, passages: int) -> tuple[str, str] | None:
+        """Why a corpus of so many passages can give no pair a negative, and the cure; None where it can."""
+        return None if passages > 1 else (f"the corpus has {passages} passages", "Name a larger one with --corpus.")
+
+    @abstractmethod
+    def search(self, items: Sequence[Item], corpus: Corpus, most: int) -> Sequence[Pool]:
+        """What each item may choose from; many items at once pay for one pass over the corpus.
+
+        `most` is the greatest number of positives that a query of the whole run has.
+        """
+
+    @abstractmethod
+    async def choose(self, items: Sequence[Item], pools: Sequence[Pool], desk: Desk) -> Sequence[Found]:
+        """The negatives of each item. Raises what the models raise when they end a run."""

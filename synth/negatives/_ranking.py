@@ -1,0 +1,92 @@
+"""Which of the passages that a query found may be its negatives: rank window and score rules, as pure functions.
+
+With `window="after"` the outcome is that of `mine_hard_negatives` of sentence-transformers 6.2 over the same vectors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synth.negatives._search import Hits, Scores
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRules:
+    """Thresholds on cosines; None for a rule that does not hold."""
+
+    max_score: float | None = None
+    min_score: float | None = None
+    absolute_margin: float | None = None
+    relative_margin: float | None = None
+
+    def refusals(self, scores: Scores, bar: Scores) -> list[tuple[str, Mask]]:
+        """For each rule the scores that break it; `bar` is the least cosine of a positive, of the same shape or (n, 1).
+
+        Strict as in sentence-transformers: a score exactly at a threshold passes.
+        """
+        found: list[tuple[str, Mask]] = []
+        if self.absolute_margin is not None:
+            found.append(("absolute_margin", scores + self.absolute_margin > bar))
+        if self.relative_margin is not None:
+            found.append(("relative_margin", scores > bar - np.abs(bar) * self.relative_margin))
+        if self.max_score is not None:
+            found.append(("max_score", scores > self.max_score))
+        if self.min_score is not None:
+            found.append(("min_score", scores < self.min_score))
+        return found
+
+    @property
+    def need_more(self) -> bool:
+        """Whether they may refuse much of what is nearest."""
+        return any(each is not None for each in (self.max_score, self.absolute_margin, self.relative_margin))
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The ranks `low` to `high` (exclusive, counted from 0) among what is left before or after the score rules."""
+
+    low: int
+    high: int
+    when: Literal["before", "after"]
+
+    @classmethod
+    def of(cls, bounds: tuple[int, int | None], when: Literal["before", "after"], room: int) -> Window:
+        """With no upper bound the window ends `room` ranks after its first one."""
+        low, high = bounds
+        return cls(low, low + room if high is None else high, when)
+
+
+def band(left: Mask, window: Window) -> Mask:
+    """Of what is left for each query, in rank order, the places in the window: bool (n, k)."""
+    place = left.cumsum(axis=1)
+    return np.asarray(left & (place > window.low) & (place <= window.high))
+
+
+def margin(hits: Hits, left: Mask, bar: Scores, rules: ScoreRules) -> tuple[Mask, dict[str, NDArray[np.int64]]]:
+    """What passes the score rules, and how many of each query every rule was the first to refuse: (n, k) and (n,)."""
+    refused = {}
+    for reason, broken in rules.refusals(hits.scores, bar[:, None]):
+        refused[reason] = np.asarray((left & broken).sum(axis=1), np.int64)
+        left = left & ~broken
+    return left, refused
+
+
+def candidates(
+    hits: Hits, positive: Mask, bar: Scores, rules: ScoreRules, window: Window
+) -> tuple[Mask, dict[str, NDArray[np.int64]]]:
+    """What may be drawn from, and how many were refused, by reason; `positive` marks hits that are known positives."""
+    found = hits.rows >= 0
+    refused = {"positive": np.asarray((found & positive).sum(axis=1), np.int64)}
+    left = found & ~positive
+    if window.when == "before":
+        left = band(left, window)
+    left, broken = margin(hits, left, bar, rules)
+    if window.when == "after":
+        left = band(left, window)
+    return left, refused | broken

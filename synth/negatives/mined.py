@@ -1,0 +1,131 @@
+"""Negatives out of the corpus: the passages nearest to the query, by vectors, by words, or by both."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import BeforeValidator, Field, model_validator
+
+from synth.negatives._choosing import Candidate, Desk, Found, Pool
+from synth.negatives._corpus import Corpus
+from synth.negatives._items import Item
+from synth.negatives._lexical import fused, lexical
+from synth.negatives._options import Negatives
+from synth.negatives._ranking import Window, candidates
+from synth.negatives._search import Hits, Never, retrieve
+from synth.seeds import item_random
+
+__all__ = ["Mined"]
+
+_ROOM = 10
+"""With no upper end of the window and rules that may refuse much: so many ranks for each negative."""
+_MOST_HITS = 1 << 22
+"""Of one pass over the corpus: what it holds in memory, at 16 bytes each and as much again while sorting."""
+
+
+def _range(value: object) -> object:
+    """`20:50` as [20, 50], `20:` without an upper end."""
+    if not isinstance(value, str):
+        return value
+    low, colon, high = value.partition(":")
+    if not (colon and low.strip().isdigit() and (high.strip().isdigit() or not high.strip())):
+        raise ValueError("is not a range of ranks such as 20:50")
+    return (int(low), int(high) if high.strip() else None)
+
+
+class Mined(Negatives):
+    """Passages of the corpus that stand near the query and are no answer to it.
+
+    All passages are ranked for each query, exactly; known positives and other chunks of their documents stand outside.
+    The score rules read cosines, whatever ranks. See docs/negatives.md for the window, with an example.
+    """
+
+    by: Literal["vectors", "words", "both"] = "vectors"
+    """What ranks: cosine, BM25 (needs the extra `mine`), or both by reciprocal rank."""
+    range: Annotated[tuple[Annotated[int, Field(ge=0)], int | None], BeforeValidator(_range), Field(strict=False)] = (
+        20,
+        50,
+    )
+    """`20:50` passes over the 20 nearest and draws from the 30 after them; `20:` ends where enough should be found."""
+    window: Literal["before", "after"] = "after"
+    """Whether ranks count before the score rules or among what they leave, as sentence-transformers does."""
+    strategy: Literal["top", "random"] = "top"
+    """The nearest of those in the window, or a draw with the pair's own seed."""
+    same_document: bool = False
+    """Let other chunks of the positive's document be negatives."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Mined:
+        low, high = self.range
+        if high is not None and high - low < self.num_negatives:
+            raise ValueError(
+                f"range {low}:{high} has {max(high - low, 0)} ranks, num_negatives is {self.num_negatives}"
+            )
+        return self
+
+    def unfit(self, passages: int) -> tuple[str, str] | None:
+        """A corpus that ends before the window begins gives no pair anything."""
+        if passages - 1 > self.range[0] or (self.short == "fill" and passages > 1):
+            return None
+        what = f"the corpus has {passages} passages, and the window begins after {self.range[0]} of them"
+        return what, f"Lower it, for example --range 0:{max(passages, self.num_negatives)}, or give more with --corpus."
+
+    def search(self, items: Sequence[Item], corpus: Corpus, most: int) -> Sequence[Pool]:
+        """The candidates of each item by rank; items of one query share them."""
+        asked = list(dict.fromkeys((item.shard, item.query) for item in items))
+        first = {(item.shard, item.query): item for item in reversed(items)}
+        distinct = [first[key] for key in asked]
+        window = Window.of(self.range, self.window, self._room(most))
+        depth = min(window.high + most, corpus.count)
+        step = max(1, _MOST_HITS // max(depth, 1))
+        found: dict[tuple[int, str], Pool] = {}
+        for start in range(0, len(distinct), step):
+            part = distinct[start : start + step]
+            found |= zip(asked[start : start + step], self._pools(part, corpus, window, depth), strict=True)
+        return [found[item.shard, item.query] for item in items]
+
+    async def choose(self, items: Sequence[Item], pools: Sequence[Pool], desk: Desk) -> Sequence[Found]:
+        """The first of each pool that pass the checks."""
+        return await desk.choose(
+            items, [self._ordered(item, pool, desk.seed) for item, pool in zip(items, pools, strict=True)]
+        )
+
+    def _room(self, most: int) -> int:
+        return (_ROOM if self.rules.need_more else 1) * self.num_negatives + most
+
+    def _pools(self, items: Sequence[Item], corpus: Corpus, window: Window, depth: int) -> list[Pool]:
+        hits = self._hits(items, corpus, depth)
+        positive = hits.rows == np.array([item.known[0] for item in items])[:, None]
+        for n in (n for n, item in enumerate(items) if len(item.known) > 1):
+            positive[n] = np.isin(hits.rows[n], items[n].known)
+        bar = np.array([item.bar for item in items])
+        left, refused = candidates(hits, positive, bar, self.rules, window)
+        ranks = np.cumsum((hits.rows >= 0) & ~positive, axis=1)
+        pools = []
+        for n in range(len(items)):
+            places = np.flatnonzero(left[n])
+            columns = (each[n, places].tolist() for each in (ranks, hits.scores, hits.rows))
+            drawn = [Candidate(rank, score, "mined", row) for rank, score, row in zip(*columns, strict=True)]
+            counts = Counter({reason: int(each[n]) for reason, each in refused.items() if each[n]})
+            pools.append(Pool(drawn, counts))
+        return pools
+
+    def _hits(self, items: Sequence[Item], corpus: Corpus, depth: int) -> Hits:
+        queries = np.array([item.vector for item in items], np.float32)
+        never = Never.of([(n, item.chunks) for n, item in enumerate(items)])
+        if self.by == "vectors":
+            return retrieve(queries, corpus, depth, never)
+        words = lexical(corpus, [item.query for item in items], queries, depth, never)
+        if self.by == "words":
+            return words
+        return fused((retrieve(queries, corpus, depth, never), words))
+
+    def _ordered(self, item: Item, pool: Pool, seed: int) -> Pool:
+        """The same candidates in the order in which this very pair tries them."""
+        drawn = list(pool.candidates)
+        if self.strategy == "random":
+            item_random(seed, "negatives", item.position, item.slot).shuffle(drawn)
+        return Pool(drawn, pool.refused)

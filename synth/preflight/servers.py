@@ -1,0 +1,108 @@
+"""Each server of a job asked once, and where passages will go."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from synth.errors import SynthError
+from synth.preflight.findings import Finding, Findings
+from synth.preflight.mistakes import check_descriptors
+from synth.servers.probe import ProbeResult
+from synth.servers.urls import expand_urls, is_loopback, shown
+from synth.stage import ClientSettings, Stage
+
+PROBE_SECONDS = 120.0
+"""A server that takes longer for one small request is of no use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One section of the job (`llm` or `embed`): what it names, its hosts, and what its servers said.
+
+    `results` is empty where nothing was asked: in-process models without a probe, and `--offline`.
+    """
+
+    section: str
+    use: str
+    model: str
+    hosts: Sequence[str]
+    results: Sequence[ProbeResult] = ()
+    proxies: Sequence[str] = ()
+    """What the proxy variables of the environment do to these hosts, in sentences; empty where there are none."""
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def ask_all(stages: dict[str, Stage], instruction: str, findings: Findings, *, offline: bool) -> list[Asked]:
+    """Ask every server at the same time; what is wrong with one becomes a finding, the others are still asked."""
+
+    async def gather() -> list[Asked]:
+        asking = (_ask(section, stage, instruction, findings, offline=offline) for section, stage in stages.items())
+        return list(await asyncio.gather(*asking))
+
+    return asyncio.run(gather())
+
+
+async def _ask(section: str, stage: Any, instruction: str, findings: Findings, *, offline: bool) -> Asked:
+    use = type(stage).__module__.rpartition(".")[2]
+    asked = Asked(section, use, str(getattr(stage, "model", "")), hosts(stage), proxies=proxies(stage))
+    client = ClientSettings(request_timeout=PROBE_SECONDS, notify=findings.warn)
+    try:
+        model = stage.open(client, instruction) if section == "embed" else stage.open(client)
+    except SynthError as exc:
+        findings.add(Finding.of(exc, f"{section}: "))
+        return asked
+    try:
+        check_descriptors(getattr(model, "slots", 0) if asked.hosts else 0, findings)
+        probe = getattr(model, "probe", None)
+        results = await probe() if probe is not None and not offline else []
+    except SynthError as exc:
+        findings.add(Finding.of(exc, f"{section}: "))
+        return asked
+    finally:
+        await model.close()
+    for result in results:
+        for problem in result.problems:
+            told = problem if problem.startswith(result.server) else f"{result.server}: {problem}"
+            cure = "" if result.reachable else f" Start it, or correct {section}.{_url_key(stage)}."
+            findings.add(Finding(f"{section}: {told.rstrip('.')}.{cure}", 5))
+    return replace(asked, results=tuple(results))
+
+
+def _url_key(stage: Any) -> str:
+    return "base_urls" if hasattr(stage, "base_urls") else "base_url"
+
+
+def proxies(stage: Any) -> list[str]:
+    """What HTTP_PROXY and its kin mean for the servers of a stage; nothing for servers on this machine."""
+    found = getproxies()
+    used = bool(getattr(stage, "trust_env", False))
+    told = []
+    for url in _urls(stage):
+        parts = urlsplit(url)
+        proxy = found.get(parts.scheme)
+        if proxy is None or is_loopback(url):
+            continue
+        if proxy_bypass(parts.netloc):
+            told.append(f"{parts.netloc} is reached directly: the environment exempts it from proxies")
+        elif used:
+            told.append(f"{parts.netloc} is reached through the proxy {shown(proxy)} (trust_env)")
+        else:
+            told.append(f"{parts.netloc} is reached directly: the proxy of the environment counts with trust_env only")
+    return list(dict.fromkeys(told))
+
+
+def hosts(stage: Any) -> list[str]:
+    """The hosts other than this machine that a stage sends texts to, each once."""
+    return list(dict.fromkeys(urlsplit(url).netloc for url in _urls(stage) if not is_loopback(url)))
+
+
+def _urls(stage: Any) -> list[str]:
+    written = getattr(stage, "base_urls", None)
+    return expand_urls(list(written)) if written else [stage.url()] if hasattr(stage, "url") else []

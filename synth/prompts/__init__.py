@@ -1,0 +1,222 @@
+"""Prompts: templates of one folder, filled once per run (system part) and once per model call (user message).
+
+A template folder holds `config.j2` (stage one), `query.j2` (stage two), as a rule `system.j2` (what never varies within
+a run, so that a server's prefix cache keeps it), and any further `.j2` files that these include. `definitions.yaml` and
+`examples.jsonl` come from the shipped folder where it has none. Values are inserted in one pass and never read as
+templates; everything of foreign origin but the passage is neutralised here, the passage by whoever reads the corpus.
+
+Every template sees `types` and `levels` (name and meaning each), `examples`, `guidance`, `personas`; `config.j2` and
+`query.j2` see `title` and `passage` too. `config.j2`: `candidates`, `question_types`, `difficulties`, `used`;
+`query.j2`: `character`, `question_type`, `type_meaning`, `difficulty`, `level_meaning`, `length`, `language`,
+`written`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from synth.errors import JobError
+from synth.prompts.control_tokens import has_control_tokens, neutralise
+from synth.prompts.examples import Definitions, Example, decode, load_examples, parse_definitions, parse_examples
+from synth.prompts.sandbox import Templates
+from synth.prompts.schemas import config_schema, query_schema
+from synth.shipped import shipped
+from synth.stage import ConfigInputs, QueryInputs
+from synth.types import Candidates, Passage, QueryConfig, Requirement
+
+__all__ = [
+    "Definitions",
+    "Example",
+    "Messages",
+    "Prompts",
+    "SystemPart",
+    "config_schema",
+    "has_control_tokens",
+    "load_examples",
+    "neutralise",
+    "prompt_folder",
+    "query_schema",
+]
+
+Messages = tuple[tuple[str, str], ...]
+"""(role, content) pairs, as ChatRequest takes them."""
+
+_FALLBACK = ("definitions.yaml", "examples.jsonl")
+
+
+@dataclass(frozen=True, slots=True)
+class SystemPart:
+    """What is the same for every call of a run: the system message (None without a `system.j2`) and its values."""
+
+    text: str | None
+    types: Mapping[str, str]
+    difficulties: Mapping[str, str]
+    values: Mapping[str, Any]
+
+
+def prompt_folder(task: str) -> Path:
+    """The shipped template folder of a task."""
+    return shipped("prompts", task)
+
+
+class Prompts:
+    """The templates of one folder with their examples and definitions; made by `Prompts.load`."""
+
+    def __init__(self, folder: Path, files: Mapping[str, bytes]) -> None:
+        self.folder = folder
+        self.files = MappingProxyType(dict(files))
+        """Every file the prompts depend on, by name: the identity of a run, and what it copies to `OUT/prompts/`."""
+        self.examples = parse_examples(folder / "examples.jsonl", files["examples.jsonl"])
+        self.definitions = parse_definitions(folder / "definitions.yaml", files["definitions.yaml"])
+        sources = {name: decode(folder / name, content) for name, content in files.items() if name.endswith(".j2")}
+        self._templates = Templates(folder, sources)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Prompts go to other processes as the files that they are made of."""
+        return Prompts, (self.folder, dict(self.files))
+
+    @classmethod
+    def load(cls, folder: Path) -> Prompts:
+        """Reads and tries every file of `folder` once; later changes on disk have no effect.
+
+        Raises JobError where a template is missing, is not UTF-8, has a syntax error, uses an unknown variable, does
+        not use `passage`, or fails when rendered with sample values.
+        """
+        try:
+            files = {path.name: path.read_bytes() for path in sorted(folder.glob("*.j2"))}
+            for name in _FALLBACK:
+                own = folder / name
+                files[name] = (own if own.is_file() else prompt_folder("retrieval") / name).read_bytes()
+        except OSError as exc:
+            raise JobError(f"{exc.filename}: {exc.strerror}.", "`prompts:` names a folder of templates.") from exc
+        for name in ("config.j2", "query.j2"):
+            if name not in files:
+                raise JobError(f"{folder}: there is no {name}.", f"Start from a copy of {prompt_folder('retrieval')}.")
+        prompts = cls(folder, files)
+        prompts._try_out()
+        return prompts
+
+    def system(
+        self,
+        types: Mapping[str, str],
+        difficulties: Mapping[str, str],
+        guidance: str | None,
+        examples: Sequence[Example],
+        *,
+        personas: bool = True,
+    ) -> SystemPart:
+        """The part that never varies within a run, from name → meaning of the job's question types and difficulties.
+
+        `difficulties` is empty where the job asks for none, `personas` False where it has none. Examples of a type or
+        difficulty that the job does not ask for are left out. Raises JobError where the template fails.
+        """
+        fitting = [
+            example
+            for example in examples
+            if example.config.question_type in types and (not difficulties or example.config.difficulty in difficulties)
+        ]
+        values = {
+            "types": tuple(types.items()),
+            "levels": tuple(difficulties.items()),
+            "guidance": guidance or "",
+            "personas": personas,
+            "examples": tuple(_example_values(e, personas=personas, levels=bool(difficulties)) for e in fitting),
+        }
+        text = self._templates.render("system.j2", values) if "system.j2" in self._templates else None
+        return SystemPart(text, types, difficulties, MappingProxyType(values))
+
+    def config_messages(self, system: SystemPart, inputs: ConfigInputs, passage_text: str) -> Messages:
+        """Stage one's messages; `passage_text` goes in as it is given."""
+        return self._messages("config.j2", system, _config_values(inputs, passage_text))
+
+    def query_messages(
+        self, system: SystemPart, inputs: QueryInputs, passage_text: str, length: str, language: str
+    ) -> Messages:
+        """Stage two's messages; `length` is a phrase such as "8 to 24 words", `language` an English name."""
+        values = _query_values(system, inputs, passage_text) | {"length": length, "language": language}
+        return self._messages("query.j2", system, values)
+
+    def _messages(self, name: str, system: SystemPart, values: dict[str, Any]) -> Messages:
+        user = ("user", self._templates.render(name, {**system.values, **values}))
+        return (user,) if system.text is None else (("system", system.text), user)
+
+    def _try_out(self) -> None:
+        """Finds at load what would fail at the first call, so that `synth check` sees it."""
+        definitions = self.definitions
+        part = SystemPart(None, definitions.question_types, definitions.difficulties, {})
+        fixed = dict.fromkeys(("types", "levels", "guidance", "personas", "examples"), "")
+        passage = Passage(0, "0", "passage", "en", "sample", "title")
+        candidates = Candidates(passage, ("persona",), (1.0,))
+        config = QueryConfig("persona", next(iter(definitions.question_types)), next(iter(definitions.difficulties)))
+        names = tuple(definitions.question_types), tuple(definitions.difficulties)
+        config_inputs = ConfigInputs(candidates, *names, (config,))
+        query_inputs = QueryInputs(candidates, config, Requirement("en", 3, 9, "words"), ("query",))
+        config_values = _config_values(config_inputs, passage.text)
+        query_values = _query_values(part, query_inputs, passage.text) | {"length": "", "language": ""}
+        for name, known in (("system.j2", {}), ("config.j2", config_values), ("query.j2", query_values)):
+            if name not in self._templates:
+                continue
+            self._templates.check_names(name, fixed | known)
+            if known and not self._templates.mentions(name, "passage"):
+                raise JobError(
+                    f"{self.folder / name}: the passage is not in it.", "Put {{ passage }} where it belongs."
+                )
+        system = self.system(definitions.question_types, definitions.difficulties, "guidance", self.examples)
+        self.config_messages(system, config_inputs, passage.text)
+        self.query_messages(system, query_inputs, passage.text, "3 to 9 words", "English")
+
+
+def _clean(text: str | None) -> str:
+    return neutralise(text)[0] if text else ""
+
+
+def _choice(config: QueryConfig) -> dict[str, str]:
+    named = {"Character": config.character, "Question_Type": config.question_type, "Difficulty": config.difficulty}
+    return {key: _clean(value) for key, value in named.items() if value is not None}
+
+
+def _example_values(example: Example, *, personas: bool, levels: bool) -> dict[str, Any]:
+    choice = _choice(example.config)
+    if not personas:
+        del choice["Character"]
+    if not levels:
+        del choice["Difficulty"]
+    return {
+        "passage": _clean(example.passage),
+        "candidates": tuple(map(_clean, example.candidates)),
+        "language": example.language,
+        "length": example.length,
+        "choice": choice,
+        "config_reply": json.dumps(choice, ensure_ascii=False),
+        "query_reply": json.dumps({"Query": _clean(example.query)}, ensure_ascii=False),
+    }
+
+
+def _config_values(inputs: ConfigInputs, passage_text: str) -> dict[str, Any]:
+    return {
+        "passage": passage_text,
+        "title": _clean(inputs.candidates.passage.title),
+        "candidates": tuple(map(_clean, inputs.candidates.personas)),
+        "question_types": inputs.question_types,
+        "difficulties": inputs.difficulties,
+        "used": tuple(json.dumps(_choice(config), ensure_ascii=False) for config in inputs.used),
+    }
+
+
+def _query_values(system: SystemPart, inputs: QueryInputs, passage_text: str) -> dict[str, Any]:
+    config = inputs.config
+    return {
+        "passage": passage_text,
+        "title": _clean(inputs.candidates.passage.title),
+        "character": _clean(config.character),
+        "question_type": config.question_type,
+        "type_meaning": system.types.get(config.question_type, ""),
+        "difficulty": config.difficulty or "",
+        "level_meaning": system.difficulties.get(config.difficulty or "", ""),
+        "written": tuple(map(_clean, inputs.written)),
+    }

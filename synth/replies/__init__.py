@@ -1,0 +1,219 @@
+"""Reply text → a usable value, or UnusableReply with one of these reasons.
+
+character       Character is none of the candidates
+control         a control character, NUL or terminal escape in the query
+duplicate       a configuration or query that this passage already has
+echo            a worked example's query, or a placeholder such as <query>
+empty           no text, or nothing in it that could be searched for
+enum            Question_Type or Difficulty is none of the values offered
+filtered        the server's content filter stopped the reply; asking again gives the same, so it is not retried
+json            no readable JSON object, or one that only a repair could read and `llm.repair` is false
+key             the object lacks a key that was asked for
+many            several objects where one was asked for
+refusal         prose without JSON, or a refusal written into the query
+surrogate       half a character (a lone UTF-16 surrogate), which no file can store
+think           reasoning that is never closed
+too_large       more than 1 MB, or nested deeper than 32
+truncated       the reply ends before its object does; never repaired
+type            a value of the wrong JSON type
+whitespace_loop the reply ran to its limit in white space
+
+Accepted without repair: code fences, closed reasoning, prose around one object, further keys, values that differ in
+case, space or hyphen only. Repairs (marked, and refused where `repair` is False): trailing commas, single quotes,
+Python literals, unescaped quotes in a sole value, keys that differ in case, a sole string under a foreign key. Nothing
+else is guessed. Whether a usable query is good (language, length, copying) is the scorers' business.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Sequence
+
+from synth.errors import UnusableReply
+from synth.replies.objects import read_object, without_thinking
+from synth.stage import ChatReply, ConfigInputs, QueryInputs
+from synth.types import Query, QueryConfig
+
+__all__ = ["REASONS", "RETRYABLE", "echo_keys", "read_config", "read_query"]
+
+REASONS = frozenset(
+    {
+        "character",
+        "control",
+        "duplicate",
+        "echo",
+        "empty",
+        "enum",
+        "filtered",
+        "json",
+        "key",
+        "many",
+        "refusal",
+        "surrogate",
+        "think",
+        "too_large",
+        "truncated",
+        "type",
+        "whitespace_loop",
+    }
+)
+RETRYABLE = REASONS - {"filtered"}
+"""Reasons after which asking again may help."""
+
+_SHOWN_CHARS = 100
+_LOOSE = re.compile(r"[\s_\-\u2010-\u2015\u200b]+")
+_SPACES = re.compile(r"\s+")
+_BLANK = re.compile(r"[\s\u200b-\u200d\u2060\ufeff]*")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+_PLACEHOLDER = re.compile(r"[<\[{(]+[^<>\[\]{}()]*\bquery\b[^<>\[\]{}()]*[>\]})]+|\.{3}|…|query|string", re.IGNORECASE)
+_REFUSAL = re.compile(
+    r"(?:(?:i am|i['’]m) (?:very )?sorry,? (?:but )?i (?:can(?:no|['’])t|am (?:not able|unable))"
+    r"|i (?:can(?:no|['’])t|am unable to) (?:assist|help|comply|fulfil|provide)"
+    r"|as an ai\b|(?:很?抱歉|对不起)[，,]?我(?:无法|不能)"
+    r"|lo siento,? (?:pero )?no puedo|désolé,? (?:mais )?je ne peux pas|es tut mir leid,? (?:aber )?ich kann)",
+    re.IGNORECASE,
+)
+_SIDE_KEYS = frozenset({"language", "length"})
+_NOT_A_QUERY = frozenset({"error", "message", "refusal", "reason"})
+
+
+def read_config(reply: ChatReply, inputs: ConfigInputs, *, repair: bool) -> tuple[QueryConfig, bool]:
+    """Stage one's choice, and whether the reply needed a repair; raises UnusableReply.
+
+    Values are given back as they were offered, so a Character is one of the candidates letter by letter.
+    """
+    offered: dict[str, Sequence[str]] = {"Question_Type": inputs.question_types}
+    if inputs.candidates.personas:
+        offered["Character"] = inputs.candidates.personas
+    if inputs.difficulties:
+        offered["Difficulty"] = inputs.difficulties
+    found = read_object(_text(reply), lambda values: _has(values, offered), repair=repair)
+    values, renamed = _named(found.values, offered, repair=repair)
+    chosen = {key: _offered(key, values[key], choices) for key, choices in offered.items()}
+    config = QueryConfig(chosen.get("Character"), chosen["Question_Type"], chosen.get("Difficulty"))
+    if config in inputs.used and len(set(inputs.used)) < _combinations(offered):
+        raise UnusableReply("duplicate", "this configuration is already used for the passage")
+    return config, found.repaired or renamed
+
+
+def read_query(reply: ChatReply, inputs: QueryInputs, *, repair: bool, echoes: Collection[str]) -> Query:
+    """Stage two's query, stripped of outer white space only; raises UnusableReply.
+
+    `echoes` are the `echo_keys` of the worked examples' queries.
+    """
+    found = read_object(_text(reply), lambda values: _has(values, ("Query",)), repair=repair)
+    values, renamed = found.values, False
+    if "Query" not in values:
+        if not repair:
+            raise UnusableReply("key", f"there is no Query among the keys {_clip(list(values))}")
+        values, renamed = {"Query": _foreign(values)}, True
+    value = values["Query"]
+    if value is None:
+        raise UnusableReply("empty", "Query is null")
+    if not isinstance(value, str):
+        raise UnusableReply("type", f"Query is a {type(value).__name__}, not a string")
+    query = value.strip()
+    _check_characters(query)
+    if _REFUSAL.match(query):
+        raise UnusableReply("refusal", f"the query is {_clip(query)}")
+    key = _echo_key(query)
+    if key in echoes or _PLACEHOLDER.fullmatch(query):
+        raise UnusableReply("echo", f"the query repeats the prompt: {_clip(query)}")
+    if not any(map(str.isalnum, query)):
+        raise UnusableReply("empty", f"nothing to search for in {_clip(query)}")
+    if inputs.written and key in echo_keys(inputs.written):
+        raise UnusableReply("duplicate", "this query is already written for the passage")
+    return Query(query, repaired=found.repaired or renamed)
+
+
+def echo_keys(queries: Iterable[str]) -> frozenset[str]:
+    """What `read_query` compares texts by: casefolded, white space folded."""
+    return frozenset(map(_echo_key, queries))
+
+
+def _echo_key(query: str) -> str:
+    return _SPACES.sub(" ", query).strip().casefold()
+
+
+def _text(reply: ChatReply) -> str:
+    """The text of a reply that ended by itself."""
+    text = reply.text or ""
+    if reply.finish_reason == "content_filter":
+        raise UnusableReply("filtered", "the server's content filter stopped the reply")
+    blank = _BLANK.fullmatch(text) is not None
+    if reply.finish_reason == "length":
+        without_thinking(text)
+        if text and len("".join(text.split())) * 2 < len(text):
+            raise UnusableReply("whitespace_loop", f"{len(text)} characters, mostly white space")
+        raise UnusableReply("truncated", "the reply reached its token limit")
+    if blank:
+        raise UnusableReply("empty", "the reply has no text")
+    return text
+
+
+def _has(values: dict[str, object], keys: Collection[str]) -> bool:
+    return all(key in values for key in keys)
+
+
+def _named(values: dict[str, object], keys: Collection[str], *, repair: bool) -> tuple[dict[str, object], bool]:
+    """`values` with keys that differ in case, space or hyphen only renamed, and whether any was."""
+    if _has(values, keys):
+        return values, False
+    loose = {_fold(key): value for key, value in values.items()} if repair else {}
+    named = {key: values[key] if key in values else loose.get(_fold(key), ...) for key in keys}
+    missing = [key for key, value in named.items() if value is ...]
+    if missing:
+        raise UnusableReply("key", f"there is no {missing[0]} among the keys {_clip(list(values))}")
+    return named, True
+
+
+def _foreign(values: dict[str, object]) -> object:
+    """The query under another key: one that folds to Query, else the only string there is."""
+    same = [value for key, value in values.items() if _fold(key) == "query"]
+    strings = [(key, v) for key, v in values.items() if isinstance(v, str) and _fold(key) not in _SIDE_KEYS]
+    if len(same) == 1:
+        return same[0]
+    if len(strings) != 1:
+        raise UnusableReply("key", f"there is no Query among the keys {_clip(list(values))}")
+    key, value = strings[0]
+    if _fold(key) in _NOT_A_QUERY:
+        raise UnusableReply("refusal", f"the reply is {_clip(key)}: {_clip(value)}")
+    return value
+
+
+def _fold(text: str) -> str:
+    return _LOOSE.sub("", text).casefold()
+
+
+def _offered(key: str, value: object, choices: Sequence[str]) -> str:
+    """The one of `choices` that `value` names, up to case, space and hyphen."""
+    if not isinstance(value, str):
+        raise UnusableReply("type", f"{key} is a {type(value).__name__}, not a string")
+    if value in choices:
+        return value
+    near = {choice for choice in choices if _fold(choice) == _fold(value)}
+    if len(near) == 1:
+        return near.pop()
+    if key == "Character":
+        raise UnusableReply("character", f"{_clip(value)} is not one of the {len(choices)} candidates")
+    raise UnusableReply("enum", f"{key} is {_clip(value)}; allowed: {', '.join(choices)}")
+
+
+def _combinations(offered: dict[str, Sequence[str]]) -> int:
+    count = 1
+    for choices in offered.values():
+        count *= len(set(choices))
+    return count
+
+
+def _check_characters(query: str) -> None:
+    if found := _SURROGATE.search(query):
+        raise UnusableReply("surrogate", f"character {found.start()} is a lone surrogate")
+    if found := _CONTROL.search(query):
+        raise UnusableReply("control", f"character {found.start()} is U+{ord(found[0]):04X}")
+
+
+def _clip(value: object) -> str:
+    shown = ascii(value) if isinstance(value, list) else repr(value)
+    return shown if len(shown) <= _SHOWN_CHARS else shown[: _SHOWN_CHARS - 1] + "…"

@@ -1,0 +1,144 @@
+"""A reranker that is asked in a chat: P(yes) by the log-probabilities of the reply's first token."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from synth.errors import RequestRejected
+from synth.prompts import neutralise
+from synth.rerank._batches import Batches, Pairs
+from synth.servers.clock import Clock, SystemClock
+from synth.servers.faults import Setback
+from synth.servers.fleet import Fleet, Work
+from synth.servers.provider import Provider
+from synth.stage import ClientSettings
+
+__all__ = ["ChatLogprobsReranker"]
+
+_PATH = "/chat/completions"
+_SLOTS = 64
+_SYSTEM = (
+    "Judge whether the Document meets the requirements based on the Query and the Instruct provided. "
+    'Note that the answer can only be "yes" or "no".'
+)
+"""As Qwen3-Reranker was trained with; other models understand it too."""
+_NEGLIGIBLE = 1e-3
+
+
+class ChatLogprobsReranker(Provider):
+    """Any OpenAI-shaped chat server that returns log-probabilities, asked yes or no in Qwen3-Reranker's words.
+
+    The score is P(yes) over {yes, no}, spellings that differ in case or space added up. Where one of the two is not
+    among the tokens that the server lists, more are asked for; if it is still missing and could move the score by more
+    than 0.001, the pair gets no score.
+    """
+
+    tuning: ClassVar[frozenset[str]] = Provider.tuning
+
+    model: str
+    """The name by which the server knows it."""
+    top_logprobs: int = Field(default=5, ge=2, le=128)
+    """Tokens listed at first."""
+    most_logprobs: int = Field(default=20, ge=2, le=128)
+    """Tokens listed where yes or no is missing."""
+    max_tokens_field: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens"
+    """What the server calls it; older ones know only `max_tokens`."""
+    extra_body: dict[str, Any] = Field(default_factory=lambda: {"chat_template_kwargs": {"enable_thinking": False}})
+    """Further fields of the request body; {} for OpenAI itself, which refuses what it does not know."""
+
+    def open(self, client: ClientSettings, instruction: str, clock: Clock | None = None) -> ChatReranker:
+        """A Reranker over this server. Raises JobError when the key or CA file is missing."""
+        clock = clock or SystemClock()
+        slots = client.concurrency or _SLOTS
+        transport = self.transport(client.request_timeout, slots + 1, clock)
+        work = Work(self.model, _PATH, self.body("yes", "yes", instruction, self.top_logprobs), compare=False)
+        return ChatReranker(self, instruction, Fleet([self.url()], transport, work, client, clock), slots, client)
+
+    def body(self, query: str, document: str, instruction: str, listed: int) -> dict[str, Any]:
+        """The request for one pair."""
+        asked = f"<Instruct>: {instruction}\n<Query>: {neutralise(query)[0]}\n<Document>: {neutralise(document)[0]}"
+        return {
+            "model": self.model,
+            "messages": [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": asked}],
+            "temperature": 0.0,
+            self.max_tokens_field: 1,
+            "logprobs": True,
+            "top_logprobs": listed,
+            **self.extra_body,
+        }
+
+
+class ChatReranker:
+    """A Reranker over one chat server, a pair a request."""
+
+    batch_size = 1
+
+    def __init__(
+        self, options: ChatLogprobsReranker, instruction: str, fleet: Fleet, slots: int, client: ClientSettings
+    ) -> None:
+        self._options = options
+        self._instruction = instruction
+        self._fleet = fleet
+        self._batches = Batches(self._ask, self.batch_size, slots, client.notify)
+
+    async def score(self, pairs: Pairs) -> NDArray[np.float64]:
+        """P(yes) of each (query, document), NaN where the model gives no verdict. Raises as Fleet.call."""
+        return await self._batches.score(pairs)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._fleet.close()
+
+    async def _ask(self, pairs: Pairs) -> list[float]:
+        (query, document) = pairs[0]
+        affinity = zlib.crc32(document.encode("utf-8", "replace"))
+        listed = self._options.top_logprobs
+        while True:
+            body = self._options.body(query, document, self._instruction, listed)
+            score = p_yes(await self._fleet.call(body, affinity, _first_token))
+            if score is not None:
+                return [score]
+            if listed >= self._options.most_logprobs:
+                raise RequestRejected("score", f"yes or no is not among the {listed} likeliest tokens")
+            listed = self._options.most_logprobs
+
+
+def p_yes(listed: Mapping[str, float]) -> float | None:
+    """P(yes) over {yes, no} from token log-probabilities; None where a missing one could matter.
+
+    What is not listed is at most as likely as the least of what is.
+    """
+    sums = {"yes": 0.0, "no": 0.0}
+    for token, logprob in listed.items():
+        word = token.strip().strip("\u2581\u0120").casefold()
+        if word in sums:
+            sums[word] += math.exp(logprob)
+    total = sums["yes"] + sums["no"]
+    least = math.exp(min(listed.values(), default=0.0))
+    if not total or (not all(sums.values()) and least > _NEGLIGIBLE * total):
+        return None
+    return sums["yes"] / total
+
+
+def _first_token(answer: Any) -> dict[str, float]:
+    """Log-probabilities of the first token by text. Raises Setback for no completion, RequestRejected without any."""
+    choices = answer.get("choices") if isinstance(answer, dict) else None
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        raise Setback("HTTP 200 with something that is not a chat completion")
+    content = (choices[0].get("logprobs") or {}).get("content")
+    if not content:
+        raise RequestRejected("score", "the server returns no log-probabilities")
+    found: dict[str, float] = {}
+    for entry in content[0].get("top_logprobs") or [content[0]]:
+        token, logprob = entry.get("token"), entry.get("logprob")
+        if not isinstance(token, str) or not isinstance(logprob, int | float) or math.isnan(logprob):
+            raise Setback("HTTP 200 with damaged log-probabilities")
+        found[token] = max(logprob, found.get(token, -math.inf))
+    return found

@@ -1,0 +1,105 @@
+"""A cross-encoder in this process, by sentence-transformers."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from synth.errors import JobError
+from synth.rerank._batches import Pairs
+from synth.stage import ClientSettings, Stage
+
+if TYPE_CHECKING:
+    from sentence_transformers import CrossEncoder
+
+__all__ = ["CrossEncoderReranker"]
+
+
+class CrossEncoderReranker(Stage):
+    """A sentence-transformers CrossEncoder with one output, on this machine; its logit goes through a sigmoid.
+
+    Such models read query and passage only: the instruction has no effect. What is longer than the model reads is cut.
+    """
+
+    tuning: ClassVar[frozenset[str]] = frozenset({"device"})
+
+    model: str
+    """A folder, or a name on the hub such as cross-encoder/ms-marco-MiniLM-L6-v2."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    max_length: int | None = Field(default=None, gt=0)
+    """Tokens of a pair that are read; null for the model's own limit."""
+    batch_size: int = Field(default=32, gt=0)
+    """Pairs in one forward pass; it moves the last bits of scores."""
+    device: str | None = None
+    """`cpu`, `cuda`, `mps`, …; null takes the best there is."""
+
+    def open(self, client: ClientSettings, instruction: str) -> LocalReranker:  # noqa: ARG002 - the seam's signature
+        """A Reranker that loads the model at its first use."""
+        return LocalReranker(self)
+
+
+class LocalReranker:
+    """A Reranker in this process: one call at a time, in a thread."""
+
+    def __init__(self, options: CrossEncoderReranker) -> None:
+        self.batch_size = options.batch_size
+        self._options = options
+        self._lock = asyncio.Lock()
+        self._model: CrossEncoder | None = None
+
+    async def score(self, pairs: Pairs) -> NDArray[np.float64]:
+        """Sigmoid of the model's logit for each (query, document). Raises JobError when it cannot be loaded."""
+        async with self._lock:
+            return await asyncio.to_thread(self._score, list(pairs))
+
+    async def close(self) -> None:
+        """Let go of the model."""
+        self._model = None
+
+    def _score(self, pairs: list[tuple[str, str]]) -> NDArray[np.float64]:
+        if self._model is None:
+            self._model = self._load()
+        import torch  # noqa: PLC0415 - heavy, only this reranker needs it
+
+        values = self._model.predict(
+            pairs,
+            batch_size=self._options.batch_size,
+            show_progress_bar=False,
+            activation_fn=torch.nn.Sigmoid(),
+            convert_to_numpy=True,
+        )
+        return np.asarray(values, np.float64).reshape(len(pairs))
+
+    def _load(self) -> CrossEncoder:
+        options = self._options
+        try:
+            from sentence_transformers import CrossEncoder  # noqa: PLC0415 - as above
+        except ImportError as exc:
+            raise JobError(
+                f"rerank cross_encoder needs a package that is not installed: {exc}.",
+                "Run `pip install 'synth[local]'`.",
+            ) from exc
+        try:
+            model = CrossEncoder(
+                options.model,
+                revision=options.revision,
+                max_length=options.max_length,
+                device=options.device,
+                trust_remote_code=False,
+            )
+        except (OSError, ValueError) as exc:
+            raise JobError(
+                f"field model: {options.model!r} cannot be loaded: {exc}.",
+                "Name a folder or a model on the hub that this machine can reach.",
+            ) from exc
+        if model.num_labels != 1:
+            raise JobError(
+                f"field model: {options.model!r} has {model.num_labels} outputs, a reranker has one.",
+                "Name a cross-encoder trained for ranking.",
+            )
+        return model

@@ -1,0 +1,122 @@
+"""A reranker behind vLLM's `/v1/score`."""
+
+from __future__ import annotations
+
+import zlib
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, field_validator
+
+from synth.prompts import neutralise
+from synth.rerank._batches import Batches, Pairs
+from synth.servers.access import Access
+from synth.servers.clock import Clock, SystemClock
+from synth.servers.faults import Setback
+from synth.servers.fleet import Fleet, Work
+from synth.servers.http import HttpTransport
+from synth.servers.urls import expand_urls
+from synth.stage import ClientSettings
+
+__all__ = ["VllmServerReranker"]
+
+_PATH = "/score"
+_PER_SERVER = 8
+
+
+class VllmServerReranker(Access):
+    """One or more vLLM servers of the same reranker, such as Qwen3-Reranker.
+
+    Qwen3-Reranker is a language model; vLLM reads P(yes) of {yes, no} off it when it is served so (one line):
+
+    vllm serve Qwen/Qwen3-Reranker-0.6B --runner pooling
+    --hf-overrides '{"architectures": ["Qwen3ForSequenceClassification"], "classifier_from_token": ["no", "yes"],
+    "is_original_qwen3_reranker": true}' --chat-template prompts/reranker/qwen3_reranker.jinja
+
+    The order no, yes and the template matter: without either the scores are of no use, and vLLM hardly says so.
+    Cross-encoders that need neither are served with `--runner pooling` alone; they see no instruction.
+    """
+
+    tuning: ClassVar[frozenset[str]] = Access.tuning | {"base_urls"}
+
+    model: str
+    """The name under which the servers serve it."""
+    base_urls: list[str]
+    """Where they are; `http://host:8200-8203/v1` is four servers, a URL without a path gets `/v1`."""
+    revision: str | None = None
+    """The checkpoint's revision, for the record: servers do not tell theirs."""
+    max_tokens_per_doc: int | None = Field(default=None, gt=0)
+    """Cut passages to so many tokens; null cuts none, and a pair that is too long for the model gets no score."""
+    batch_size: int = Field(default=32, gt=0)
+    """Pairs in one request."""
+
+    @field_validator("base_urls")
+    @classmethod
+    def _urls(cls, value: list[str]) -> list[str]:
+        expand_urls(value)
+        return value
+
+    def open(self, client: ClientSettings, instruction: str, clock: Clock | None = None) -> ServedReranker:
+        """A Reranker over these servers. Raises JobError when the key or CA file is missing."""
+        clock = clock or SystemClock()
+        urls = expand_urls(self.base_urls)
+        slots = client.concurrency or _PER_SERVER * len(urls)
+        transport = HttpTransport(self, client.request_timeout, slots + len(urls), clock)
+        work = Work(self.model, _PATH, self.body([("yes", "yes")], instruction), compare=True)
+        return ServedReranker(self, instruction, Fleet(urls, transport, work, client, clock), slots, client)
+
+    def body(self, pairs: Pairs, instruction: str) -> dict[str, Any]:
+        """The request for some pairs; control tokens in the texts are broken up, the template's own stay."""
+        body: dict[str, Any] = {
+            "model": self.model,
+            "queries": [neutralise(query)[0] for query, _ in pairs],
+            "documents": [neutralise(document)[0] for _, document in pairs],
+            "instruction": instruction,
+        }
+        if self.max_tokens_per_doc is not None:
+            body["max_tokens_per_doc"] = self.max_tokens_per_doc
+        return body
+
+
+class ServedReranker:
+    """A Reranker over a fleet."""
+
+    def __init__(
+        self, options: VllmServerReranker, instruction: str, fleet: Fleet, slots: int, client: ClientSettings
+    ) -> None:
+        self.batch_size = options.batch_size
+        self._options = options
+        self._instruction = instruction
+        self._fleet = fleet
+        self._batches = Batches(self._ask, options.batch_size, slots, client.notify)
+
+    async def score(self, pairs: Pairs) -> NDArray[np.float64]:
+        """P(yes) of each (query, document), NaN for a pair that the server refuses. Raises as Fleet.call."""
+        return await self._batches.score(pairs)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._fleet.close()
+
+    async def _ask(self, pairs: Pairs) -> list[float]:
+        affinity = zlib.crc32(pairs[0][1].encode("utf-8", "replace"))
+        body = self._options.body(pairs, self._instruction)
+        return await self._fleet.call(body, affinity, partial(_scores, count=len(pairs)))
+
+
+def _scores(answer: Any, count: int) -> list[float]:
+    """The scores by `index`. Raises Setback where the answer is not one number in 0..1 for each of `count` pairs."""
+    data = answer.get("data") if isinstance(answer, dict) else None
+    if not isinstance(data, list) or len(data) != count:
+        raise Setback("HTTP 200 with something that is not scores")
+    found: dict[int, float] = {}
+    for entry in data:
+        index, score = (entry.get("index"), entry.get("score")) if isinstance(entry, dict) else (None, None)
+        if type(index) is not int or not isinstance(score, int | float) or not 0 <= score <= 1:
+            raise Setback(f"HTTP 200 with a score of {score!r} for pair {index!r}; it must lie in 0..1")
+        found[index] = float(score)
+    if found.keys() != set(range(count)):
+        raise Setback(f"HTTP 200 with {len(found)} scores for {count} pairs")
+    return [found[index] for index in range(count)]

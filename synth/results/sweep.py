@@ -1,0 +1,235 @@
+"""What a threshold on a score would keep: yields, precision, recall, AUC, histograms. Reads columns only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from synth.errors import JobError
+from synth.rules import Mask
+from synth.shards import OutputFolder
+from synth.steps import views
+
+Numbers = NDArray[np.float64]
+Group = tuple[str, ...]
+
+_BINS = 20
+_CUTS = 20
+"""About as many thresholds as fit a screen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Columns of all scored pairs, in the order of the shards: float64 (n,), NaN for null.
+
+    `groups` holds for each pair the number of its group in `names`, or nothing but zeros without groups. `shuffled` is
+    the score of shuffled pairs where the scorer makes one, `labels` what is known of relevance (above 0: relevant).
+    `shards` and `ends` tell which rows lie in which shard: those of `shards[k]` end before row `ends[k]`.
+    """
+
+    score: Numbers
+    shuffled: Numbers | None
+    labels: Numbers | None
+    groups: NDArray[np.int64]
+    names: Sequence[Group]
+    shards: Sequence[int]
+    ends: NDArray[np.int64]
+
+    def of(self, group: int | None) -> Mask:
+        """The rows of a group, all rows for None."""
+        return np.ones(len(self.score), np.bool_) if group is None else self.groups == group
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """One threshold and what it keeps; precision and recall over the rows with a label, None without."""
+
+    threshold: float
+    kept: int
+    share: float
+    shuffled_share: float | None
+    precision: float | None
+    recall: float | None
+
+
+def read(folder: OutputFolder, scores: Sequence[str], score: str, *, by: Sequence[str], label: str | None) -> Scored:
+    """The columns that a sweep needs, shard by shard. Raises JobError for one that is absent or holds no numbers."""
+    shards = views.ready(folder, scores)
+    if not shards:
+        raise JobError(f"{folder.path}: holds no scored pairs yet.", f"Run it first: synth run {folder.path}")
+    shuffled = f"{score}_shuffled"
+    types = views.column_types(folder, scores, shards[0])
+    for name in (score, *by, *([label] if label else [])):
+        if name not in types:
+            raise JobError(f"{folder.path}: there is no column {name}.", f"There are: {', '.join(sorted(types))}.")
+    wanted = [name for name in dict.fromkeys([score, shuffled, *by, *([label] if label else [])]) if name in types]
+    parts = []
+    for index in shards:
+        table = views.selected(folder, scores, index, wanted)
+        for name in by:
+            text = pc.fill_null(table[name].cast(pa.string()), "")
+            table = table.set_column(table.column_names.index(name), name, text.dictionary_encode())
+        parts.append(table)
+    table = pa.concat_tables(parts, promote_options="permissive").unify_dictionaries()
+    groups, names = _grouped(table, by)
+    return Scored(
+        score=_numbers(table[score], score),
+        shuffled=_numbers(table[shuffled], shuffled) if shuffled in types else None,
+        labels=_numbers(table[label], label) if label else None,
+        groups=groups,
+        names=names,
+        shards=shards,
+        ends=np.cumsum([part.num_rows for part in parts]),
+    )
+
+
+def numeric_scores(folder: OutputFolder, scores: Sequence[str]) -> list[str]:
+    """Every score column that holds numbers, in the order of the scorers."""
+    shards = views.ready(folder, scores)[:1]
+    fields = [field for name in scores for index in shards for field in folder.step(name).schema(index)]
+    return [each.name for each in fields if pa.types.is_floating(each.type) or pa.types.is_integer(each.type)]
+
+
+def cuts(scored: Scored, rows: Mask, thresholds: Sequence[float], *, lower: bool) -> list[Cut]:
+    """What each threshold keeps of `rows`: strictly above it, or below with `lower`. A null score is never kept."""
+    score = scored.score[rows]
+    labels = scored.labels[rows] if scored.labels is not None else None
+    shuffled = scored.shuffled[rows] if scored.shuffled is not None else None
+    found = []
+    for threshold in thresholds:
+        kept = _beyond(score, threshold, lower=lower)
+        precision = recall = None
+        if labels is not None:
+            relevant = labels > 0
+            right = int((kept & relevant).sum())
+            precision = _share(right, int((kept & ~np.isnan(labels)).sum()))
+            recall = _share(right, int(relevant.sum()))
+        found.append(
+            Cut(
+                threshold=threshold,
+                kept=int(kept.sum()),
+                share=float(kept.mean()) if len(kept) else 0.0,
+                shuffled_share=None if shuffled is None else beyond_share(shuffled, threshold, lower=lower),
+                precision=precision,
+                recall=recall,
+            )
+        )
+    return found
+
+
+def beyond_share(values: Numbers, threshold: float, *, lower: bool) -> float | None:
+    """The share of the known values that lie strictly beyond a threshold; None when none is known."""
+    known = values[~np.isnan(values)]
+    return _share(int(_beyond(known, threshold, lower=lower).sum()), len(known))
+
+
+def auc(score: Numbers, labels: Numbers, *, lower: bool = False) -> float | None:
+    """The chance that a relevant pair scores better than an irrelevant one, ties counted half; None without both.
+
+    Exact, by ranks (Mann–Whitney U over its largest value). Rows without a score or a label are left out.
+    """
+    known = ~np.isnan(score) & ~np.isnan(labels)
+    values, relevant = score[known], labels[known] > 0
+    positive, negative = int(relevant.sum()), int((~relevant).sum())
+    if not positive or not negative:
+        return None
+    _, inverse, counts = np.unique(-values if lower else values, return_inverse=True, return_counts=True)
+    ranks = np.cumsum(counts) - (counts - 1) / 2  # the mean rank, from 1, of each run of equal values
+    return float((ranks[inverse][relevant].sum() - positive * (positive + 1) / 2) / (positive * negative))
+
+
+def histogram(values: Numbers, edges: Numbers) -> list[int]:
+    """Rows per bin between `edges`, the last one closed; nulls are in none."""
+    return [int(count) for count in np.histogram(values[~np.isnan(values)], edges)[0]]
+
+
+def even_edges(values: Numbers) -> Numbers:
+    """Edges of about twenty bins at round numbers over all known values."""
+    return _round_steps(values, _BINS)
+
+
+def even_thresholds(values: Numbers) -> list[float]:
+    """About twenty round thresholds over all known values, those at which anything changes."""
+    return [float(each) for each in _round_steps(values, _CUTS)]
+
+
+def nearest(scored: Scored, threshold: float, count: int, *, lower: bool) -> tuple[list[int], list[int]]:
+    """Row numbers of the pairs just on the kept side and just on the other side of a threshold, the nearest first."""
+    known = np.flatnonzero(~np.isnan(scored.score))
+    values = scored.score[known]
+    kept = _beyond(values, threshold, lower=lower)
+    sides = []
+    for side in (kept, ~kept):
+        distance = np.abs(values[side] - threshold)
+        take = np.argpartition(distance, min(count, len(distance)) - 1)[:count] if len(distance) and count else []
+        rows = known[side][np.sort(np.asarray(take, np.int64))]
+        order = np.lexsort((rows, np.abs(scored.score[rows] - threshold)))
+        sides.append([int(row) for row in rows[order]])
+    return sides[0], sides[1]
+
+
+def texts(folder: OutputFolder, scored: Scored, rows: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """Id, query, passage and score of some rows; each shard that holds one is read once."""
+    found: dict[int, dict[str, Any]] = {}
+    for place, group in _by_shard(scored, rows):
+        start = int(scored.ends[place - 1]) if place else 0
+        shard = folder.step("generated").read_columns(scored.shards[place], ["id", "query", "passage"])
+        for row, values in zip(group, shard.take([row - start for row in group]).to_pylist(), strict=True):
+            found[row] = values | {"score": float(scored.score[row])}
+    return found
+
+
+def _by_shard(scored: Scored, rows: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
+    ordered = sorted(set(rows))
+    places = np.searchsorted(scored.ends, ordered, side="right")
+    for place in np.unique(places):
+        yield int(place), [row for row, where in zip(ordered, places, strict=True) if where == place]
+
+
+def _grouped(table: pa.Table, by: Sequence[str]) -> tuple[NDArray[np.int64], list[Group]]:
+    """A group number for each row and what the numbers stand for; the empty group without `by`."""
+    codes = np.zeros(table.num_rows, np.int64)
+    choices: list[list[str]] = []
+    for name in by:
+        column = table[name].combine_chunks()
+        choices.append(column.dictionary.to_pylist())
+        codes = codes * len(choices[-1]) + column.indices.to_numpy()
+    found, groups = np.unique(codes, return_inverse=True)
+    sizes = [len(each) for each in choices]
+    keys = np.unravel_index(found, sizes) if sizes else ()
+    names = [tuple(choice[int(key[n])] for choice, key in zip(choices, keys, strict=True)) for n in range(len(found))]
+    return groups.astype(np.int64), names
+
+
+def _numbers(column: pa.ChunkedArray, name: str) -> Numbers:
+    kind = column.type
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+        raise JobError(f"column {name} holds {kind}, not numbers.", "Name a column of numbers, or of true and false.")
+    return np.asarray(pc.fill_null(column.cast(pa.float64()), math.nan).to_numpy(), np.float64)
+
+
+def _beyond(values: Numbers, threshold: float, *, lower: bool) -> Mask:
+    return np.asarray(values < threshold if lower else values > threshold, np.bool_)
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def _round_steps(values: Numbers, count: int) -> Numbers:
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return np.array([0.0, 1.0])
+    low, high = float(known.min()), float(known.max())
+    rough = max((high - low) / count, 1e-9)
+    unit = 10.0 ** math.floor(math.log10(rough))
+    step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough * 0.999)
+    first, last = math.floor(low / step), max(math.ceil(high / step), math.floor(low / step) + 1)
+    return np.array([round(n * step, 10) for n in range(first, last + 1)])

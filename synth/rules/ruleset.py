@@ -1,0 +1,194 @@
+"""Rules as a whole: parsed once, then held against stored columns, with the reason of every rejected row."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from synth import registry
+from synth.errors import JobError
+from synth.rules.conditions import Condition, Mask, Unique, is_missing
+from synth.rules.parsing import Parser
+from synth.scores import ScoreColumn, Scorer
+from synth.yamlfile import Problem
+
+DEFAULT_COSINE = 0.7
+"""Above this, strictly, the Qwen3-Embedding report kept pairs for its supervised stage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What rules say of n rows. `failures` is bool (rules, n), true where the rule of that label is broken."""
+
+    labels: tuple[str, ...]
+    failures: Mask
+
+    @property
+    def kept(self) -> Mask:
+        """Which rows break no rule, bool (n,)."""
+        return np.asarray(~self.failures.any(axis=0))
+
+    @property
+    def reasons(self) -> pa.DictionaryArray:
+        """For each row the label of the first rule it breaks, null where it is kept."""
+        first = self.failures.argmax(axis=0) if self.labels else np.zeros(self.failures.shape[1], np.int64)
+        indices = pa.array(first.astype(np.int32), mask=self.kept)
+        return pa.DictionaryArray.from_arrays(indices, pa.array(self.labels, pa.string()))
+
+    @property
+    def first_failed(self) -> list[str | None]:
+        """`reasons` as plain values."""
+        reasons: list[str | None] = self.reasons.to_pylist()
+        return reasons
+
+    @property
+    def failed(self) -> pa.ListArray:
+        """For each row the labels of all rules it breaks, list<string>."""
+        ends = np.cumsum(self.failures.sum(axis=0), dtype=np.int32)
+        rules = np.nonzero(self.failures.T)[1] if self.labels else np.empty(0, np.int64)
+        labels = pa.array(self.labels, pa.string()).take(pa.array(rules))
+        return pa.ListArray.from_arrays(pa.array(np.concatenate([np.zeros(1, np.int32), ends])), labels)
+
+    @property
+    def all_failed(self) -> list[list[str]]:
+        """`failed` as plain values."""
+        failed: list[list[str]] = self.failed.to_pylist()
+        return failed
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Conditions that are all required, in the order in which they were written; `unique` runs last.
+
+    `reject_missing` holds the columns whose null rejects a row; in the others a null passes.
+    """
+
+    conditions: tuple[Condition, ...] = ()
+    reject_missing: frozenset[str] = frozenset()
+    unique: Unique | None = None
+
+    @classmethod
+    def parse(cls, keep: object, scorers: Sequence[Scorer] | None) -> tuple[Rules | None, list[Problem]]:
+        """The rules of a `keep:` value, or None and every problem with its path below `keep`.
+
+        No `keep` means cosine above 0.7 where a scorer makes a cosine, and no rule at all elsewhere. `scorers` are the
+        job's; None when rules are for stored scores, whose columns only the table can tell.
+        """
+        known = _known_columns(scorers)
+        if keep is None:
+            keep = _default(scorers or ())
+        parser = Parser(known)
+        conditions, missing, unique = parser.read(keep)
+        problems = parser.problems
+        rules = cls(tuple(conditions), missing, unique)
+        if scorers is not None:
+            problems += rules.unmade({name for scorer in scorers for name, _ in scorer.named_outputs()})
+        return (None, problems) if problems else (rules, [])
+
+    def columns(self) -> set[str]:
+        """Every column that the rules read."""
+        names = {condition.column for condition in self.conditions}
+        for condition in self.conditions:
+            names.update(getattr(condition.value, "by", ()))
+        return names | ({*self.unique.by, self.unique.best} if self.unique else set())
+
+    def unmade(self, made: Collection[str]) -> list[Problem]:
+        """A problem for each column that only a scorer outside of this job would make; `made` is what there will be."""
+        makers = _makers()
+        return [Problem((name,), *_absent(name, made)) for name in sorted(self.columns() - set(made)) if name in makers]
+
+    def absent(self, present: Collection[str]) -> list[Problem]:
+        """A problem for each column that the rules read and `present` lacks."""
+        return [Problem((name,), *_absent(name, present)) for name in sorted(self.columns() - set(present))]
+
+    def require(self, present: Collection[str]) -> None:
+        """Raises JobError for the first column that the rules read and `present` lacks."""
+        for problem in self.absent(present):
+            raise JobError(f"keep: {'.'.join(problem.path)}: {problem.message}.", problem.cure)
+
+    def apply(self, table: pa.Table, losers: Mask | None = None) -> Verdict:
+        """Hold every row against the rules; only `columns()` of the table are read.
+
+        `losers` are the rows that give way under `unique` when that has been settled over more than this table.
+        Raises JobError for an absent column, a group without threshold, and a column of the wrong type.
+        """
+        self.require(table.column_names)
+        labels: list[str] = []
+        failures: list[Mask] = []
+        missing = {name: is_missing(table, name) for name in dict.fromkeys(each.column for each in self.conditions)}
+        for name, nulls in missing.items():
+            if name in self.reject_missing:
+                labels.append(f"{name} missing")
+                failures.append(nulls)
+        for condition in self.conditions:
+            labels.append(condition.label())
+            failures.append(~condition.passes(table) & ~missing[condition.column])
+        if self.unique:
+            passed = ~np.logical_or.reduce(failures) if failures else np.ones(table.num_rows, np.bool_)
+            labels.append(self.unique.label())
+            failures.append(self.unique.losers(table, passed) if losers is None else losers)
+        stacked = np.array(failures, np.bool_).reshape(len(failures), table.num_rows)
+        return Verdict(tuple(labels), stacked)
+
+    def only(self, column: str) -> Rules:
+        """The part of these rules that judges `column`."""
+        conditions = tuple(each for each in self.conditions if each.column == column)
+        return Rules(conditions, self.reject_missing & {column})
+
+    def share(self, table: pa.Table) -> float | None:
+        """The share of rows that would be kept, 0 to 1; None for a table without rows. Raises what `apply` raises."""
+        return float(self.apply(table).kept.mean()) if table.num_rows else None
+
+    def describe(self) -> str:
+        """One line for people."""
+        parts = [condition.label() for condition in self.conditions]
+        return ", ".join([*parts, *([self.unique.label()] if self.unique else [])]) or "every pair"
+
+    def canonical(self) -> dict[str, Any]:
+        """JSON values with every default spelled out; `parse` reads them back as the same rules."""
+        keep: dict[str, Any] = {}
+        for each in self.conditions:
+            rule = keep.setdefault(each.column, {})
+            rule[each.operator] = each.canonical()
+            rule["missing"] = "reject" if each.column in self.reject_missing else "keep"
+        if self.unique:
+            keep["unique"] = {"by": list(self.unique.by), "best": self.unique.best}
+        return keep
+
+
+@cache
+def _makers() -> Mapping[str, tuple[str, ScoreColumn]]:
+    """Every column of the built-in scorers, with the name of its scorer."""
+    found: dict[str, tuple[str, ScoreColumn]] = {}
+    for name in registry.names("scores"):
+        scorer = registry.find("scores", name)
+        if issubclass(scorer, Scorer):
+            found.update({column.name: (name, column) for column in scorer.outputs})
+    return found
+
+
+def _known_columns(scorers: Sequence[Scorer] | None) -> dict[str, ScoreColumn]:
+    """What is known of score columns under the names that they have in the job."""
+    known = {name: column for scorer in scorers or () for name, column in scorer.named_outputs()}
+    return known | {name: column for name, (_, column) in _makers().items() if name not in known}
+
+
+def _default(scorers: Sequence[Scorer]) -> dict[str, Any]:
+    outputs = [named for scorer in scorers for named in scorer.named_outputs()]
+    cosine = next((name for name, column in outputs if column.name == "cosine"), None)
+    return {cosine: {"above": DEFAULT_COSINE}} if cosine else {}
+
+
+def _absent(name: str, present: Collection[str]) -> tuple[str, str]:
+    maker = _makers().get(name)
+    if maker:
+        return f"there is no column {name}", f"The scorer `{maker[0]}` makes it: add `- use: {maker[0]}` to `scores`."
+    near = get_close_matches(name, [*present, *_makers()], n=1)
+    cure = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(sorted(present))}."
+    return f"there is no column {name}", cure

@@ -1,0 +1,1 @@
+"""Ways to carry the steps over all shards of a run."""

@@ -1,0 +1,17 @@
+"""Scorers: one file each, one class each, named in a job by `scores: [{use: cosine}, ...]`.
+
+To write your own, subclass `Scorer`, list its `outputs`, implement `score`, and name it `use: "package.module:Class"`:
+
+    class QueryWords(Scorer):
+        '''Number of words in the query.'''
+
+        outputs = (ScoreColumn("query_words", pa.int64()),)
+
+        async def score(self, batch: PairBatch, services: Services) -> pa.Table:
+            return self.table([len(query.split()) for query in batch.texts("query")])
+"""
+
+from synth.scores._batch import Memory, PairBatch, PassShard, PassSource
+from synth.scores._scorer import ScoreColumn, Scorer
+
+__all__ = ["Memory", "PairBatch", "PassShard", "PassSource", "ScoreColumn", "Scorer"]

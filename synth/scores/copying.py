@@ -1,0 +1,35 @@
+"""How much of a query is copied from its passage."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from synth.measures import fold, longest_shared_run
+from synth.scores._batch import PairBatch
+from synth.scores._scorer import ScoreColumn, Scorer
+from synth.stage import Services
+
+__all__ = ["Copying"]
+
+
+class Copying(Scorer):
+    """The longest run of characters that query and passage share, as a share of the query; null for keywords.
+
+    Good queries reach about 0.6, a sentence taken over reaches 1. Keywords are meant to be the passage's own terms.
+    """
+
+    outputs = (ScoreColumn("copied", pa.float64(), low=0.0, high=1.0, missing="keep"),)
+
+    async def score(self, batch: PairBatch, services: Services) -> pa.Table:  # noqa: ARG002 - needs no service
+        """Compare each query with its passage, both casefolded and with single spaces."""
+        folded: dict[str, str] = {}
+        shares: list[float | None] = []
+        for query, passage, kind in zip(
+            batch.texts("query"), batch.texts("passage"), batch.values("question_type"), strict=True
+        ):
+            if passage not in folded:
+                folded[passage] = fold(passage)
+            text = fold(query)
+            known = text and kind != "keywords"
+            shares.append(longest_shared_run(text, folded[passage]) / len(text) if known else None)
+        return self.table(shares)

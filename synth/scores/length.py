@@ -1,0 +1,48 @@
+"""How far a query's length lies from the range that was asked for."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pyarrow as pa
+
+from synth.errors import JobError
+from synth.languages import detect, language
+from synth.measures import outside_range, text_length
+from synth.scores._batch import PairBatch
+from synth.scores._scorer import ScoreColumn, Scorer
+from synth.stage import Services
+
+__all__ = ["Length"]
+
+_ANY_SPACED = "en"
+"""Counts words between spaces, which is right wherever nothing else can be told."""
+
+
+class Length(Scorer):
+    """The query's length in the unit it was asked in, and its distance from the range relative to the nearest bound."""
+
+    outputs = (
+        ScoreColumn("length_got", pa.int64()),
+        ScoreColumn("length_error", pa.float64(), low=0.0, missing="keep"),
+    )
+
+    async def score(self, batch: PairBatch, services: Services) -> pa.Table:  # noqa: ARG002 - needs no service
+        """Measure each query; rows without a unit are counted in words, those without a range have no error."""
+        queries = batch.texts("query")
+        codes, units = batch.values("query_language"), batch.values("length_unit")
+        lows, highs = batch.values("length_min"), batch.values("length_max")
+        got = [
+            text_length(query, _known(code) or _known(detect(query).code) or _ANY_SPACED, unit or "words")
+            for query, code, unit in zip(queries, codes, units, strict=True)
+        ]
+        return self.table(got, [outside_range(*row) for row in zip(got, lows, highs, strict=True)])
+
+
+@cache
+def _known(name: str | None) -> str | None:
+    """The code of a language of the table; None for `und` and what other data calls its languages."""
+    try:
+        return language(name).code
+    except JobError:
+        return None

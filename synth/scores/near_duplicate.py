@@ -1,0 +1,126 @@
+"""Which queries, and which passages, say nearly the same."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pydantic import Field
+
+from synth.errors import SynthError
+from synth.scores._batch import PairBatch, PassShard, PassSource
+from synth.scores._clusters import HASHES, ShingleSets, band_keys, join_duplicates, rows_per_band
+from synth.scores._index import Index, part
+from synth.scores._scorer import ScoreColumn, Scorer
+from synth.scores._shingles import mix, shingles
+from synth.stage import Services
+
+__all__ = ["NearDuplicate"]
+
+_SIDES = ("query", "passage")
+_PARTS = ("sets", "ends", "keys", "item")
+
+
+class NearDuplicate(Scorer):
+    """Clusters of near-duplicate queries and of near-duplicate passages over all shards of the pass.
+
+    Two texts are near-duplicates when their sets of word triples overlap by `threshold` or more (Jaccard); where a
+    script has no spaces between words, triples of characters count. Clusters are what hangs together by such pairs.
+    A cluster's id is the ordinal of its first pair in the pass, counted from 0, so it does not depend on the order of
+    work, and a pair that resembles no other is its own cluster. MinHash finds the candidates (a pair at the threshold
+    is missed once in a million), the exact overlap decides. The index takes about 1 kB a query and 2 to 4 kB a passage.
+
+    The rule `unique: {by: query_cluster, best: cosine}` keeps one of each.
+    """
+
+    scope: ClassVar[Literal["shard", "pass"]] = "pass"
+    stem: ClassVar[str | None] = "near_duplicate"
+    outputs = (
+        ScoreColumn("query_cluster", pa.int64(), low=0, missing="keep"),
+        ScoreColumn("passage_cluster", pa.int64(), low=0, missing="keep"),
+    )
+
+    threshold: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """Overlap from which two texts are near-duplicates."""
+    window: Annotated[int, Field(ge=1, le=16)] = 3
+    """Words, or characters, that are compared as one."""
+
+    async def build(self, source: PassSource, folder: Path, services: Services) -> None:  # noqa: ARG002 - needs no service
+        """Hash the texts shard by shard, then join them band by band. Raises InputError at a null, SystemFault."""
+        await asyncio.to_thread(self._build, source, Index(folder))
+
+    async def score(self, batch: PairBatch, services: Services) -> pa.Table:  # noqa: ARG002 - needs no service
+        """The clusters of the batch's pairs, read from the index. Raises OutputError where it is unfinished."""
+        if batch.index is None:
+            raise SynthError("near_duplicate: scored before its index was built.")
+        index = Index(batch.index)
+        index.complete()
+        rows = slice(batch.first, batch.first + batch.pairs.num_rows)
+        return self.table(*(index.get(f"{side}.clusters", "<i8")[rows] for side in _SIDES))
+
+    def _build(self, source: PassSource, index: Index) -> None:
+        if index.manifest() is not None:
+            return
+        index.open_for_build()
+        shards = [self._hash_shard(index, shard) for shard in source.shards()]
+        pairs = sum(count for _, count in shards)
+        for side in _SIDES:
+            index.put(f"{side}.clusters", self._clusters(index, side, shards))
+        index.finish({"pairs": pairs, "shards": len(shards), "threshold": self.threshold, "window": self.window})
+
+    def _hash_shard(self, index: Index, shard: PassShard) -> tuple[int, int]:
+        """Write what the distinct texts of one shard are compared by; (shard, pairs)."""
+        batch = PairBatch(shard.pairs, shard.documents)
+        for side in _SIDES:
+            if all(index.has(part(f"{side}.{name}", shard.index)) for name in _PARTS):
+                continue
+            texts = batch.texts(side)
+            place = {text: n for n, text in enumerate(dict.fromkeys(texts))}
+            sets = [shingles(text, self.window) for text in place]
+            rows = rows_per_band(self.threshold)
+            keys = [np.append(band_keys(each, rows), _digest(each)) for each in sets]
+            made = (
+                np.concatenate([*sets, np.empty(0, np.uint64)]).astype("<u8"),
+                np.cumsum([each.size for each in sets], dtype="<i8"),
+                np.array(keys, "<u8").reshape(len(keys), HASHES // rows + 1).T,
+                np.fromiter((place[text] for text in texts), "<i8", len(texts)),
+            )
+            for name, array in zip(_PARTS, made, strict=True):
+                index.put(part(f"{side}.{name}", shard.index), array)
+        return shard.index, shard.pairs.num_rows
+
+    def _clusters(self, index: Index, side: str, shards: list[tuple[int, int]]) -> NDArray[np.int64]:
+        def arrays(name: str, kind: str) -> list[NDArray[np.generic]]:
+            return [index.get(part(f"{side}.{name}", number), kind) for number, _ in shards]
+
+        sets = ShingleSets(arrays("sets", "<u8"), arrays("ends", "<i8"))  # type: ignore[arg-type] # typed by `kind`
+        counts = [len(ends) for ends in arrays("ends", "<i8")]
+        bands = HASHES // rows_per_band(self.threshold)
+
+        def column(band: int) -> NDArray[np.uint64]:
+            rows = [
+                index.get(part(f"{side}.keys", number), "<u8").reshape(bands + 1, -1)[band]
+                for (number, _), count in zip(shards, counts, strict=True)
+                if count
+            ]
+            return np.concatenate([*rows, np.empty(0, np.uint64)])
+
+        def columns() -> Iterator[NDArray[np.uint64]]:
+            return map(column, range(bands))
+
+        roots = join_duplicates(sets, column(bands), columns(), self.threshold).roots()
+        firsts = np.cumsum([0, *counts])
+        items = [np.asarray(rows) + firsts[n] for n, rows in enumerate(arrays("item", "<i8"))]
+        of_pair = roots[np.concatenate([*items, np.empty(0, np.int64)])]
+        _, first, cluster = np.unique(of_pair, return_index=True, return_inverse=True)
+        return np.asarray(first[cluster], "<i8")
+
+
+def _digest(values: NDArray[np.uint64]) -> np.uint64:
+    """Names a set: the mixed sum of its mixed members."""
+    return np.uint64(mix(mix(values).sum(dtype=np.uint64, keepdims=True) + np.uint64(values.size))[0])

@@ -1,0 +1,78 @@
+"""How probably a passage answers its query, in the eyes of a model that reads both together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar
+
+import pyarrow as pa
+from pydantic import BeforeValidator, SerializeAsAny
+
+from synth.errors import JobError
+from synth.scores._asking import gathered, key_of
+from synth.scores._batch import Memory, PairBatch
+from synth.scores._nested import resolve, stage_identity
+from synth.scores._scorer import ScoreColumn, Scorer
+from synth.stage import ClientSettings, Reranker, Services, Stage
+
+__all__ = ["RerankerScore"]
+
+Pairs = Sequence[tuple[str, str]]
+
+
+def _model(value: object) -> object:
+    return resolve("rerank", value)
+
+
+class RerankerScore(Scorer):
+    """P(yes) of a reranker for query and passage, 0 to 1; null where it refuses the pair or gives no verdict.
+
+    `model` names it as `llm` and `embed` do theirs: {use: vllm_server, model: Qwen/Qwen3-Reranker-0.6B, base_urls:
+    [http://localhost:8200/v1]}, {use: chat_logprobs, …} or {use: cross_encoder, …}; see `synth list rerank`.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"reranker"})
+    outputs = (ScoreColumn("reranker", pa.float64(), low=0.0, high=1.0),)
+
+    model: Annotated[SerializeAsAny[Stage], BeforeValidator(_model)]
+    """The reranker and where it runs."""
+    instruction: str | None = None
+    """What a good passage does for the query, one English sentence; null takes the task's."""
+
+    def identity(self) -> dict[str, Any]:
+        """The options, without where the model runs."""
+        return super().identity() | {"model": stage_identity(self.model)}
+
+    @property
+    def brings(self) -> frozenset[str]:
+        """Its reranker."""
+        return self.needs
+
+    def open(self, client: ClientSettings, instruction: str) -> Mapping[str, Reranker]:
+        """The reranker, told its own instruction or else the task's."""
+        opener: Any = self.model
+        return {"reranker": opener.open(client, self.instruction or instruction)}
+
+    async def score(self, batch: PairBatch, services: Services) -> pa.Table:
+        """Ask for each distinct pair once, in batches that are always the same, so that a resumed shard is too."""
+        if services.reranker is None:
+            raise JobError("scores: reranker: needs a reranker.", "Add `model: {use: …}` to it.")
+        rows = list(zip(batch.texts("query"), batch.texts("passage"), strict=True))
+        distinct = list(dict.fromkeys(rows))
+        size = services.reranker.batch_size
+        batches = [distinct[start : start + size] for start in range(0, len(distinct), size)]
+        answers = await gathered(_ask(services.reranker, pairs, batch.remember) for pairs in batches)
+        values = dict(zip(distinct, (value for answer in answers for value in answer), strict=True))
+        return self.table([values[row] for row in rows])
+
+
+async def _ask(reranker: Reranker, pairs: Pairs, memory: Memory | None) -> list[float | None]:
+    key = key_of("reranker", *(text for pair in pairs for text in pair))
+    known = memory.get(key) if memory is not None else None
+    if known is not None:
+        return list(known["scores"])
+    found = [None if math.isnan(value) else value for value in (await reranker.score(pairs)).tolist()]
+    if memory is not None:
+        memory.append(key, {"scores": found})
+    return found

@@ -1,0 +1,172 @@
+"""Whether a query finds its own passage among all passages."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from synth.errors import JobError, OutputError, ServerRefused, SynthError
+from synth.scores._batch import PairBatch, PassSource
+from synth.scores._index import Index, part
+from synth.scores._scorer import ScoreColumn, Scorer
+from synth.scores._search import BLOCK, Search
+from synth.scores._vectors import unit_vectors
+from synth.stage import Encoder, Services
+
+__all__ = ["RoundTrip"]
+
+_DIGEST = 16
+_WORDS = _DIGEST // 8
+
+
+class RoundTrip(Scorer):
+    """Rank and margin of a pair's own passage when its query searches all distinct passages of the pass.
+
+    `round_trip_rank` is 1 where no other passage is strictly nearer to the query (so a tie counts in favour of the
+    pair), `round_trip_margin` the own cosine minus that of the best other passage, null where there is none: below 0
+    another passage answers better, and the pair is suspect. The search is exact, in blocks of bounded memory; vectors
+    are kept on disk in half precision, 2 bytes a dimension (1,000,000 passages of 1,024 dimensions: 2.1 GB), and ranks
+    are exact for the vectors as kept. Both are null where the encoder refuses one of the two texts.
+    """
+
+    scope: ClassVar[Literal["shard", "pass"]] = "pass"
+    needs: ClassVar[frozenset[str]] = frozenset({"encoder"})
+    stem: ClassVar[str | None] = "round_trip"
+    outputs = (
+        ScoreColumn("round_trip_rank", pa.int64(), low=1),
+        ScoreColumn("round_trip_margin", pa.float64(), low=-2.0, high=2.0, missing="keep"),
+    )
+
+    @staticmethod
+    def index_bytes(passages: int, dimensions: int) -> int:
+        """Size on disk of the index over so many distinct passages."""
+        return passages * (2 * dimensions + _DIGEST)
+
+    async def build(self, source: PassSource, folder: Path, services: Services) -> None:
+        """Embed every passage that no earlier shard has, shard by shard; a killed build goes on at its shard.
+
+        Raises JobError without an encoder, ServerRefused for vectors that have no cosine or change their width.
+        """
+        index = Index(folder)
+        if index.manifest() is not None:
+            return
+        encoder = _encoder(services)
+        index.open_for_build()
+        seen: set[bytes] = set()
+        shards, width = 0, 0
+        for shard in source.shards():
+            new = {digest: text for text in shard.documents if (digest := _digest(text)) not in seen}
+            name = part("digests", shard.index)
+            if not index.has(name):
+                vectors = await _half(encoder, tuple(new.values()))
+                index.put(part("vectors", shard.index), vectors)
+                index.put(name, np.frombuffer(b"".join(new), np.uint8))
+            found = _width(index, shard.index, len(new))
+            width = width or found
+            if found not in (0, width):  # 0 where the encoder refused every text of a shard
+                raise ServerRefused(
+                    f"embed: passage vectors of shard {shard.index} have another width than {width}.",
+                    "All servers of a pass must serve one model, also after a restart.",
+                )
+            seen |= new.keys()
+            shards = shard.index + 1
+        index.finish({"passages": len(seen), "width": width, "shards": shards})
+
+    async def score(self, batch: PairBatch, services: Services) -> pa.Table:
+        """Search the index with every query of the batch. Raises OutputError for an index that lacks a passage."""
+        if batch.index is None:
+            raise SynthError("round_trip: scored before its index was built.")
+        if not batch.pairs.num_rows:
+            return self.table([], [])
+        passages = _Passages(Index(batch.index))
+        queries = batch.texts("query")
+        distinct = tuple(dict.fromkeys(queries))
+        asked = (await unit_vectors(_encoder(services), distinct, "query")).astype(np.float32)
+        if not asked.any() or not passages.width:
+            return self.table([None] * len(queries), [None] * len(queries))
+        if asked.shape[1] != passages.width:
+            raise ServerRefused(
+                f"embed: query vectors have {asked.shape[1]} dimensions, those of the index {passages.width}.",
+                "All servers of a pass must serve one model, also after a restart.",
+            )
+        place = {text: n for n, text in enumerate(distinct)}
+        vectors = asked[[place[query] for query in queries]]
+        found = await asyncio.to_thread(_search, passages, vectors, batch.texts("passage"))
+        alone = ~np.isfinite(found.best)
+        margins = found.own - np.where(alone, 0.0, found.best)
+        return self.table(pa.array(found.rank, mask=found.unknown), pa.array(margins, mask=found.unknown | alone))
+
+
+class _Passages:
+    """The passages of a finished index: their digests in memory, their vectors block by block from the disk."""
+
+    def __init__(self, index: Index) -> None:
+        facts = index.complete()
+        self.width = int(facts["width"])
+        self._index = index
+        names = [n for n in range(int(facts["shards"])) if index.has(part("digests", n))]
+        digests = [index.get(part("digests", n), "<u8", _WORDS) for n in names]
+        self._parts = [(n, len(each)) for n, each in zip(names, digests, strict=True)]
+        self._digests = np.concatenate([np.empty((0, _WORDS), "<u8"), *digests])
+
+    def rows(self, texts: list[str]) -> NDArray[np.int64]:
+        """The row of each text. Raises OutputError where one is not in the index."""
+        wanted = [_digest(text) for text in texts]
+        starts = np.frombuffer(b"".join(wanted), "<u8")[::_WORDS]
+        candidates = np.flatnonzero(np.isin(self._digests[:, 0], starts))
+        row = {self._digests[n].tobytes(): n for n in candidates}
+        try:
+            return np.array([row[digest] for digest in wanted], np.int64)
+        except KeyError as exc:
+            raise OutputError(
+                f"{self._index.folder}: the index was built over other passages.",
+                f"Remove {self._index.folder} and run again.",
+            ) from exc
+
+    def blocks(self) -> Iterator[tuple[int, NDArray[np.float16]]]:
+        """(first row, vectors as stored) of the whole index."""
+        first = 0
+        for number, count in self._parts:
+            vectors = self._index.get(part("vectors", number), "<f2", self.width)
+            for start in range(0, count, BLOCK):
+                yield first + start, vectors[start : start + BLOCK]
+            first += count
+
+
+def _search(passages: _Passages, queries: NDArray[np.float32], texts: list[str]) -> Search:
+    rows = passages.rows(texts)
+    own = np.zeros(queries.shape, np.float32)
+    for first, block in passages.blocks():
+        here = np.flatnonzero((rows >= first) & (rows < first + len(block)))
+        own[here] = block[rows[here] - first]
+    search = Search(queries, own, rows)
+    for first, block in passages.blocks():
+        search.see(first, block)
+    return search
+
+
+async def _half(encoder: Encoder, texts: tuple[str, ...]) -> NDArray[Any]:
+    if not texts:
+        return np.empty((0, 0), "<f2")
+    return (await unit_vectors(encoder, texts, "document")).astype("<f2")
+
+
+def _width(index: Index, shard: int, rows: int) -> int:
+    return len(index.get(part("vectors", shard), "<f2")) // rows if rows else 0
+
+
+def _digest(text: str) -> bytes:
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_DIGEST).digest()
+
+
+def _encoder(services: Services) -> Encoder:
+    if services.encoder is None:
+        raise JobError("scores: round_trip: needs an encoder.", "Add `embed:` to the job.")
+    return services.encoder

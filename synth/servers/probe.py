@@ -1,0 +1,62 @@
+"""What `synth check` learns of a server: facts, and problems in words that say how to mend them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from synth.errors import RequestRejected, SynthError
+from synth.servers.faults import NotServed, Setback
+from synth.servers.fleet import Fleet
+from synth.servers.urls import is_loopback, shown
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """One server, or one local model, as found; None where a fact does not apply or could not be learnt."""
+
+    server: str
+    """URL without secrets, or the path of a local model."""
+    reachable: bool
+    problems: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    max_model_len: int | None = None
+    version: str | None = None
+    constrained: bool | None = None
+    """The model's freedom was held to a schema that it would not meet by chance."""
+    dimension: int | None = None
+    norm: float | None = None
+    """Length of a vector as it came, before we normalise."""
+    paraphrase: float | None = None
+    """Cosine of two ways to ask the same thing."""
+    unrelated: float | None = None
+    """Cosine of two texts that have nothing in common; must be the lower one."""
+    remote: bool = False
+    """Passages leave this machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a server says of itself."""
+
+    models: tuple[str, ...]
+    max_model_len: int | None
+    version: str | None
+
+
+async def facts(fleet: Fleet, url: str, model: str) -> Facts:
+    """Models, context length and version of one server; raises Setback or ServerRefused when it cannot be reached."""
+    cards = await fleet.models(url)
+    mine = next((card for card in cards if card.id == model), None)
+    try:
+        told = await fleet.transport.get(url.removesuffix("/v1"), "/version")
+        version = told.get("version") if isinstance(told, dict) else None
+    except (NotServed, Setback, SynthError):
+        version = None
+    length = mine.max_model_len if mine is not None else None
+    return Facts(tuple(card.id for card in cards), length, version if isinstance(version, str) else None)
+
+
+def unusable(url: str, exc: Exception) -> ProbeResult:
+    """The result for a server that could not be spoken to, or would not do this work at all."""
+    answered = isinstance(exc, NotServed | RequestRejected)
+    return ProbeResult(shown(url), reachable=answered, problems=(str(exc),), remote=not is_loopback(url))

@@ -1,0 +1,290 @@
+"""File operations that survive kill -9 and power loss: a name is whole and on the disk, or it is not there at all.
+
+One system call a line, and no other module of this package creates, links or removes a name except through here. An
+OSError leaves as SystemFault (exit 7) that says what to mend, a symbolic link in our way as OutputError (exit 4).
+"""
+# ruff: noqa: PTH102, PTH104, PTH105, PTH108 - the order of the system calls is the subject of this module; pathlib would hide it
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from synth.errors import OutputError, SynthError, SystemFault
+from synth.shards.rename import exchange, rename_new
+
+_MODE = 0o644  # narrowed by the umask, as for any file the user makes
+_CHUNK = 1 << 20
+_NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EXDEV, errno.ENOSYS, errno.EMLINK})
+_NO_SUCH_RENAME = frozenset({errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EXDEV})
+_CURES = {
+    errno.ENOSPC: "Free space on that disk",
+    errno.EDQUOT: "Free space in that quota",
+    errno.EMFILE: "Raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "Close other programs or raise the system's limit of open files",
+    errno.EROFS: "Make that file system writable",
+    errno.EACCES: "Give yourself permission there",
+    errno.EPERM: "Give yourself permission there",
+    errno.ENOENT: "Put the folder back if it was moved",
+}
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError of the block into the SynthError that names `path`."""
+    try:
+        yield
+    except OSError as exc:
+        raise _named(exc, path) from exc
+
+
+def _named(exc: OSError, path: Path) -> SynthError:
+    if exc.errno in (errno.ELOOP, errno.ENOTDIR):
+        return foreign(path)
+    cure = _CURES.get(exc.errno or 0, "Check that disk")
+    return SystemFault(f"{path}: {exc.strerror or exc}.", f"{cure}, then run the same command again.")
+
+
+def foreign(path: Path) -> OutputError:
+    """The error for something under one of our names that synth did not make."""
+    return OutputError(
+        f"{path}: is a symbolic link or not what synth puts there, and synth writes only inside its own folder.",
+        "Remove it, or choose another output folder with -o.",
+    )
+
+
+def make_folder(path: Path) -> None:
+    """Make sure that `path` is a real folder whose name will survive power loss; its parent must exist.
+
+    Raises OutputError when something else has the name, SystemFault.
+    """
+    with disk_errors(path):
+        with suppress(FileExistsError):
+            os.mkdir(path)
+        if not is_folder(path):
+            raise foreign(path)
+        # Also when it was there: whoever made it may not have come as far as this.
+        sync_folder(path.parent)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether `path` is a real folder; False when nothing is there. Raises OutputError for anything else."""
+    with disk_errors(path):
+        try:
+            mode = os.lstat(path).st_mode
+        except FileNotFoundError:
+            return False
+        if not stat.S_ISDIR(mode):
+            raise foreign(path)
+        return True
+
+
+def require_writable(path: Path) -> None:
+    """Check, without writing, that names can be made in `path`. Raises SystemFault."""
+    with disk_errors(path):
+        if os.statvfs(path).f_flag & os.ST_RDONLY:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def sync_folder(path: Path) -> None:
+    """Put the names in `path` on the disk. Raises SystemFault."""
+    with disk_errors(path):
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        except OSError as exc:
+            # Some network mounts cannot sync a folder at all; there names are as durable as the mount makes them.
+            if exc.errno != errno.EINVAL:
+                raise
+        finally:
+            os.close(descriptor)
+
+
+def create_once(aside: Path, final: Path, content: bytes) -> bool:
+    """Create `final` whole and durable unless it exists; True when this call created it.
+
+    `aside` is a folder on the same file system. The link is the only commit point: of several writers the first wins.
+    Raises SystemFault, and then `final` is whole or absent.
+    """
+    with disk_errors(final):
+        copy = _write_aside(aside, final.name, content)
+        try:
+            created = _publish(copy, final)
+            # Also when another writer won: it may not have synced the name yet, and we are about to believe it.
+            sync_folder(final.parent)
+        finally:
+            _forget(copy)
+    return created
+
+
+def replace(aside: Path, final: Path, content: bytes) -> None:
+    """Give `final` new content in one step; a reader sees the old or the new. Raises SystemFault."""
+    with disk_errors(final):
+        copy = _write_aside(aside, final.name, content)
+        try:
+            os.replace(copy, final)
+            sync_folder(final.parent)
+        finally:
+            _forget(copy)
+
+
+def link_once(aside: Path, source: Path, final: Path) -> None:
+    """Make `final` a second name of `source` (a copy where there are no hard links) unless it exists."""
+    with disk_errors(final):
+        try:
+            os.link(source, final)
+        except FileExistsError:
+            return
+        except OSError as exc:
+            if exc.errno not in _NO_HARD_LINKS:
+                raise
+            create_once(aside, final, read_whole(source))
+        else:
+            sync_folder(final.parent)
+
+
+def swap_folders(hidden: Path, shown: Path) -> None:
+    """Exchange two folders side by side in one rename and sync their parent; `shown` need not exist yet.
+
+    Without RENAME_EXCHANGE it takes two renames: for a moment `shown` does not exist, and a crash just then leaves the
+    old one as `<hidden>.old`. Raises SystemFault.
+    """
+    with disk_errors(shown):
+        if not is_folder(shown):
+            os.rename(hidden, shown)
+        else:
+            try:
+                exchange(hidden, shown)
+            except OSError as exc:
+                if exc.errno not in _NO_SUCH_RENAME:
+                    raise
+                old = hidden.with_name(f"{hidden.name}.old")
+                os.rename(shown, old)
+                os.rename(hidden, shown)
+                os.rename(old, hidden)
+        sync_folder(shown.parent)
+
+
+def read_whole(path: Path) -> bytes:
+    """All bytes of a regular file, never through a symbolic link. Raises SystemFault, OutputError."""
+    with disk_errors(path), os.fdopen(open_to_read(path), "rb") as file:
+        return file.read()
+
+
+def open_to_read(path: Path) -> int:
+    """A descriptor of a regular file. Raises OutputError when it is gone or something else, SystemFault."""
+    with disk_errors(path):
+        try:
+            # O_NONBLOCK: a FIFO under the name must not hang us before fstat can tell.
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError as exc:
+            raise OutputError(f"{path}: does not exist.", "Run the job again, then this command.") from exc
+        try:
+            _require_regular(descriptor, path)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+
+def entries(folder: Path) -> list[os.DirEntry[str]]:
+    """One listing of `folder`, empty when it does not exist. Raises SystemFault, OutputError."""
+    if not is_folder(folder):
+        return []
+    with disk_errors(folder):
+        try:
+            with os.scandir(folder) as listing:
+                return list(listing)
+        except FileNotFoundError:
+            return []
+
+
+def remove(path: Path) -> None:
+    """Remove a name; nothing to do when it is gone. Raises SystemFault."""
+    with disk_errors(path), suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def exists(path: Path) -> bool:
+    """Whether the name exists, as anything. Raises SystemFault when that cannot be told."""
+    with disk_errors(path):
+        try:
+            os.lstat(path)
+        except FileNotFoundError:
+            return False
+        return True
+
+
+def _write_aside(aside: Path, name: str, content: bytes) -> Path:
+    copy = aside / f"{name}.{secrets.token_hex(8)}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(copy, flags, _MODE)
+    try:
+        try:
+            rest = memoryview(content)
+            while rest:
+                rest = rest[os.write(descriptor, rest[:_CHUNK]) :]
+            # A failed fsync is final: the kernel may have dropped the pages, so the copy goes and is written anew.
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except BaseException:
+        _forget(copy)
+        raise
+    return copy
+
+
+def _publish(copy: Path, final: Path) -> bool:
+    try:
+        os.link(copy, final)
+    except FileExistsError:
+        # NFS may repeat a link whose answer was lost and then report our own success as a clash.
+        mine, theirs = os.lstat(copy), os.lstat(final)
+        return (mine.st_dev, mine.st_ino) == (theirs.st_dev, theirs.st_ino)
+    except OSError as exc:
+        if exc.errno not in _NO_HARD_LINKS:
+            raise
+        return _publish_by_rename(copy, final)
+    return True
+
+
+def _publish_by_rename(copy: Path, final: Path) -> bool:
+    try:
+        return rename_new(copy, final)
+    except OSError as exc:
+        if exc.errno not in _NO_SUCH_RENAME:
+            raise
+        raise SystemFault(
+            f"{final}: its file system ({_file_system(final.parent)}) offers neither hard links nor a rename that "
+            "spares an existing file, so two writers could overwrite each other.",
+            "Choose an output folder on another file system with -o.",
+        ) from exc
+
+
+def _require_regular(descriptor: int, path: Path) -> None:
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        raise foreign(path)
+
+
+def _forget(copy: Path) -> None:
+    # What stays in tmp/ harms nobody and `synth gc` removes it; the error that brought us here matters more.
+    with suppress(OSError):
+        os.unlink(copy)
+
+
+def _file_system(folder: Path) -> str:
+    """Type and mount point, for instance `exfat on /media/stick`; `unknown` where the system does not tell."""
+    best = ("", "unknown")
+    with suppress(OSError):
+        for line in Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace").splitlines():
+            _, point, kind, *_ = line.split(" ")
+            if folder.is_relative_to(point) and len(point) >= len(best[0]):
+                best = (point, f"{kind} on {point}")
+    return best[1]

@@ -1,0 +1,153 @@
+"""One shard as a file: the table, what is recorded with it, and the same bytes for the same rows on every run.
+
+The record is Parquet key-values named `synth.*`. No host, process, time or path is in it; those belong in `logs/`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from synth.errors import OutputError, SynthError
+
+FORMAT = 1
+"""Of the files and their key-values; a reader refuses a higher one."""
+
+_ROW_GROUP = 10_000
+_ZSTD_LEVEL = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """What a step says about a shard that it made: what it was made from and the rows that went in and came out.
+
+    `identity` is the job's sha256, `input` the checksum of the shard it was made from (empty for the first step),
+    `first` the position of its first passage. What counts as a row in or out is the step's: items after step 0.
+    """
+
+    identity: str
+    input: str
+    first: int
+    rows_in: int
+    rows_out: int
+    schema: str
+    """Version of the columns and of the checks that the rows passed."""
+    models: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardMeta(Origin):
+    """The `synth.*` key-values of a shard; `rejects_file` is a name in `.rejects/<step>/`, empty without rejects."""
+
+    shard: int
+    rejected: int
+    rejects_file: str = ""
+    rejects_sha256: str = ""
+    writer: str
+    format: int = FORMAT
+
+    def to_keys(self) -> dict[str, str]:
+        """As Parquet key-values, always in this order."""
+        return {
+            "synth.format": str(self.format),
+            "synth.identity": self.identity,
+            "synth.input": self.input,
+            "synth.shard": str(self.shard),
+            "synth.first": str(self.first),
+            "synth.in": str(self.rows_in),
+            "synth.out": str(self.rows_out),
+            "synth.rejected": str(self.rejected),
+            "synth.rejects_file": self.rejects_file,
+            "synth.rejects_sha256": self.rejects_sha256,
+            "synth.schema": self.schema,
+            "synth.writer": self.writer,
+            "synth.models": json.dumps(self.models),
+        }
+
+    @classmethod
+    def from_keys(cls, keys: dict[bytes, bytes] | None, path: Path) -> ShardMeta:
+        """Read back from the key-values of the file `path`. Raises OutputError when they are not ours or newer."""
+        try:
+            found = {key.decode(): value.decode() for key, value in (keys or {}).items() if key.startswith(b"synth.")}
+            if int(found["synth.format"]) > FORMAT:
+                raise OutputError(f"{path}: was written by a newer synth ({found['synth.writer']}).", "Upgrade synth.")
+            return cls(
+                identity=found["synth.identity"],
+                input=found["synth.input"],
+                first=int(found["synth.first"]),
+                rows_in=int(found["synth.in"]),
+                rows_out=int(found["synth.out"]),
+                schema=found["synth.schema"],
+                models=tuple(json.loads(found["synth.models"])),
+                shard=int(found["synth.shard"]),
+                rejected=int(found["synth.rejected"]),
+                rejects_file=found["synth.rejects_file"],
+                rejects_sha256=found["synth.rejects_sha256"],
+                writer=found["synth.writer"],
+                format=int(found["synth.format"]),
+            )
+        except (KeyError, ValueError) as exc:
+            raise OutputError(
+                f"{path}: is not a shard of synth (its Parquet metadata lack or garble {exc}).", "Remove it."
+            ) from exc
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A shard as read: `table` without key-values in its schema, and `meta` as recorded."""
+
+    table: pa.Table
+    meta: ShardMeta
+
+
+@cache
+def writer() -> str:
+    """Name and version of this package, `synth source` when it runs without being installed."""
+    try:
+        return f"synth {version('synth')}"
+    except PackageNotFoundError:
+        return "synth source"
+
+
+def encode(table: pa.Table, keys: dict[str, str]) -> bytes:
+    """Parquet bytes that depend on rows, schema and `keys` alone, every page with its checksum.
+
+    Raises SynthError for a column whose type was left to inference: a shard without rows must keep its columns.
+    """
+    untyped = [field.name for field in table.schema if pa.types.is_null(field.type)]
+    if untyped:
+        raise SynthError(f"columns without a type: {', '.join(untyped)}.", "Build the table with an explicit schema.")
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        # How the table was put together from pieces must not show in the pages.
+        table.replace_schema_metadata(keys).combine_chunks(),
+        sink,
+        row_group_size=_ROW_GROUP,
+        compression="zstd",
+        compression_level=_ZSTD_LEVEL,
+        write_page_checksum=True,
+    )
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
+def decode(content: bytes, path: Path) -> pa.Table:
+    """The table in the bytes of file `path`, pages checked. Raises OutputError naming the file when damaged."""
+    try:
+        return pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
+    except (pa.ArrowException, OSError, ValueError) as exc:
+        raise damaged(path, exc) from exc
+
+
+def damaged(path: Path, why: object) -> OutputError:
+    """The error for a shard that is not what was committed."""
+    return OutputError(
+        f"{path}: is damaged ({str(why).splitlines()[0] if str(why) else why!r}).",
+        "Check that disk, remove the file and run the job again: only this shard is made anew.",
+    )

@@ -1,0 +1,247 @@
+"""The shards of one step: which are done, reading them, claiming the next one, committing it.
+
+A shard exists or it does not. Its name is eight digits and `.parquet`, given once and never rewritten.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from synth.errors import SynthError
+from synth.shards import disk
+from synth.shards.journal import Journal, claim
+from synth.shards.shard import Origin, Shard, ShardMeta, damaged, decode, encode, writer
+from synth.shards.tree import Tree
+
+_SHARD = re.compile(r"([0-9]{8})\.parquet")
+_BODY = re.compile(r"([0-9]{8})-[0-9a-f]{16}\.parquet")
+_MOST = 10**8
+
+
+class StepFolder:
+    """One step's folder, for instance `generated` or `scores/cosine-1a2b3c4d`; made on the first write.
+
+    `hidden`: the folder that really holds the shards while a new version of a view is filled (see `swap_view`).
+    """
+
+    def __init__(self, tree: Tree, name: str, *, hidden: str = "", notify: Callable[[str], None] = print) -> None:
+        self.name = name
+        self.path = tree.locate(hidden or name)
+        self._tree = tree
+        self._place = hidden or name
+        self._notify = notify
+        self._checksums = tree.checksums.setdefault(self._place, {})
+
+    def file(self, index: int) -> Path:
+        """Path of a shard, done or not."""
+        return self.path / f"{_digits(index)}.parquet"
+
+    def done(self) -> set[int]:
+        """Indexes of all finished shards, by one listing. Raises OutputError, SystemFault."""
+        return set(_listed(self.path, _SHARD).values())
+
+    def first(self) -> int | None:
+        """The lowest finished shard, None when there is none; as a rule without a listing. Raises as `done`."""
+        return 0 if disk.exists(self.file(0)) else min(self.done(), default=None)
+
+    def read(self, index: int) -> Shard:
+        """A whole shard, every page checked. Raises OutputError naming the file when it is damaged or gone."""
+        path = self.file(index)
+        table = decode(disk.read_whole(path), path)
+        meta = self._checked(ShardMeta.from_keys(table.schema.metadata, path), path, index)
+        return Shard(table.replace_schema_metadata(None), meta)
+
+    def meta(self, index: int) -> ShardMeta:
+        """What is recorded with a shard, from its footer alone. Raises OutputError, SystemFault."""
+        path = self.file(index)
+        with _readable(path) as file:
+            keys = pq.read_metadata(file).metadata
+        return self._checked(ShardMeta.from_keys(keys, path), path, index)
+
+    def read_columns(self, index: int, names: Sequence[str]) -> pa.Table:
+        """Some columns of a shard, their pages checked, the rest unread. Raises OutputError, SystemFault."""
+        path = self.file(index)
+        with _readable(path) as file:
+            table = pq.read_table(file, columns=list(names), page_checksum_verification=True)
+        return table.replace_schema_metadata(None)
+
+    def schema(self, index: int) -> pa.Schema:
+        """Names and types of a shard's columns, from its footer alone. Raises OutputError, SystemFault."""
+        with _readable(self.file(index)) as file:
+            return pq.read_schema(file)
+
+    def rejects(self, index: int) -> pa.Table | None:
+        """The rejected rows of a shard, None when it has none. Raises OutputError when they are damaged or gone."""
+        meta = self.meta(index)
+        if not meta.rejects_file:
+            return None
+        path = self._body(meta)
+        content = disk.read_whole(path)
+        if hashlib.sha256(content).hexdigest() != meta.rejects_sha256:
+            raise damaged(path, "its sha256 is not the one its shard names")
+        return decode(content, path).replace_schema_metadata(None)
+
+    def checksum(self, index: int) -> str:
+        """The sha256 of a shard's bytes, which the next step records as its input; remembered while unchanged."""
+        path = self.file(index)
+        with disk.disk_errors(path), os.fdopen(disk.open_to_read(path), "rb") as file:
+            status = os.fstat(file.fileno())
+            size, mtime, digest = self._checksums.get(index, (-1, -1, ""))
+            if (size, mtime) != (status.st_size, status.st_mtime_ns):
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                self._checksums[index] = (status.st_size, status.st_mtime_ns, digest)
+        return digest
+
+    def stale(self, index: int, input_checksum: str) -> bool:
+        """Whether a finished shard was made from other bytes than those with this checksum."""
+        return self.meta(index).input != input_checksum
+
+    def started(self) -> list[int]:
+        """Indexes of shards that have a journal, in order: taken first, for they hold paid work."""
+        return sorted(set(self._journals().values()))
+
+    def claim(self, index: int, *, writer: str = "") -> Journal | None:
+        """Take a shard for this process; None when another one has it or it is done. Raises SystemFault, OutputError.
+
+        With `writer` no lock is taken: each writer keeps a journal of its own, and several may do the same shard.
+        """
+        suffix = f".{writer}" if writer else ""
+        path = self._tree.make("wip") / f"{self._prefix()}{_digits(index)}{suffix}.jnl"
+        return claim(path, self.file(index), locked=not writer)
+
+    def commit(self, index: int, table: pa.Table, origin: Origin, *, rejects: pa.Table | None = None) -> bool:
+        """Make shard `index` exist, durable, with its rejected rows; True when this call created it.
+
+        False: another worker did first and its copy stands (differing bytes are notified). Once this returns, power
+        loss cannot take the shard back. Raises SynthError when the rows do not add up, SystemFault, OutputError.
+        """
+        rejected = 0 if rejects is None else rejects.num_rows
+        if origin.rows_in != origin.rows_out + rejected:
+            raise SynthError(
+                f"{self.file(index)}: {origin.rows_in} rows in, but {origin.rows_out} out and {rejected} rejected."
+            )
+        meta = ShardMeta(**asdict(origin), shard=index, rejected=rejected, writer=writer())
+        if rejects is not None and rejected:
+            meta = self._commit_rejects(meta, rejects)
+        content = encode(table, meta.to_keys())
+        self._tree.make(self._place)
+        created = self._tree.create_once(self.file(index), content)
+        if not created:
+            meta = self._lost(index, content)
+        if self._place == self.name:
+            self._link_rejects(meta)
+        return created
+
+    def discard(self, index: int) -> None:
+        """Remove a shard that was made from what is there no more, so that it can be made anew.
+
+        The link of its rejected rows goes first: a crash in between leaves a shard without its link, which `settle`
+        makes. Their body stays, for another version of a view may name it too. Raises OutputError, SystemFault.
+        """
+        if self._place == self.name:
+            links = self._tree.locate(f"rejected/{self.name}")
+            link = links / f"{_digits(index)}.parquet"
+            if disk.exists(link):
+                disk.remove(link)
+                disk.sync_folder(links)
+        disk.remove(self.file(index))
+        disk.sync_folder(self.path)
+        self._checksums.pop(index, None)
+
+    def settle(self) -> None:
+        """Finish what a crash cut off after a commit: sync names, link missing `rejected/` files, drop journals.
+
+        To be called when a run starts and before it reports the step as done. Raises SystemFault, OutputError.
+        """
+        done = self.done()
+        if not done:
+            return
+        # A worker that died between link and sync leaves a name that we see and power loss may still take.
+        disk.sync_folder(self.path)
+        bodies = _listed(self._tree.locate(f".rejects/{self.name}"), _BODY)
+        linked = _listed(self._tree.locate(f"rejected/{self.name}"), _SHARD)
+        for index in sorted(done.intersection(bodies.values()).difference(linked.values())):
+            self._link_rejects(self.meta(index))
+        for journal, index in self._journals().items():
+            if index in done:
+                disk.remove(self._tree.root / "wip" / journal)
+
+    def _commit_rejects(self, meta: ShardMeta, rejects: pa.Table) -> ShardMeta:
+        keys = {"synth.format": str(meta.format), "synth.shard": str(meta.shard), "synth.writer": meta.writer}
+        content = encode(rejects, keys)
+        digest = hashlib.sha256(content).hexdigest()
+        named = {"rejects_file": f"{_digits(meta.shard)}-{digest[:16]}.parquet", "rejects_sha256": digest}
+        meta = ShardMeta(**{**asdict(meta), **named})
+        self._tree.make(f".rejects/{self.name}")
+        self._tree.create_once(self._body(meta), content)
+        return meta
+
+    def _link_rejects(self, meta: ShardMeta) -> None:
+        if meta.rejects_file:
+            folder = self._tree.make(f"rejected/{self.name}")
+            self._tree.link_once(self._body(meta), folder / f"{_digits(meta.shard)}.parquet")
+
+    def _lost(self, index: int, content: bytes) -> ShardMeta:
+        if self.checksum(index) != hashlib.sha256(content).hexdigest():
+            self._notify(
+                f"{self.file(index)}: another worker finished it first with other bytes; its copy stands "
+                "(normal when the server does not answer the same question twice in the same way)."
+            )
+        return self.meta(index)
+
+    def _body(self, meta: ShardMeta) -> Path:
+        if not _BODY.fullmatch(meta.rejects_file):
+            raise damaged(self.file(meta.shard), f"it names {meta.rejects_file!r} as its rejects")
+        return self._tree.root / ".rejects" / self.name / meta.rejects_file
+
+    def _prefix(self) -> str:
+        return self._place.replace("/", "-") + "-"
+
+    def _journals(self) -> dict[str, int]:
+        pattern = re.compile(re.escape(self._prefix()) + r"([0-9]{8})(?:\.[A-Za-z0-9_-]+)?\.jnl")
+        return _listed(self._tree.locate("wip"), pattern)
+
+    def _checked(self, meta: ShardMeta, path: Path, index: int) -> ShardMeta:
+        if meta.shard != index:
+            raise damaged(path, f"it holds shard {meta.shard}")
+        return meta
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[BinaryIO]:
+    """A shard opened for Arrow, whose complaints become the errors that name the file."""
+    with disk.disk_errors(path), os.fdopen(disk.open_to_read(path), "rb") as file:
+        try:
+            yield file
+        except (pa.ArrowException, OSError, ValueError) as exc:
+            if getattr(exc, "errno", None):  # the disk's own; Arrow reports damage as an OSError without a number
+                raise
+            raise damaged(path, exc) from exc
+
+
+def _listed(folder: Path, pattern: re.Pattern[str]) -> dict[str, int]:
+    found = {}
+    fits = pattern.fullmatch
+    for entry in disk.entries(folder):
+        name = entry.name
+        if match := fits(name):
+            if not entry.is_file(follow_symlinks=False):
+                raise disk.foreign(folder / name)
+            found[name] = int(match[1])
+    return found
+
+
+def _digits(index: int) -> str:
+    if not 0 <= index < _MOST:
+        raise ValueError(f"shard {index} is outside 0..{_MOST - 1}")
+    return f"{index:08d}"

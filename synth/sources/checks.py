@@ -1,0 +1,142 @@
+"""What a row must be to become a passage, and the memory of texts already seen."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from array import array
+from hashlib import blake2b
+
+from synth.errors import JobError
+from synth.sources.options import Corpus
+from synth.sources.records import EXCERPT, Fault
+
+_INVISIBLE = re.compile(
+    r"[\s\u00ad\u034f\u061c\u115f\u1160\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufeff\uffa0]*"
+)
+_CONTROL_TOKEN_STARTS = ("<", "[")
+
+
+def check_text(text: object, corpus: Corpus) -> Fault | None:
+    """Why a value cannot be a passage of this corpus, or None when it is a usable text."""
+    fault = check_present(text, "the text")
+    return fault if fault or not isinstance(text, str) else _check_form(text, corpus)
+
+
+def check_present(text: object, what: str) -> Fault | None:
+    """Why a value is no text that anyone could read: missing, of another type, blank, or nothing to be stored."""
+    if text is None:
+        return Fault("empty", f"{what} is null or missing")
+    if not isinstance(text, str):
+        return Fault("type", f"{what} is of type {type(text).__name__}", excerpt(repr(text)))
+    if _INVISIBLE.fullmatch(text):
+        return Fault("empty", f"{what} is nothing but white space and invisible characters", excerpt(text))
+    return check_string(text, what)
+
+
+def check_string(text: str, what: str) -> Fault | None:
+    """Why a string cannot be stored or sent: half a surrogate pair, or a NUL that C programs take for the end."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as exc:
+            detail = f"{what} has half a surrogate pair at character {exc.start} (U+{ord(text[exc.start]):04X})"
+            return Fault("surrogate", detail, excerpt(text))
+    if "\0" in text:
+        return Fault("nul", f"{what} has a NUL at character {text.index(chr(0))}", excerpt(text))
+    return None
+
+
+def _check_form(text: str, corpus: Corpus) -> Fault | None:
+    if corpus.control_tokens == "reject" and any(start in text for start in _CONTROL_TOKEN_STARTS):
+        from synth.prompts.control_tokens import has_control_tokens  # noqa: PLC0415 - brings a template engine
+
+        if has_control_tokens(text):
+            return Fault("control_token", "the text has a chat control token", excerpt(text))
+    if len(text) < corpus.min_chars or len(text.strip()) < corpus.min_chars:
+        detail = f"{len(text.strip())} characters, corpus.min_chars is {corpus.min_chars}"
+        return Fault("too_short", detail, excerpt(text))
+    if corpus.long == "reject" and len(text) > corpus.max_chars:
+        return Fault("too_long", f"{len(text)} characters, corpus.max_chars is {corpus.max_chars}", excerpt(text))
+    return None
+
+
+def excerpt(text: str) -> str:
+    """The first characters of a text, such that they can be stored."""
+    return storable(text[:EXCERPT])
+
+
+def storable(text: str) -> str:
+    """A text with `?` for every half of a surrogate pair."""
+    return text if text.isascii() else text.encode(errors="replace").decode()
+
+
+def language_code(value: object) -> str | Fault:
+    """The code that a value of a language column names; the fault of an unknown one has the nearest."""
+    from synth.languages import language  # noqa: PLC0415 - the table is read when it is needed
+
+    try:
+        return language(value).code
+    except JobError as exc:
+        return Fault("language", exc.message)
+
+
+def digest(text: str) -> bytes:
+    """16 bytes equal for texts that differ only in case, white space or Unicode form."""
+    folded = unicodedata.normalize("NFC", text).casefold()
+    return blake2b(" ".join(folded.split()).encode(), digest_size=16).digest()
+
+
+_TABLES = 64
+_FULL = 0.8
+
+
+class FirstSeen:
+    """For each 16-byte digest the number that came with it first, in 25 to 38 bytes each: millions fit.
+
+    Open hash tables over arrays, because a dict of the same takes nine times the memory; many of them, because the one
+    that grows is there twice for a moment.
+    """
+
+    def __init__(self) -> None:
+        self._tables = [_Table() for _ in range(_TABLES)]
+
+    def add(self, key: bytes, number: int) -> int | None:
+        """The earlier number of this digest, or None after remembering `number` for it."""
+        high, low = int.from_bytes(key[:8], "big"), int.from_bytes(key[8:], "big")
+        return self._tables[low % _TABLES].add(high, low, number)
+
+
+class _Table:
+    def __init__(self) -> None:
+        self._count = 0
+        self._allot(64)
+
+    def add(self, high: int, low: int, number: int) -> int | None:
+        slot = self._slot(high, low)
+        if self._numbers[slot]:
+            return self._numbers[slot] - 1
+        self._highs[slot], self._lows[slot], self._numbers[slot] = high, low, number + 1
+        self._count += 1
+        if self._count > len(self._numbers) * _FULL:
+            self._grow()
+        return None
+
+    def _slot(self, high: int, low: int) -> int:
+        size = len(self._numbers)
+        slot = high % size
+        while self._numbers[slot] and not (self._lows[slot] == low and self._highs[slot] == high):
+            slot = (slot + 1) % size
+        return slot
+
+    def _allot(self, size: int) -> None:
+        self._highs, self._lows = array("Q", bytes(8 * size)), array("Q", bytes(8 * size))
+        self._numbers = array("I", bytes(4 * size))
+
+    def _grow(self) -> None:
+        old = zip(self._highs, self._lows, self._numbers, strict=True)
+        self._allot(len(self._numbers) * 3 // 2)
+        for high, low, number in old:
+            if number:
+                slot = self._slot(high, low)
+                self._highs[slot], self._lows[slot], self._numbers[slot] = high, low, number

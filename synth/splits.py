@@ -1,0 +1,282 @@
+"""Splits that do not leak: pairs that share a query, a passage, a document or a near-duplicate stay together.
+
+Groups are formed over all generated pairs, whatever view is exported, so that every view of a run is split alike and
+a pair held out of one is held out of all. Where a group goes is a hash of its first pair, so rows added later move
+none that were there, but those whose groups they join.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from synth.errors import JobError
+from synth.scores._batch import PairBatch, PassShard
+from synth.scores.near_duplicate import NearDuplicate
+from synth.shards import OutputFolder, StepFolder
+from synth.stage import Services
+
+Group = Literal["passage_id", "doc", "cluster"]
+Keys = NDArray[np.uint64]
+TRAIN = "train"
+_CLUSTERS = ("query_cluster", "passage_cluster")
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
+_MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))
+"""Shifts and multipliers of splitmix64's finaliser (Steele, Lea and Flood, 2014)."""
+
+
+def text_key(*parts: object) -> int:
+    """64 bits that stand for a text or several; two of ten million differ in it but for three chances in a million."""
+    joined = "\0".join(map(str, parts)).encode("utf-8", "surrogatepass")
+    return int.from_bytes(blake2b(joined, digest_size=8).digest(), "little")
+
+
+@dataclass(frozen=True, slots=True)
+class SplitOptions:
+    """Which splits beside `train`, each with its share of the groups, and what must not straddle.
+
+    `group`: `passage_id` keeps pairs with an equal query, passage or passage id together; `doc` also those of one
+    document; `cluster` also near-duplicates. `document` names the column that tells documents apart.
+    """
+
+    shares: tuple[tuple[str, float], ...] = ()
+    group: Group = "cluster"
+    document: str | None = None
+    seed: int = 0
+
+    @classmethod
+    def parse(cls, texts: Sequence[str], group: str, document: str | None, seed: int) -> SplitOptions:
+        """From `test=0.05`. Raises JobError for what is no name, no share, or leaves nothing to train on."""
+        shares: dict[str, float] = {}
+        for text in (part for each in texts for part in each.split(",")):
+            name, _, number = text.partition("=")
+            try:
+                share = float(number)
+            except ValueError:
+                share = 0.0
+            if not _NAME.fullmatch(name) or name == TRAIN or name in shares or not 0 < share < 1:
+                raise JobError(f"--split {text}: expects NAME=SHARE, each name once.", "For example: --split test=0.05")
+            shares[name] = share
+        if sum(shares.values()) >= 1:
+            raise JobError(
+                f"--split {', '.join(texts)}: leaves nothing to train on.", "Shares must sum to less than 1."
+            )
+        if group not in ("passage_id", "doc", "cluster"):
+            raise JobError(f"--group {group}: expects passage_id, doc or cluster.")
+        return cls(tuple(shares.items()), group, document, seed)  # type: ignore[arg-type] # just checked
+
+
+class Splits:
+    """Where each generated pair goes, and which passages only their own split may show.
+
+    About 60 bytes of memory a pair.
+    """
+
+    def __init__(self, names: Sequence[str], numbers: NDArray[np.int8], rows: _Rows, held: Mapping[str, Keys]) -> None:
+        self.names = tuple(names)
+        self._numbers, self._rows, self._held = numbers, rows, held
+
+    def of(self, shard: int, ids: Sequence[str]) -> list[str]:
+        """The split of each pair of a shard, by its id."""
+        first, known = self._rows.ordinals(shard)
+        return [self.names[self._numbers[first + known[each]]] for each in ids]
+
+    def held_out(self, text: str) -> bool:
+        """Whether the passage belongs to a split other than `train`, which train must not see even as a negative."""
+        key = np.uint64(text_key(text))
+        return any(_contains(keys, key) for keys in self._held.values())
+
+    def largest(self) -> float:
+        """The share of pairs in the largest group."""
+        return self._rows.largest
+
+
+class _Rows:
+    """The generated pairs as keys: `columns` of equal length, one row a pair, in shard order."""
+
+    def __init__(self, step: StepFolder) -> None:
+        self._step = step
+        self.shards = sorted(step.done())
+        counts = [step.meta(index).rows_out for index in self.shards]
+        self._firsts = dict(zip(self.shards, np.cumsum([0, *counts]).tolist(), strict=False))
+        self.count = sum(counts)
+        self.largest = 0.0
+        self._last: tuple[int, dict[str, int]] = (-1, {})
+
+    def ordinals(self, shard: int) -> tuple[int, dict[str, int]]:
+        """The ordinal of the shard's first pair, and the place in the shard of every id."""
+        if self._last[0] != shard:
+            ids = self._step.read_columns(shard, ["id"])["id"].to_pylist()
+            self._last = (shard, {each: n for n, each in enumerate(ids)})
+        return self._firsts[shard], self._last[1]
+
+
+def split(folder: OutputFolder, options: SplitOptions) -> Splits:
+    """Assign every generated pair. Raises JobError where the column of documents is not there."""
+    step = folder.step("generated")
+    rows = _Rows(step)
+    documents = _documents(folder, options) if options.group != "passage_id" else _NOT_KNOWN
+    query, passage, columns = _keys(step, rows, options, documents)
+    if options.group == "cluster":
+        columns += clusters(folder, rows.shards)
+    labels = components([query, passage, *columns])
+    sizes = np.bincount(labels) if rows.count else np.zeros(1)
+    rows.largest = float(sizes.max()) / max(1, rows.count)
+    names = [TRAIN, *(name for name, _ in options.shares)]
+    ends = np.cumsum([share for _, share in options.shares])
+    drawn = _uniform(passage[labels], options.seed)
+    numbers = (np.searchsorted(ends, drawn, side="right") + 1) % len(names)
+    held = {}
+    for number, name in enumerate(names[1:], 1):
+        inside = numbers == number
+        held[name] = np.unique(np.concatenate([passage[inside], *documents.passages_of(columns, inside)]))
+    return Splits(names, numbers.astype(np.int8), rows, held)
+
+
+def components(columns: Sequence[Keys]) -> NDArray[np.int64]:
+    """Rows that hang together by equal keys in any column: int64 (n,), for each row the first one of its group."""
+    inverses = [np.unique(column, return_inverse=True)[1] for column in columns]
+    labels = np.arange(len(columns[0]), dtype=np.int64)
+    while True:
+        before = labels
+        for inverse in inverses:
+            least = np.full(len(labels), len(labels), np.int64)
+            np.minimum.at(least, inverse, labels)
+            labels = least[inverse]
+        labels = labels[labels]
+        if np.array_equal(labels, before):
+            return labels
+
+
+def clusters(folder: OutputFolder, shards: Sequence[int]) -> list[Keys]:
+    """Near-duplicate clusters of queries and of passages: those of a stored scorer, else found now (Jaccard 0.8)."""
+    for stored in sorted((folder.path / "scores").glob("[!.]*")):
+        step = folder.step(f"scores/{stored.name}")
+        if shards and step.done() >= {*shards} and {*_CLUSTERS} <= {*step.schema(shards[0]).names}:
+            found = [step.read_columns(index, _CLUSTERS) for index in shards]
+            return [np.concatenate([each[name].to_numpy() for each in found]).astype(np.uint64) for name in _CLUSTERS]
+    return asyncio.run(_found_now(folder.step("generated"), shards)) if shards else []
+
+
+async def _found_now(step: StepFolder, shards: Sequence[int]) -> list[Keys]:
+    scorer, source = NearDuplicate(), _Pass(step, shards)
+    tables = []
+    with TemporaryDirectory(prefix="synth-clusters-") as place:
+        await scorer.build(source, Path(place) / "index", Services())
+        for each in source.shards():
+            batch = PairBatch(each.pairs, (), index=Path(place) / "index", first=each.first)
+            tables.append(await scorer.score(batch, Services()))
+    found = pa.concat_tables(tables)
+    return [found[name].to_numpy().astype(np.uint64) for name in _CLUSTERS]
+
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """The texts of all pairs; a missing one counts as empty."""
+
+    step: StepFolder
+    indexes: Sequence[int]
+
+    def shards(self) -> Iterator[PassShard]:
+        """One shard at a time, in order."""
+        first = 0
+        for index in self.indexes:
+            pairs = self.step.read_columns(index, ["query", "passage"])
+            filled = [pa.array([text or "" for text in pairs[name].to_pylist()]) for name in ("query", "passage")]
+            yield PassShard(index, first, pa.table(filled, names=["query", "passage"]), ())
+            first += pairs.num_rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Documents:
+    """The document of each row of `passages/`, by position, with the key of its text; empty where none is known."""
+
+    document: Keys
+    text: Keys
+
+    def passages_of(self, columns: Sequence[Keys], inside: NDArray[np.bool_]) -> list[Keys]:
+        """The texts of all chunks of the documents that the pairs inside come from."""
+        return [self.text[np.isin(self.document, columns[1][inside])]] if len(self.document) else []
+
+
+_NOT_KNOWN = _Documents(np.empty(0, np.uint64), np.empty(0, np.uint64))
+
+
+def _documents(folder: OutputFolder, options: SplitOptions) -> _Documents:
+    step = folder.step("passages")
+    shards = sorted(step.done())
+    if not shards and options.group == "doc" and not options.document:
+        raise JobError(
+            "--group doc: nothing says which pairs are of one document.", "Name the column: --document COLUMN"
+        )
+    if not shards:
+        return _NOT_KNOWN
+    names = ["source", "source_row", "text", *([options.document] if options.document else [])]
+    if options.document and options.document not in step.schema(shards[0]).names:
+        raise _no_column(step, options.document)
+    document, text = [], []
+    for index in shards:
+        for row in step.read_columns(index, names).to_pylist():
+            text.append(text_key(row["text"]))
+            document.append(_document_key(row, options.document, (row["source"], row["source_row"])))
+    return _Documents(np.array(document, np.uint64), np.array(text, np.uint64))
+
+
+def _keys(step: StepFolder, rows: _Rows, options: SplitOptions, documents: _Documents) -> tuple[Keys, Keys, list[Keys]]:
+    """Keys of queries, of passages, and of what else joins pairs: passage ids, then documents."""
+    found: list[list[int]] = [[], [], [], []]
+    column = options.document if options.group != "passage_id" else None
+    by_position = len(documents.document) > 0
+    for index in rows.shards:
+        there = step.schema(index).names
+        own = [name for name in (column or "", f"input_{column}") if name in there][:1]
+        if column is not None and not own and not by_position:
+            raise _no_column(step, column)
+        names = [name for name in ("id", "query", "passage", "passage_id", "source") if name in there]
+        for row in step.read_columns(index, [*names, *own]).to_pylist():
+            passage = text_key(row["passage"])
+            ident = row.get("passage_id")
+            found[0].append(text_key(row["query"]))
+            found[1].append(passage)
+            found[2].append(passage if ident is None else text_key("id", row.get("source"), ident))
+            position = int(str(row["id"]).partition("-")[0])
+            found[3].append(
+                int(documents.document[position]) if by_position else _document_key(row, "".join(own), (row["id"],))
+            )
+    query, passages, *others = (np.array(each, np.uint64) for each in found)
+    return query, passages, others
+
+
+def _document_key(row: Mapping[str, Any], column: str | None, own: Iterable[object]) -> int:
+    value = row.get(column) if column else None
+    return text_key("row", *own) if value is None else text_key("document", value)
+
+
+def _no_column(step: StepFolder, column: str) -> JobError:
+    return JobError(
+        f"{step.path}: there is no column {column}.",
+        "Carry it (`carry` of the corpus), or name another with --document.",
+    )
+
+
+def _uniform(keys: Keys, seed: int) -> NDArray[Any]:
+    """A number in [0, 1) for each key, by key and seed alone."""
+    value = keys ^ np.uint64(text_key("split", seed))
+    for shift, multiplier in _MIX:
+        value = (value ^ (value >> np.uint64(shift))) * np.uint64(multiplier)
+    return (value >> np.uint64(11)) * 2.0**-53
+
+
+def _contains(keys: Keys, key: np.uint64) -> bool:
+    place = int(np.searchsorted(keys, key))
+    return place < len(keys) and bool(keys[place] == key)

@@ -1,0 +1,196 @@
+"""A stage is its options, and the seams through which stages reach models.
+
+Every configurable thing (LLM backend, embedder, task, scorer) is one frozen `Stage`: its fields are the keys in the
+job file, its docstring is its help, its one method its behaviour. Services come in as arguments, so a stage can be
+hashed, pickled and tested without a server. Three protocols are all that the pipeline knows of models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from synth.types import Candidates, QueryConfig, ReplyStage, Requirement
+
+JsonSchema = Mapping[str, Any]
+
+
+class Stage(BaseModel):
+    """Frozen, strict options of one thing that a job can name with `use:`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
+
+    tuning: ClassVar[frozenset[str]] = frozenset()
+    """Fields that say where or how fast a stage runs, never what it yields: left out of `identity`."""
+
+    def identity(self) -> dict[str, Any]:
+        """The options that decide what comes out, as JSON values: what resume compares."""
+        return self.model_dump(mode="json", exclude=set(self.tuning))
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSettings:
+    """How to treat a server: the job's `run` and `limits`, none of which changes what it answers.
+
+    `request_timeout`, `outage`, `startup` and `stall` are seconds; `concurrency` None means: find it.
+    """
+
+    concurrency: int | None = None
+    request_timeout: float = 600.0
+    outage: float = 1800.0
+    startup: float = 900.0
+    stall: float = 900.0
+    notify: Callable[[str], None] = print
+    """Called with one line when a server goes away, throttles or comes back; rare, safe to print."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Sampling values, all four always sent: servers fill gaps from the model's own file."""
+
+    temperature: float = 0.7
+    top_p: float = 0.8
+    top_k: int = 20
+    min_p: float = 0.0
+    max_tokens: int = 512
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigInputs:
+    """What stage one's prompt is rendered from."""
+
+    candidates: Candidates
+    question_types: tuple[str, ...]
+    difficulties: tuple[str, ...]
+    """Empty where the job asks for no difficulty."""
+    used: tuple[QueryConfig, ...]
+    """Configurations already used for this passage, which must not come again."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueryInputs:
+    """What stage two's prompt is rendered from."""
+
+    candidates: Candidates
+    config: QueryConfig
+    requirement: Requirement
+    written: tuple[str, ...]
+    """Queries already written for this passage."""
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeInputs:
+    """What a judge's prompt is rendered from."""
+
+    query: str
+    passage: str
+
+
+@dataclass(frozen=True, slots=True)
+class NegativeInputs:
+    """What the prompt for written negatives is rendered from."""
+
+    query: str
+    passage: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyKey:
+    """Names one model call for good: the same key means the same question, also after a crash."""
+
+    position: int
+    slot: int
+    stage: ReplyStage
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """One question to a chat model: the rendered messages and the inputs they were rendered from.
+
+    `messages` are (role, content); `seed` has 63 bits; all requests of one `key.position` should meet the same
+    server, because they share the prefix that ends with the passage.
+    """
+
+    key: ReplyKey
+    messages: tuple[tuple[str, str], ...]
+    schema: JsonSchema
+    schema_name: str
+    seed: int
+    max_tokens: int
+    inputs: ConfigInputs | QueryInputs | JudgeInputs | NegativeInputs
+
+
+@dataclass(frozen=True, slots=True)
+class ChatReply:
+    """What came back, unjudged; `text` None and `finish_reason` other than `stop` are normal values here."""
+
+    text: str | None
+    finish_reason: str
+    model: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class ChatModel(Protocol):
+    """Answers one request; `slots` requests are worth having in flight.
+
+    Owns its transport retries; raises only RequestRejected, ServerRefused, ServerUnavailable.
+    """
+
+    @property
+    def slots(self) -> int: ...
+
+    async def complete(self, request: ChatRequest) -> ChatReply: ...
+
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Vectors of some texts, and which of them the model saw only a part of.
+
+    `vectors`: float32 (n, width), unit length, row i for text i; `truncated`: bool (n,).
+    """
+
+    vectors: NDArray[np.float32]
+    truncated: NDArray[np.bool_]
+
+
+class Encoder(Protocol):
+    """Turns texts into unit vectors. Queries get the model's query template, documents go in as they are."""
+
+    async def encode(self, texts: Sequence[str], role: Literal["query", "document"]) -> Encoded: ...
+
+    async def close(self) -> None: ...
+
+
+class Reranker(Protocol):
+    """Reads a query and a document together and says how probably the document meets the query.
+
+    `score` gives float64 (n,), one P(yes) in 0..1 for each (query, document), NaN where the model will never answer
+    that pair (too long, no verdict). It raises ServerRefused, ServerUnavailable, JobError; `batch_size` pairs make one
+    request.
+    """
+
+    @property
+    def batch_size(self) -> int: ...
+
+    async def score(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float64]: ...
+
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The open models a step may use; None where the job names none or the step needs none."""
+
+    chat: ChatModel | None = None
+    encoder: Encoder | None = None
+    reranker: Reranker | None = None

@@ -1,0 +1,243 @@
+"""Generation over one shard: passages → candidates → pairs and rejected items, every finished call journaled.
+
+`OpenShard` is the unit that a runner holds open: it is claimed, filled passage by passage in any order, and committed
+in item order, so neither the order of replies nor a crash shows in the bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from synth.config import Job
+from synth.encoding import Refused, encode_all
+from synth.errors import RequestRejected, Stopped, SynthError
+from synth.personas import Library, nearest
+from synth.run_folder import Run
+from synth.shards import Journal, Origin, Shard, StepFolder
+from synth.stage import ChatModel, ChatReply, ChatRequest, Encoder
+from synth.steps import retry
+from synth.tables import SCHEMA_VERSION, pair_table, passages, rejected_item_table
+from synth.types import Candidates, Pair, Passage, Rejected, Written
+
+_REVISION = "revision"
+"""Key of a journal's first line; those of calls begin with a position."""
+
+
+@dataclass(slots=True)
+class JournaledChat:
+    """A chat model that writes every finished call to the shard's journal and never asks twice what is in it."""
+
+    chat: ChatModel
+    journal: Journal
+    stopping: Callable[[], bool]
+
+    @property
+    def slots(self) -> int:
+        """As many as the model itself."""
+        return self.chat.slots
+
+    async def complete(self, request: ChatRequest) -> ChatReply:
+        """The journal's reply to this very request, or the model's; while stopping, Stopped instead of a request."""
+        key = f"{request.key.position}-{request.key.slot}-{request.key.stage}-{request.key.attempt}"
+        asked = _digest(request)
+        known = self.journal.get(key)
+        if known is not None and known["asked"] == asked:
+            return _recall(known)
+        if self.stopping():
+            raise Stopped("stopping: no further requests are sent")
+        try:
+            reply = await self.chat.complete(request)
+        except RequestRejected as exc:
+            self.journal.append(key, {"asked": asked, "reason": exc.reason, "detail": exc.detail})
+            raise
+        self.journal.append(
+            key,
+            {
+                "asked": asked,
+                "text": reply.text,
+                "finish": reply.finish_reason,
+                "model": reply.model,
+                "tokens": [reply.prompt_tokens, reply.completion_tokens],
+            },
+        )
+        return reply
+
+    async def close(self) -> None:
+        """Nothing: the model belongs to the run, the journal to the shard."""
+
+
+def _recall(known: dict[str, Any]) -> ChatReply:
+    if "reason" in known:
+        raise RequestRejected(known["reason"], known["detail"])
+    prompt_tokens, completion_tokens = known["tokens"]
+    return ChatReply(known["text"], known["finish"], known["model"], prompt_tokens, completion_tokens)
+
+
+def _digest(request: ChatRequest) -> str:
+    """Names what was asked, so that a journal written under other settings is not believed."""
+    sha = hashlib.sha256(f"{request.seed}/{request.max_tokens}/{request.schema_name}".encode())
+    for role, content in request.messages:
+        sha.update(f"\0{role}\0{content}".encode("utf-8", "surrogatepass"))
+    return sha.hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What one passage is asked for: its slots, and the queries that it has already."""
+
+    slots: Sequence[int]
+    before: Sequence[Written] = ()
+
+
+@dataclass(slots=True)
+class OpenShard:
+    """One claimed shard of `generated/`: what goes in, what came out so far, and the revision it is made under."""
+
+    run: Run
+    index: int
+    source: Shard
+    passages: Sequence[Passage]
+    asked: Sequence[Asked]
+    candidates: Sequence[Candidates]
+    journal: Journal
+    input: str
+    outcomes: dict[int, Sequence[Pair | Rejected]] = field(default_factory=dict)
+
+    @property
+    def waiting(self) -> Sequence[int]:
+        """Numbers of the passages that have no outcomes yet."""
+        return [n for n in range(len(self.passages)) if n not in self.outcomes]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every passage has its outcomes."""
+        return len(self.outcomes) == len(self.passages)
+
+
+def claim(run: Run, index: int) -> tuple[Journal, int] | None:
+    """Take a shard, with the revision that it was begun under; None when another worker has it or it is done.
+
+    A shard that nobody began is begun under the run's revision, and the first line of its journal says so.
+    """
+    journal = run.folder.step("generated").claim(index)
+    if journal is None:
+        return None
+    known = journal.get(_REVISION)
+    if known is not None:
+        return journal, int(known["number"])
+    if len(journal):
+        return journal, 1  # from before revisions were written down
+    try:
+        begin(journal, run.revision)
+    except BaseException:
+        journal.close()
+        raise
+    return journal, run.revision
+
+
+def begin(journal: Journal, revision: int) -> None:
+    """Say in a shard's journal which revision it is made under. Raises SystemFault."""
+    journal.append(_REVISION, {"number": revision})
+
+
+async def open_shard(run: Run, index: int, journal: Journal, encoder: Encoder | None, personas: Any) -> OpenShard:
+    """Find out what the passages of a claimed shard are asked, under the revision of `run`, and their candidates.
+
+    `personas` are the library's vectors (personas, width), or None where the job has no personas. The journal is closed
+    when that fails.
+    """
+    try:
+        step = run.folder.step("passages")
+        source = step.read(index)
+        records = passages(source.table)
+        asked = _asked(run, source)
+        candidates, refused = await candidates_of(run.job, run.library, records, encoder, personas)
+        outcomes: dict[int, Sequence[Pair | Rejected]] = {
+            n: _without_vector(records[n], asked[n].slots, exc) for n, exc in refused.items()
+        }
+        return OpenShard(run, index, source, records, asked, candidates, journal, step.checksum(index), outcomes)
+    except BaseException:
+        journal.close()
+        raise
+
+
+def _asked(run: Run, source: Shard) -> Sequence[Asked]:
+    """All slots of a passage that came from an input; of an item that is asked again its own."""
+    every = Asked(range(run.task.queries_per_passage))
+    again: list[str | None] = source.table["retry_of"].to_pylist()
+    if not any(again):
+        return [every] * len(again)
+    before = retry.written_before(run.folder, [item for item in again if item])
+    return [Asked((retry.slot_of(item),), before[item]) if item else every for item in again]
+
+
+async def candidates_of(
+    job: Job, library: Library | None, records: Sequence[Passage], encoder: Encoder | None, personas: Any
+) -> tuple[Sequence[Candidates], Refused]:
+    """Candidates of each passage, and the passages that the embedder refused, by number."""
+    options = job.file.personas
+    if options is None or library is None or not records:
+        return [Candidates(record, (), ()) for record in records], {}
+    if encoder is None or personas is None:
+        raise SynthError("personas need an embedder; config lets no such job pass")
+    distinct = documents(record.text for record in records)
+    encoded, refused = await encode_all(encoder, distinct, "document")
+    row = {text: n for n, text in enumerate(distinct)}
+    rows = [row[record.text] for record in records]
+    without = {n: refused[at] for n, at in enumerate(rows) if at in refused}
+    if len(without) == len(records):
+        return [Candidates(record, (), ()) for record in records], without
+    indices, cosines = nearest(encoded.vectors[rows], personas, max(options.top_k, options.pool))
+    sentences = library.sentences
+    found = [
+        Candidates(record, tuple(sentences[n] for n in near), tuple(float(c) for c in cosine))
+        for record, near, cosine in zip(records, indices.tolist(), cosines.tolist(), strict=True)
+    ]
+    return found, without
+
+
+def _without_vector(passage: Passage, slots: Sequence[int], why: RequestRejected) -> Sequence[Rejected]:
+    """A passage that has no vector has no candidates, so none of its items can be asked for."""
+    return [Rejected(passage, slot, why.reason, f"embedding the passage: {why.detail}") for slot in slots]
+
+
+def documents(texts: Any) -> tuple[str, ...]:
+    """Distinct texts in order: what the embedder is given for a shard, always the same, so that its bits are too."""
+    return tuple(dict.fromkeys(texts))
+
+
+def commit(shard: OpenShard) -> tuple[Sequence[Pair], Sequence[Rejected]]:
+    """Write a complete shard and drop its journal; returns what went in, for the progress display."""
+    run = shard.run
+    step = run.folder.step("generated")
+    ordered = [outcome for n in range(len(shard.passages)) for outcome in shard.outcomes[n]]
+    pairs = [outcome for outcome in ordered if isinstance(outcome, Pair)]
+    rejected = [outcome for outcome in ordered if isinstance(outcome, Rejected)]
+    table = pair_table(pairs, run.template, run.revision, shard.source.table)
+    origin = Origin(
+        identity=run.identity,
+        input=shard.input,
+        first=shard.source.meta.first,
+        rows_in=sum(len(each.slots) for each in shard.asked),
+        rows_out=len(pairs),
+        schema=SCHEMA_VERSION,
+        models=tuple(sorted({pair.model for pair in pairs})),
+    )
+    rejects = rejected_item_table(rejected, run.job.run.keep_replies) if rejected else None
+    step.commit(shard.index, table, origin, rejects=rejects)
+    if run.job.run.keep_replies == "all":
+        _keep_replies(run, step, shard)
+    shard.journal.drop()
+    return pairs, rejected
+
+
+def _keep_replies(run: Run, step: StepFolder, shard: OpenShard) -> None:
+    """`keep_replies: all`: the journal's lines stay, readable, beside the logs."""
+    calls = ((key, value) for key, value in shard.journal.items() if key != _REVISION)
+    lines = [json.dumps({"call": key, **value}, ensure_ascii=True) for key, value in calls]
+    name = f"logs/replies/{step.file(shard.index).stem}.jsonl"
+    run.folder.put_if_absent(name, ("\n".join(lines) + "\n").encode())

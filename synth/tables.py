@@ -1,0 +1,199 @@
+"""Records as Arrow tables: the columns of every step, each with an explicit type, so an empty shard keeps them all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from synth.types import Attempt, Pair, Passage, Rejected
+
+SCHEMA_VERSION = "1"
+"""Of the columns below and of the checks that rows passed; part of a run's identity."""
+
+TEXT = pa.large_string()
+"""For whole passages: a shard may hold more than the 2 GiB that a plain string column can address."""
+
+PASSAGES = pa.schema(
+    [
+        ("position", pa.int64()),
+        ("id", pa.string()),
+        ("text", TEXT),
+        ("title", pa.string()),
+        ("language", pa.string()),
+        ("source", pa.string()),
+        ("source_row", pa.int64()),
+        ("chunk", pa.int32()),
+        ("retry_of", pa.string()),
+    ]
+)
+"""`retry_of` is the id of the rejected item that a row asks again, null in every row that came from an input."""
+
+ATTEMPTS = pa.list_(
+    pa.struct([("stage", pa.string()), ("seed", pa.int64()), ("reply", pa.string()), ("reason", pa.string())])
+)
+
+_REJECTED = [
+    ("id", pa.string()),
+    ("passage_id", pa.string()),
+    ("step", pa.string()),
+    ("reason", pa.string()),
+    ("detail", pa.string()),
+    ("attempts", ATTEMPTS),
+]
+
+REJECTED_ROWS = pa.schema([*_REJECTED, ("source", pa.string()), ("source_row", pa.int64()), ("text", TEXT)])
+"""Step 0: input rows that became no passage."""
+
+REJECTED_ITEMS = pa.schema(
+    [
+        *_REJECTED,
+        ("source", pa.string()),
+        ("passage_language", pa.string()),
+        ("prompt_tokens", pa.int64()),
+        ("completion_tokens", pa.int64()),
+    ]
+)
+"""Generation: items that ended without a usable pair."""
+
+PAIRS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("task", pa.string()),
+        ("query", TEXT),
+        ("passage", TEXT),
+        ("passage_id", pa.string()),
+        ("source", pa.string()),
+        ("query_language", pa.string()),
+        ("passage_language", pa.string()),
+        ("character", pa.string()),
+        ("question_type", pa.string()),
+        ("difficulty", pa.string()),
+        ("length_min", pa.int32()),
+        ("length_max", pa.int32()),
+        ("length_unit", pa.string()),
+        ("model", pa.string()),
+        ("template", pa.string()),
+        ("revision", pa.int32()),
+        ("attempts", pa.int32()),
+        ("repaired", pa.bool_()),
+        ("prompt_tokens", pa.int64()),
+        ("completion_tokens", pa.int64()),
+        ("retry_of", pa.string()),
+    ]
+)
+"""`retry_of` is the id of the rejected item that a pair was asked for again, as a rule null."""
+
+FOREIGN = pa.schema(
+    [
+        ("id", pa.string()),
+        ("query", TEXT),
+        ("passage", TEXT),
+        ("source", pa.string()),
+        ("source_row", pa.int64()),
+        ("query_language", pa.string()),
+        ("passage_language", pa.string()),
+        ("group", pa.int64()),
+        ("positive", pa.int32()),
+        ("label", pa.float64()),
+    ]
+)
+"""Pairs made elsewhere: `group` (the row of all pairs that came from one) and `positive` (the place in its list) only
+where the data lists positives, `label` only where a column is named."""
+
+
+def passages(table: pa.Table) -> list[Passage]:
+    """The records of a `passages/` shard, in row order."""
+    columns = [table[name].to_pylist() for name in ("position", "id", "text", "language", "source", "title")]
+    return [Passage(*row) for row in zip(*columns, strict=True)]
+
+
+def carried_schema(table_schema: pa.Schema) -> list[pa.Field]:
+    """The user's own columns in a `passages/` shard."""
+    return [field for field in table_schema if field.name not in PASSAGES.names]
+
+
+def pair_table(pairs: Sequence[Pair], template: str, revision: int, source: pa.Table) -> pa.Table:
+    """A `generated/` shard: `pairs` in item order plus the columns carried by `source`, their `passages/` shard.
+
+    A carried column whose name is one of ours comes as `input_<name>`.
+    """
+    first = source["position"][0].as_py() if source.num_rows else 0
+    again = source["retry_of"].to_pylist()
+    rows = [
+        (
+            pair.id,
+            "retrieval",
+            pair.query.text,
+            pair.passage.text,
+            pair.passage.id,
+            pair.passage.source,
+            pair.requirement.language,
+            pair.passage.language,
+            pair.config.character,
+            pair.config.question_type,
+            pair.config.difficulty,
+            pair.requirement.length_min,
+            pair.requirement.length_max,
+            pair.requirement.length_unit,
+            pair.model,
+            template,
+            revision,
+            pair.attempts,
+            pair.query.repaired,
+            pair.usage.prompt_tokens,
+            pair.usage.completion_tokens,
+            again[pair.passage.position - first],
+        )
+        for pair in pairs
+    ]
+    table = _table(rows, PAIRS)
+    own = carried_schema(source.schema)
+    if not own:
+        return table
+    picked = source.take(pa.array([pair.passage.position - first for pair in pairs], pa.int64()))
+    for field in own:
+        name = f"input_{field.name}" if field.name in PAIRS.names else field.name
+        table = table.append_column(pa.field(name, field.type), picked[field.name])
+    return table
+
+
+def rejected_item_table(rejected: Sequence[Rejected], keep_replies: Literal["none", "rejected", "all"]) -> pa.Table:
+    """Rejected items of generation, with every attempt; replies are blanked where the job keeps none."""
+    rows = [
+        (
+            each.id,
+            each.passage.id,
+            "generated",
+            each.reason,
+            each.detail,
+            [_attempt(attempt, keep=keep_replies != "none") for attempt in each.attempts],
+            each.passage.source,
+            each.passage.language,
+            each.usage.prompt_tokens,
+            each.usage.completion_tokens,
+        )
+        for each in rejected
+    ]
+    return _table(rows, REJECTED_ITEMS)
+
+
+def rejected_row_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+    """Rejected input rows, given as mappings with the columns of REJECTED_ROWS that are not the same for all."""
+    return pa.Table.from_pylist([{"step": "passages", "attempts": [], **row} for row in rows], schema=REJECTED_ROWS)
+
+
+def _attempt(attempt: Attempt, *, keep: bool) -> dict[str, Any]:
+    return {
+        "stage": attempt.stage,
+        "seed": attempt.seed,
+        "reply": attempt.reply if keep else "",
+        "reason": attempt.reason,
+    }
+
+
+def _table(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
+    columns = zip(*rows, strict=True) if rows else [()] * len(schema)
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=schema)

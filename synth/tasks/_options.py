@@ -1,0 +1,179 @@
+"""The option shapes of a task: weights, languages and lengths, as a job file writes them.
+
+Each shape accepts its short forms and is validated on sight; drawing happens in `retrieval`, from a generator that the
+item's position seeds.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, RootModel, model_validator
+
+from synth.errors import JobError
+from synth.languages import language
+
+SAME = "same"
+OTHER = "other"
+
+
+class _Shape(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+Weight = Annotated[float, Field(ge=0)]
+
+
+def draw(weights: Mapping[str, float], rng: random.Random) -> str:
+    """One key with probability proportional to its weight; order of the mapping does not matter."""
+    keys = sorted(key for key, weight in weights.items() if weight > 0)
+    return rng.choices(keys, [weights[key] for key in keys])[0]
+
+
+def _positive(weights: dict[str, float]) -> dict[str, float]:
+    if not any(weights.values()):
+        raise ValueError("needs at least one weight above 0")
+    return weights
+
+
+Weights = Annotated[dict[str, Weight], AfterValidator(_positive)]
+
+
+class TypeOption(_Shape):
+    """One question type: how often, and for a type of your own what it means."""
+
+    weight: Weight = 1.0
+    means: str | None = None
+
+
+def _type_option(value: object) -> object:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return {"weight": float(value)}
+    return value
+
+
+class QuestionTypes(RootModel[dict[str, Annotated[TypeOption, BeforeValidator(_type_option)]]]):
+    """Weighted question types, the built-in five and one's own."""
+
+    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _some(self) -> QuestionTypes:
+        _positive(self.weights())
+        return self
+
+    def weights(self) -> dict[str, float]:
+        return {name: option.weight for name, option in self.root.items()}
+
+    def meanings(self) -> dict[str, str]:
+        """The meanings that the job itself gives."""
+        return {name: option.means for name, option in self.root.items() if option.means}
+
+
+def _language_weights(value: dict[str, Any], where: str) -> dict[str, float]:
+    resolved: dict[str, float] = {}
+    for name, weight in value.items():
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or weight < 0:
+            raise ValueError(f"{where}{name}: a weight is a number of 0 or more, not {weight!r}")
+        code = SAME if name == SAME else _code(name)
+        resolved[code] = resolved.get(code, 0.0) + float(weight)
+    return _positive(resolved)
+
+
+def _code(name: str) -> str:
+    try:
+        return language(name).code
+    except JobError as exc:
+        raise ValueError(str(exc)) from exc
+
+
+class Languages(RootModel[dict[str, dict[str, float]]]):
+    """Query languages by passage language; a flat mapping is one rule for all.
+
+    Stored as {passage language or `other`: {query language or `same`: weight}}.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: object) -> object:
+        if not isinstance(value, dict) or not value:
+            raise ValueError("expects weights such as {same: 0.8, en: 0.2}")
+        nested = [isinstance(inner, dict) for inner in value.values()]
+        if not any(nested):
+            return {OTHER: _language_weights(value, "")}
+        if not all(nested):
+            raise ValueError("mixes plain weights and weights by passage language; use one of the two forms")
+        return {
+            OTHER if name == OTHER else _code(name): _language_weights(inner, f"{name}.")
+            for name, inner in value.items()
+        }
+
+    def choose(self, passage_language: str, rng: random.Random) -> str | None:
+        """The query language for one item; None where no rule covers the passage's language."""
+        weights = self.root.get(passage_language) or self.root.get(OTHER)
+        if weights is None:
+            return None
+        chosen = draw(weights, rng)
+        return passage_language if chosen == SAME else chosen
+
+    def crosses(self) -> bool:
+        """Whether any rule can ask for another language than the passage's."""
+        return any(
+            query not in (SAME, passage) and weight > 0
+            for passage, weights in self.root.items()
+            for query, weight in weights.items()
+        )
+
+
+class LengthRange(_Shape):
+    """An inclusive range in the query language's unit, drawn with its weight."""
+
+    range: Annotated[list[Annotated[int, Field(ge=1, le=400)]], Field(min_length=2, max_length=2)]
+    weight: Weight = 1.0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> LengthRange:
+        if self.range[0] > self.range[1]:
+            raise ValueError(f"{self.range} is upside down")
+        return self
+
+
+def _length_ranges(value: object) -> object:
+    if isinstance(value, list) and value and all(isinstance(bound, int) for bound in value):
+        return [{"range": value}]
+    if isinstance(value, dict):
+        return [value]
+    return value
+
+
+_USUAL_LENGTHS = [LengthRange(range=[3, 7]), LengthRange(range=[8, 24], weight=3.0)]
+
+LengthRanges = Annotated[list[LengthRange], BeforeValidator(_length_ranges), Field(min_length=1)]
+
+
+class Lengths(RootModel[dict[str, LengthRanges]]):
+    """Length ranges by question type; `default` serves the types without their own."""
+
+    model_config = ConfigDict(frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: object) -> object:
+        return {"default": value} if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _has_weight(self) -> Lengths:
+        for name, ranges in self.root.items():
+            if not any(each.weight for each in ranges):
+                raise ValueError(f"{name}: needs at least one weight above 0")
+        return self
+
+    def choose(self, question_type: str, rng: random.Random) -> tuple[int, int]:
+        """An inclusive (min, max) for one item of this type."""
+        ranges = self.root.get(question_type) or self.root.get("default") or _USUAL_LENGTHS
+        chosen = rng.choices(ranges, [each.weight for each in ranges])[0]
+        return chosen.range[0], chosen.range[1]

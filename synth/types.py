@@ -1,0 +1,128 @@
+"""The records, in the order in which they flow through the pipeline.
+
+Passage → Candidates → QueryConfig → Requirement → Query → Pair, or Rejected. Frozen and slotted; nothing here imports
+from synth. `position` is the row number of a passage in `passages/` and the only key; the user's own ids are carried.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+LengthUnit = Literal["words", "characters"]
+ReplyStage = Literal["config", "query", "judge", "negatives"]
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """One row of `passages/`: checked text whose language is known."""
+
+    position: int
+    id: str
+    text: str
+    language: str
+    """BCP-47 code from the table of 119 languages, or `und` where nothing could be told."""
+    source: str
+    title: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """A passage with its nearest personas, nearest first; `similarities` are the cosines, one each."""
+
+    passage: Passage
+    personas: tuple[str, ...]
+    similarities: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class QueryConfig:
+    """Stage one's choice: who asks, what kind of question, how hard. None where the job asks for none."""
+
+    character: str | None
+    question_type: str
+    difficulty: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A query that a passage has already, which no later one may repeat."""
+
+    config: QueryConfig
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """What stage two is asked for, beside the configuration: language and inclusive length range."""
+
+    language: str
+    length_min: int
+    length_max: int
+    length_unit: LengthUnit
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A usable query as the model wrote it; `repaired` when the reply needed one of the stated repairs."""
+
+    text: str
+    repaired: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as the server counted them, 0 where it does not say."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One usable pair: item (`passage.position`, `slot`) with all that was asked and got."""
+
+    passage: Passage
+    slot: int
+    config: QueryConfig
+    requirement: Requirement
+    query: Query
+    model: str
+    attempts: int
+    usage: Usage
+
+    @property
+    def id(self) -> str:
+        return f"{self.passage.position}-{self.slot}"
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One model call of a rejected item; `reply` is cut to 8 KiB, `reason` is None where the reply was accepted."""
+
+    stage: ReplyStage
+    seed: int
+    reply: str
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """One item that ended without a pair, and why, with every attempt made for it."""
+
+    passage: Passage
+    slot: int
+    reason: str
+    detail: str
+    attempts: tuple[Attempt, ...] = ()
+    usage: Usage = Usage()
+
+    @property
+    def id(self) -> str:
+        return f"{self.passage.position}-{self.slot}"

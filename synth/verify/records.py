@@ -1,0 +1,186 @@
+"""What a run wrote down about itself before it began: job.json and its revisions, prompt copies, the list of inputs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from synth.verify.findings import Book
+from synth.verify.layout import REVISION, Layout, listed
+from synth.verify.shard_file import Unreadable, sha256_of
+
+_NEEDED = frozenset({"format", "sha256", "sample", "identity", "job", "base", "inputs"})
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One revision: `sha256` names it in the shards made under it."""
+
+    number: int
+    file: Path
+    sha256: str
+    identity: Mapping[str, Any]
+    inputs: tuple[Mapping[str, Any], ...]
+    sample: int | None
+
+    @property
+    def slots(self) -> int | None:
+        """Queries asked for each passage; None where the job generates none."""
+        task = self.identity.get("task")
+        return task.get("queries_per_passage") if isinstance(task, dict) else None
+
+    @property
+    def existing(self) -> bool:
+        """Whether this is a pass over pairs that existed: then `generated/` is step 0 and there is no `passages/`."""
+        return "data" in self.identity
+
+    @property
+    def shard_size(self) -> int | None:
+        return self.identity.get("shard_size")
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """All revisions in order, and the totals of step 0, None while it is unfinished."""
+
+    revisions: tuple[Record, ...]
+    totals: Mapping[str, int] | None
+    totals_file: Path
+
+    def by_identity(self, sha256: str) -> Record | None:
+        return next((record for record in self.revisions if record.sha256 == sha256), None)
+
+    @property
+    def last(self) -> Record | None:
+        return self.revisions[-1] if self.revisions else None
+
+    @property
+    def existing(self) -> bool:
+        """See `Record.existing`; the same for all revisions."""
+        return self.last is not None and self.last.existing
+
+    @property
+    def input_rows(self) -> int | None:
+        """Rows that step 0 must account for; None where an input does not tell before it is read."""
+        if self.last is None or any(each.get("rows") is None for each in self.last.inputs):
+            return None
+        rows = sum(int(each["rows"]) for each in self.last.inputs)
+        return rows if self.last.sample is None else min(rows, self.last.sample)
+
+
+def read_records(layout: Layout, book: Book) -> Records:
+    """Read job.json, its revisions and the totals of step 0."""
+    names = {"job.json": 1} | listed(layout.root, REVISION)
+    read = [_read(layout.root / name, number, book) for name, number in names.items()]
+    found = sorted((each for each in read if each is not None), key=lambda each: each.number)
+    if [each.number for each in found] != list(range(1, len(found) + 1)):
+        book.damage(layout.root / "job.json", f"revisions {sorted(names.values())} are not one unbroken row")
+    if found:
+        names_shown = ", ".join(each.sha256[:8] for each in found)
+        book.facts.append(("job.json", f"{len(found)} revision{'s' * (len(found) > 1)}, identity {names_shown}"))
+    stem = "pairs" if found and found[-1].existing else "passages"
+    totals = layout.root / "index" / (f"{stem}.{len(found)}.json" if len(found) > 1 else f"{stem}.json")
+    return Records(tuple(found), _totals(totals, book), totals)
+
+
+def check_prompts(layout: Layout, records: Records, book: Book) -> None:
+    """Compare the copied templates with the hashes in the identity."""
+    checked = 0
+    for record in records.revisions:
+        folder = layout.root / f"prompts.{record.number}"
+        folder = folder if record.number > 1 and folder.is_dir() else layout.root / "prompts"
+        wanted: Mapping[str, str] = record.identity.get("templates") or {}
+        for name, digest in wanted.items():
+            try:
+                if sha256_of(folder / name) != digest:
+                    book.damage(folder / name, f"is not the template that {record.file.name} was started with")
+            except Unreadable as exc:
+                book.damage(folder / name, f"cannot be read ({exc})")
+            checked += 1
+        if folder.is_dir():
+            known = {name for each in records.revisions for name in each.identity.get("templates") or {}}
+            for path in sorted(folder.rglob("*")):
+                if path.is_file() and path.relative_to(folder).as_posix() not in known:
+                    book.note(path, "is not part of the run")
+    book.facts.append(("prompts", f"{checked} templates compared with the identity"))
+
+
+def check_inputs(records: Records, book: Book, *, deep: bool) -> None:
+    """Compare the input files with what was recorded: by size and time, by hash where those differ or in deep mode."""
+    hashed = 0
+    inputs = records.last.inputs if records.last else ()
+    for each in inputs:
+        if each.get("kind") == "hub":
+            continue
+        path = Path(str(each["path"]))
+        try:
+            status = path.stat()
+        except OSError as exc:
+            book.note(path, f"the input cannot be compared ({exc.strerror}); what was read of it is in passages/")
+            continue
+        if not deep and (status.st_size, status.st_mtime_ns) == (each["size"], each["mtime_ns"]):
+            continue
+        hashed += 1
+        if _content(path) != each["sha256"]:
+            book.damage(path, "the input is no longer the file that the run recorded")
+    rest = f", {hashed} of them by their bytes" if hashed else " by size and time"
+    book.facts.append(("inputs", f"{len(inputs)} compared with job.json{rest}"))
+
+
+def _content(path: Path) -> str:
+    """Hash of an input, which may be a link; empty when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
+def _read(path: Path, number: int, book: Book) -> Record | None:
+    try:
+        data = json.loads(path.read_bytes())
+    except (OSError, ValueError) as exc:
+        book.damage(path, f"cannot be read ({exc})")
+        return None
+    if not isinstance(data, dict) or not data.keys() >= _NEEDED or not isinstance(data["identity"], dict):
+        book.damage(path, "is not the record of a run")
+        return None
+    identity = data["identity"]
+    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()
+    if hashlib.sha256(canonical).hexdigest() != data["sha256"]:
+        book.damage(path, "its identity does not match its own hash")
+    for key in _contradictions(data, identity):
+        book.damage(path, f"{key} in its `job` is not the one in its `identity`")
+    return Record(number, path, str(data["sha256"]), identity, tuple(data["inputs"]), data["sample"])
+
+
+def _contradictions(data: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:
+    """Keys that the job and its identity tell differently; both are written at once, so one was edited."""
+    job = data["job"] if isinstance(data["job"], dict) else {}
+    run = job.get("run") or {}
+    told = {"seed": job.get("seed"), "shard_size": run.get("shard_size"), "sample": data["sample"]}
+    wrong = [key for key, value in told.items() if key in identity and identity[key] != value]
+    recorded = [each.get("sha256") for each in data["inputs"]]
+    if "inputs" in identity and [each.get("sha256") for each in identity["inputs"]] != recorded:
+        wrong.append("inputs")
+    for section in ("task", "llm"):
+        mine, theirs = identity.get(section) or {}, job.get(section) or {}
+        plain = [key for key, value in theirs.items() if isinstance(value, str | int | float | bool)]
+        skipped = {"use", "examples", "prompts"}
+        wrong += [f"{section}.{key}" for key in plain if key in mine.keys() - skipped and mine[key] != theirs[key]]
+    return wrong
+
+
+def _totals(path: Path, book: Book) -> Mapping[str, int] | None:
+    try:
+        found = json.loads(path.read_bytes())
+        return {name: int(found[name]) for name in ("shards", "rows_in", "rejected")}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        book.damage(path, f"cannot be read ({exc!r})")
+        return None

@@ -1,0 +1,259 @@
+"""Through the shards of a run, all steps of one shard at a time, so that each file is hashed once and then let go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+
+import pyarrow as pa
+
+from synth.verify import items, views
+from synth.verify.findings import Book, StepTotals
+from synth.verify.items import ItemLedger, RowLedger
+from synth.verify.layout import Layout, StepFiles
+from synth.verify.links import Links
+from synth.verify.opened import Opened, open_shard
+from synth.verify.records import Record, Records
+from synth.verify.rejects import Bodies
+from synth.verify.shard_file import ShardFile, Unreadable
+
+_SHOWN = 5
+
+
+class Walk:
+    """`shard` for every index in ascending order, then `finish`."""
+
+    def __init__(self, layout: Layout, records: Records, book: Book, *, deep: bool) -> None:
+        self.bodies = Bodies(layout.root, book, deep=deep)
+        self._layout, self._records, self._book, self._deep = layout, records, book, deep
+        self._rows, self._items, self._links = RowLedger(), ItemLedger(), Links(book)
+        shards = records.totals["shards"] if records.totals else None
+        self._first = layout.generated if records.existing else layout.passages
+        absent = layout.passages if records.existing else None
+        shown = [step for step in layout.steps() if not step.hidden and step is not absent]
+        self._totals = {step.name: _counting(step, shards, first=step is self._first) for step in shown}
+        self._identities: dict[str, str] = {}
+        self._due = 0
+        self._begun = 0
+
+    def shard(self, index: int) -> None:
+        """Check shard `index` of every step that has it."""
+        layout = self._layout
+        for step in layout.views:
+            if step.hidden and index in step.shards:
+                self._hidden(step, index)
+        with ExitStack() as stack:
+            passages = None
+            if not self._records.existing:
+                passages = self._open(layout.passages, index, stack, [*items.PASSAGE_COLUMNS, "retry_of"])
+            existing = items.PAIR_COLUMNS if self._records.existing else ["id"]
+            pairs = self._open(layout.generated, index, stack, existing)
+            scores = [self._open(step, index, stack, ["id"]) for step in layout.scores]
+            shown = [self._open(step, index, stack, ["id"]) for step in layout.views if not step.hidden]
+            if layout.mined is not None:
+                self._open(layout.mined, index, stack, [])
+            self._upstream(index)
+            if passages is not None:
+                self._check_passages(passages)
+            elif self._records.existing and pairs is not None:
+                self._check_existing(pairs)
+            else:
+                self._rows.lose()
+            if pairs is not None:
+                self._check_pairs(pairs, passages)
+                found = [each for each in scores if each is not None]
+                self._check_scores(found, pairs)
+                for view in shown:
+                    if view is not None:
+                        self._check_view(view, pairs, found)
+
+    def finish(self) -> None:
+        """What only the sum over all shards can tell."""
+        book, layout, records = self._book, self._layout, self._records
+        rows = self._totals[self._first.name]
+        if records.totals is None:
+            book.note(self._first.path, "the inputs are not read to their end yet")
+        else:
+            for index in sorted(set(range(records.totals["shards"])) - self._first.shards):
+                book.damage(self._first.file(index), "is missing, though step 0 is complete")
+            self._check_totals(rows)
+        generated = self._totals["generated"]
+        generated.retried = len(self._items.retried)
+        if not records.existing:
+            generated.open = self._due - generated.rows_in
+        for step in layout.steps():
+            self._say_state(step)
+        book.steps.extend(self._totals.values())
+
+    def _say_state(self, step: StepFiles) -> None:
+        book = self._book
+        if step.hidden:
+            book.note(
+                step.path, f"a view that no reader sees ({len(step.shards)} shards): being filled, or swapped out"
+            )
+            return
+        if step in self._layout.views and step.exchanged():
+            book.withdraw(step.name)
+            book.note(step.path, "was exchanged for another while it was being checked; verify again")
+        absent = sorted(self._first.shards - step.shards)
+        if absent and step.name in self._totals and step is not self._layout.mined:
+            more = f" and {len(absent) - _SHOWN} more" if len(absent) > _SHOWN else ""
+            book.note(step.path, f"not done yet: shard {', '.join(f'{n:08d}' for n in absent[:_SHOWN])}{more}")
+
+    def _check_totals(self, rows: StepTotals) -> None:
+        totals, expected = self._records.totals, self._records.input_rows
+        assert totals is not None  # noqa: S101 - asked before
+        file = self._records.totals_file
+        whole = rows.shards == totals["shards"]
+        if whole and rows.rejected != totals["rejected"]:
+            self._book.damage(file, f"counts {totals['rejected']} rows rejected, the shards {rows.rejected}")
+        if whole and self._begun + rows.rejected != totals["rows_in"]:
+            self._book.damage(file, f"counts {totals['rows_in']} rows in, the shards {self._begun + rows.rejected}")
+        if expected is not None and expected != totals["rows_in"]:
+            self._book.damage(file, f"counts {totals['rows_in']} rows in, the inputs have {expected}")
+
+    def _hidden(self, step: StepFiles, index: int) -> None:
+        try:
+            with ShardFile(step.file(index)) as file:
+                self.bodies.note(file.stamp())
+        except Unreadable as exc:
+            self._book.note(step.file(index), f"cannot be read ({exc})")
+
+    def _open(self, step: StepFiles, index: int, stack: ExitStack, columns: list[str]) -> Opened | None:
+        if index not in step.shards:
+            return None
+        try:
+            opened = open_shard(step, index, stack, None if self._deep else columns)
+        except Unreadable as exc:
+            self._book.damage(step.file(index), str(exc))
+            return None
+        stamp, first = opened.stamp, step is self._first
+        opened.rejected = self.bodies.read(step, stamp, items.ROW_COLUMNS if first else ["id"])
+        self._totals[step.name].add(stamp.rows_in, stamp.rows_out, stamp.rejected)
+        if step is not self._layout.passages and opened.file.rows != stamp.rows_out:
+            self._say(opened, [f"says {stamp.rows_out} rows, holds {opened.file.rows}"])
+        return opened
+
+    def _upstream(self, index: int) -> None:
+        """A step has no shard that the step before lacks."""
+        passages, generated = self._layout.passages, self._layout.generated
+        later = [step for step in (*self._layout.scores, *self._layout.views) if index in step.shards]
+        if later and index not in generated.shards:
+            self._book.damage(generated.file(index), f"is missing, though {later[0].name} has that shard")
+        if self._records.existing:
+            return
+        if (later or index in generated.shards) and index not in passages.shards:
+            self._book.damage(passages.file(index), "is missing, though shards were made from it")
+        elif index not in passages.shards and index < max(passages.shards, default=0):
+            self._book.damage(passages.file(index), "is missing between others")
+
+    def _record(self, shard: Opened) -> Record | None:
+        record = self._records.by_identity(shard.stamp.identity)
+        if record is None and self._records.revisions:
+            self._book.damage(shard.file.path, f"was made by another run (identity {shard.stamp.identity[:8]})")
+        return record
+
+    def _check_passages(self, shard: Opened) -> None:
+        record = self._record(shard)
+        table, stamp = shard.table, shard.stamp
+        retries = _retries(table)
+        found = list(self._rows.positions(table, stamp.first))
+        if any(retries):
+            begun = table.num_rows
+            found += self._items.retry(table["position"].to_pylist(), retries)
+        else:
+            rows = items.begun(table)
+            begun = rows.num_rows
+            found += self._rows.chunks(table)
+            found += self._rows.rows(rows, shard.rejected, gapless=self._gapless())
+        if begun != stamp.rows_out:
+            found.append(f"says that {stamp.rows_out} input rows begin in it, {begun} do")
+        self._begun += 0 if any(retries) else begun  # what is asked again is no new input
+        if record is not None and record.shard_size is not None and table.num_rows > record.shard_size:
+            found.append(f"holds {table.num_rows} passages, more than the shard size {record.shard_size}")
+        self._say(shard, found)
+        if record is not None and record.slots is not None:
+            self._due += len(self._items.due(table["position"].to_pylist(), retries, record))
+
+    def _check_existing(self, shard: Opened) -> None:
+        self._record(shard)
+        rows = items.begun(shard.table)
+        self._begun += rows.num_rows
+        self._say(shard, self._rows.ids(shard.table, shard.stamp.first))
+        self._say(shard, self._rows.rows(rows, shard.rejected, gapless=self._gapless()))
+
+    def _gapless(self) -> bool:
+        """Whether every row of the inputs must be in some shard: a sample leaves rows out."""
+        return self._records.last is not None and self._records.last.sample is None
+
+    def _check_pairs(self, shard: Opened, passages: Opened | None) -> None:
+        record = self._record(shard)
+        if passages is None or record is None:
+            return
+        if shard.stamp.input != passages.file.sha256():
+            self._links.stale(passages, [shard])
+        if shard.stamp.first != passages.stamp.first:
+            self._say(shard, [f"begins at position {shard.stamp.first}, its passages at {passages.stamp.first}"])
+        if record.slots is None:
+            return
+        due = self._items.due(passages.table["position"].to_pylist(), _retries(passages.table), record)
+        rejected_read = shard.rejected is not None or not shard.stamp.rejected
+        if len(due) != shard.stamp.rows_in:
+            self._say(shard, [f"says {shard.stamp.rows_in} items, its passages have {len(due)}"])
+        if rejected_read:
+            self._say(shard, items.differences(due, shard.ids, shard.rejected_ids))
+        if self._deep:
+            self._say(shard, _other_texts(shard.table, passages.table))
+
+    def _check_scores(self, scores: list[Opened], pairs: Opened) -> None:
+        ids = pairs.ids
+        for shard in scores:
+            if shard.ids != ids:
+                self._say(shard, [f"its ids are not those of {pairs.name}, row by row"])
+            if not shard.step.name.endswith(f"-{shard.stamp.identity}"):
+                self._say(shard, [f"was made by scorer {shard.stamp.identity}, which is not its folder's"])
+        self._links.stale(
+            pairs, [shard for shard in scores if shard.stamp.input != pairs.file.sha256()], of=len(scores)
+        )
+
+    def _check_view(self, view: Opened, pairs: Opened, scores: list[Opened]) -> None:
+        first = self._identities.setdefault(view.step.name, view.stamp.identity)
+        if view.stamp.identity != first:
+            self._say(view, ["was made by other rules than the shards before it"])
+        if view.rejected is not None or not view.stamp.rejected:
+            self._say(view, items.differences(pairs.ids, view.ids, view.rejected_ids))
+        made = self._links.view(view, pairs, scores, self._layout.scores)
+        if made is not None and self._deep:
+            self._say(view, views.wrong_rows(pairs.table, [each.table for each in made], view.table, view.rejected))
+
+    def _say(self, shard: Opened, found: Iterable[str]) -> None:
+        for what in found:
+            self._book.damage(shard.file.path, what)
+
+
+def _counting(step: StepFiles, shards: int | None, *, first: bool) -> StepTotals:
+    """The sums of a step, in the unit that it counts."""
+    if step.name == "passages":
+        return StepTotals(step.name, shards, "input rows", "made passages")
+    if step.name == "generated":
+        return StepTotals(step.name, shards, "pairs and rejected rows" if first else "items", "pairs")
+    return StepTotals(step.name, shards, made="scored" if step.name.startswith("scores/") else "kept")
+
+
+def _retries(table: pa.Table) -> list[str | list[str] | None]:
+    if "retry_of" not in table.column_names:
+        return [None] * table.num_rows
+    found: list[str | list[str] | None] = table["retry_of"].to_pylist()
+    return found
+
+
+def _other_texts(pairs: pa.Table, passages: pa.Table) -> Iterable[str]:
+    """Pairs whose passage is not the one at their position."""
+    place = {position: n for n, position in enumerate(passages["position"].to_pylist())}
+    rows = [place.get(int(each.partition("-")[0])) for each in pairs["id"].to_pylist()]
+    if None in rows:
+        return
+    taken = passages.take(pa.array(rows, pa.int64()))
+    for mine, theirs in (("passage", "text"), ("passage_id", "id"), ("source", "source")):
+        if mine in pairs.column_names and not pairs[mine].equals(taken[theirs].cast(pairs[mine].type)):
+            yield f"column {mine} is not that of its passages"

@@ -1,0 +1,177 @@
+"""YAML as people write it, read safely: size and node budgets, no tags, no silent traps, and a line for every key.
+
+`yaml.safe_load` keeps the last of two equal keys, reads `no` as False, `12:30` as 750 and `010` as 8. Each of these is
+a mistake in a job file, so each is reported with its line and its cure, all at once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from synth.errors import JobError
+
+MAX_BYTES = 1_000_000
+MAX_NODES = 100_000
+"""Counted after anchors are followed, so that an expansion bomb ends here."""
+
+MAX_DEPTH = 32
+
+KeyPath = tuple[str, ...]
+
+_BOOLEAN_WORD = re.compile(r"(?i)yes|no|on|off|y|n")
+_MERGE = "tag:yaml.org,2002:merge"
+_TEXT = "tag:yaml.org,2002:str"
+_TAGS = {
+    f"tag:yaml.org,2002:{name}" for name in ("map", "seq", "str", "int", "float", "bool", "null", "timestamp", "merge")
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One mistake in a job: where (dotted path of keys), what is wrong, how to mend it."""
+
+    path: KeyPath
+    message: str
+    cure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A parsed file: plain values, and the line (from 1) at which each key path stands."""
+
+    name: str
+    data: Any
+    lines: dict[KeyPath, int]
+    problems: tuple[Problem, ...]
+
+    @property
+    def readable(self) -> bool:
+        """Whether there are values at all, beside the problems."""
+        return self.data is not None
+
+    def describe(self, problem: Problem) -> str:
+        """One line: `FILE:LINE: key.path: what is wrong. How to mend it`."""
+        line = next(
+            (self.lines[problem.path[:n]] for n in range(len(problem.path), 0, -1) if problem.path[:n] in self.lines),
+            None,
+        )
+        where = f"{self.name}:{line}" if line else self.name
+        field = ".".join(problem.path)
+        text = f"{where}: {field}: {problem.message}" if field else f"{where}: {problem.message}"
+        return f"{text.rstrip('.')}. {problem.cure}".rstrip()
+
+
+def load(path: Path) -> Document:
+    """Read one YAML file. Raises JobError when it cannot be read, is no mapping, or breaks a budget."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError as exc:
+        raise JobError(f"{path}: no such file (looked in {Path.cwd()}).", "`synth init` writes a new one.") from exc
+    except OSError as exc:
+        raise JobError(f"{path}: cannot be read: {exc.strerror}.") from exc
+    if len(raw) > MAX_BYTES:
+        raise JobError(f"{path}: {len(raw):,} bytes; a job file has at most {MAX_BYTES:,}.", "Is it one?")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        raise JobError(f"{path}: byte {exc.start} is not UTF-8.", "Save the file as UTF-8.") from exc
+    return parse(text, str(path))
+
+
+def parse(text: str, name: str) -> Document:
+    """Parse YAML text; `name` stands for the file in messages."""
+    try:
+        loader = yaml.SafeLoader(text)
+        root = loader.get_single_node()
+    except (yaml.YAMLError, RecursionError) as exc:
+        raise JobError(f"{name}: not valid YAML: {_one_line(exc)}.", "Check indentation, quotes and colons.") from exc
+    if root is None:
+        raise JobError(f"{name}: the file is empty.", "`synth init` writes a commented one.")
+    if not isinstance(root, yaml.MappingNode):
+        raise JobError(f"{name}: expects keys such as `corpus:` at the top, not a list or a single value.")
+    lines, problems = _inspect(root, name)
+    try:
+        data = loader.construct_document(root)
+    except (yaml.YAMLError, ValueError, RecursionError) as exc:
+        if not problems:  # what has a forbidden tag has no value either
+            raise JobError(f"{name}: not valid YAML: {_one_line(exc)}.") from exc
+        data = None
+    return Document(name, data, lines, tuple(problems))
+
+
+def scalar(text: str, name: str) -> Any:
+    """The value of one `-s key=value`: any YAML value. Raises JobError when it is no YAML."""
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as exc:
+        raise JobError(f"{name}: {text!r} is not a YAML value: {_one_line(exc)}.") from exc
+
+
+def _inspect(root: yaml.Node, name: str) -> tuple[dict[KeyPath, int], list[Problem]]:
+    """The line of every key path and all traps; turns keys that YAML reads as something else into text."""
+    lines: dict[KeyPath, int] = {}
+    problems: list[Problem] = []
+    keys: list[yaml.Node] = []
+    for count, (path, node, key) in enumerate(_walk(root, ())):
+        if len(path) > MAX_DEPTH:
+            raise JobError(f"{name}: nested deeper than {MAX_DEPTH} levels.", "Does an anchor contain itself?")
+        if count > MAX_NODES:
+            raise JobError(f"{name}: more than {MAX_NODES:,} values once anchors are followed.", "Use fewer anchors.")
+        lines.setdefault(path, (key or node).start_mark.line + 1)
+        problems += _traps(path, node, key)
+        keys += [key] if key is not None else []
+    for key in keys:
+        if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:
+            key.tag = _TEXT  # so that `no:` is reported once, as a trap, and not again as a language called False
+    return lines, problems
+
+
+def _walk(node: yaml.Node, path: KeyPath) -> Iterator[tuple[KeyPath, yaml.Node, yaml.Node | None]]:
+    """Every value with its path and the key it stands under; aliases count each time they are used."""
+    stack: list[tuple[KeyPath, yaml.Node, yaml.Node | None]] = [(path, node, None)]
+    while stack:
+        here, value, key = stack.pop()
+        yield here, value, key
+        if isinstance(value, yaml.MappingNode):
+            stack += [((*here, str(k.value)), v, k) for k, v in reversed(value.value)]
+        elif isinstance(value, yaml.SequenceNode):
+            stack += [((*here, str(n)), v, None) for n, v in reversed(list(enumerate(value.value)))]
+
+
+def _traps(path: KeyPath, node: yaml.Node, key: yaml.Node | None) -> Iterator[Problem]:
+    if node.tag not in _TAGS:
+        yield Problem(path, f"the tag {node.tag!r} is not allowed in a job file", "Write a plain value.")
+    if isinstance(node, yaml.MappingNode):
+        yield from _repeated(path, node)
+    if key is not None and isinstance(key, yaml.ScalarNode) and not key.style and _BOOLEAN_WORD.fullmatch(key.value):
+        if key.tag.endswith(":bool"):
+            yield Problem(path, f"YAML reads the key {key.value} as true or false", f'Quote it: "{key.value}".')
+    elif key is not None and not isinstance(key, yaml.ScalarNode):
+        yield Problem(path, "a key must be plain text")
+    if isinstance(node, yaml.ScalarNode) and not node.style and node.tag.endswith((":int", ":float")):
+        if ":" in node.value:
+            yield Problem(path, f"YAML reads {node.value} as base sixty", f'Quote it ("{node.value}"), or write 30m.')
+        elif re.fullmatch(r"[-+]?0[0-7_]+", node.value):
+            yield Problem(path, f"YAML reads {node.value} as an octal number", "Drop the leading zero, or quote it.")
+
+
+def _repeated(path: KeyPath, node: yaml.MappingNode) -> Iterator[Problem]:
+    seen: dict[str, int] = {}
+    for key, _ in node.value:
+        name = str(key.value)
+        line = key.start_mark.line + 1
+        if name in seen and key.tag != _MERGE:
+            yield Problem((*path, name), f"the key stands twice (lines {seen[name]} and {line})", "Remove one of them.")
+        seen.setdefault(name, line)
+
+
+def _one_line(exc: Exception) -> str:
+    mark = getattr(exc, "problem_mark", None)
+    what = getattr(exc, "problem", None) or str(exc) or type(exc).__name__
+    return f"line {mark.line + 1}: {what}" if mark else " ".join(str(what).split())

@@ -1,0 +1,55 @@
+"""A chat request to ask and a vllm_server backend to ask it of, for tests of transports."""
+
+import asyncio
+import contextlib
+
+from loopback import FastClock
+
+from synth.llm.vllm_server import VllmServer
+from synth.stage import (
+    Candidates,
+    ChatRequest,
+    ClientSettings,
+    ConfigInputs,
+    ReplyKey,
+)
+from synth.types import Passage
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"kind": {"type": "string", "enum": ["summary", "facts"]}},
+    "required": ["kind"],
+    "additionalProperties": False,
+}
+
+
+def ask(position=0, text="What would one ask?", slot=0):
+    passage = Passage(position, f"p{position}", "A passage.", "en", "test")
+    inputs = ConfigInputs(Candidates(passage, (), ()), ("summary", "facts"), (), ())
+    messages = (("system", "Be brief."), ("user", text))
+    return ChatRequest(ReplyKey(position, slot, "config", 0), messages, SCHEMA, "config", 2**62 + 5, 99, inputs)
+
+
+class Said(list):
+    """What `notify` was told."""
+
+
+@contextlib.asynccontextmanager
+async def opened(*servers, clock=None, said=None, client=None, **options):
+    settings = {"request_timeout": 5.0, "outage": 1800.0, "startup": 900.0} | (client or {})
+    notify = said.append if said is not None else lambda _: None
+    urls = [s if isinstance(s, str) else s.url for s in servers]
+    stage = VllmServer(model="tiny", base_urls=urls, **options)
+    model = stage.open(ClientSettings(notify=notify, **settings), clock or FastClock())
+    try:
+        yield model
+    finally:
+        await model.close()
+
+
+def complete(*servers, requests=None, **options):
+    async def run():
+        async with opened(*servers, **options) as model:
+            return await asyncio.gather(*(model.complete(r) for r in requests or [ask()]))
+
+    return asyncio.run(run())

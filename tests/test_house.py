@@ -1,0 +1,135 @@
+"""The house rules of CONTRIBUTING.md that no linter knows."""
+
+import ast
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from synth import registry
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted((ROOT / "synth").rglob("*.py"))
+LONGEST = 300
+VAGUE = {"utils.py", "util.py", "common.py", "helpers.py", "misc.py"}
+UNSAFE = {
+    "eval": re.compile(r"(?<![\w.\"'`])(?:eval|exec)\("),
+    "pickle": re.compile(r"^\s*(?:import|from) (?:pickle|dill|joblib|marshal|shelve)\b", re.MULTILINE),
+    "yaml.load": re.compile(r"\byaml\.(?:load|full_load|unsafe_load)\("),
+    "trust_remote_code": re.compile(r"trust_remote_code\s*[=:]\s*True"),
+    "shell": re.compile(r"\bshell\s*=\s*True|\bos\.system\("),
+}
+ADAPTERS = ("synth/llm/", "synth/embed/", "synth/servers/")
+
+every_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+@every_module
+def test_a_module_has_room_left(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST
+
+
+@every_module
+def test_a_module_is_named_after_its_subject(path):
+    assert path.name not in VAGUE
+
+
+@every_module
+def test_nothing_is_evaluated_unpickled_or_trusted(path):
+    text = path.read_text(encoding="utf-8")
+    assert [name for name, pattern in UNSAFE.items() if pattern.search(text)] == []
+
+
+@every_module
+def test_everything_public_says_what_it_is(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert path.stat().st_size == 0 or ast.get_docstring(tree), "the module has no docstring"
+    assert [node.name for node in public(tree) if not ast.get_docstring(node)] == []
+
+
+@every_module
+def test_only_adapters_take_further_arguments_unseen(path):
+    if str(path.relative_to(ROOT)).startswith(ADAPTERS):
+        return
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    assert [node.name for node in functions if node.args.kwarg is not None] == []
+
+
+@pytest.mark.parametrize("kind", ["llm", "embed", "tasks", "scores"])
+def test_plugins_never_import_one_another(kind):
+    plugins = {f"synth.{kind}.{name}" for name in registry.names(kind)}
+    for name in sorted(plugins):
+        path = ROOT.joinpath(*name.split(".")).with_suffix(".py")
+        found = imported(ast.parse(path.read_text(encoding="utf-8")))
+        assert not (plugins - {name}) & found, name
+
+
+@pytest.mark.parametrize("kind", ["llm", "embed", "tasks", "scores"])
+def test_every_option_of_a_stage_is_explained_or_explains_itself(kind):
+    """A stage's docstring is its help in `synth list`."""
+    for name in registry.names(kind):
+        assert registry.find(kind, name).__doc__, name
+
+
+def test_an_ignored_finding_carries_its_reason():
+    bare = re.compile(r"#\s*(?:noqa(?::\s*[A-Z0-9, ]+)?|type:\s*ignore(?:\[[\w-]+\])?|fmt: \w+)\s*$")
+    files = [*MODULES, *sorted((ROOT / "tests").rglob("*.py"))]
+    lines = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in files
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if bare.search(line) and "fmt:" not in line
+    ]
+    assert lines == []
+
+
+def test_constraints_are_plain_pins():
+    for name in ("constraints.txt", "tests/vllm/requirements.txt"):
+        lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+        pins = [line for line in lines if line and not line.startswith("#")]
+        assert [pin for pin in pins if not re.fullmatch(r'[\w.-]+==[\w.]+(?:; platform_machine == "\w+")?', pin)] == []
+
+
+def test_help_is_quick():
+    """The best of three, because other tests may run beside this one."""
+    took = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "synth", "--help"], check=True, capture_output=True)
+        took.append(time.perf_counter() - begin)
+    assert min(took) < 0.4
+
+
+def public(tree):
+    """Public classes and functions of a module, and public methods of public classes that are no Protocol."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield node
+            if not any(isinstance(base, ast.Name) and base.id == "Protocol" for base in node.bases):
+                yield from (method for method in functions_of(node) if not is_property_or_short(method))
+    yield from functions_of(tree)
+
+
+def functions_of(node):
+    kinds = ast.FunctionDef | ast.AsyncFunctionDef
+    return [each for each in node.body if isinstance(each, kinds) and not each.name.startswith("_")]
+
+
+def is_property_or_short(method):
+    """A property, or a method of one statement: its name and types say all there is."""
+    return len(method.body) == 1 or any(isinstance(d, ast.Name) and d.id == "property" for d in method.decorator_list)
+
+
+def imported(tree):
+    """Dotted names of all modules that a module imports, wherever in it."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names

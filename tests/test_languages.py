@@ -1,0 +1,293 @@
+"""The table of 119 languages: names, word counts, detection. All sentences were written for these tests."""
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import yaml
+
+from synth.errors import JobError
+from synth.languages import count_words, detect, is_language, language, languages, length_phrase
+
+SHARED = Path(__file__).parents[1].parent / "shared"
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data is not beside this checkout")
+
+SENTENCES = {
+    "en": "Which papers does a tenant need before the landlord gives the deposit back?",
+    "de": "Welche Unterlagen braucht ein Mieter, bevor der Vermieter die Kaution zurückzahlt?",
+    "fr": "Quels documents le locataire doit-il fournir avant le remboursement de la caution ?",
+    "es": "¿Qué documentos necesita el inquilino antes de que le devuelvan la fianza?",
+    "it": "Quali documenti servono all'inquilino prima che gli venga restituita la cauzione?",
+    "nl": "Welke papieren heeft een huurder nodig voordat de verhuurder de borg terugbetaalt?",
+    "pl": "Jakie dokumenty musi mieć najemca, zanim właściciel zwróci mu kaucję?",
+    "tr": "Kiracının depozitoyu geri almadan önce hangi belgeleri hazırlaması gerekir?",
+    "fi": "Mitä asiakirjoja vuokralainen tarvitsee ennen kuin vakuus palautetaan hänelle?",
+    "hu": "Milyen iratokra van szüksége a bérlőnek, mielőtt visszakapja a kauciót?",
+    "vi": "Người thuê nhà cần những giấy tờ gì trước khi được trả lại tiền đặt cọc?",
+    "ru": "Какие документы нужны арендатору, чтобы хозяин вернул ему залог?",
+    "uk": "Які документи потрібні орендарю, щоб власник повернув йому заставу?",
+    "el": "Ποια έγγραφα χρειάζεται ο ενοικιαστής πριν του επιστραφεί η εγγύηση;",
+    "ar": "ما هي الوثائق التي يحتاجها المستأجر قبل أن يعيد المالك مبلغ التأمين؟",
+    "fa": "مستأجر پیش از پس گرفتن ودیعه به چه مدارکی نیاز دارد؟",
+    "he": "אילו מסמכים צריך השוכר לפני שבעל הדירה מחזיר את הפיקדון?",
+    "hi": "मकान मालिक से जमा राशि वापस लेने के लिए किराएदार को कौन से कागज़ चाहिए?",
+    "bn": "জামানত ফেরত পাওয়ার আগে ভাড়াটের কোন কোন কাগজ দরকার?",
+    "ta": "வைப்புத்தொகையைத் திரும்பப் பெற வாடகைதாரருக்கு என்ன ஆவணங்கள் தேவை?",
+    "th": "ผู้เช่าต้องใช้เอกสารอะไรบ้างก่อนเจ้าของบ้านคืนเงินมัดจำ",
+    "ko": "세입자가 보증금을 돌려받기 전에 어떤 서류가 필요합니까?",
+    "ja": "借主は敷金を返してもらう前にどんな書類が必要ですか",
+    "zh-Hans": "房东退还押金之前，租客需要准备哪些书面材料？",
+    "zh-Hant": "房東退還押金之前，租客需要準備哪些書面資料？",
+    "yue": "業主畀返按金之前，租客要準備啲乜嘢文件先得嘅？",
+    "ka": "რა საბუთები სჭირდება მოიჯარეს დეპოზიტის დაბრუნებამდე?",
+}
+
+
+def test_the_table_has_119_rows_with_codes_and_names_of_their_own():
+    rows = languages()
+    assert len(rows) == 119
+    assert len({row.code for row in rows}) == len({row.name for row in rows}) == 119
+    assert all(row.unit == "words" for row in rows)
+    assert all(row.detector or row.kin for row in rows)
+    assert {row.words.by for row in rows} == {"spaces", "segments", "letters"}
+    assert all((row.words.characters == 0) == (row.words.by == "spaces") for row in rows)
+
+
+def test_no_alias_names_two_languages():
+    for row in languages():
+        for alias in row.aliases:
+            assert language(alias) is row
+            assert language(alias.upper()) is row
+
+
+def test_rows_survive_pickling():
+    row = language("sr")
+    assert pickle.loads(pickle.dumps(row)) == row  # noqa: S301 - our own bytes
+
+
+@needs_shared
+def test_every_code_and_name_of_qwen3s_list_resolves():
+    for flores, name, iso, reference in json.loads((SHARED / "languages119.json").read_text(encoding="utf-8")):
+        row = language(flores)
+        others = {iso, name, reference, flores.partition("_")[0]} - {"", "zh", "zho", "Chinese"}
+        assert {language(other).code for other in others} == {row.code}
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("no", "nb"),
+        ("Norwegian bokmal", "nb"),
+        ("nn", "nn"),
+        ("fa", "fa"),
+        ("Farsi", "fa"),
+        ("sw", "sw"),
+        ("zh", "zh-Hans"),
+        ("Chinese", "zh-Hans"),
+        ("zh-TW", "zh-Hant"),
+        ("zho_Hant", "zh-Hant"),
+        ("zh_hant_hk", "zh-Hant"),
+        ("zh-yue", "yue"),
+        ("ar", "ar"),
+        ("Arabic", "ar"),
+        ("arz_Arab", "arz"),
+        ("lv", "lv"),
+        ("lav", "lv"),
+        ("sqi", "sq"),
+        ("als", "sq"),
+        ("pt-BR", "pt"),
+        ("es-419", "es"),
+        ("GERMAN", "de"),
+        ("Odia", "or"),
+        ("fil", "tl"),
+        ("Ta’izzi-Adeni Arabic", "acq"),
+    ],
+)
+def test_names_in_use_resolve(name, code):
+    assert language(name).code == code
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"), [("Germann", "'de' (German)"), ("Swahilli", "'sw'"), ("zh-Hans-x", "zh-Hans")]
+)
+def test_an_unknown_language_names_the_nearest(name, nearest):
+    with pytest.raises(JobError, match="the nearest is") as caught:
+        language(name)
+    assert nearest in str(caught.value)
+    assert repr(name) in str(caught.value)
+
+
+def test_a_name_like_no_other_is_refused_without_a_guess():
+    with pytest.raises(JobError, match="nothing comes near"):
+        language("xx")
+
+
+def test_a_second_script_is_not_silently_dropped():
+    with pytest.raises(JobError, match="sr-Latn"):
+        language("sr-Latn")
+
+
+@pytest.mark.parametrize("value", [None, 3, 0.5, "", "--", ["en"]])
+def test_what_is_no_name_is_refused(value):
+    with pytest.raises(JobError, match="is not a language"):
+        language(value)
+
+
+def test_no_in_yaml_is_explained():
+    (key,) = yaml.safe_load("no: 0.2")
+    with pytest.raises(JobError, match='"no" in quotes') as caught:
+        language(key)
+    assert "YAML" in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_yes_in_yaml_is_explained():
+    with pytest.raises(JobError, match="yes or on"):
+        language(True)
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "words"),
+    [
+        ("", "en", 0),
+        ("... — !? 🙂🙂", "en", 0),
+        ("A well-known rule, isn't it? 🙂", "en", 5),
+        ("one — two…three\nfour", "en", 4),
+        ("snake_case and C++ in 2024", "en", 5),
+        ("Was kostet das?", "de", 3),
+        ("이것은 무엇입니까?", "ko", 2),
+        ("यह क्या है?", "hi", 3),
+        ("我们学习中文", "zh-Hans", 3),
+        ("我们 用 Python 3 学习 中文！", "zh", 6),
+        ("What is this?", "zh", 3),
+        ("我們學習中文", "zh-Hant", 3),
+        ("今日は天気です", "ja", 4),
+        ("これはPythonですか。", "ja", 3),
+        ("วันนี้อากาศดี", "th", 4),
+        ("ใช้ Python ดี", "th", 3),
+        ("ສະບາຍດີ", "lo", 2),
+        ("ສະບາຍດີ Python", "lo", 3),
+        ("សួស្តី", "km", 2),
+        ("မင်္ဂလာပါ", "my", 2),
+    ],
+)
+def test_words_are_counted_as_the_language_has_them(text, code, words):
+    assert count_words(text, code) == words
+
+
+@pytest.mark.parametrize("code", ["lo", "km", "my"])
+def test_spaces_and_marks_do_not_change_a_count_by_letters(code):
+    text = {"lo": "ຂ້ອຍຮັກພາສາ", "km": "ខ្ញុំស្រឡាញ់ភាសា", "my": "ကျွန်တော်စာဖတ်သည်"}[code]
+    spread = text[:4] + " \u200b" + text[4:] + "။ 🙂"
+    assert count_words(text, code) == count_words(spread, code) > 1
+
+
+def test_one_thought_has_a_like_number_of_words_in_every_script():
+    lengths = {code: count_words(text, code) for code, text in SENTENCES.items()}
+    assert all(5 <= n <= 20 for n in lengths.values()), lengths
+
+
+def test_counting_takes_linear_time_on_hostile_text():
+    assert count_words("-" * 300_000, "en") == 0
+    assert count_words("a" * 300_000, "zh") == 1
+    assert is_language("@" * 300_000, "de") is None
+
+
+@pytest.mark.parametrize(
+    ("code", "low", "high", "phrase"),
+    [
+        ("en", 8, 24, "8 to 24 words"),
+        ("de", 1, 1, "1 word"),
+        ("ko", 7, 7, "7 words"),
+        ("zh", 8, 24, "about 8 to 24 words (roughly 12 to 36 Chinese characters)"),
+        ("ja", 10, 10, "about 10 words (roughly 22 Japanese characters)"),
+        ("my", 2, 4, "about 2 to 4 words (roughly 9 to 18 Burmese characters)"),
+    ],
+)
+def test_a_length_is_said_so_that_a_model_can_keep_it(code, low, high, phrase):
+    assert length_phrase(language(code), low, high) == phrase
+
+
+@pytest.mark.parametrize(("code", "text"), SENTENCES.items(), ids=SENTENCES)
+def test_a_sentence_is_detected_and_confirmed(code, text):
+    found = detect(text)
+    assert found.code == code
+    assert 0.5 <= found.confidence <= 1.0
+    assert is_language(text, code) is True
+
+
+@pytest.mark.parametrize("code", [code for code in SENTENCES if code != "en"])
+def test_english_is_refuted_where_another_language_was_asked_for(code):
+    assert is_language(SENTENCES["en"], code) is False
+    assert is_language(SENTENCES[code], "en") is False
+
+
+@pytest.mark.parametrize(
+    ("written", "asked"),
+    [
+        ("ru", "uk"),
+        ("de", "nl"),
+        ("es", "it"),
+        ("ar", "fa"),
+        ("zh-Hans", "zh-Hant"),
+        ("zh-Hant", "zh-Hans"),
+        ("ja", "zh"),
+    ],
+)
+def test_a_neighbour_in_the_same_script_is_refuted(written, asked):
+    assert is_language(SENTENCES[written], asked) is False
+
+
+def test_a_macro_code_answers_for_its_members():
+    for code in ("zh-Hans", "zh-Hant"):
+        assert is_language(SENTENCES[code], "zh") is True
+        assert is_language(SENTENCES[code], "yue") is True
+    for dialect in ("arz", "apc", "ars", "acm", "acq", "aeb", "ary"):
+        assert is_language(SENTENCES["ar"], dialect) is True
+    assert is_language("Hva slags dokumenter trenger leietakeren før depositumet utbetales?", "nn") is True
+    assert is_language(SENTENCES["fa"], "prs") is True
+
+
+def test_han_without_kana_is_never_japanese():
+    text = "1987年货币危机怎样影响了出口行业的工资"
+    assert detect(text).code == "zh-Hans"
+    assert is_language(text, "ja") is False
+    assert is_language("大阪 空港 設計 歴史", "ja") is None
+
+
+def test_chinese_full_of_latin_names_stays_chinese():
+    text = "ThinkPad X220 BIOS 升级 无线 网卡 Intel AX200 Linux"
+    assert is_language(text, "zh-Hans") is True
+    assert is_language("How is the word 升级 used in Chinese manuals today?", "zh-Hans") is False
+
+
+@pytest.mark.parametrize("text", ["", "   ", "12345 !!", "🙂🙂", "ok", "ThinkPad X220 BIOS"])
+def test_what_cannot_be_told_is_neither_true_nor_false(text):
+    assert is_language(text, "de") is None
+    assert is_language(text, "ja") is None
+
+
+def test_text_without_letters_is_undetermined():
+    assert detect("2024 — 🙂").code == "und"
+    assert detect("").confidence == 0.0
+
+
+def test_a_relative_leaves_an_unknown_language_open_and_a_stranger_refutes_it():
+    assert is_language(SENTENCES["pl"], "szl") is None
+    assert is_language(SENTENCES["en"], "szl") is False
+
+
+def test_newlines_links_and_long_texts_do_no_harm():
+    text = "https://example.org/some/english/path\n\n" + "\n".join([SENTENCES["de"]] * 2000)
+    assert detect(text).code == "de"
+    assert detect(text) == detect(text)
+
+
+@needs_shared
+def test_recorded_queries_are_judged_rightly():
+    lines = (SHARED / "data/recorded/recorded_dev.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [row for row in map(json.loads, lines) if row["query"]]
+    verdicts = [(row["fault"], is_language(row["query"], row["language"])) for row in rows]
+    assert [verdict for fault, verdict in verdicts if fault == "wrong_language"] == [False] * 5
+    assert False not in [verdict for fault, verdict in verdicts if fault != "wrong_language"]

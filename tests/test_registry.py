@@ -1,0 +1,56 @@
+"""A plugin is a module: found by name, listed without registration, and one's own by `pkg.module:Class`."""
+
+import pytest
+
+from synth import registry
+from synth.errors import JobError
+from synth.stage import Stage
+
+
+class Mine(Stage):
+    """A stage of one's own."""
+
+
+class NoStage:
+    pass
+
+
+@pytest.mark.parametrize("kind", ["llm", "embed", "tasks", "scores"])
+def test_every_name_of_a_kind_leads_to_a_documented_stage(kind):
+    names = registry.names(kind)
+    assert names == sorted(names)
+    assert not any(name.startswith("_") for name in names)
+    for name in names:
+        cls = registry.find(kind, name)
+        assert issubclass(cls, Stage)
+        assert cls.__doc__
+        assert cls.model_config["extra"] == "forbid"
+
+
+def test_what_issue_two_promises_is_there():
+    assert {"vllm_server", "openai", "vllm_engine", "extractive"} <= set(registry.names("llm"))
+    assert {"vllm_server", "openai", "sentence_transformers"} <= set(registry.names("embed"))
+    assert {"cosine", "language", "length", "copying"} <= set(registry.names("scores"))
+    assert "retrieval" in registry.names("tasks")
+
+
+def test_a_class_of_ones_own_is_found():
+    assert registry.find("llm", f"{__name__}:Mine") is Mine
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("cosin", "Did you mean 'cosine'?"),
+        ("zzz", '"package.module:Class"'),
+        (f"{__name__}:NoStage", "does not name a subclass"),
+        (f"{__name__}:Missing", "does not name a subclass"),
+        ("no_such_module_here:Thing", "cannot be imported"),
+        (":Thing", "cannot be imported"),
+        ("_batch", "nothing called '_batch'"),
+    ],
+)
+def test_a_name_that_leads_nowhere_says_so(name, wrong):
+    with pytest.raises(JobError) as caught:
+        registry.find("scores", name)
+    assert wrong in str(caught.value)

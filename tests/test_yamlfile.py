@@ -1,0 +1,134 @@
+"""YAML that people write by hand: safe, bounded, and its traps named with their lines."""
+
+import pytest
+
+from synth import yamlfile
+from synth.errors import JobError
+from synth.yamlfile import Problem, parse
+
+
+def problems(text):
+    document = parse(text, "job.yaml")
+    return [document.describe(problem) for problem in document.problems]
+
+
+def refused(text):
+    with pytest.raises(JobError) as caught:
+        parse(text, "job.yaml")
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+def test_plain_yaml_is_read_as_it_is():
+    document = parse("a: 1\nb: [x, 2.5, null, true]\nc:\n  d: 'no'\n", "job.yaml")
+    assert document.data == {"a": 1, "b": ["x", 2.5, None, True], "c": {"d": "no"}}
+    assert document.problems == ()
+    assert (document.lines["c", "d"], document.lines["b", "1"]) == (4, 2)
+
+
+def test_a_problem_is_told_with_the_nearest_line_above_it():
+    document = parse("a:\n  b: {c: 1}\n", "job.yaml")
+    told = document.describe(Problem(("a", "b", "x", "y"), "is wrong", "Mend it."))
+    assert told == "job.yaml:2: a.b.x.y: is wrong. Mend it."
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a: 1\nb: 2\na: 3\n", "job.yaml:1: a: the key stands twice (lines 1 and 3). Remove one of them."),
+        ('a: 1\n"a": 2\n', "job.yaml:1: a: the key stands twice (lines 1 and 2)"),
+        ("x:\n  - {k: 1, k: 2}\n", "job.yaml:2: x.0.k: the key stands twice (lines 2 and 2)"),
+        ("no: 1\n", 'job.yaml:1: no: YAML reads the key no as true or false. Quote it: "no".'),
+        ("w: {On: 1}\n", 'job.yaml:1: w.On: YAML reads the key On as true or false. Quote it: "On".'),
+        ("t: 12:30\n", 'job.yaml:1: t: YAML reads 12:30 as base sixty. Quote it ("12:30"), or write 30m.'),
+        ("t: 1:30.5\n", "job.yaml:1: t: YAML reads 1:30.5 as base sixty"),
+        ("t: 010\n", "job.yaml:1: t: YAML reads 010 as an octal number. Drop the leading zero, or quote it."),
+        ("t: -0_17\n", "YAML reads -0_17 as an octal number"),
+        ("t: !!binary aGk=\n", "job.yaml:1: t: the tag 'tag:yaml.org,2002:binary' is not allowed"),
+        ("t: !!python/object/apply:os.system [ls]\n", "job.yaml:1: t: the tag"),
+        ("t: !env HOME\n", "job.yaml:1: t: the tag '!env' is not allowed in a job file. Write a plain value."),
+        ("? [a, b]\n: 1\n", "a key must be plain text"),
+    ],
+)
+def test_a_trap_is_reported_once_with_its_line(text, told):
+    (message,) = problems(text)
+    assert told in message
+
+
+@pytest.mark.parametrize("text", ['"no": 1\n', "t: '010'\n", 't: "12:30"\n', "t: 0\n", "t: 0.5\n", "t: 2024-01-01\n"])
+def test_quoted_or_harmless_values_are_no_trap(text):
+    assert problems(text) == []
+
+
+def test_keys_are_text_as_they_were_written():
+    assert parse("1: a\n2.50: b\nyes: c\nnull: d\n", "job.yaml").data == {
+        "1": "a",
+        "2.50": "b",
+        "yes": "c",
+        "null": "d",
+    }
+
+
+def test_anchors_and_merges_are_allowed():
+    document = parse("base: &b {x: 1, y: 2}\none: *b\ntwo: {<<: *b, y: 3}\n", "job.yaml")
+    assert document.problems == ()
+    assert document.data["one"] == {"x": 1, "y": 2}
+    assert document.data["two"] == {"x": 1, "y": 3}
+
+
+def test_an_expansion_bomb_is_refused_before_it_expands():
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+    assert "100,000 values" in refused("\n".join(lines))
+
+
+def test_an_anchor_inside_itself_is_refused():
+    assert "nested deeper than 32" in refused("a: &a\n  b: *a\n")
+    assert "nested deeper than 32" in refused("a: &a [*a]\n")
+
+
+@pytest.mark.parametrize("text", ["a: " + "[" * 5000 + "]" * 5000, "a: [1, 2\nb: 3\n", "a: 1\n b: 2\n", "a: \x00\n"])
+def test_what_is_no_yaml_is_refused(text):
+    assert refused(text).startswith("job.yaml: not valid YAML")
+
+
+@pytest.mark.parametrize("text", ["", "\n# only a comment\n", "---\n"])
+def test_an_empty_file_is_refused(text):
+    assert "the file is empty" in refused(text) or "not a list or a single value" in refused(text)
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "just text\n", "42\n"])
+def test_the_top_is_a_mapping(text):
+    assert "expects keys such as `corpus:` at the top" in refused(text)
+
+
+def test_two_documents_in_a_file_are_refused():
+    assert "not valid YAML" in refused("a: 1\n---\nb: 2\n")
+
+
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        ("seed: 1\n".encode("utf-16"), "byte 0 is not UTF-8. Save the file as UTF-8."),
+        (b"seed: 1 # caf\xe9\n", "byte 13 is not UTF-8"),
+        (b"# " + b"x" * 1_000_001, "at most 1,000,000"),
+    ],
+)
+def test_a_file_of_other_bytes_is_refused(tmp_path, raw, told):
+    path = tmp_path / "job.yaml"
+    path.write_bytes(raw)
+    with pytest.raises(JobError) as caught:
+        yamlfile.load(path)
+    assert told in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_a_byte_order_mark_is_no_content(tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_bytes(b"\xef\xbb\xbfseed: 1\n")
+    assert yamlfile.load(path).data == {"seed": 1}
+
+
+def test_a_folder_is_no_job_file(tmp_path):
+    with pytest.raises(JobError, match="cannot be read"):
+        yamlfile.load(tmp_path)

@@ -197,6 +197,7 @@ def test_a_shard_without_rejects_names_none(folder, step):
 def test_a_shard_without_rows_keeps_its_columns(step):
     step.commit(0, rows(), origin(2, 0), rejects=rows("a", "b"))
     assert step.read(0).table.schema == SCHEMA
+    assert pq.read_metadata(step.path / "00000000.parquet").num_row_groups == 0, "datasets refuses an empty row group"
 
 
 def test_the_bytes_do_not_show_how_the_table_was_put_together(folder):

@@ -1,6 +1,7 @@
 """The command line: `main` runs one command and says how it ended.
 
-The commands stand in `runs`, `folders`, `quality`, `training` and `starting`, which attach them to `app`, in this order.
+The commands stand in `runs`, `folders`, `quality`, `training` and `starting`, which attach them to `app` in this
+order.
 """
 
 # ruff: noqa: I001 - the commands are imported in the order of the help page

@@ -99,7 +99,8 @@ class _Parts:
                 self._file = self._path(self._count).open("wb")
                 self._writer = pq.ParquetWriter(self._file, self._schema, compression="zstd", write_page_checksum=True)
                 self._count += 1
-            self._writer.write_table(self._same(table), row_group_size=_ROW_GROUP)
+            if table.num_rows:  # `datasets` cannot read a row group without rows
+                self._writer.write_table(self._same(table), row_group_size=_ROW_GROUP)
 
     def close(self) -> None:
         with disk_errors(self._stem):

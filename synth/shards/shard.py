@@ -124,15 +124,13 @@ def encode(table: pa.Table, keys: dict[str, str]) -> bytes:
     if untyped:
         raise SynthError(f"columns without a type: {', '.join(untyped)}.", "Build the table with an explicit schema.")
     sink = pa.BufferOutputStream()
-    pq.write_table(
-        # How the table was put together from pieces must not show in the pages.
-        table.replace_schema_metadata(keys).combine_chunks(),
-        sink,
-        row_group_size=_ROW_GROUP,
-        compression="zstd",
-        compression_level=_ZSTD_LEVEL,
-        write_page_checksum=True,
-    )
+    # How the table was put together from pieces must not show in the pages.
+    table = table.replace_schema_metadata(keys).combine_chunks()
+    with pq.ParquetWriter(
+        sink, table.schema, compression="zstd", compression_level=_ZSTD_LEVEL, write_page_checksum=True
+    ) as writer:
+        if table.num_rows:  # `datasets` cannot read a row group without rows, only a file without row groups
+            writer.write_table(table, row_group_size=_ROW_GROUP)
     content: bytes = sink.getvalue().to_pybytes()
     return content
 

@@ -81,7 +81,10 @@ def gc(
     age: Annotated[str, typer.Option(help="How long nobody must have written there, such as 30m.")] = "1h",
     json: AsJson = False,
 ) -> None:
-    """Remove what is provably dead: leftovers of crashes and of rules no longer used."""
+    """Remove leftovers that are provably dead.
+
+    Of crashes, of views swapped out, and, when named, of scores and views themselves.
+    """
     from synth.commands.gc import gc as command
 
     command(out, dry_run=dry_run, view=view, scores=scores, age=age, as_json=json)

@@ -60,7 +60,7 @@ def mine(
     settings: Settings = [],  # noqa: B006 - typer copies it
     json: AsJson = False,
 ) -> None:
-    """Find hard negatives for the pairs of a run, and say why each is one.
+    """Find hard negatives for a run's pairs, and why each is one.
 
     Near passages that are no answer: ranked exactly, under rank and score rules, none equal or near to a known
     positive. Run again to go on where it stopped.

@@ -1,42 +1,78 @@
-"""`python -m benchmarks all`, or some of its sections by name; `--write` keeps the tables in benchmarks/RESULTS.md."""
+"""`python -m benchmarks all`, or some of its sections by name; `long` are those that take more than a few minutes.
+
+`--write` puts the tables into benchmarks/RESULTS.md, in place of earlier ones of the same sections.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))  # the scripts of this folder also run by themselves
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))  # the scripts of this folder also run by themselves
+RESULTS = HERE / "RESULTS.md"
+PREFACE = "# Measured\n\nWhere other work ran beside a benchmark, its load says so: believe ratios inside one table.\n"
 
-import client_cost
-import full_server
-import prefix_cache
+Lines = Callable[[Path], Iterable[str]]
 
-Section = Callable[[Path], list[str]]
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """What is measured, and what prints its lines in a folder that goes away afterwards."""
+
+    title: str
+    lines: Lines
+    long: bool = False
+
+
+def module(name: str) -> Lines:
+    """`report` of a module of this folder."""
+    return lambda folder: import_module(name).report(folder)
+
+
+def script(name: str, *arguments: str) -> Lines:
+    """What a script of this folder prints; `{folder}` stands for the folder."""
+
+    def lines(folder: Path) -> list[str]:
+        command = [sys.executable, str(HERE / f"{name}.py"), *(each.format(folder=folder) for each in arguments)]
+        done = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError((done.stderr.strip().splitlines() or ["no reason given"])[-1])
+        return ["```", *done.stdout.rstrip().splitlines(), "```"]
+
+    return lines
 
 
 def client(folder: Path) -> list[str]:
-    """Client cost: 2,000 passages, one query each, 100 ms, 256 slots."""
-    return client_cost.report(client_cost.compare(folder, 2000, 256, 0.1))
+    client_cost = import_module("client_cost")
+    found: list[str] = client_cost.report(client_cost.compare(folder, 2000, 256, 0.1))
+    return found
 
 
-def prefix(folder: Path) -> list[str]:
-    """Prefix cache: prompt tokens computed for a pair by a real vLLM."""
-    return prefix_cache.report(folder)
-
-
-def full(folder: Path) -> list[str]:
-    """Keeping a server full whose limit has to be found."""
-    return full_server.report(folder)
-
-
-SECTIONS: dict[str, Section] = {"client": client, "full": full, "prefix": prefix}
+SECTIONS = {
+    "client": Section("Client cost: 2,000 passages, one query each, 100 ms, 256 slots", client),
+    "transport": Section("Transport and parsing alone", module("transport")),
+    "workers": Section("Two workers beside two bare loops", module("two_workers")),
+    "full": Section("Keeping a server full whose limit has to be found", module("full_server")),
+    "several": Section("Several servers, one slow and one that dies", module("several_servers")),
+    "prefix": Section("Prefix cache: prompt tokens that a real vLLM computes for a pair", module("prefix_cache")),
+    "local": Section("Local embedder beside SentenceTransformer.encode", module("local_path")),
+    "keep": Section("A new view over scored rows", script("keep", "--rows", "100000")),
+    "ready_vectors": Section("Cosine from ready vectors", script("ready_vectors", "--folder", "{folder}")),
+    "mine": Section("Hard negatives beside mine_hard_negatives", script("mine")),
+    "personas": Section("Nearest of 200,000 personas for 100,000 passages", module("personas"), long=True),
+    "growth": Section("Growth to a million passages", module("growth"), long=True),
+}
 
 
 def machine() -> str:
@@ -46,22 +82,50 @@ def machine() -> str:
     return f"{os.cpu_count()} cores, Python {platform.python_version()}, {versions}; load {loads}"
 
 
+def measured(name: str) -> str:
+    """A section's text; one that cannot run here says why."""
+    section = SECTIONS[name]
+    before, begun = f"{time.strftime('%Y-%m-%d')}; {machine()}", time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="synth-bench-") as folder:
+        try:
+            lines = list(section.lines(Path(folder)))
+        except (ImportError, OSError, RuntimeError) as exc:
+            lines = [f"Could not run: {type(exc).__name__}: {exc}"]
+    return "\n".join([f"{before}; {time.perf_counter() - begun:.0f} s", "", *lines, ""])
+
+
+def kept() -> dict[str, str]:
+    """Sections of the file of results by title."""
+    _, *parts = RESULTS.read_text(encoding="utf-8").split("\n## ") if RESULTS.exists() else ("",)
+    return {title: body.strip("\n") + "\n" for title, _, body in (part.partition("\n") for part in parts)}
+
+
+def write(found: dict[str, str]) -> None:
+    """Replace what was measured anew and keep the rest, in the order of the sections."""
+    all_of_them = kept() | {SECTIONS[name].title: text for name, text in found.items()}
+    order = [section.title for section in SECTIONS.values()]
+    titles = [title for title in order if title in all_of_them]
+    RESULTS.write_text(
+        PREFACE + "".join(f"\n## {title}\n\n{all_of_them[title].lstrip()}" for title in titles), encoding="utf-8"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("sections", nargs="+", choices=["all", *SECTIONS])
-    parser.add_argument("--write", action="store_true", help="add the tables to benchmarks/RESULTS.md")
+    parser.add_argument("sections", nargs="+", choices=["all", "long", *SECTIONS], metavar="SECTION")
+    parser.add_argument("--write", action="store_true", help="put the tables into benchmarks/RESULTS.md")
     options = parser.parse_args()
-    chosen = list(SECTIONS) if "all" in options.sections else options.sections
-    out: list[str] = []
+    wanted = {"all": False, "long": True}
+    chosen = [
+        name
+        for name, section in SECTIONS.items()
+        if name in options.sections or any(wanted.get(each) == section.long for each in options.sections)
+    ]
     for name in chosen:
-        section = SECTIONS[name]
-        lines = [f"## {section.__doc__}", f"{time.strftime('%Y-%m-%d')}; {machine()}", ""]
-        with tempfile.TemporaryDirectory(prefix="synth-bench-") as folder:
-            lines += section(Path(folder))
-        print("\n".join(lines), flush=True)
-        out += [*lines, ""]
-    if options.write:
-        (Path(__file__).parent / "RESULTS.md").write_text("# Measured\n\n" + "\n".join(out), encoding="utf-8")
+        text = measured(name)
+        print(f"## {SECTIONS[name].title}\n\n{text}", flush=True)
+        if options.write:
+            write({name: text})
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ class Contender:
         return self.all.wall - self.few.wall
 
 
-def job(url: str, corpus: Path, in_flight: int | str, **run: object) -> dict[str, object]:
+def job(url: str, corpus: Path, in_flight: int | str, **options: object) -> dict[str, object]:
     served = {"use": "vllm_server", "model": "Qwen/Qwen3-32B", "base_urls": [url]}
     return {
         "seed": 7,
@@ -49,15 +49,20 @@ def job(url: str, corpus: Path, in_flight: int | str, **run: object) -> dict[str
         "embed": {**served, "model": "Qwen/Qwen3-32B"},
         "task": {"use": "retrieval"},
         "keep": {"cosine": {"above": 0.0}},
-        "run": {"concurrency": in_flight, **run},
+        "run": {"concurrency": in_flight, **options},
     }
 
 
-def synth(url: str, folder: Path, corpus: Path, in_flight: int | str, **run: object) -> Spent:
+def synth(url: str, folder: Path, corpus: Path, in_flight: int | str, **options: object) -> Spent:
     """`synth run` over the corpus into `folder/out-NAME`."""
     path = folder / f"{corpus.stem}.yaml"
-    path.write_text(yaml.safe_dump(job(url, corpus, in_flight, **run)), encoding="utf-8")
-    command = [sys.executable, "-m", "synth", "run", str(path), "-o", str(folder / f"out-{corpus.stem}"), "--json"]
+    path.write_text(yaml.safe_dump(job(url, corpus, in_flight, **options)), encoding="utf-8")
+    return run(path, folder)
+
+
+def run(path: Path, folder: Path) -> Spent:
+    """`synth run` of a job into `folder/out-NAME`."""
+    command = [sys.executable, "-m", "synth", "run", str(path), "-o", str(folder / f"out-{path.stem}"), "--json"]
     return measure.spend(command, folder, XDG_CACHE_HOME=str(folder / "cache"))
 
 

@@ -22,13 +22,13 @@ def busy(trace: Trace, begin: float, end: float) -> float:
     return sum(max(0.0, min(done, end) - max(start, begin)) for _, start, done in trace) / (end - begin)
 
 
-def reached(trace: Trace, share: float = 1.0) -> float:
-    """The first moment at which so many slots are busy."""
+def reached(trace: Trace, share: float = 1.0, slots: int = SLOTS) -> float:
+    """The first moment at which this share of the slots is busy."""
     events = sorted([(start, 1) for _, start, _ in trace] + [(done, -1) for _, _, done in trace])
     running = 0
     for moment, change in events:
         running += change
-        if running >= share * SLOTS:
+        if running >= share * slots:
             return moment
     raise ValueError("never full")
 

@@ -1,6 +1,6 @@
 """A new view over many scored rows, beside the same work as a bare pyarrow loop in the same run.
 
-    python benchmarks/keep.py --rows 1000000 --workers 2
+    python benchmarks/keep.py --rows 100000 1000000 --workers 2
 
 Both sides read every column of `generated/` and `scores/`, filter by cosine and write zstd Parquet, each with the same
 number of processes (their start included), one after the other, warm page cache. `bare` writes the rows that pass,
@@ -14,7 +14,7 @@ import multiprocessing
 import resource
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -69,6 +69,7 @@ def make(out: Path, rows: int) -> None:
             "repaired": [False] * count,
             "prompt_tokens": rng.integers(900, 1200, count),
             "completion_tokens": rng.integers(20, 60, count),
+            "retry_of": [None] * count,
         }
         origin = Origin(identity="bench", input="", first=first, rows_in=count, rows_out=count, schema="1")
         folder.step("generated").commit(index, pa.table(columns, schema=PAIRS), origin)
@@ -124,39 +125,53 @@ def measured(work: Callable[[], None], results: multiprocessing.Queue[Cost]) -> 
     results.put((wall, cpu, max(each.ru_maxrss for each in used) * 1024))
 
 
+def compared(out: Path, scratch: str, rows: int, options: argparse.Namespace) -> Iterator[tuple[str, Cost, Cost]]:
+    """(name, cost, cost of `bare` just before) of each loop over `rows`, in turn, `rounds` times."""
+    context = multiprocessing.get_context("spawn")
+    loops = {
+        "bare": partial(bare_loop, both=False),
+        "bare both": partial(bare_loop, both=True),
+        "synth keep": synth_keep,
+    }
+    for _ in range(options.rounds):
+        first: Cost | None = None
+        for name, loop in loops.items():
+            target = str(Path(scratch) / f"view{time.time_ns()}")
+            results: multiprocessing.Queue[Cost] = context.Queue()
+            work = partial(loop, str(out), target, range(-(-rows // SHARD)), options.workers)
+            process = context.Process(target=measured, args=(work, results))
+            process.start()
+            cost = results.get()
+            process.join()
+            first = first or cost
+            yield name, cost, first
+
+
 def main() -> None:
-    """Print seconds, ratios and memory."""
+    """Print seconds, ratios and memory, and last the best round of each size against the bare loop and the others."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=200_000)
+    parser.add_argument("--rows", type=int, nargs="+", default=[200_000])
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="Keep the data here, and use what is here.")
     options = parser.parse_args()
-    context = multiprocessing.get_context("spawn")
+    peaks: dict[int, int] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        out = options.folder or Path(scratch) / "out"
-        if not out.exists():
-            make(out, options.rows)
-        shards = range(-(-options.rows // SHARD))
-        loops = {
-            "bare": partial(bare_loop, both=False),
-            "bare both": partial(bare_loop, both=True),
-            "synth keep": synth_keep,
-        }
-        for _ in range(options.rounds):
-            first: Cost | None = None
-            for name, loop in loops.items():
-                target = str(Path(scratch) / f"view{time.time_ns()}")
-                results: multiprocessing.Queue[Cost] = context.Queue()
-                process = context.Process(
-                    target=measured, args=(partial(loop, str(out), target, shards, options.workers), results)
-                )
-                process.start()
-                wall, cpu, peak = results.get()
-                process.join()
-                first = first or (wall, cpu, peak)
-                times = f"{wall:7.2f} s wall {wall / first[0]:5.2f} ×  {cpu:7.2f} s cpu {cpu / first[1]:5.2f} ×"
-                print(f"{options.rows:,} rows  {name:<11} {times}  {peak / 1e6:6,.0f} MB", flush=True)
+        for rows in options.rows:
+            out = (options.folder or Path(scratch)) / f"rows-{rows}"
+            if not out.exists():
+                make(out, rows)
+            ratios = []
+            for name, (wall, cpu, peak), bare_cost in compared(out, scratch, rows, options):
+                against = (wall / bare_cost[0], cpu / bare_cost[1])
+                times = f"{wall:7.2f} s wall {against[0]:5.2f} ×  {cpu:7.2f} s cpu {against[1]:5.2f} ×"
+                print(f"{rows:,} rows  {name:<11} {times}  {peak / 1e6:6,.0f} MB", flush=True)
+                if name == "synth keep":
+                    ratios.append(against)
+                    peaks[rows] = max(peak, peaks.get(rows, 0))
+            best = " wall, ".join(f"{min(column):.2f} ×" for column in zip(*ratios, strict=True))
+            memory = f"{peaks[rows] / 1e6:,.0f} MB, {peaks[rows] / peaks[options.rows[0]]:.2f} × that of the first size"
+            print(f"{rows:,} rows  synth keep takes {best} cpu of a bare loop that writes no rejected row; {memory}")
 
 
 if __name__ == "__main__":

@@ -225,6 +225,27 @@ def _send(sender: Any, work: Callable[..., Iterator[dict[str, Any]]], arguments:
     sender.send(next(iter(work(*arguments))))
 
 
+def report(folder: Path, sizes: tuple[int, int, int] = (20_000, 200_000, 384), only: str | None = None) -> list[str]:
+    """The table of one comparison; `sizes` are queries, passages and dimensions."""
+    rows = {}
+    if only != "theirs":
+        rows["synth mine"] = apart(ours, folder / "out", *sizes)
+    if only != "ours":
+        rows["mine_hard_negatives"] = apart(theirs, *sizes)
+    lines = [
+        f"{sizes[0]:,} queries x {sizes[1]:,} passages x {sizes[2]}",
+        "",
+        "| | seconds | of CPUs | private MB | mapped MB | negatives |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in rows.items():
+        memory = f"{row['private'] / 1e6:,.0f} | {row['mapped'] / 1e6:,.0f}"
+        lines.append(f"| {name} | {row['seconds']:.1f} | {row['cpu']:.1f} | {memory} | {row['negatives']:,} |")
+    if "refused" in rows.get("synth mine", {}):
+        lines += ["", f"Refused: {json.dumps(rows['synth mine']['refused'])}"]
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--queries", type=int, default=2000)
@@ -233,20 +254,9 @@ def main() -> None:
     parser.add_argument("--only", choices=["ours", "theirs"])
     parser.add_argument("--folder", type=Path, help="Where the index goes; else a temporary folder.")
     options = parser.parse_args()
-    sizes = (options.queries, options.passages, options.width)
-    print(f"{sizes[0]:,} queries x {sizes[1]:,} passages x {sizes[2]}")
     with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
-        rows = {}
-        if options.only != "theirs":
-            rows["synth mine"] = apart(ours, Path(temporary) / "out", *sizes)
-        if options.only != "ours":
-            rows["mine_hard_negatives"] = apart(theirs, *sizes)
-    print(f"{'':<22}{'seconds':>10}{'of CPUs':>10}{'private MB':>12}{'mapped MB':>11}{'negatives':>11}")
-    for name, row in rows.items():
-        memory = f"{row['private'] / 1e6:>12,.0f}{row['mapped'] / 1e6:>11,.0f}"
-        print(f"{name:<22}{row['seconds']:>10.1f}{row['cpu']:>10.1f}{memory}{row['negatives']:>11,}")
-    if "refused" in rows.get("synth mine", {}):
-        print("refused:", json.dumps(rows["synth mine"]["refused"]))
+        sizes = (options.queries, options.passages, options.width)
+        print("\n".join(report(Path(temporary), sizes, options.only)))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import client_cost
@@ -27,8 +27,8 @@ LAYOUTS = {"report's order": HERE / "report_prompts" / "retrieval", "shipped": H
 
 
 @contextmanager
-def vllm(folder: Path, python: str) -> Iterator[str]:
-    """A server of a tiny Qwen3; gives its base URL."""
+def vllm(folder: Path, python: str, count: int = 1) -> Iterator[list[str]]:
+    """Servers of a tiny Qwen3; gives their base URLs."""
     sys.path.insert(0, str(TESTS))
     from processes import CONTEXT, GENERATOR, Server  # noqa: PLC0415 - lies with the tests that use it most
 
@@ -39,38 +39,41 @@ def vllm(folder: Path, python: str) -> Iterator[str]:
     options += ["--max-num-batched-tokens", str(CONTEXT), "--no-enable-chunked-prefill", "--enable-prefix-caching"]
     options += ["--block-size", str(BLOCK), "--num-gpu-blocks-override", str(BLOCKS)]
     quiet = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
-    server = Server.start(python, options, {**os.environ, **quiet}, folder / "vllm.log")
+    servers: list[Server] = []
     try:
-        server.wait()
-        yield server.url
+        environment = {**os.environ, **quiet}
+        servers += [Server.start(python, options, environment, folder / f"vllm{n}.log") for n in range(count)]
+        for server in servers:
+            server.wait()
+        yield [server.url for server in servers]
     finally:
-        server.stop()
+        for server in servers:
+            server.stop()
 
 
-def counter(url: str, name: str) -> float:
+def counter(urls: list[str], name: str) -> float:
+    """A counter of vLLM's, added up over servers."""
+    return sum(_counter(url, name) for url in urls)
+
+
+def _counter(url: str, name: str) -> float:
     with urllib.request.urlopen(url.removesuffix("/v1") + "/metrics") as answer:  # noqa: S310 - our own server
         lines = answer.read().decode().splitlines()
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"vllm:{name}{{"))
 
 
-def computed(url: str, work: str, folder: Path, embedder: str, **task: object) -> tuple[float, float]:
+def computed(urls: list[str], work: list[str], folder: Path, embedder: str, **task: object) -> tuple[float, float]:
     """Prompt tokens asked and computed by one `synth run`, from the server's own counters."""
     names = ("prefix_cache_queries_total", "prefix_cache_hits_total")
-    before = [counter(url, name) for name in names]
+    before = [counter(urls, name) for name in names]
     passages = folder / "passages.jsonl"
-    job = client_cost.job(url, passages, IN_FLIGHT)
-    job["llm"] = {**job["llm"], "base_urls": [work]}
-    job["embed"] = {**job["embed"], "base_urls": [embedder]}
+    job = client_cost.job(embedder, passages, IN_FLIGHT * len(urls))
+    job["llm"] = {**job["llm"], "base_urls": work}
     job["task"] = {"use": "retrieval", **task}
-    path = folder / "job.yaml"
+    path = folder / f"job{len(list(folder.glob('out-*')))}.yaml"
     path.write_text(yaml.safe_dump(job), encoding="utf-8")
-    out = folder / f"out-{len(list(folder.glob('out-*')))}"
-    measure.spend(
-        [sys.executable, "-m", "synth", "run", str(path), "-o", str(out), "--json"],
-        folder,
-        XDG_CACHE_HOME=str(folder / "cache"),
-    )
-    asked, hits = (counter(url, name) - was for name, was in zip(names, before, strict=True))
+    client_cost.run(path, folder)
+    asked, hits = (counter(urls, name) - was for name, was in zip(names, before, strict=True))
     return asked, asked - hits
 
 
@@ -86,22 +89,31 @@ def proxy(url: str) -> Iterator[str]:
         process.stdout.close()
 
 
-def report(folder: Path, passages: int = 400) -> list[str]:
+CASES = ((1, 1, 0.65), (1, 3, 0.50), (2, 3, 0.50))
+"""Servers, queries a passage, goal."""
+
+
+def report(folder: Path, passages: int = 300) -> list[str]:
     python = os.environ.get("SYNTH_VLLM_PYTHON")
     if not python:
-        return ["left out: SYNTH_VLLM_PYTHON names no Python with vLLM"]
-    lines = ["| passages x queries | layout | prompt tokens a pair | computed | ratio | goal |", "|-|-|-|-|-|-|"]
+        return ["Left out: SYNTH_VLLM_PYTHON names no Python with vLLM (tests/vllm/README.md)."]
+    lines = ["| servers | queries a passage | layout | prompt tokens a pair | computed | ratio | goal |"]
+    lines.append("|-|-|-|-|-|-|-|")
     texts.corpus(folder / "passages.jsonl", passages)
-    with vllm(folder, python) as url, proxy(url) as work, measure.server() as embedder:
-        for queries, goal in ((1, 0.65), (3, 0.50)):
+    with vllm(folder, python, 2) as urls, ExitStack() as stack:
+        proxies = [stack.enter_context(proxy(url)) for url in urls]
+        embedder = stack.enter_context(measure.server())
+        for servers, queries, goal in CASES:
             first = 0.0
             for name, prompts in LAYOUTS.items():
-                asked, spent = computed(url, work, folder, embedder, queries_per_passage=queries, prompts=str(prompts))
+                options = {"queries_per_passage": queries, "prompts": str(prompts)}
+                asked, spent = computed(urls[:servers], proxies[:servers], folder, embedder, **options)
                 pairs = passages * queries
                 first = first or spent
                 lines.append(
-                    f"| {passages} x {queries} | {name} | {asked / pairs:,.0f} | {spent / pairs:,.0f} | "
+                    f"| {servers} | {queries} | {name} | {asked / pairs:,.0f} | {spent / pairs:,.0f} | "
                     f"{spent / first:.2f} | {goal if name == 'shipped' else ''} |"
                 )
                 print(lines[-1], file=sys.stderr, flush=True)
-    return [*lines, "", f"KV cache: {BLOCK * BLOCKS:,} tokens; {IN_FLIGHT} calls in flight"]
+    size = f"KV cache of each server: {BLOCK * BLOCKS:,} tokens in blocks of {BLOCK}"
+    return [*lines, "", f"{passages} passages; {size}; {IN_FLIGHT} calls in flight a server; load does not count."]

@@ -12,6 +12,7 @@ import asyncio
 import base64
 import json
 import math
+import os
 import random
 import time
 import zlib
@@ -54,6 +55,8 @@ class Model:
     def serve(self, path: str, body: bytes, answer: Callable[[bytes], None]) -> None:
         if path == "/v1/chat/completions":
             call = [time.monotonic(), 0.0, 0.0]
+            if self.options.die and not self.trace:
+                asyncio.get_running_loop().call_later(self.options.die, os._exit, 1)
             self.trace.append(call)
             self._admit(lambda: self._start(call, chat(body), answer))
         elif path == "/v1/embeddings":
@@ -183,6 +186,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--slots", type=int, default=0, help="calls at once; 0: any number")
     parser.add_argument("--width", type=int, default=1024, help="of the vectors")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--die", type=float, default=0.0, help="seconds after the first call; 0: never")
     parser.add_argument("--record", action="store_true", help="keep the bodies for /dump")
     return parser.parse_args()
 

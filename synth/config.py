@@ -158,7 +158,7 @@ class Draft:
             llm=self.stages.get("llm"),
             embed=self.stages.get("embed"),
             task=self.stages.get("task"),
-            scores=tuple(self.stages["scores"]),
+            scores=tuple(scorer.at(base) for scorer in self.stages["scores"]),
             rules=self.rules,
             repair=bool(getattr(self.stages.get("llm"), "repair", True)),
         )
@@ -173,7 +173,7 @@ def draft(document: Document, overrides: Sequence[str] = ()) -> Draft:
     file, stages, found = _sections(data)
     if as_written(data, found, given):
         file, stages, found = _sections(data)
-    problems = [*document.problems, *found, *_between(data, stages.get("scores", ()))]
+    problems = [*document.problems, *found, *_between(data, stages)]
     rules, found = Rules.parse(data.get("keep"), stages.get("scores", ()))
     if rules is not None and file is not None and not found:
         found = rules.absent(_columns(file.corpus, stages.get("scores", ()))) if file.corpus else []
@@ -197,7 +197,7 @@ def _sections(data: Mapping[str, Any]) -> tuple[JobFile | None, dict[str, Any], 
     return file, stages, [*problems, *found]
 
 
-def _between(data: Mapping[str, Any], scorers: Sequence[Scorer]) -> list[Problem]:
+def _between(data: Mapping[str, Any], stages: Mapping[str, Any]) -> list[Problem]:
     """What no section can see alone: a missing embedder, two scorers that make the same column."""
     found: list[Problem] = []
     made: dict[str, int] = {}
@@ -207,12 +207,16 @@ def _between(data: Mapping[str, Any], scorers: Sequence[Scorer]) -> list[Problem
             Problem(("personas",), "need an embedder to find the nearest ones", f"{cure}, or set personas to null.")
         )
     found += _of_data(data) if data.get("data") is not None else _of_corpora(data)
-    for n, scorer in enumerate(scorers):
+    for n, scorer in enumerate(stages.get("scores", ())):
         path = ("scores", str(n))
         if data.get("embed") is None and "encoder" in scorer.needs - scorer.brings:
             found.append(Problem(path, "needs an embedder", f"{cure}, or leave this scorer out."))
         if data.get("llm") is None and "chat" in scorer.needs - scorer.brings:
             found.append(Problem(path, "needs a language model", "Add `llm:`, or leave this scorer out."))
+        grader = (getattr(scorer, "llm", None) or stages.get("llm")) if "chat" in scorer.needs else None
+        if not getattr(grader, "judges", True):
+            what = f"cannot be asked of {grader.__module__.rpartition('.')[2]}, a baseline that understands nothing"
+            found.append(Problem(path, what, "Give this scorer an `llm:` of its own, or leave it out."))
         twice = [name for name, _ in scorer.named_outputs() if made.setdefault(name, n) != n]
         if twice:
             what = f"makes the column {twice[0]}, as scores.{made[twice[0]]} does"

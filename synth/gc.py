@@ -134,6 +134,11 @@ class _Collector:
             if not (self._root / step.shown).is_dir():
                 self.result.left.append(f"{step.name}: {step.shown}/ is missing, so this may be it; run the job again")
                 continue
+            if step.shown == "mined" and _being_filled(step):
+                self.result.left.append(
+                    f"{step.name}: negatives that are not all there; `synth mine` goes on with them"
+                )
+                continue
             self._remove(step.path, "a view that no reader sees")
             yield step
 
@@ -198,6 +203,17 @@ class _Collector:
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self._root).as_posix()
+
+
+def _being_filled(step: StepFiles) -> bool:
+    """Whether what it holds is what its name says: once swapped out, a folder has the name of what it was swapped for.
+
+    Negatives may have cost calls of a model, which a view's rows have not.
+    """
+    for index in sorted(step.shards):
+        with suppress(Unreadable), ShardFile(step.file(index)) as file:
+            return file.stamp().identity[:8] in step.name
+    return False
 
 
 def _busy(root: Path, age: float) -> str:

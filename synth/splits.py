@@ -21,7 +21,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from synth.errors import JobError
-from synth.scores._batch import PairBatch, PassShard
+from synth.scores import PairBatch, PassShard
 from synth.scores.near_duplicate import NearDuplicate
 from synth.shards import OutputFolder, StepFolder
 from synth.stage import Services

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import zlib
 from pathlib import Path
 
@@ -64,6 +65,18 @@ def column(make_array, name="in.parquet", **corpus):
 
 def texts(out):
     return [row["text"] for row in rows(out, "passages")]
+
+
+def byte_named(out):
+    """The rejected row names the byte of the file at which it stops being UTF-8."""
+    (found,) = rows(out, "rejected/passages")
+    at = int(re.search(r"byte (\d+) of the file", found["detail"])[1])
+    assert (out.parent / "in.jsonl").read_bytes()[at] == 0xFF
+
+
+def third_row(out):
+    """The rejected row is known by its number."""
+    assert [row["source_row"] for row in rows(out, "rejected/passages")] == [2]
 
 
 def kept_as(*wanted):
@@ -201,7 +214,12 @@ CASES = [
     Case("C3 a byte order mark", file("in.jsonl", b"\xef\xbb\xbf" + line(good()[0]) + b"\n"), passages=1),
     Case("C4 UTF-16", file("in.jsonl", '{"text": "x"}'.encode("utf-16")), 3, ("UTF-16", "iconv")),
     Case("C6 NUL", text("a\0" + GOOD), rejected={"nul": 1}, passages=3),
-    Case("C7 invalid UTF-8 in JSON", records(b'{"text": "\xff long enough to be kept"}'), rejected={"encoding": 1}),
+    Case(
+        "C7 invalid UTF-8 in JSON",
+        records(b'{"text": "\xff long enough to be kept"}'),
+        rejected={"encoding": 1},
+        after=byte_named,
+    ),
     Case("C7 invalid UTF-8 in Parquet", column(bad_utf8), rejected={"encoding": 1}, passages=1),
     Case("C8 half a surrogate pair", records(b'{"text": "\\ud800 long enough to be kept"}'), rejected={"surrogate": 1}),
     Case("C10 a line of 10 MB", text("word " * 2_000_000, long="reject"), rejected={"too_long": 1}, passages=3),
@@ -212,7 +230,13 @@ CASES = [
         ("line 3", "limits.line"),
     ),
     Case("C11 the last line without its end", file("in.jsonl", line(good()[0])), passages=1),
-    Case("C13 one bad line of many", records(b'{"text": '), rejected={"json": 1}, passages=3),
+    Case(
+        "C13 one bad line of many",
+        records(b'{"text": '),
+        rejected={"json": 1},
+        passages=3,
+        after=third_row,
+    ),
     Case("C14 one JSON array", file("in.json", json.dumps(good()).encode()), 3, ("array", "jq")),
     Case("C14 JSON over several lines", pretty, 3, ("jq",)),
     Case("C15 the column is missing", records(text="body"), 3, ("body", "text")),
@@ -273,6 +297,7 @@ CASES = [
     Case(
         "C36 an output with `..`", lambda folder: {"corpus": records()(folder)["corpus"], "out": "../x"}, 2, ("`..`",)
     ),
+    Case("C36 an output at home", lambda folder: {"corpus": records()(folder)["corpus"], "out": "~/x"}, 2, ("`~`",)),
     Case("C36 a name that leads elsewhere", records(name="../../x"), passages=3),
     Case("C37 a link", linked, passages=3, after=target_recorded),
     Case("C37 a circle of links", circle, 3, ("in.jsonl", "circle")),

@@ -35,6 +35,9 @@ ELSEWHERE = {
     "Y5 twice": ("test_run.py", "test_a_second_interrupt_leaves_at_once_and_loses_nothing"),
     "Y6": ("faults/test_kill_loop.py", "test_twenty_kills_of_two_processes_under_mixed_faults"),
     "Y7": ("test_catalogue_configs.py", "test_f22_another_identity_names_the_keys"),
+    "Y13": ("test_workers.py", "test_a_dead_workers_shards_are_taken_up_again"),
+    "Y13 thrice": ("test_workers.py", "test_a_shard_that_kills_is_given_up_and_the_rest_is_finished"),
+    "Y17": ("faults/test_memory.py", "test_a_hundred_thousand_rows_pass_in_512_mb"),
     "Y9": ("test_servers.py", "test_retry_after_in_all_its_forms"),
 }
 
@@ -155,3 +158,8 @@ def test_y18_processes_are_spawned_never_forked():
 def test_what_is_tried_elsewhere_is_there(number):
     name, function = ELSEWHERE[number]
     assert f"def {function}(" in (Path(__file__).parent / name).read_text("utf-8")
+
+
+def test_every_row_of_the_catalogue_has_its_test():
+    numbers = {1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 17, 18}
+    assert {int(name.split()[0][1:]) for name in ELSEWHERE} | {2, 3, 12, 18} == numbers

@@ -36,13 +36,17 @@ JOB = {
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A working directory with a corpus and personas in it."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return prepare(tmp_path, monkeypatch)
+
+
+def prepare(folder, patch):
+    patch.chdir(folder)
+    patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
     rows = [{"id": name, "text": text} for name, text in TEXTS.items()]
     rows += [{"id": "short", "text": "too short"}, {"id": "again", "text": TEXTS["en-1"].upper()}]
-    (tmp_path / "docs.jsonl").write_text("\n".join(json.dumps(row) for row in rows) + "\n", "utf-8")
-    (tmp_path / "people.txt").write_text("A harbour pilot.\nA baker in Bath.\nA signalman in Soest.\n", "utf-8")
-    return tmp_path
+    (folder / "docs.jsonl").write_text("\n".join(json.dumps(row) for row in rows) + "\n", "utf-8")
+    (folder / "people.txt").write_text("A harbour pilot.\nA baker in Bath.\nA signalman in Soest.\n", "utf-8")
+    return folder
 
 
 @pytest.fixture
@@ -181,6 +185,7 @@ def test_hosts_that_passages_leave_for_are_named(folder, capsys):
     assert "leave this machine for gpu7.example:8000, gpu7.example:8001" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_large_corpus_is_sampled_and_said_to_be(folder, capsys):
     rows = (json.dumps({"text": f"Passage number {n} of a corpus with very many of them."}) for n in range(25_000))
     (folder / "docs.jsonl").write_text("\n".join(rows) + "\n", "utf-8")
@@ -229,11 +234,14 @@ def test_preview_of_an_unknown_id(folder, capsys):
     assert "no passage has the id 'nobody'" in capsys.readouterr().err
 
 
-@pytest.fixture
-def finished(folder, server, capsys):
-    """A finished run in `out`."""
-    assert cli.main(["run", job(folder, server, keep={"cosine": {"above": -0.5}, "length_error": {"max": 0.0}})]) == 0
-    capsys.readouterr()
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run in `out`, which the tests only read."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch, Loopback() as server:
+        prepare(folder, patch)
+        rules = {"cosine": {"above": -0.5}, "length_error": {"max": 0.0}}
+        assert cli.main(["run", job(folder, server, keep=rules), "--json"]) == 0
     return folder / "out"
 
 

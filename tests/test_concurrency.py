@@ -48,7 +48,7 @@ def filled(pace, count=None):
 
 
 def test_a_page_of_metrics_is_summed_over_engines():
-    assert read_load(METRICS) == Load(running=64.0, waiting=7.0, cache=0.75, preemptions=3.0)
+    assert read_load(METRICS) == Load(running=64.0, waiting=7.0, cache=0.75, preemptions=3.0, engines=2)
 
 
 def test_a_page_that_is_not_of_vllm_says_nothing():

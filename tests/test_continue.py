@@ -66,6 +66,7 @@ def revisions(out):
     return {row["passage_id"]: row["revision"] for row in rows(out, "generated")}
 
 
+@pytest.mark.slow
 def test_an_edited_job_goes_on_and_what_was_begun_keeps_its_revision(place, server):
     out = place / "out"
     interrupted(write(place, server), out, server)
@@ -94,6 +95,7 @@ def test_an_edited_job_goes_on_and_what_was_begun_keeps_its_revision(place, serv
     assert len(chats(server)) - len(set(chats(server))) <= 4, "only what was in flight when the server went is repeated"
 
 
+@pytest.mark.slow
 def test_going_on_is_the_same_whoever_goes_on(place, server):
     """Once a revision is written down, its job file, the folder alone and a crash in between all end alike."""
     edited = {"seed": 9}
@@ -162,6 +164,7 @@ def test_changed_and_removed_data_are_refused_with_the_file_named(place, server)
         go_on(job, out)
 
 
+@pytest.mark.slow
 def test_appended_files_and_corpora_become_new_shards(place, server):
     """Also a file whose name sorts before the others: positions never move."""
     out = place / "out"
@@ -198,6 +201,7 @@ def test_appended_files_and_corpora_become_new_shards(place, server):
     assert pl.scan_parquet(out / "kept" / "*.parquet").collect().height == len(rows(out, "kept"))
 
 
+@pytest.mark.slow
 def test_data_appended_before_the_inputs_were_read_to_their_end(place, server):
     """The part of the first revision is read under its own job, whatever came since."""
     out = place / "out"
@@ -225,6 +229,7 @@ def test_a_sample_is_not_extended(place, server):
         command(resolve(job, place / "out", (), 6), as_json=True, how=How(go_on=True))
 
 
+@pytest.mark.slow
 def test_a_library_that_is_gone_begins_open_shards_anew(place, server, capsys):
     out = place / "out"
     interrupted(write(place, server), out, server)
@@ -248,6 +253,7 @@ def refusing(body):
     return say("I will not.") if any(text in prompt for text in REFUSED) else completion(body)
 
 
+@pytest.mark.slow
 def test_rejected_items_are_asked_again_as_new_ones(place, server, capsys):
     out = place / "out"
     server.chat = refusing
@@ -293,6 +299,7 @@ def test_rejected_items_are_asked_again_as_new_ones(place, server, capsys):
     assert not (out / "job.4.json").exists()
 
 
+@pytest.mark.slow
 def test_a_retried_item_sees_what_its_passage_has_already(place, server):
     out = place / "out"
     text = passage(5)
@@ -318,6 +325,7 @@ def test_a_retried_item_sees_what_its_passage_has_already(place, server):
     assert any(row["query"] in body for body in chats(server)[calls:])
 
 
+@pytest.mark.slow
 def test_a_retry_that_was_interrupted_goes_on_and_begins_no_other(place, server):
     out = place / "out"
     server.chat = lambda body: (
@@ -333,6 +341,7 @@ def test_a_retry_that_was_interrupted_goes_on_and_begins_no_other(place, server)
     assert not (out / "job.3.json").exists()
 
 
+@pytest.mark.slow
 def test_rules_and_scorers_used_last_are_those_of_the_folder(place, server):
     out = place / "out"
     run(write(place, server), out)
@@ -352,6 +361,7 @@ def test_rules_and_scorers_used_last_are_those_of_the_folder(place, server):
     assert contents(out) == few
 
 
+@pytest.mark.slow
 def test_new_rules_of_a_run_that_was_stopped_hold_for_its_folder(place, server):
     out = place / "out"
     interrupted(write(place, server), out, server)
@@ -363,6 +373,7 @@ def test_new_rules_of_a_run_that_was_stopped_hold_for_its_folder(place, server):
     audit(out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["generated", "scores/cosine-*"])
 def test_what_was_made_of_a_shard_that_is_gone_is_made_anew(place, server, name):
     out = place / "out"

@@ -210,6 +210,7 @@ async def local(**options):
     await encoder.close()
 
 
+@pytest.mark.slow
 @needs_minilm
 def test_minilm_means_something_and_gives_equal_bits(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -226,6 +227,7 @@ def test_minilm_means_something_and_gives_equal_bits(monkeypatch):
             np.testing.assert_allclose(np.linalg.norm(once.vectors, axis=1), 1, atol=1e-6)
             assert once.truncated.tolist() == [False] * 5 + [True]
             assert (await encoder.encode([], "query")).vectors.shape == (0, 384)
+            assert encoder._cut([long, "x"], {}) == [True, False], "counted again where the tokenizer does not tell"
         async with local(truncate="error") as encoder:
             with pytest.raises(RequestRejected, match="too_long"):
                 await encoder.encode([long], "document")

@@ -133,6 +133,48 @@ def test_changed_data_are_refused_and_new_rules_are_not(place, capsys):
     assert "inputs.0.sha256" in capsys.readouterr().err
 
 
+def test_new_thresholds_ask_the_server_nothing(place, server):
+    """Neither as a view, nor in the same folder, nor by the command line of before with another rule."""
+    served = ("--embed-url", server.url, "--embed-model", "tiny")
+    words = ("-o", "out", *ENGLISH, *served, "-s", "scores=[{use: cosine}]", "-s", "run.shard_size=10")
+    data = jsonl(place / "mine.jsonl", [{"query": row["query"], "passage": row["passage"]} for row in rows(25)])
+    assert run(data, *words, "--above", "cosine=0.9") == 0
+    asked = len(server.log)
+    assert asked > 0
+    assert main(["keep", "out", "--above", "cosine=0.2", "--as", "mild"]) == 0
+    assert main(["keep", "out", "--above", "cosine=0.3"]) == 0
+    assert run(data, *words, "--above", "cosine=0.55") == 0
+    assert main(["sweep", "out", "--json"]) == 0
+    assert len(server.log) == asked
+    assert set(table(place / "out", "views/mild")["cosine"].to_pylist()) >= set(
+        table(place / "out", "kept")["cosine"].to_pylist()
+    )
+    balance(place / "out")
+
+
+def test_the_label_is_found_again_under_its_own_name(place, capsys):
+    given = [row | {"good": row["n"] % 2} for row in rows(12)]
+    data = jsonl(place / "mine.jsonl", given)
+    assert run(data, "-o", "out", *ENGLISH, "-s", READY, "--label-column", "good", "--above", "cosine=0") == 0
+    capsys.readouterr()
+    assert main(["sweep", "out", "--label-column", "good"]) == 0
+    assert "AUC against" in capsys.readouterr().out
+
+
+def test_files_of_a_scorer_are_found_again_from_anywhere(place, monkeypatch):
+    data = jsonl(place / "mine.jsonl", rows(4))
+    jsonl(place / "held-out.jsonl", [{"query": "which river is number 2"}])
+    scores = "scores=[{use: contamination, files: [held-out.jsonl], jaccard: 1}]"
+    assert run(data, "-o", "out", *ENGLISH, "-s", scores, "--is", "contaminated=false") == 0
+    assert table(place / "out", "rejected/kept")["query"].to_pylist() == ["which river is number 2"]
+    (place / "elsewhere").mkdir()
+    monkeypatch.chdir(place / "elsewhere")
+    before = shards(place / "out")
+    next(place.glob("out/scores/*/00000000.parquet")).unlink()
+    assert main(["run", str(place / "out")]) == 0
+    assert shards(place / "out") == before
+
+
 def test_columns_named_like_scores_are_carried_aside(place):
     given = [row | {"cosine": 9.5, "label": "x", "reason": "why", "input_id": n} for n, row in enumerate(rows(4))]
     data = jsonl(place / "mine.jsonl", given)
@@ -215,6 +257,8 @@ def test_check_reads_the_data_as_a_run_would_and_knows_the_columns(place, capsys
         ({"corpus": {"path": "x"}}, "corpus: belongs to a job that generates"),
         ({"task": {"use": "retrieval"}}, "task: belongs to a job that generates"),
         ({"scores": [{"use": "judge"}]}, "needs a language model"),
+        ({"scores": [{"use": "judge", "llm": {"use": "extractive"}}]}, "understands nothing"),
+        ({"scores": [{"use": "judge"}], "llm": {"use": "extractive"}}, "understands nothing"),
         ({"scores": [{"use": "cosine"}]}, "needs an embedder"),
         ({"scores": [{"use": "cosine", "query_vector": "qv"}]}, "go together"),
         ({"data": [{"path": "a", "instruction": "x"}, {"path": "b", "instruction": "y"}]}, "several instructions"),

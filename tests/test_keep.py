@@ -238,6 +238,7 @@ def test_unique_gives_ties_to_the_lower_position_across_shards(tmp_path):
     assert rows(folder.path, "views/u")["id"].to_pylist() == ["0-0", "1-0", "3-0"]
 
 
+@pytest.mark.slow
 def test_several_processes_write_the_same_bytes_as_one(out, tmp_path):
     other = Path(shutil.copytree(out, tmp_path / "other"))
     wanted = rules(cosine={"above": 0.3}, unique={"by": "query_cluster", "best": "cosine"})

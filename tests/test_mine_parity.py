@@ -1,17 +1,9 @@
 """The same negatives as sentence-transformers' `mine_hard_negatives` from the same vectors, whatever the settings."""
 
-
-
 import random
 
 import numpy as np
 import pytest
-
-pytest.importorskip("sentence_transformers", reason="the extra `local` is not installed")
-
-import torch
-from datasets import Dataset
-from sentence_transformers.util import mine_hard_negatives
 
 from synth.negatives import Item, Positives
 from synth.negatives._items import query_key, query_keys
@@ -49,9 +41,11 @@ class Model:
     encode_document = encode_query
 
     def similarity(self, a, b):
+        torch = pytest.importorskip("torch")
         return torch.as_tensor(np.asarray(a)) @ torch.as_tensor(np.asarray(b)).T
 
     def similarity_pairwise(self, a, b):
+        torch = pytest.importorskip("torch")
         return (torch.as_tensor(np.asarray(a)) * torch.as_tensor(np.asarray(b))).sum(dim=-1)
 
 
@@ -93,8 +87,10 @@ def drawn(seed):
 
 def theirs(vectors, pairs, corpus, settings, **more):
     """{query: its negatives in order}; `triplet` gives what there is, also where it is too few."""
-    data = Dataset.from_dict({"anchor": [q for q, _ in pairs], "positive": [p for _, p in pairs]})
-    rows = mine_hard_negatives(data, Model(vectors), corpus=corpus, verbose=False, **settings, **more)
+    datasets = pytest.importorskip("datasets")
+    util = pytest.importorskip("sentence_transformers.util", reason="the extra `local` is not installed")
+    data = datasets.Dataset.from_dict({"anchor": [q for q, _ in pairs], "positive": [p for _, p in pairs]})
+    rows = util.mine_hard_negatives(data, Model(vectors), corpus=corpus, verbose=False, **settings, **more)
     found = {query: [] for query, _ in pairs}
     for row in rows:
         if row["negative"] not in found[row["anchor"]]:
@@ -158,8 +154,9 @@ def check(seed, monkeypatch):
     return sum(map(len, taken.values()))
 
 
-def test_sixty_drawn_settings_give_the_same_negatives(monkeypatch):
-    assert sum(check(seed, monkeypatch) for seed in range(60)) > 200
+@pytest.mark.slow
+def test_forty_drawn_settings_give_the_same_negatives(monkeypatch):
+    assert sum(check(seed, monkeypatch) for seed in range(40)) > 130
 
 
 @pytest.mark.slow

@@ -165,10 +165,23 @@ def test_refusals(server, monkeypatch):
         assert other.log == []
 
 
-def test_a_server_that_is_gone_ends_as_an_outage(server):
+def test_a_server_that_goes_away_ends_as_an_outage(server):
+    async def run():
+        async with opened(server, client={"outage": 30.0}) as model:
+            await model.complete(ask())
+            server.stop()
+            with pytest.raises(ServerUnavailable, match=r"limits\.outage") as caught:
+                await model.complete(ask(1))
+            assert caught.value.exit_code == 75
+
+    asyncio.run(run())
+
+
+def test_a_server_that_never_was_there_is_refused(server):
     server.stop()
-    with pytest.raises(ServerUnavailable):
+    with pytest.raises(ServerRefused, match=r"nobody answers .*limits\.startup") as caught:
         complete(server, client={"startup": 30.0})
+    assert caught.value.exit_code == 5
 
 
 def test_a_lone_poisoned_item_is_rejected(server):

@@ -54,6 +54,7 @@ def test_every_passage_is_accounted_for_from_the_files_alone(place, server):
     assert list((place / "out" / "wip").iterdir()) == list((place / "out" / "tmp").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_two_runs_of_a_job_give_the_same_bytes(place, server):
     job = write(place, server)
     run(job, place / "a")
@@ -70,6 +71,7 @@ def test_a_finished_run_costs_nothing_when_run_again(place, server):
     assert contents(place / "out") == before
 
 
+@pytest.mark.slow
 def test_resuming_after_a_stop_asks_nothing_twice(place, server):
     job = write(place, server)
     run(job, place / "clean")
@@ -90,6 +92,7 @@ def test_resuming_after_a_stop_asks_nothing_twice(place, server):
     assert len(answered) < len(clean)
 
 
+@pytest.mark.slow
 def test_new_rules_rebuild_kept_and_cost_no_call(place, server):
     run(write(place, server), place / "out")
     everything = len(rows(place / "out", "generated"))
@@ -104,6 +107,7 @@ def test_new_rules_rebuild_kept_and_cost_no_call(place, server):
     assert len(server.posts) == calls
 
 
+@pytest.mark.slow
 def test_a_reader_of_kept_sees_whole_files_while_the_rules_change(place, server):
     run(write(place, server), place / "out")
     opened = os.open(place / "out" / "kept", os.O_RDONLY)
@@ -114,6 +118,7 @@ def test_a_reader_of_kept_sees_whole_files_while_the_rules_change(place, server)
     assert pl.scan_parquet(place / "out" / "kept" / "*.parquet").collect().height == 0
 
 
+@pytest.mark.slow
 def test_a_new_scorer_computes_itself_only(place, server):
     run(write(place, server), place / "out")
     before = contents(place / "out")
@@ -171,6 +176,7 @@ def test_small_inputs_finish(place, server, count):
     assert len(audit(place / "out")) == 2 * count
 
 
+@pytest.mark.slow
 def test_rejected_rows_of_step_zero_are_counted(place, server):
     lines = (place / "docs.jsonl").read_text().splitlines()
     lines[3:3] = ["{broken", json.dumps({"id": "e", "text": " "}), lines[0]]
@@ -200,6 +206,7 @@ def test_too_many_unusable_items_end_in_six_with_everything_written(place, serve
     assert audit(place / "out") == []
 
 
+@pytest.mark.slow
 def test_a_passage_that_cannot_be_embedded_costs_itself_only(place, server):
     bad = {passage(3), passage(12)}
     server.embed = lambda text: [float("nan")] * 64 if text in bad else bag_of_words(text)
@@ -227,6 +234,7 @@ def test_other_settings_are_refused_and_named(place, server):
     assert "seed: 3 -> 4" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_folder_of_a_run_is_enough_to_go_on(place, server):
     job = write(place, server)
     server.rule = lambda _: GONE if len(chats(server)) > 9 else None
@@ -250,6 +258,7 @@ def test_all_replies_are_kept_when_asked_for(place, server):
     assert len({each["call"] for each in logged}) == len(chats(server))
 
 
+@pytest.mark.slow
 def test_the_folder_loads_as_a_data_set(place, server, monkeypatch):
     run(write(place, server), place / "out")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -280,6 +289,7 @@ def after(server, calls, fault=None):
     return reached
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
 def test_a_signal_drains_and_the_next_run_goes_on(place, server, number, code):
     server.latency = 0.02
@@ -301,6 +311,7 @@ def test_a_signal_drains_and_the_next_run_goes_on(place, server, number, code):
     assert len(set(chats(server))) == len(chats(server)), "what was in flight was waited for"
 
 
+@pytest.mark.slow
 def test_a_second_interrupt_leaves_at_once_and_loses_nothing(place, server):
     job = write(place, server)
     reached = after(server, 13, Fault(500, delay=20))

@@ -72,6 +72,24 @@ def test_s4_templates_in_passages_personas_and_replies_stay_as_they_are(place, s
     assert row["character"] == f"a person who likes {braces}"
 
 
+def test_s5_no_foreign_text_stands_in_what_is_shown_as_html(place, server):
+    """A data set's card is rendered by the Hub: it holds counts and settings, no text of passages or models."""
+    script = "<script>alert(1)</script>"
+    rows_in = [{"id": f"{script}{n}", "text": f"{passage(n)} {script}"} for n in range(4)]
+    lines(place / "docs.jsonl", rows_in)
+
+    def chat(body):
+        parts = body["response_format"]["json_schema"]["schema"]["properties"]
+        return say(json.dumps({"Query": f"ferry {script}"})) if "Query" in parts else completion(body)
+
+    server.chat = chat
+    assert start(place, server, keep={}) == 0
+    assert script in rows(place / "out", "generated")[0]["query"]
+    assert main(["export", str(place / "out"), "--to", "hub", "-o", str(place / "hub"), "--group", "passage_id"]) == 0
+    cards = [(place / folder / "README.md").read_text("utf-8") for folder in ("out", "hub")]
+    assert not any("script" in card for card in cards)
+
+
 def test_s6_a_tokenizer_sees_no_control_token_of_a_passage():
     """Of a byte-level tokenizer with Qwen's special tokens; a clean passage gives as many as a hostile one."""
     tokenizers = pytest.importorskip("tokenizers")

@@ -395,6 +395,7 @@ def test_a_run_that_is_still_reading_is_sound(out: Path) -> None:
     assert {step.step: step.of for step in report.steps}["passages"] is None
 
 
+@pytest.mark.slow
 def test_a_run_at_work_is_sound_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     done, out = threading.Event(), tmp_path / "out"

@@ -254,3 +254,45 @@ def test_many_requests_in_flight_cost_no_more_each_than_few():
 
         few, many = asyncio.run(cost(50)), asyncio.run(cost(800))
         assert many < 3 * few + 0.001
+
+
+ENGINE = 'vllm:num_requests_{what}{{engine="{number}",model_name="tiny"}} 0.0\n'
+
+
+def engines(count):
+    """A rule for a server of so many data-parallel engines."""
+    page = "".join(ENGINE.format(what=what, number=n) for what in ("running", "waiting") for n in range(count))
+    return lambda seen: Fault(200, page) if seen.path == "/metrics" else None
+
+
+def test_each_passage_stays_with_one_of_the_engines_behind_a_url_and_all_get_some(server):
+    server.rule = engines(3)
+    server.latency = 0.2
+
+    async def run():
+        async with opened(server) as model:
+            for slot in range(2):
+                await asyncio.gather(*(model.complete(ask(n, f"passage {n}", slot)) for n in range(6)))
+
+    asyncio.run(run())
+    ranks = {n: [p.headers["x-data-parallel-rank"] for p in server.posts if f"passage {n}" in p.text] for n in range(6)}
+    assert all(first == second for first, second in ranks.values())
+    assert sorted(first for first, _ in ranks.values()) == ["0", "0", "1", "1", "2", "2"]
+
+
+def test_a_server_with_one_engine_or_without_metrics_gets_no_rank(server):
+    server.rule = engines(1)
+    complete(server)
+    server.rule = lambda seen: Fault(404) if seen.path == "/metrics" else None
+    complete(server)
+    assert not any("x-data-parallel-rank" in seen.headers for seen in server.posts)
+
+
+def test_a_probe_counts_the_engines(server):
+    server.rule = engines(2)
+
+    async def probed():
+        async with opened(server) as model:
+            return await model.probe()
+
+    assert asyncio.run(probed())[0].engines == 2

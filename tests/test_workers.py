@@ -79,6 +79,7 @@ def until(condition, seconds=60):
     return found
 
 
+@pytest.mark.slow
 def test_workers_share_the_work_and_write_what_one_process_writes(place, server):
     job = write(place, server)
     run(job, place / "one")
@@ -280,6 +281,7 @@ def test_a_deadline_drains_and_the_next_run_goes_on(place, server):
     assert len(set(chats(server))) == len(chats(server))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGHUP, 75)])
 def test_a_signal_while_the_inputs_are_read_ends_the_run_at_once(place, server, number, code):
     """The run waits for its turn to read, as long as somebody else is at it."""

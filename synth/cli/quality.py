@@ -49,6 +49,9 @@ def filter(  # noqa: A001 - its name
     The layout is recognised and said before anything starts; every column of the data stays with its pair. The same
     command again, or `synth run OUT`, goes on where it stopped.
     """
+    from synth.memory import economise
+
+    economise()
     from synth.commands.filter import Given, target
     from synth.commands.run import How
     from synth.commands.run import run as command

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,12 +13,20 @@ import typer
 from synth.cli.app import AsJson, Deadline, GoOn, JobFile, JobOrFolder, Settings, Workers, app, examples
 
 
+class Runner(StrEnum):
+    """Where the processes of a run are."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
 @app.command(
     epilog=examples(
         "synth run configs/quickstart.yaml",
         "synth run job.yaml -o out -s corpus.path=docs.jsonl",
         "synth run job.yaml --sample 50",
         "synth run job.yaml --workers 4 --deadline 3h30m",
+        "synth run job.yaml --runner ray --ray-address auto",
         "synth run out",
         "synth run job.yaml --continue                          after editing it, or adding data",
     )
@@ -34,6 +43,11 @@ def run(
         str | None, typer.Option(metavar="I/N", help="This is run I of N in one folder (job arrays): its shards first.")
     ] = None,
     deadline: Deadline = None,
+    runner: Annotated[Runner, typer.Option(help="Where the processes run.")] = Runner.LOCAL,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(metavar="auto|ray://HOST:PORT", help="The Ray cluster; else RAY_ADDRESS, else a Ray of its own."),
+    ] = None,
     go_on: GoOn = False,
     retry: Annotated[
         bool, typer.Option("--retry-rejected", help="When all is done, ask the rejected items again, as new ones.")
@@ -44,13 +58,19 @@ def run(
 
     The same command again, or `synth run OUT`, goes on where it stopped; nothing finished is asked twice.
     """
+    from synth.memory import economise
+
+    economise()
     from synth.commands.run import How, parse_share
     from synth.commands.run import run as command
     from synth.commands.stopping import seconds_until
     from synth.commands.target import resolve
+    from synth.runners.ray_cluster import Cluster
 
     index, of = parse_share(shard) if shard else (0, 1)
-    how = How(workers, index, of, seconds_until(deadline) if deadline else None, go_on=go_on, retry=retry)
+    seconds = seconds_until(deadline) if deadline else None
+    cluster = Cluster(ray_address, workers) if runner is Runner.RAY or ray_address else None
+    how = How(workers, index, of, seconds, go_on=go_on, retry=retry, cluster=cluster)
     command(resolve(job, out, settings, sample), as_json=json, how=how)
 
 

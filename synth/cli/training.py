@@ -29,7 +29,7 @@ def mine(
     file: Annotated[
         Path | None, typer.Option("-c", metavar="FILE.yaml", help="Options; see docs/negatives.md.")
     ] = None,
-    use: Annotated[str | None, typer.Option(metavar="mined|written", help="Where negatives come from.")] = None,
+    use: Annotated[str | None, typer.Option(metavar="mined|written|given", help="Where negatives come from.")] = None,
     by: Annotated[str | None, typer.Option(metavar="vectors|words|both", help="What ranks the passages.")] = None,
     corpus: Annotated[
         list[str], typer.Option(metavar="FILE", help="Take them from these files in place of the run's passages.")
@@ -65,6 +65,9 @@ def mine(
     Near passages that are no answer: ranked exactly, under rank and score rules, none equal or near to a known
     positive. Run again to go on where it stopped.
     """
+    from synth.memory import economise
+
+    economise()
     from synth.commands.mine import Given
     from synth.commands.mine import mine as command
 

@@ -173,6 +173,7 @@ def _state(result: ProbeResult) -> str:
     facts = [
         f"vLLM {result.version}" if result.version else "",
         f"{result.max_model_len:,} tokens of context" if result.max_model_len else "",
+        f"{result.engines} engines, each passage stays with one" if (result.engines or 1) > 1 else "",
         "replies held to the schema" if result.constrained else "",
         "REPLIES NOT HELD TO THE SCHEMA" if result.constrained is False else "",
         f"{result.dimension} dimensions" if result.dimension else "",

@@ -12,8 +12,7 @@ from synth import registry, run_folder, splits
 from synth.commands.handover import Handover, push
 from synth.config import Job
 from synth.errors import JobError, OutputError
-from synth.exports import Counts, Export, Facts, Shape, Source
-from synth.exports._writers import Files
+from synth.exports import Counts, Export, Facts, Files, Shape, Source
 from synth.shards import OutputFolder, StepFolder
 from synth.splits import SplitOptions
 from synth.terminal import say, tell

@@ -63,8 +63,9 @@ def keep(out: Path, rules: Rules, *, name: str | None, workers: int | None, as_j
         say(f"nothing to do: {done.view} already holds these rules: {rules.describe()}")
     else:
         say(f"{done.view}: {rules.describe()}")
-    dropped = ", ".join(f"{reason} {count:,}" for reason, count in done.dropped_by.items())
-    say(f"kept {done.kept:,} of {done.rows:,}{share} in {done.shards:,} shards; dropped by {dropped or 'nothing'}")
+    dropped = ", ".join(f"{count:,} by {reason}" for reason, count in done.dropped_by.items())
+    shards = "1 shard" if done.shards == 1 else f"{done.shards:,} shards"
+    say(f"kept {done.kept:,} of {done.rows:,}{share} in {shards}; dropped {dropped or 'nothing'}")
     if done.swapped:
         say("the shards of before stay in a hidden folder for readers that have it open; `synth gc` removes it")
     say(f"look at them: synth show {out}" + (f" --view {name}" if name else ""))

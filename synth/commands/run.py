@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from synth.run_folder import Run
 from synth.runners import local, workers
 from synth.runners.counters import Counters
 from synth.runners.plan import Share
+from synth.runners.ray_cluster import Cluster
 from synth.steps import foreign, keep, passages, retry, score
 from synth.terminal import say, tell
 
@@ -30,7 +32,7 @@ class How:
     """How to carry a job through, beside what the job says."""
 
     workers: int | None = None
-    """Processes; None: as the job's `run.workers` says."""
+    """Processes; None: as the job's `run.workers` says, on every node."""
     index: int = 0
     of: int = 1
     """Of `of` runs of this command in one folder this is number `index`."""
@@ -40,6 +42,8 @@ class How:
     """Go on under changed settings, as a new revision."""
     retry: bool = False
     """Ask rejected items again."""
+    cluster: Cluster | None = None
+    """Whose nodes do the work; None: this machine."""
 
 
 def parse_share(text: str) -> tuple[int, int]:
@@ -70,7 +74,7 @@ def run(target: Target, *, as_json: bool, how: How | None = None) -> None:
     how = how or How()
     if not as_json:
         tell(f"{target.job.source} → {target.out}")
-    with Stopping(how.deadline) as stopping:
+    with Stopping(how.deadline) as stopping, how.cluster or nullcontext():
         try:
             opened, counters = _carry_through(target, how, stopping, quiet=as_json)
         except SynthError as exc:
@@ -127,12 +131,16 @@ def _read(opened: Run, stopping: Stopping, *, quiet: bool) -> Mapping[str, int]:
 
 async def _work(opened: Run, shards: int, counters: Counters, how: How, stopping: Stopping, *, quiet: bool) -> None:
     stop = local.StopRequest()
-    count = min(how.workers or opened.job.run.workers, shards)
+    cluster = how.cluster
+    count = min(how.workers or opened.job.run.workers * (cluster.nodes if cluster else 1), shards)
     share = Share(how.index, how.of, workers=count)
     with stopping.drains(stop, counters):
         try:
             async with Display(counters, quiet=quiet):
-                await (workers if count > 1 else local).work(opened, shards, counters, stop, share)
+                if cluster is not None:
+                    await workers.work(opened, shards, counters, stop, share, cluster.launch)
+                else:
+                    await (workers if count > 1 else local).work(opened, shards, counters, stop, share)
         except Stopped as exc:
             exc.hint = exc.hint or f"Go on with: synth run {opened.folder.path}"
             if stop():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from synth.shards import OutputFolder
 from synth.steps import views
 from synth.terminal import say, tell
 
+_NO_MEASURE = ("_shuffled", "_cluster")
+"""Numbers of which more is neither better nor worse: a chance level, and names of groups."""
 _LOWER_IS_BETTER = frozenset({"length_error", "copied", "contamination", "round_trip_rank"})
 _BAR = 30
 _TEXT = 110
@@ -79,6 +81,8 @@ def sweep(out: Path, options: Options, write: Path | None, *, as_json: bool) -> 
         )
     folder = OutputFolder.open(out)
     run_folder.read_record(folder)
+    if options.label and options.label in {each.label for each in run_folder.recorded_job(folder).data}:
+        options = replace(options, label="label")  # the pass has given it this name
     found = _measure(folder, options)
     if write and options.goal and found.keep is not None:
         comment = f"synth sweep {folder.path.name} --score {options.score}" + "".join(
@@ -135,6 +139,8 @@ def _telling(scored: Scored, options: Options, rules: Rules) -> list[float]:
 def _aucs(folder: OutputFolder, stored: Sequence[str], options: Options) -> dict[str, float | None]:
     found: dict[str, float | None] = {}
     for name in dict.fromkeys([options.score, *results.numeric_scores(folder, stored)]):
+        if name.endswith(_NO_MEASURE) and name != options.score:
+            continue
         scored = results.read(folder, stored, name, by=(), label=options.label)
         lower = options.lower if name == options.score else name in _LOWER_IS_BETTER
         if scored.labels is not None:
@@ -166,7 +172,8 @@ def _lines(found: Sweep, options: Options) -> Iterator[str]:
         yield ""
         yield f"AUC against {options.label} (0.5: no better than chance)"
         for column, value in found.auc.items():
-            yield f"  {column:<24} {'not defined' if value is None else f'{value:.4f}'}"
+            way = "  (lower is better)" if column in _LOWER_IS_BETTER else ""
+            yield f"  {column:<24} {'not defined' if value is None else f'{value:.4f}'}{way}"
     yield from _shown(found)
     yield from _proposal(found, options)
 

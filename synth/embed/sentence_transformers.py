@@ -33,7 +33,7 @@ _MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9
 class SentenceTransformersEmbedder(EmbedOptions):
     """A sentence-transformers model on this machine; good for trying things out and for machines without a server.
 
-    Texts go through in the order of (length, text) and in fixed batches: equal calls give equal bits on one machine.
+    Texts go through longest first, ties by text, and in fixed batches: equal calls give equal bits on one machine.
     """
 
     model: str = _MINILM
@@ -97,9 +97,9 @@ class LocalEncoder:
         """One result: the model's width, and whether its vectors mean anything."""
         texts = [self._options.wrapped(text, role, self._instruction) for text, role in PROBE_TEXTS]
         async with self._lock:
-            rows = await asyncio.to_thread(self._rows, texts)
+            computed = await asyncio.to_thread(self._computed, texts)
             length = self._loaded().max_seq_length
-        seen = judge(list(rows), self._options.dimensions)
+        seen = judge(list(computed.vectors), self._options.dimensions)
         return [
             ProbeResult(
                 self._options.model,
@@ -119,36 +119,54 @@ class LocalEncoder:
         self._model = None
 
     def _encode(self, wrapped: list[str]) -> Encoded:
-        distinct = sorted(set(wrapped), key=lambda text: (len(text), text))
+        # Alike in length in one batch, for less padding; the longest first, so that what is too much shows at once.
+        distinct = sorted(set(wrapped), key=lambda text: (len(text), text), reverse=True)
         model = self._loaded()
         width = min(self._options.dimensions or self._width(model), self._width(model))
         if not distinct:
             return Encoded(np.zeros((0, width), np.float32), np.zeros(0, np.bool_))
-        truncated = self._truncated(distinct)
-        if truncated.any() and self._options.truncate == "error":
-            longest = distinct[int(np.flatnonzero(truncated)[0])]
-            raise RequestRejected("too_long", f"longer than {model.max_seq_length} tokens (text: {longest[:60]!r}…)")
-        vectors = unit(list(self._rows(distinct)), self._options.dimensions)
+        computed = self._computed(distinct)
+        vectors = unit(list(computed.vectors), self._options.dimensions)
         place = {text: i for i, text in enumerate(distinct)}
         order = np.array([place[text] for text in wrapped])
-        return Encoded(vectors[order], truncated[order])
+        return Encoded(vectors[order], computed.truncated[order])
 
-    def _rows(self, texts: list[str]) -> Any:
-        return self._loaded().encode(
-            texts, batch_size=self._options.batch_size, show_progress_bar=False, convert_to_numpy=True, prompt=""
-        )
+    def _computed(self, texts: list[str]) -> Encoded:
+        """The model's own vectors of the texts, in fixed batches, and which texts it was not shown to the end.
 
-    def _truncated(self, texts: list[str]) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        model = self._loaded()
-        longest = model.max_seq_length
-        flags = np.zeros(len(texts), np.bool_)
-        if longest is None:
-            return flags
-        suspects = [i for i, text in enumerate(texts) if len(text.encode("utf-8", "replace")) > longest // 4]
-        if suspects:
-            tokens = model.tokenizer([texts[i] for i in suspects], truncation=False, verbose=False)["input_ids"]
-            flags[suspects] = [len(ids) > longest for ids in tokens]
+        Says the same as the model's `encode`. That one leaves out what was cut, and finding it out beforehand would
+        turn each text into tokens twice. Nothing is fetched from the device before the last batch is on its way there.
+        """
+        import torch  # noqa: PLC0415 - heavy, only this embedder needs it
+        from sentence_transformers.util import batch_to_device  # noqa: PLC0415 - as above
+
+        model, rows, flags = self._loaded(), [], []
+        with torch.inference_mode():
+            for start in range(0, len(texts), self._options.batch_size):
+                batch = texts[start : start + self._options.batch_size]
+                features = model.preprocess(batch)
+                flags += self._cut(batch, features)
+                rows.append(model(batch_to_device(features, model.device))["sentence_embedding"])
+            vectors = torch.cat(rows)[:, : model.truncate_dim].float().cpu().numpy()
+        return Encoded(vectors, np.array(flags, np.bool_))
+
+    def _cut(self, batch: list[str], features: Any) -> list[bool]:
+        """Which texts lost tokens. Raises RequestRejected where none may."""
+        encodings = getattr(features, "encodings", None)
+        flags = [bool(each.overflowing) for each in encodings] if encodings else self._recounted(batch)
+        if any(flags) and self._options.truncate == "error":
+            longest = self._loaded().max_seq_length
+            text = batch[flags.index(True)]
+            raise RequestRejected("too_long", f"longer than {longest} tokens (text: {text[:60]!r}…)")
         return flags
+
+    def _recounted(self, batch: list[str]) -> list[bool]:
+        """The same for a tokenizer that does not tell."""
+        longest = self._loaded().max_seq_length
+        if longest is None:
+            return [False] * len(batch)
+        tokens = self._loaded().tokenizer(batch, truncation=False, verbose=False)["input_ids"]
+        return [len(ids) > longest for ids in tokens]
 
     def _width(self, model: SentenceTransformer) -> int:
         width: int = model.get_embedding_dimension()

@@ -6,5 +6,6 @@ also says in TRAIN.md how its trainer is to be started. _documents gives passage
 
 from synth.exports._export import Export
 from synth.exports._rows import Counts, Facts, Negative, Row, Shape, Source
+from synth.exports._writers import Files
 
-__all__ = ["Counts", "Export", "Facts", "Negative", "Row", "Shape", "Source"]
+__all__ = ["Counts", "Export", "Facts", "Files", "Negative", "Row", "Shape", "Source"]

@@ -101,6 +101,7 @@ class ServedChat:
             models=found.models,
             max_model_len=found.max_model_len,
             version=found.version,
+            engines=await self._fleet.engines(url),
             constrained=constrained,
             remote=not is_loopback(url),
         )

@@ -34,6 +34,8 @@ class Extractive(Stage):
 
     cross_lingual: ClassVar[bool] = False
     """A query can only be in the passage's own language; `synth check` refuses other jobs."""
+    judges: ClassVar[bool] = False
+    """It understands nothing, so a job that lets it grade pairs is refused."""
 
     model: Literal["extractive-baseline"] = "extractive-baseline"
     """What the `model` column of its pairs says."""

@@ -6,8 +6,23 @@ through _choosing, where _likeness and the reranker refuse false negatives.
 """
 
 from synth.negatives._choosing import Desk, Found, Negative
-from synth.negatives._corpus import Corpus, CorpusText, build
-from synth.negatives._items import Item, Positives
+from synth.negatives._corpus import Corpus, CorpusText, build, usable
+from synth.negatives._items import Item, Positives, query_key, query_keys
 from synth.negatives._options import Negatives
+from synth.negatives._search import products
 
-__all__ = ["Corpus", "CorpusText", "Desk", "Found", "Item", "Negative", "Negatives", "Positives", "build"]
+__all__ = [
+    "Corpus",
+    "CorpusText",
+    "Desk",
+    "Found",
+    "Item",
+    "Negative",
+    "Negatives",
+    "Positives",
+    "build",
+    "products",
+    "query_key",
+    "query_keys",
+    "usable",
+]

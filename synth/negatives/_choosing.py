@@ -11,17 +11,17 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from synth.negatives._corpus import Corpus
+from synth.answers import Memory, gathered, key_of
+from synth.encoding import encode_all
+from synth.negatives._corpus import Corpus, usable
 from synth.negatives._items import Item
 from synth.negatives._likeness import FLOOR, near_equal
 from synth.negatives._options import Negatives
 from synth.negatives._search import products
-from synth.scores._asking import gathered, key_of
-from synth.scores._batch import Memory
 from synth.seeds import item_random
 from synth.stage import ChatModel, Encoder, Reranker
 
-Source = Literal["mined", "written", "random"]
+Source = Literal["mined", "written", "given", "random"]
 
 _DRAWS = 20
 """Random passages looked at for each that is missing."""
@@ -101,6 +101,32 @@ class Desk:
         for each in found:
             each.negatives.sort(key=lambda negative: math.inf if negative.rank is None else negative.rank)
         return found
+
+    async def judged(self, items: Sequence[Item], texts: Sequence[Sequence[str]], source: Source) -> list[Pool]:
+        """Texts that no search found as candidates, as far as the score rules let them; embedded in one call."""
+        distinct = list(dict.fromkeys(text for each in texts for text in each))
+        vectors = {}
+        if distinct:
+            encoded, _ = await encode_all(self.encoder, distinct, "document")
+            vectors = dict(zip(distinct, usable(encoded.vectors, self.corpus.width), strict=True))
+        pools = []
+        for item, mine in zip(items, texts, strict=True):
+            pool = Pool(refused=Counter() if mine else Counter({f"not_{source}": 1}))
+            answers = {self.corpus.text(row) for row in item.known.tolist()}
+            kept: list[Candidate] = []
+            for n, text in enumerate(mine):
+                vector = vectors[text]
+                score = float((vector.astype(np.float64) * item.vector).sum())
+                rules = self.options.rules.refusals(np.array([score]), np.array([item.bar]))
+                broken = next((name for name, hit in rules if hit[0]), None) if vector.any() else "no_vector"
+                broken = "positive" if text in answers else broken
+                if broken is not None:
+                    pool.refused[broken] += 1
+                else:
+                    kept.append(Candidate(None, score, source, text=text, id=f"{source}:{item.id}:{n}", vector=vector))
+            pool.candidates = kept
+            pools.append(pool)
+        return pools
 
     async def _rounds(self, items: Sequence[Item], pools: Sequence[Pool], found: list[Found]) -> None:
         wanted = self.options.num_negatives

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from synth.encoding import encode_all
 from synth.errors import OutputError, ServerRefused, SystemFault
-from synth.scores._index import Index, part
+from synth.index import Index, part
 from synth.sources.checks import FirstSeen
 from synth.stage import Encoder
 

@@ -18,7 +18,7 @@ class Item:
     """One pair. `known` are the rows of all passages known to answer its query, its own among them; ascending.
 
     `vector` is the query's, float32 (width,); `bar` the least cosine of a positive of its query; `chunks` are rows of
-    the same documents, which the query must not find.
+    the same documents, which the query must not find; `brought` are negatives that the data has of its own.
     """
 
     id: str
@@ -31,6 +31,7 @@ class Item:
     known: Rows
     bar: float
     chunks: Rows
+    brought: tuple[str, ...] = ()
 
 
 class Positives:

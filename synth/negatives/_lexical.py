@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from synth.errors import JobError
 from synth.negatives._corpus import Corpus
 from synth.negatives._search import Hits, Never, products
-from synth.scores._shingles import tokens
+from synth.shingles import tokens
 
 _K1, _B = 1.2, 0.75
 _FUSION = 60

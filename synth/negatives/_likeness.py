@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from synth.scores._shingles import Shingles, shingles
+from synth.shingles import Shingles, shingles
 
 FLOOR = 0.5
 """Cosine with the positive below which words are not compared: no encoder puts a light edit so far away."""

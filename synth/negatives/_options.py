@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from synth.negatives._ranking import ScoreRules
-from synth.scores._nested import resolve, stage_identity
+from synth.nested import resolve, stage_identity
 from synth.stage import ChatModel, ClientSettings, Encoder, Reranker, Stage
 
 if TYPE_CHECKING:
@@ -71,6 +71,14 @@ class Negatives(Stage):
     def unfit(self, passages: int) -> tuple[str, str] | None:
         """Why a corpus of so many passages can give no pair a negative, and the cure; None where it can."""
         return None if passages > 1 else (f"the corpus has {passages} passages", "Name a larger one with --corpus.")
+
+    def columns(self, names: Sequence[str]) -> list[str]:  # noqa: ARG002 - for sources that read some
+        """Those of a pair's columns that it reads, beside query and passage."""
+        return []
+
+    def brought(self, row: Mapping[str, Any]) -> tuple[str, ...]:  # noqa: ARG002 - as above
+        """The negatives that these columns of a pair hold."""
+        return ()
 
     @abstractmethod
     def search(self, items: Sequence[Item], corpus: Corpus, most: int) -> Sequence[Pool]:

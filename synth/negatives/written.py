@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
-import numpy as np
 from pydantic import BeforeValidator, Field, SerializeAsAny
 
-from synth.encoding import encode_all
+from synth.answers import gathered
 from synth.errors import JobError, RequestRejected, UnusableReply
-from synth.negatives._choosing import Candidate, Desk, Found, Pool
-from synth.negatives._corpus import Corpus, usable
+from synth.negatives._choosing import Desk, Found, Pool
+from synth.negatives._corpus import Corpus
 from synth.negatives._items import Item
 from synth.negatives._options import Negatives
 from synth.negatives._writing import WriterPrompt, read_negatives, schema
-from synth.scores._asking import gathered
-from synth.scores._nested import resolve, stage_identity
+from synth.nested import resolve, stage_identity
 from synth.seeds import item_seed
 from synth.stage import ChatModel, ChatRequest, ClientSettings, Encoder, NegativeInputs, ReplyKey, Reranker, Stage
 
@@ -82,31 +79,7 @@ class Written(Negatives):
                 return await writer.write(item)
 
         texts = await gathered(one(item) for item in items)
-        return await desk.choose(items, await self._pools(items, texts, desk))
-
-    async def _pools(self, items: Sequence[Item], texts: Sequence[Sequence[str]], desk: Desk) -> list[Pool]:
-        """What was written as candidates with their cosines; the distinct texts of a shard are embedded in one call."""
-        distinct = list(dict.fromkeys(text for each in texts for text in each))
-        vectors = {}
-        if distinct:
-            encoded, _ = await encode_all(desk.encoder, distinct, "document")
-            vectors = dict(zip(distinct, usable(encoded.vectors, desk.corpus.width), strict=True))
-        pools = []
-        for item, written in zip(items, texts, strict=True):
-            pool = Pool(refused=Counter() if written else Counter({"not_written": 1}))
-            kept: list[Candidate] = []
-            for n, text in enumerate(written):
-                score = float((vectors[text].astype(np.float64) * item.vector).sum())
-                broken = [name for name, hit in self.rules.refusals(np.array([score]), np.array([item.bar])) if hit[0]]
-                reason = "no_vector" if not vectors[text].any() else next(iter(broken), None)
-                if reason is not None:
-                    pool.refused[reason] += 1
-                else:
-                    name = f"written:{item.id}:{n}"
-                    kept.append(Candidate(None, score, "written", text=text, id=name, vector=vectors[text]))
-            pool.candidates = kept
-            pools.append(pool)
-        return pools
+        return await desk.choose(items, await desk.judged(items, texts, "written"))
 
 
 @dataclass(frozen=True, slots=True)

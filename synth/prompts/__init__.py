@@ -23,7 +23,7 @@ from typing import Any
 from synth.errors import JobError
 from synth.prompts.control_tokens import has_control_tokens, neutralise
 from synth.prompts.examples import Definitions, Example, decode, load_examples, parse_definitions, parse_examples
-from synth.prompts.sandbox import Templates
+from synth.prompts.sandbox import compiled
 from synth.prompts.schemas import config_schema, query_schema
 from synth.shipped import shipped
 from synth.stage import ConfigInputs, QueryInputs
@@ -73,8 +73,8 @@ class Prompts:
         """Every file the prompts depend on, by name: the identity of a run, and what it copies to `OUT/prompts/`."""
         self.examples = parse_examples(folder / "examples.jsonl", files["examples.jsonl"])
         self.definitions = parse_definitions(folder / "definitions.yaml", files["definitions.yaml"])
-        sources = {name: decode(folder / name, content) for name, content in files.items() if name.endswith(".j2")}
-        self._templates = Templates(folder, sources)
+        sources = ((name, decode(folder / name, content)) for name, content in files.items() if name.endswith(".j2"))
+        self._templates = compiled(folder, tuple(sources))
 
     def __reduce__(self) -> tuple[object, ...]:
         """Prompts go to other processes as the files that they are made of."""

@@ -7,6 +7,7 @@ Jinja2's immutable sandbox stops attribute tricks; what it lets through is close
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,15 @@ _GROWING = frozenset(
     {"center", "expandtabs", "format", "format_map", "join", "ljust", "replace", "rjust", "translate", "zfill"}
 )
 _RENDER_ERRORS = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError)
+
+
+@lru_cache(maxsize=16)
+def compiled(folder: Path, sources: tuple[tuple[str, str], ...]) -> Templates:
+    """The templates of a folder from (file name, text), compiled once per process: a run asks for them many times.
+
+    Raises JobError as `Templates` does.
+    """
+    return Templates(folder, dict(sources))
 
 
 def _bounded_range(*bounds: int) -> range:
@@ -70,6 +80,7 @@ class Templates:
         )
         self._env.globals = {"range": _bounded_range}
         self._env.filters = {name: self._env.filters[name] for name in _FILTERS}
+        self._trees: dict[str, nodes.Template] = {}
         self._compiled = {name: self._compile(name) for name in sources}
 
     def __contains__(self, name: str) -> bool:
@@ -91,7 +102,7 @@ class Templates:
 
     def check_names(self, name: str, known: Mapping[str, Any]) -> None:
         """Raises JobError where template `name` uses a variable that is not `known`, taken branch or not."""
-        tree = self._env.parse(self._sources[name], name)
+        tree = self._tree(name)
         for missing in sorted(meta.find_undeclared_variables(tree) - known.keys() - self._env.globals.keys()):
             line = min(node.lineno for node in tree.find_all(nodes.Name) if node.name == missing)
             raise JobError(
@@ -108,11 +119,16 @@ class Templates:
             if current in seen or current not in self._sources:
                 continue
             seen.add(current)
-            tree = self._env.parse(self._sources[current], current)
+            tree = self._tree(current)
             if any(node.name == variable for node in tree.find_all(nodes.Name)):
                 return True
             queue.extend(other for other in meta.find_referenced_templates(tree) if other)
         return False
+
+    def _tree(self, name: str) -> nodes.Template:
+        if name not in self._trees:
+            self._trees[name] = self._env.parse(self._sources[name], name)
+        return self._trees[name]
 
     def _source(self, name: str) -> tuple[str, str, None] | None:
         return (self._sources[name], str(self._folder / name), None) if name in self._sources else None

@@ -90,7 +90,7 @@ def _cosine(summary: Summary, embedder: str) -> Iterator[str]:
             if row["cosine"] is not None:
                 kept = f"{row['kept']:,} of {row['pairs']:,}"
                 yield f"  {row['language']:<19}  {row['cosine']:>5.2f}    {kept} ({row['kept'] / row['pairs']:.0%})"
-    foreign = [row["language"] for row in summary.languages if not str(row["language"]).startswith("en")]
+    foreign = [row["language"] for row in summary.languages if not str(row["language"]).startswith(("en", "und"))]
     if foreign and _ENGLISH_ONLY in embedder:
         yield f"  {_ENGLISH_ONLY} is an English model: its cosines in other languages say little (random Arabic"
         yield "  pairs average .84). Use a multilingual embedder there, or thresholds by language."
@@ -124,7 +124,8 @@ def row_lines(row: Mapping[str, Any], title: str) -> Iterator[str]:
     if row.get("passage") is None and row.get("text"):
         yield from _wrapped("text", _cut(" ".join(str(row["text"]).split()), 400))
     if row.get("passage") is not None:
-        where = f"[{row.get('source')}/{row.get('passage_id')}, {row.get('passage_language')}] "
+        place = "/".join(str(row[name]) for name in ("source", "passage_id") if row.get(name) is not None)
+        where = f"[{place}, {row.get('passage_language')}] "
         yield from _wrapped("passage", where + _cut(" ".join(str(row["passage"]).split()), _PASSAGE))
     attempts = row.get("attempts")
     for attempt in attempts if isinstance(attempts, list) else []:

@@ -168,8 +168,8 @@ def nearest(scored: Scored, threshold: float, count: int, *, lower: bool) -> tup
     sides = []
     for side in (kept, ~kept):
         distance = np.abs(values[side] - threshold)
-        take = np.argpartition(distance, min(count, len(distance)) - 1)[:count] if len(distance) and count else []
-        rows = known[side][np.sort(np.asarray(take, np.int64))]
+        near = np.argpartition(distance, min(count, len(distance)) - 1)[:count] if len(distance) and count else None
+        rows = known[side][[] if near is None else np.sort(near)]
         order = np.lexsort((rows, np.abs(scored.score[rows] - threshold)))
         sides.append([int(row) for row in rows[order]])
     return sides[0], sides[1]

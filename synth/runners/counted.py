@@ -49,12 +49,15 @@ class Counted:
         """Return when all askers have ended.
 
         Raises Stopped, naming what is in flight, once no call has ended for `stall` seconds. Servers that are known to
-        be in trouble have limits of their own.
+        be in trouble have limits of their own, and what was in flight meanwhile gets its time afterwards.
         """
+        excused = 0.0
         while (await asyncio.wait(askers, timeout=stall / 4))[1]:
             now = time.monotonic()
-            since = max(self.last, min(self.pending.values(), default=now))
-            if now - since >= stall and not getattr(self.chat, "troubled", False):
+            if getattr(self.chat, "troubled", False):
+                excused = now
+            since = max(excused, self.last, min(self.pending.values(), default=now))
+            if now - since >= stall:
                 raise Stopped(
                     f"no model call has ended for {stall:g} s (limits.stall); in flight: {self._named(now)}.",
                     "Look at the server's log, or raise limits.stall.",

@@ -10,18 +10,8 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from synth.answers import Memory
 from synth.errors import InputError
-
-
-class Memory(Protocol):
-    """Answers that cost a model call, kept until the shard is done, so that a crash costs none twice.
-
-    `synth.shards.Journal` is one. A record stays what it was; keys are of the scorer's own making.
-    """
-
-    def get(self, key: str) -> dict[str, Any] | None: ...
-
-    def append(self, key: str, value: dict[str, Any]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

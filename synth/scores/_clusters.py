@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from synth.scores._shingles import Shingles, jaccard, mix
+from synth.shingles import Shingles, jaccard, mix
 
 HASHES = 128
 MISSED = 1e-6

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from synth.scores._shingles import shingles, tokens, windows
+from synth.shingles import shingles, tokens, windows
 
 _SHINGLE = 3
 

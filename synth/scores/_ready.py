@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -40,7 +41,8 @@ def vectors(table: pa.Table, name: str) -> NDArray[np.floating]:
             raise _bad(table, row, name, f"has {len(column[row])} values, the first row has {width}")
     flat = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks if len(chunk)]
     joined = flat[0] if len(flat) == 1 else np.concatenate(flat)
-    return joined.reshape(table.num_rows, width)
+    matrix: NDArray[np.floating[Any]] = joined.reshape(table.num_rows, width)
+    return matrix
 
 
 def cosines(table: pa.Table, query: str, passage: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

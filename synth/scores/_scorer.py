@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -64,6 +64,10 @@ class Scorer(Stage):
         The folder is found as `batch.index` by `score` afterwards. Built again over the same shards, it gets the same
         bytes; what is there is not made again, so a killed build goes on.
         """
+
+    def at(self, base: Path) -> Self:  # noqa: ARG002 - for scorers that name files
+        """The same scorer with the paths among its options made whole; relative ones start from `base`."""
+        return self
 
     @property
     def brings(self) -> frozenset[str]:

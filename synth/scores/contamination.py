@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
 import pyarrow as pa
 from pydantic import Field
@@ -34,7 +35,7 @@ class Contamination(Scorer):
     )
 
     files: Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
-    """JSON lines, Parquet, CSV or text (a row a line); relative paths start where the command runs."""
+    """JSON lines, Parquet, CSV or text (a row a line); relative paths start where those of the job do."""
     column: str | None = None
     """The column to compare with; null looks for the usual names of a query, then of a text, in each file."""
     of: Literal["query", "passage"] = "query"
@@ -43,6 +44,10 @@ class Contamination(Scorer):
     """Words, or characters, of a run in common."""
     jaccard: Annotated[float, Field(gt=0, le=1)] = 0.8
     """Similarity from which a text counts as nearly equal."""
+
+    def at(self, base: Path) -> Self:
+        """With its files where the job has them."""
+        return self.model_copy(update={"files": tuple(str(base / Path(name).expanduser()) for name in self.files)})
 
     def identity(self) -> dict[str, Any]:
         """The options, with what the files hold in place of where they lie. Raises JobError, InputError."""

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, ClassVar
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self
 
 import pyarrow as pa
 from pydantic import BeforeValidator, Field, SerializeAsAny
 
+from synth.answers import Memory, gathered, key_of
 from synth.errors import JobError, RequestRejected, UnusableReply
-from synth.scores._asking import gathered, key_of
-from synth.scores._batch import Memory, PairBatch
+from synth.nested import resolve, stage_identity
+from synth.scores._batch import PairBatch
 from synth.scores._judging import SCHEMA, Grades, JudgePrompt, read_grades
-from synth.scores._nested import resolve, stage_identity
 from synth.scores._scorer import ScoreColumn, Scorer
 from synth.seeds import item_seed
 from synth.stage import ChatModel, ChatReply, ChatRequest, ClientSettings, JudgeInputs, ReplyKey, Services, Stage
@@ -55,6 +56,11 @@ class Judge(Scorer):
     """Room for one reply; a model that thinks needs more."""
     seed: int = 0
     """Of the sampling, together with the pair's place and the attempt."""
+
+    def at(self, base: Path) -> Self:
+        """With a folder of templates where the job has it, unless it is the shipped one."""
+        own = base / Path(self.prompts).expanduser()
+        return self.model_copy(update={"prompts": str(own)}) if own.is_dir() else self
 
     def identity(self) -> dict[str, Any]:
         """The options, with the templates as they are and without where the model runs."""

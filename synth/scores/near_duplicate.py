@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from synth.errors import SynthError
+from synth.index import Index, part
 from synth.scores._batch import PairBatch, PassShard, PassSource
 from synth.scores._clusters import HASHES, ShingleSets, band_keys, join_duplicates, rows_per_band
-from synth.scores._index import Index, part
 from synth.scores._scorer import ScoreColumn, Scorer
-from synth.scores._shingles import mix, shingles
+from synth.shingles import mix, shingles
 from synth.stage import Services
 
 __all__ = ["NearDuplicate"]

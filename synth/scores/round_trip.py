@@ -13,8 +13,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from synth.errors import JobError, OutputError, ServerRefused, SynthError
+from synth.index import Index, part
 from synth.scores._batch import PairBatch, PassSource
-from synth.scores._index import Index, part
 from synth.scores._scorer import ScoreColumn, Scorer
 from synth.scores._search import BLOCK, Search
 from synth.scores._vectors import unit_vectors

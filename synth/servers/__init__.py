@@ -5,6 +5,7 @@ access      options of every server: key from the environment, CA file, proxies
 clock       time and sleeping as a seam, so that an outage of an hour is tested in a millisecond
 faults      what one failed call means: wait, reject this item, or stop the run
 retry_after the three forms in which a server says when to come back
+engines     vLLM's data-parallel engines behind one URL: a passage keeps its own
 pool        which server next: affinity, down and trial, the outage clock
 retry       the one retry policy, over a pool
 http        JSON over aiohttp, for vLLM's own servers

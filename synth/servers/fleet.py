@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from synth.errors import RequestRejected, ServerRefused
 from synth.servers.clock import Clock
+from synth.servers.engines import Engines
 from synth.servers.faults import NotServed, Setback
 from synth.servers.pace import Load, Pace
 from synth.servers.pool import Pool
@@ -25,7 +26,9 @@ class Transport(Protocol):
     For everything else they raise Setback, NotServed, RequestRejected, ServerRefused or SystemFault.
     """
 
-    async def post(self, url: str, path: str, body: Mapping[str, Any]) -> Any: ...
+    async def post(
+        self, url: str, path: str, body: Mapping[str, Any], headers: Mapping[str, str] | None = None
+    ) -> Any: ...
 
     async def get(self, url: str, path: str) -> Any: ...
 
@@ -68,6 +71,7 @@ class Fleet:
         self._clock = clock
         self._retry = Retry(Pool(urls, client, clock, self._pace), clock, self._greet, self._canary, doubt=work.doubt)
         self._card: ModelCard | None = None
+        self._engines = Engines()
 
     @property
     def troubled(self) -> bool:
@@ -82,7 +86,8 @@ class Fleet:
         """
 
         async def send(url: str) -> T:
-            answer = await self._post(url, body)
+            with self._engines.headers(url, affinity) as headers:
+                answer = await self._post(url, body, headers)
             try:
                 return read(answer)
             except Setback as setback:
@@ -99,6 +104,11 @@ class Fleet:
         data = listed.get("data") if isinstance(listed, dict) else None
         return [_card(entry) for entry in data or [] if isinstance(entry, dict)]
 
+    async def engines(self, url: str) -> int | None:
+        """Data-parallel engines behind a URL, None where it does not say."""
+        load = await self._work.load(url) if self._work.load is not None else None
+        return load.engines if load is not None else None
+
     async def close(self) -> None:
         """Close every connection."""
         self._retry.close()
@@ -108,9 +118,9 @@ class Fleet:
         load = self._work.load
         return Pace(self._work.most, self._clock, partial(load, url) if load else None)
 
-    async def _post(self, url: str, body: Mapping[str, Any]) -> Any:
+    async def _post(self, url: str, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Any:
         try:
-            answer = await self.transport.post(url, self._work.path, body)
+            answer = await self.transport.post(url, self._work.path, body, headers)
         except NotServed as exc:
             raise await self._not_served(url, exc.message) from None
         if isinstance(answer, dict) and answer.get("error") and not answer.get("choices"):
@@ -121,8 +131,11 @@ class Fleet:
         await self._post(url, self._work.canary)
 
     async def _greet(self, url: str) -> None:
-        if not self._work.compare:
-            return
+        if self._work.compare:
+            await self._recognise(url)
+        self._engines.learn(url, await self.engines(url) or 1)
+
+    async def _recognise(self, url: str) -> None:
         cards = await self.models(url)
         if not cards:
             return

@@ -7,6 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from pydantic_core import to_json
+
 from synth.errors import ServerRefused, SynthError
 from synth.servers.access import Access
 from synth.servers.clock import Clock
@@ -42,18 +44,18 @@ class HttpTransport:
         self._connector: aiohttp.TCPConnector | None = None
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
 
-    async def post(self, url: str, path: str, body: Mapping[str, Any]) -> Any:
+    async def post(self, url: str, path: str, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Any:
         """The parsed answer to a POST; see Transport for what it raises."""
-        return await self._exchange("POST", url, path, json.dumps(body).encode(), self._timeout)
+        return parsed(await self._answer(url, path, self._timeout, _as_json(body), headers), shown(url))
 
     async def get(self, url: str, path: str) -> Any:
         """The parsed answer to a GET, within 30 s; see Transport for what it raises."""
-        return await self._exchange("GET", url, path, None, min(_GET, self._timeout))
+        return parsed(await self._answer(url, path, min(_GET, self._timeout)), shown(url))
 
     async def load(self, url: str) -> Load | None:
         """What a vLLM server says of its load, None where it says nothing (now)."""
         try:
-            answer = await self._answer("GET", url.removesuffix("/v1"), "/metrics", None, min(_GET, self._timeout))
+            answer = await self._answer(url.removesuffix("/v1"), "/metrics", min(_GET, self._timeout))
         except (NotServed, Setback, SynthError):
             return None
         return read_load(answer.body.decode("utf-8", "replace"))
@@ -67,17 +69,23 @@ class HttpTransport:
             await self._connector.close()
             self._connector = None
 
-    async def _exchange(self, method: str, url: str, path: str, data: bytes | None, timeout: float) -> Any:
-        return parsed(await self._answer(method, url, path, data, timeout), shown(url))
-
-    async def _answer(self, method: str, url: str, path: str, data: bytes | None, timeout: float) -> Answer:
+    async def _answer(
+        self,
+        url: str,
+        path: str,
+        timeout: float,
+        data: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
         import aiohttp  # noqa: PLC0415 - heavy, only runs with a server need it
 
         server = shown(url)
+        session = self._session(url)
+        send = session.get if data is None else session.post
         try:
             async with (
                 asyncio.timeout(timeout),
-                self._session(url).request(method, url + path, data=data, allow_redirects=False) as response,
+                send(url + path, data=data, headers=headers, allow_redirects=False) as response,
             ):
                 if (response.content_length or 0) > _LARGEST:
                     raise Setback(f"{server}: an answer of {response.content_length} bytes")
@@ -114,6 +122,13 @@ class HttpTransport:
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=trust_env,
         )
+
+
+def _as_json(body: Mapping[str, Any]) -> bytes:
+    try:
+        return to_json(body)  # a quarter of the time of `json`
+    except ValueError:  # a lone surrogate, which only the escapes of `json` can carry
+        return json.dumps(body).encode()
 
 
 def client_fault(exc: aiohttp.ClientError, server: str, hide: Redactor) -> Exception:

@@ -27,6 +27,7 @@ _QUEUE = 0.05
 """Waiting requests for each running one that are aimed at: what starts when one ends."""
 _LONG_QUEUE = 0.1
 _LINE = re.compile(r"^vllm:(\w+)(?:\{[^}]*\})?\s+([0-9.eE+-]+)$", re.MULTILINE)
+_ENGINE = re.compile(r'^vllm:num_requests_running\{(?:[^}]*,)?engine="(\d+)"', re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,8 @@ class Load:
     waiting: float
     cache: float = 0.0
     preemptions: float = 0.0
+    engines: int = 1
+    """Data-parallel replicas of the model behind the URL."""
 
 
 Look = Callable[[], Awaitable[Load | None]]
@@ -54,6 +57,7 @@ def read_load(text: str) -> Load | None:
         sum(found["num_requests_waiting"]),
         max(found.get("kv_cache_usage_perc", [0.0])),
         sum(found.get("num_preemptions_total", [0.0])),
+        len(set(_ENGINE.findall(text))) or 1,
     )
 
 

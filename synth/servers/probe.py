@@ -21,6 +21,8 @@ class ProbeResult:
     models: tuple[str, ...] = ()
     max_model_len: int | None = None
     version: str | None = None
+    engines: int | None = None
+    """Data-parallel engines behind the URL."""
     constrained: bool | None = None
     """The model's freedom was held to a schema that it would not meet by chance."""
     dimension: int | None = None

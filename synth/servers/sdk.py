@@ -52,13 +52,13 @@ class SdkTransport:
         self._clock = clock
         self._client: openai.AsyncOpenAI | None = None
 
-    async def post(self, url: str, path: str, body: Mapping[str, Any]) -> Any:
+    async def post(self, url: str, path: str, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Any:
         """The parsed answer to a POST; see Transport for what it raises."""
-        return await self._exchange("post", url, path, body, self._timeout)
+        return await self._exchange(url, path, self._timeout, body, headers)
 
     async def get(self, url: str, path: str) -> Any:
         """The parsed answer to a GET, within 30 s; see Transport for what it raises."""
-        return await self._exchange("get", url, path, None, min(_GET, self._timeout))
+        return await self._exchange(url, path, min(_GET, self._timeout))
 
     async def close(self) -> None:
         """Close all connections."""
@@ -66,17 +66,26 @@ class SdkTransport:
             await self._client.close()
             self._client = None
 
-    async def _exchange(self, method: str, url: str, path: str, body: Mapping[str, Any] | None, timeout: float) -> Any:
+    async def _exchange(
+        self,
+        url: str,
+        path: str,
+        timeout: float,
+        body: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
         import aiohttp  # noqa: PLC0415 - heavy, only runs with a server need it
         import openai  # noqa: PLC0415 - as above
 
         server = shown(url)
         client = self._opened()
         bearer = self._key is not None and self._route.key_header is None
-        options: RequestOptions = {} if bearer else {"headers": {"Authorization": openai.Omit()}}
+        options: RequestOptions = {
+            "headers": {**(headers or {}), **({} if bearer else {"Authorization": openai.Omit()})}
+        }
         try:
             async with asyncio.timeout(timeout):
-                if method == "get":
+                if body is None:
                     answer = await client.get(path, cast_to=object, options=options)
                 else:
                     answer = await client.post(path, body=body, cast_to=object, options=options)

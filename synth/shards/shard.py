@@ -127,7 +127,12 @@ def encode(table: pa.Table, keys: dict[str, str]) -> bytes:
     # How the table was put together from pieces must not show in the pages.
     table = table.replace_schema_metadata(keys).combine_chunks()
     with pq.ParquetWriter(
-        sink, table.schema, compression="zstd", compression_level=_ZSTD_LEVEL, write_page_checksum=True
+        sink,
+        table.schema,
+        compression="zstd",
+        compression_level=_ZSTD_LEVEL,
+        use_dictionary=False,  # zstd finds the repeats itself: smaller files, and a fifth of the time less
+        write_page_checksum=True,
     ) as writer:
         if table.num_rows:  # `datasets` cannot read a row group without rows, only a file without row groups
             writer.write_table(table, row_group_size=_ROW_GROUP)

@@ -20,10 +20,7 @@ import pyarrow.compute as pc
 from synth import identity
 from synth.encoding import encode_all
 from synth.errors import JobError
-from synth.negatives import Corpus, Desk, Found, Item, Negatives, Positives, build
-from synth.negatives._corpus import usable
-from synth.negatives._items import query_key
-from synth.negatives._search import products
+from synth.negatives import Corpus, Desk, Found, Item, Negatives, Positives, build, products, query_key, usable
 from synth.run_folder import Run
 from synth.shards import Origin, OutputFolder, Shard, StepFolder
 from synth.stage import Encoder, Services
@@ -161,7 +158,9 @@ class Mining:
 
     async def _items(self, index: int, table: pa.Table) -> tuple[list[Item], dict[int, str]]:
         """The pairs of a shard that can be mined for, and why the others cannot, by row."""
-        rows = table.select([n for n in ("id", "query", "passage", "label") if n in table.column_names]).to_pylist()
+        options, names = self.plan.options, table.column_names
+        own = [name for name in ("id", "query", "passage", "label") if name in names]
+        rows = table.select([*own, *options.columns(names)]).to_pylist()
         lost = {n: reason for n, row in enumerate(rows) if (reason := _fault(row))}
         queries = list(dict.fromkeys(row["query"] for n, row in enumerate(rows) if n not in lost))
         if not queries:
@@ -182,7 +181,8 @@ class Mining:
             place = (int(position), int(slot or 0), index)
             chunks = self._chunks(known)
             chunks = np.setdiff1d(chunks, known, assume_unique=True) if len(chunks) else chunks
-            items.append(Item(row["id"], *place, query, row["passage"], vectors[query], known, bars[query], chunks))
+            texts = (query, row["passage"], vectors[query])
+            items.append(Item(row["id"], *place, *texts, known, bars[query], chunks, options.brought(row)))
         return items, lost
 
     def _chunks(self, known: Any) -> Any:

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from synth import identity, run_folder
 from synth.errors import JobError
-from synth.negatives import Corpus, CorpusText, Positives
-from synth.negatives._items import query_keys
+from synth.negatives import Corpus, CorpusText, Positives, query_keys
 from synth.run_folder import Run
 from synth.shards import StepFolder
 from synth.sources import Corpus as CorpusOptions

@@ -24,15 +24,16 @@ class ScoreShard:
 
 def made_from(pairs: str, scores: Sequence[ScoreShard]) -> str:
     """The `synth.input` of a view's shard: one checksum over those of the pairs and of the scores in their order."""
-    return _sha256({"inputs": [pairs, *(each.sha256 for each in scores)]})
+    return sha256_of_json({"inputs": [pairs, *(each.sha256 for each in scores)]})
 
 
 def fingerprint(rules: object, scores: Sequence[str]) -> str:
     """What names a view's rules over its score folders in every shard."""
-    return _sha256({"rules": rules, "scores": scores})
+    return sha256_of_json({"rules": rules, "scores": scores})
 
 
-def _sha256(value: object) -> str:
+def sha256_of_json(value: object) -> str:
+    """Hash over canonical JSON: sorted keys, no spaces, ASCII."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

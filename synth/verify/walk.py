@@ -12,6 +12,7 @@ from synth.verify.findings import Book, StepTotals
 from synth.verify.items import ItemLedger, RowLedger
 from synth.verify.layout import Layout, StepFiles
 from synth.verify.links import Links
+from synth.verify.mined import Mined
 from synth.verify.opened import Opened, open_shard
 from synth.verify.records import Record, Records
 from synth.verify.rejects import Bodies
@@ -27,6 +28,7 @@ class Walk:
         self.bodies = Bodies(layout.root, book, deep=deep)
         self._layout, self._records, self._book, self._deep = layout, records, book, deep
         self._rows, self._items, self._links = RowLedger(), ItemLedger(), Links(book)
+        self._mined = Mined(book, self._links, deep=deep)
         shards = records.totals["shards"] if records.totals else None
         self._first = layout.generated if records.existing else layout.passages
         absent = layout.passages if records.existing else None
@@ -50,8 +52,7 @@ class Walk:
             pairs = self._open(layout.generated, index, stack, existing)
             scores = [self._open(step, index, stack, ["id"]) for step in layout.scores]
             shown = [self._open(step, index, stack, ["id"]) for step in layout.views if not step.hidden]
-            if layout.mined is not None:
-                self._open(layout.mined, index, stack, [])
+            mined = None if layout.mined is None else self._open(layout.mined, index, stack, ["id"])
             self._upstream(index)
             if passages is not None:
                 self._check_passages(passages)
@@ -66,6 +67,8 @@ class Walk:
                 for view in shown:
                     if view is not None:
                         self._check_view(view, pairs, found)
+            if mined is not None:
+                self._say(mined, self._mined.shard(mined, [view for view in shown if view is not None]))
 
     def finish(self) -> None:
         """What only the sum over all shards can tell."""

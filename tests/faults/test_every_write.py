@@ -39,7 +39,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "scores": [{"use": "length"}],
         "keep": {"length_error": {"max": 0.0}},
         "limits": {"unusable": 1},
-        "run": {"shard_size": 15, "concurrency": 2},
+        "run": {"shard_size": 20, "concurrency": 2},
     }
     path = home / "job.json"
     path.write_text(json.dumps(settings), "utf-8")

@@ -162,6 +162,7 @@ def test_power_loss_at_any_moment_of_a_run_leaves_whole_shards_and_keeps_what_wa
     trace: list[tuple[object, ...]] = []
     record(tmp_path / "out", trace)
     broken, states = violations(tmp_path / "out", trace)
+    print(f"\nT2 {states} states of the disk, {len(broken)} violations")  # noqa: T201 - the figures are what it is for
     assert broken == []
     assert states > 50
 
@@ -181,5 +182,6 @@ def test_power_loss_after_a_crash_cannot_take_what_the_next_run_reports(tmp_path
 def test_the_enumeration_catches_a_commit_that_does_not_sync(tmp_path, mutant):
     trace: list[tuple[object, ...]] = []
     record(tmp_path / "out", trace)
-    broken, _ = violations(tmp_path / "out", mutant(trace))
+    broken, states = violations(tmp_path / "out", mutant(trace))
+    print(f"\nT2 {mutant.__name__}: {len(broken)} violations in the first {states} states")  # noqa: T201 - as above
     assert broken

@@ -53,11 +53,11 @@ def write_job(home: Path, url: str) -> Path:
     job = {
         "corpus": {"path": str(home / "passages.jsonl"), "language": "en"},
         "personas": None,
-        "llm": {"use": "vllm_server", "model": GENERATOR, "base_urls": [url], "max_tokens": 256},
+        "llm": {"use": "vllm_server", "model": GENERATOR, "base_urls": [url], "max_tokens": 512},
         "scores": [{"use": "length"}],
         "keep": {},
         "limits": {"unusable": 1.0},
-        "run": {"shard_size": 50, "concurrency": 16},
+        "run": {"shard_size": 50, "concurrency": 48},
     }
     path = home / "job.yaml"
     path.write_text(yaml.safe_dump(job), "utf-8")

@@ -5,11 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Iterable
 from hashlib import sha256
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 from synth.errors import SynthError
 
 Answer = TypeVar("Answer")
+
+
+class Memory(Protocol):
+    """Answers that cost a model call, kept until the shard is done, so that a crash costs none twice.
+
+    `synth.shards.Journal` is one. A record stays what it was; keys are of the asker's own making.
+    """
+
+    def get(self, key: str) -> dict[str, Any] | None: ...
+
+    def append(self, key: str, value: dict[str, Any]) -> None: ...
 
 
 def key_of(kind: str, *texts: str) -> str:

@@ -1,0 +1,57 @@
+"""Negatives that pairs made elsewhere brought along."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from synth.negatives._choosing import Desk, Found, Pool
+from synth.negatives._corpus import Corpus
+from synth.negatives._items import Item
+from synth.negatives._options import Negatives
+
+__all__ = ["Given"]
+
+_COLUMN = re.compile(r"(input_)?(neg|negatives?|negative_[0-9]+|negative_messages)", re.IGNORECASE)
+
+
+class Given(Negatives):
+    """The negatives in the data's own columns, checked like any other, in the order in which they stand there.
+
+    Columns are `neg` or `negatives` with a list of texts, `negative`, `negative_1` and so on with one, and ms-swift's
+    `negative_messages`. Rows of a negative label are no columns: let `mined` find those passages.
+    """
+
+    def columns(self, names: Sequence[str]) -> list[str]:
+        """Those of the names that hold negatives."""
+        return [name for name in names if _COLUMN.fullmatch(name)]
+
+    def brought(self, row: Mapping[str, Any]) -> tuple[str, ...]:
+        """The distinct texts in these columns."""
+        return tuple(dict.fromkeys(text for name in self.columns([*row]) for text in _texts(row[name])))
+
+    def unfit(self, passages: int) -> tuple[str, str] | None:
+        """Any corpus will do."""
+        return None if passages else ("the corpus has no passage", "Name one with --corpus.")
+
+    def search(self, items: Sequence[Item], corpus: Corpus, most: int) -> Sequence[Pool]:  # noqa: ARG002 - it searches nothing
+        """Nothing: they are there."""
+        return [Pool() for _ in items]
+
+    async def choose(self, items: Sequence[Item], pools: Sequence[Pool], desk: Desk) -> Sequence[Found]:  # noqa: ARG002 - they are empty
+        """What each pair brought, as far as it passes the rules and checks."""
+        return await desk.choose(items, await desk.judged(items, [item.brought for item in items], "given"))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Texts of a column: one, a list of them, or conversations whose last message is one."""
+    if isinstance(value, str):
+        if value.strip():
+            yield value
+    elif isinstance(value, Mapping):
+        yield from _texts(value.get("content"))
+    elif isinstance(value, list):
+        last = value[-1:] if value and isinstance(value[0], Mapping) else value
+        for each in last:
+            yield from _texts(each)

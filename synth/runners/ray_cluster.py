@@ -1,0 +1,196 @@
+"""Workers as actors of a Ray cluster: the same worker on every node, over one folder that all nodes see.
+
+Ray starts them, says when one has died, and carries messages. Claims and commits go through the folder as ever, so a
+shard that two nodes make is the same shard, and one whose node died is taken up from its journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from synth.errors import JobError, OutputError, SystemFault
+from synth.run_folder import Run
+from synth.runners.worker import Hear, Task, Worker
+
+_WAITING_SECONDS = 60.0
+"""How long a worker may wait for a place in the cluster before that is told."""
+_STORE_BYTES = 100_000_000
+"""Room for objects that a Ray of our own gets: only messages go through it."""
+
+
+class Cluster:
+    """A context connected to a Ray cluster.
+
+    `address` is `auto` for the cluster that this machine belongs to, or `ray://HOST:PORT`; None takes RAY_ADDRESS, or
+    else starts a Ray of its own on this machine for as long as the context holds.
+    """
+
+    def __init__(self, address: str | None = None, workers: int | None = None) -> None:
+        self._address = address or os.environ.get("RAY_ADDRESS") or "local"
+        self._workers = workers or 1
+        self._ray: Any = None
+        self._started = 0
+
+    def __enter__(self) -> Self:
+        """Connect. Raises JobError when ray is not installed, SystemFault when the cluster does not answer."""
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        try:
+            import ray  # noqa: PLC0415 - heavy, and an extra
+        except ImportError as exc:
+            raise JobError(f"--runner ray: {exc}.", "Run `pip install 'synth[ray]'`.") from exc
+        options: dict[str, Any] = {"address": self._address, "logging_level": "warning"}
+        if self._address == "local":
+            cores = max(os.cpu_count() or 1, self._workers)
+            options |= {"num_cpus": cores, "include_dashboard": False, "object_store_memory": _STORE_BYTES}
+        handler = signal.getsignal(signal.SIGTERM)
+        try:
+            ray.init(**options)
+        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as exc:
+            raise SystemFault(
+                f"--ray-address {self._address}: no Ray cluster to be had: {exc}.",
+                "The same versions of Ray and Python are needed here and there.",
+            ) from exc
+        finally:
+            signal.signal(signal.SIGTERM, handler)  # Ray puts its own in place, and we drain
+        self._ray = ray
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ray.shutdown()
+
+    @property
+    def nodes(self) -> int:
+        """Nodes that have a processor to give."""
+        return sum(node["Alive"] and node["Resources"].get("CPU", 0) >= 1 for node in self._ray.nodes())
+
+    def launch(self, task: Task, hear: Hear) -> Actor:
+        """Start a worker wherever there is room, the nodes in turn."""
+        actors = self._ray.remote(RayWorker).options(
+            num_cpus=1, num_gpus=gpus(task.run), max_restarts=0, scheduling_strategy="SPREAD"
+        )
+        self._started += 1
+        return Actor(self._ray, actors.remote(str(Path.cwd()), task), str(self._started), hear)
+
+
+def gpus(run: Run) -> int:
+    """GPUs that a worker needs for the models that run inside it."""
+    local = str(getattr(run.job.embed, "device", None) or "").startswith("cuda")
+    return max(getattr(run.job.llm, "tensor_parallel_size", 0), int(local))
+
+
+class Actor:
+    """A worker in the cluster, seen from here; as `Launched`."""
+
+    def __init__(self, ray: Any, actor: Any, name: str, hear: Hear) -> None:
+        self.name = name
+        self.ended = asyncio.Event()
+        self.death = ""
+        self._ray = ray
+        self._actor = actor
+        self._hear = hear
+        self._placed = False
+        self._following = asyncio.create_task(self._follow())
+
+    def send(self, kind: str, value: Any) -> None:
+        """Tell it something; one that still waits for a place need not come any more when all stop."""
+        if kind == "stop" and not self._placed:
+            self.kill()
+        else:
+            self._actor.hear.remote(kind, value)
+
+    def kill(self) -> None:
+        """End it now."""
+        self._ray.kill(self._actor)
+
+    async def _follow(self) -> None:
+        waiting = asyncio.get_running_loop().call_later(_WAITING_SECONDS, self._tell_waiting)
+        try:
+            where = await self._actor.begin.remote()
+            self._placed = True
+            self.name = f"{self.name} ({where})"
+            waiting.cancel()
+            while not await self._said():
+                pass
+        except self._ray.exceptions.RayError as exc:
+            self.death = self.death or _first_lines(exc)
+        finally:
+            waiting.cancel()
+            with suppress(self._ray.exceptions.RayError):
+                self.kill()  # gives its place to others
+            self.ended.set()
+
+    async def _said(self) -> bool:
+        """Pass on what it has to say; True when that was the last."""
+        for message in await self._actor.said.remote():
+            if message[0] == "ended":
+                self.death = message[1]
+                return True
+            self._hear(message)
+        return False
+
+    def _tell_waiting(self) -> None:
+        self._hear(("notice", f"worker {self.name} waits for a free place in the cluster"))
+
+
+def _first_lines(exc: Exception) -> str:
+    return " ".join(line.strip() for line in str(exc).splitlines()[:8])
+
+
+class RayWorker:
+    """The actor. Ray calls its methods, all on one event loop, which is also the worker's."""
+
+    def __init__(self, folder: str, task: Task) -> None:
+        with suppress(OSError):
+            os.chdir(folder)  # a job may hold paths relative to it
+        self._task = task
+        self._messages: list[tuple[Any, ...]] = []
+        self._news = asyncio.Event()
+        self._worker = Worker(task, self._say)
+
+    async def begin(self) -> str:
+        """Begin to work; says where."""
+        self._working = asyncio.create_task(self._work())
+        return f"{socket.gethostname()}, process {os.getpid()}"
+
+    async def said(self) -> list[tuple[Any, ...]]:
+        """What there is to tell since the last call, as soon as there is anything."""
+        await self._news.wait()
+        self._news.clear()
+        told, self._messages = self._messages, []
+        return told
+
+    async def hear(self, kind: str, value: Any) -> None:
+        """Follow the crew."""
+        self._worker.hear(kind, value)
+
+    def _say(self, *message: Any) -> None:
+        self._messages.append(message)
+        self._news.set()
+
+    async def _work(self) -> None:
+        death = ""
+        try:
+            path = self._task.run.folder.path
+            if (path / "job.json").exists():
+                await self._worker.work()
+            else:
+                self._say("error", _unseen(path))
+        except Exception:  # noqa: BLE001 - whatever it is, the crew has to know that a shard may have caused it
+            death = traceback.format_exc().rstrip()
+        self._say("ended", death)
+
+
+def _unseen(path: Path) -> OutputError:
+    return OutputError(
+        f"{path}: is not there on {socket.gethostname()}.", "Every node needs the folder, under the same path."
+    )

@@ -1,0 +1,41 @@
+"""What a process of the command line does about its memory, tried in processes of their own."""
+
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+
+needs_pandas = pytest.mark.skipif(find_spec("pandas") is None, reason="there is no pandas to keep out")
+
+
+def ran(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+@needs_pandas
+def test_arrow_imports_pandas_by_itself_and_not_after_economising():
+    look = "import sys, pyarrow as pa; pa.array([1]); print('pandas' in sys.modules)"
+    assert ran(look) == ["True"]
+    assert ran(f"from synth.memory import economise; economise(); {look}") == ["False"]
+
+
+@needs_pandas
+def test_who_asks_for_pandas_still_gets_it():
+    code = "import pyarrow as pa; print(len(pa.table({'a': [1, 2]}).to_pandas()), pa.array(__import__('pandas').Series([1])))"
+    assert ran(f"from synth.memory import economise; economise(); {code}")[0] == "2"
+
+
+def test_arrow_uses_the_system_allocator_unless_the_environment_says_otherwise(monkeypatch):
+    code = "from synth.memory import economise; economise(); import pyarrow as pa; print(pa.default_memory_pool().backend_name)"
+    monkeypatch.delenv("ARROW_DEFAULT_MEMORY_POOL", raising=False)
+    assert ran(code) == ["system"]
+    other = next(
+        name
+        for name in ("mimalloc", "jemalloc")
+        if name in ran("import pyarrow as pa; print(*pa.supported_memory_backends())")
+    )
+    monkeypatch.setenv("ARROW_DEFAULT_MEMORY_POOL", other)
+    assert ran(code) == [other]

@@ -59,6 +59,13 @@ def client(folder: Path) -> list[str]:
     return found
 
 
+def false_negatives(folder: Path) -> list[str]:
+    data = os.environ.get("SYNTH_RETRIEVAL_DATA")
+    if not data:
+        return ["Left out: SYNTH_RETRIEVAL_DATA names no folder with cranfield, covid_faq and cmrc2018_zh."]
+    return list(script("false_negatives", data)(folder))
+
+
 SECTIONS = {
     "client": Section("Client cost: 2,000 passages, one query each, 100 ms, 256 slots", client),
     "transport": Section("Transport and parsing alone", module("transport")),
@@ -70,6 +77,7 @@ SECTIONS = {
     "keep": Section("A new view over scored rows", script("keep", "--rows", "100000")),
     "ready_vectors": Section("Cosine from ready vectors", script("ready_vectors", "--folder", "{folder}")),
     "mine": Section("Hard negatives beside mine_hard_negatives", script("mine")),
+    "false_negatives": Section("False negatives among mined ones", false_negatives, long=True),
     "personas": Section("Nearest of 200,000 personas for 100,000 passages", module("personas"), long=True),
     "growth": Section("Growth to a million passages", module("growth"), long=True),
 }
@@ -89,7 +97,7 @@ def measured(name: str) -> str:
     with tempfile.TemporaryDirectory(prefix="synth-bench-") as folder:
         try:
             lines = list(section.lines(Path(folder)))
-        except (ImportError, OSError, RuntimeError) as exc:
+        except (ImportError, OSError, RuntimeError, ValueError) as exc:
             lines = [f"Could not run: {type(exc).__name__}: {exc}"]
     return "\n".join([f"{before}; {time.perf_counter() - begun:.0f} s", "", *lines, ""])
 

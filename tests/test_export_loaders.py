@@ -14,7 +14,7 @@ from exporting import PLACES, THINGS, pair, pairs
 from synth.commands import mine
 from synth.commands.export import Given, export
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 SCRIPTS = Path(__file__).parent / "trainers"
 TRAINERS = os.environ.get("SYNTH_TRAINERS", "")
@@ -69,7 +69,6 @@ def test_sentence_transformers_collates_and_trains(exports, model, tmp_path):
     assert "one step" in said
 
 
-@pytest.mark.timeout(300)
 def test_the_script_beside_the_files_trains(exports, model, tmp_path):
     needs("accelerate")
     script = exports / "sentence-transformers" / "train.py"
@@ -112,7 +111,6 @@ def test_ms_swift_reads_its_rows(exports, tmp_path):
     assert "rows for reranker" in said
 
 
-@pytest.mark.timeout(300)
 def test_mteb_loads_and_evaluates(exports, model, tmp_path):
     needs("mteb", "pytrec_eval")
     assert "nDCG@10" in opened(SCRIPTS / "mteb_evaluation.py", exports / "mteb", model, cache=tmp_path)

@@ -387,3 +387,18 @@ def test_every_layout_passes_with_one_command_and_balances(place, kind):
             (row, place) for row in range(6) for place in range(2)
         ]
         assert made["neg"].to_pylist() == [["A hill.", "A lake."]] * 12
+
+
+def test_scorers_that_look_at_the_whole_pass_work_on_existing_data(place, server):
+    given = [{"query": row["query"], "passage": row["passage"]} for row in rows(14)]
+    given.append(given[3])
+    data = jsonl(place / "mine.jsonl", given)
+    served = ("--embed-url", server.url, "--embed-model", "tiny", "-s", "run.shard_size=5")
+    unique = "keep={unique: {by: query_cluster, best: round_trip_margin}}"
+    scores = "scores=[{use: near_duplicate}, {use: round_trip}]"
+    assert run(data, "-o", "out", *ENGLISH, *served, "-s", scores, "-s", unique) == 0
+    made = balance(place / "out")
+    assert made.num_rows == len(given)
+    kept = table(place / "out", "kept")
+    assert len(set(kept["query_cluster"].to_pylist())) == kept.num_rows
+    assert min(kept["round_trip_rank"].to_pylist()) == 1

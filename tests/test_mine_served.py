@@ -32,6 +32,10 @@ CALLS = {action: re.compile(_WRITING) for action in ("die", "refuse:ENOSPC")} | 
 }
 
 
+ROUND = 12 * 3
+"""Pairs in flight at once: those of a shard, three candidates each."""
+
+
 class Server(Loopback):
     """Also answers /v1/score: the verdict stands in the document, `P=0.95`, else it is 0.1."""
 
@@ -117,7 +121,7 @@ def test_a_fault_at_any_system_call_changes_no_byte(tmp_path, action):
         mine(out, options, as_json=True)
         assert made(out) == expected, labels[number - 1]
         again = len([each for each in mining.asked if each[0] == "pair"]) - calls
-        assert again <= 4, f"more than the one batch in flight was asked again: {labels[number - 1]}"
+        assert again <= ROUND, f"more than what was in flight was asked again: {labels[number - 1]}"
 
 
 class Count:

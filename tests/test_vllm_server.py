@@ -296,3 +296,10 @@ def test_a_probe_counts_the_engines(server):
             return await model.probe()
 
     assert asyncio.run(probed())[0].engines == 2
+
+
+def test_a_lone_surrogate_goes_out_and_comes_back_as_it_was(server):
+    server.chat = lambda _: say("half \ud83d of a pair")
+    (reply,) = complete(server, requests=[ask(0, "what is \ud800 here?")])
+    assert server.posts[0].body["messages"][1]["content"] == "what is \ud800 here?"
+    assert reply.text == "half \ud83d of a pair"

@@ -81,7 +81,7 @@ def sweep(out: Path, options: Options, write: Path | None, *, as_json: bool) -> 
         )
     folder = OutputFolder.open(out)
     run_folder.read_record(folder)
-    if options.label and options.label in {each.label for each in run_folder.recorded_job(folder).data}:
+    if options.label not in (None, "label") and options.label in _labels(folder):
         options = replace(options, label="label")  # the pass has given it this name
     found = _measure(folder, options)
     if write and options.goal and found.keep is not None:
@@ -96,6 +96,11 @@ def sweep(out: Path, options: Options, write: Path | None, *, as_json: bool) -> 
         say(line)
     if write:
         tell(f"{write} is written; apply it: synth keep {out} --rules {write} --as calibrated")
+
+
+def _labels(folder: OutputFolder) -> set[str | None]:
+    """What the label was called in the data that a pass was made of."""
+    return {each.label for each in run_folder.recorded_job(folder).data}
 
 
 def _measure(folder: OutputFolder, options: Options) -> Sweep:
@@ -131,7 +136,8 @@ def _telling(scored: Scored, options: Options, rules: Rules) -> list[float]:
     """Round thresholds that keep something and drop something, and the one in force."""
     even = results.even_thresholds(scored.score)
     cuts = results.cuts(scored, scored.of(None), even, lower=options.lower)
-    telling = {cut.threshold for cut in cuts if 0 < cut.share < 1}
+    # Of cuts between which nothing lies the last says it all.
+    telling = set({(cut.kept, cut.shuffled_share): cut.threshold for cut in cuts if 0 < cut.share < 1}.values())
     in_force = [each.value for each in rules.conditions if each.column == options.score]
     return list(telling | {each for each in in_force if isinstance(each, float)}) or even
 

@@ -12,7 +12,7 @@ lint: ## the house rules that tools can check
 	git ls-files '*.md' '*.yaml' '*.toml' | xargs codespell
 
 test: ## the unit tests
-	pytest -n auto
+	pytest -n 2
 
 e2e: ## the whole pipeline, kills and crashes, the wheel; with SYNTH_VLLM_PYTHON also a real vLLM
 	synth run configs/quickstart.yaml

@@ -131,6 +131,7 @@ def test_truncation_is_a_prefix_within_the_limit(text, limit):
     assert len(got) <= limit
 
 
+@pytest.mark.slow
 def test_pieces_cover_ten_megabytes_quickly():
     text = "The quick brown fox jumps over the lazy dog. " * 200_000
     chunks = chunk(text, 8000)

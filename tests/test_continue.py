@@ -118,6 +118,7 @@ def test_going_on_is_the_same_whoever_goes_on(place, server):
     assert {identity for identity, _ in ends[0]} == {identity for identity, _ in ends[1]}
 
 
+@pytest.mark.slow
 def test_a_changed_number_of_queries_holds_for_what_is_not_begun(place, server):
     out = place / "out"
     interrupted(write(place, server), out, server)
@@ -128,6 +129,7 @@ def test_a_changed_number_of_queries_holds_for_what_is_not_begun(place, server):
     assert steps["generated"].rows_in == kinds[1] + kinds[2] < 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "named"),
     [

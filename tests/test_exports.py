@@ -197,6 +197,7 @@ def test_labels_say_what_is_no_answer(tmp_path):
     assert [score for _, _, score in judged] == ["1", "2"] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", ["passage_id", "doc", "cluster"])
 def test_no_group_stands_in_two_splits(tmp_path, group):
     rows = [pair(thing, place) for thing in THINGS for place in PLACES]
@@ -219,6 +220,7 @@ def test_no_group_stands_in_two_splits(tmp_path, group):
     assert json.loads((folder / "export.json").read_text())["counts"]["held_out"] > 0
 
 
+@pytest.mark.slow
 def test_a_split_stays_as_it_is_when_rows_are_added_and_in_every_view(tmp_path):
     rows = [pair(thing, place) for thing in THINGS for place in PLACES]
     options = SplitOptions.parse(["test=0.3"], "cluster", None, 5)
@@ -255,6 +257,7 @@ def test_shares_and_groups_are_checked():
         SplitOptions.parse(["a=0.5"], "docs", None, 0)
 
 
+@pytest.mark.slow
 def test_the_same_export_gives_the_same_bytes_and_replaces_only_itself(out, tmp_path):
     folder = made(out, tmp_path / "x", "hub", split=["test=0.3"])
     first = contents(folder)
@@ -323,6 +326,7 @@ def test_a_column_of_the_users_called_negatives_is_kept_as_theirs(tmp_path):
     assert (row["input_negatives"], row["negatives"]) == ("none", [])
 
 
+@pytest.mark.slow
 def test_the_hub_layouts_name_their_files(out, tmp_path):
     for to in FORMATS:
         folder = made(out, tmp_path / to, to)

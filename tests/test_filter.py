@@ -97,6 +97,7 @@ def test_existing_pairs_are_scored_and_kept_and_lose_no_column(place, capsys):
     assert all(row["n"] == row["source_row"] and row["cosine"] <= 0 and row["failed"] for row in refused)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_after", [0, 1, 2])
 def test_a_pass_that_was_killed_goes_on_to_the_same_bytes(place, stop_after, monkeypatch):
     data = jsonl(place / "mine.jsonl", rows(25))

@@ -42,6 +42,7 @@ def litter(out: Path) -> set[str]:
     return {ORPHAN, "tmp/00000001.parquet.0123", "wip/generated-00000001.jnl"} | hidden
 
 
+@pytest.mark.slow
 def test_a_clean_run_has_nothing_to_remove(out: Path) -> None:
     age(out)
     before = names(out)

@@ -16,6 +16,7 @@ def ran(code):
     return done.stdout.split()
 
 
+@pytest.mark.slow
 @needs_pandas
 def test_arrow_imports_pandas_by_itself_and_not_after_economising():
     look = "import sys, pyarrow as pa; pa.array([1]); print('pandas' in sys.modules)"
@@ -23,12 +24,14 @@ def test_arrow_imports_pandas_by_itself_and_not_after_economising():
     assert ran(f"{ECONOMISE}; {look}") == ["False"]
 
 
+@pytest.mark.slow
 @needs_pandas
 def test_who_asks_for_pandas_still_gets_it():
     code = "import pyarrow as pa; print(len(pa.table({'a': [1, 2]}).to_pandas()))"
     assert ran(f"{ECONOMISE}; {code}") == ["2"]
 
 
+@pytest.mark.slow
 def test_arrow_uses_the_system_allocator_unless_the_environment_says_otherwise(monkeypatch):
     code = f"{ECONOMISE}; import pyarrow as pa; print(pa.default_memory_pool().backend_name)"
     monkeypatch.delenv("ARROW_DEFAULT_MEMORY_POOL", raising=False)

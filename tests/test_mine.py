@@ -124,6 +124,7 @@ def test_search_finds_what_a_plain_loop_finds():
             np.testing.assert_array_equal(hits.scores[n][: len(order)], exact[n][order])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["top", "random"])
 def test_stopped_after_any_shard_the_bytes_are_the_same(tmp_path, monkeypatch, strategy):
     options = {"strategy": strategy, "reranker": "{use: 'mining:Verdicts'}"}
@@ -147,6 +148,7 @@ def test_stopped_after_any_shard_the_bytes_are_the_same(tmp_path, monkeypatch, s
     assert bytes_of(aside) == whole
 
 
+@pytest.mark.slow
 def test_a_reply_that_was_paid_for_is_not_asked_again(tmp_path, monkeypatch):
     options = {"reranker": "{use: 'mining:Verdicts'}"}
     out = pairs(tmp_path)
@@ -164,6 +166,7 @@ def test_a_reply_that_was_paid_for_is_not_asked_again(tmp_path, monkeypatch):
     assert both == [each for each in mining.asked if each[0] == "pair"]
 
 
+@pytest.mark.slow
 def test_the_same_again_does_nothing_and_other_options_replace_it(tmp_path, capsys):
     out = pairs(tmp_path)
     mine(out)
@@ -342,6 +345,7 @@ def test_negatives_can_be_written_and_are_checked_the_same_way(tmp_path):
         assert (row["negatives"], row["refused"]) == ([], [{"reason": "not_written", "count": 1}])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["words", "both"])
 def test_words_find_what_vectors_miss(tmp_path, by):
     pytest.importorskip("bm25s")

@@ -96,6 +96,7 @@ def exact_clusters(texts, threshold):
     return group
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threshold", [0.5, 0.8, 0.95])
 def test_near_duplicates_are_those_of_exact_jaccard(tmp_path, threshold):
     texts = mutated(3)
@@ -106,6 +107,7 @@ def test_near_duplicates_are_those_of_exact_jaccard(tmp_path, threshold):
     assert len(set(found["query_cluster"])) < len(texts)
 
 
+@pytest.mark.slow
 def test_clusters_do_not_depend_on_how_the_pass_is_cut(tmp_path):
     texts = mutated(5, 20)
     rows = [(text, texts[n // 3]) for n, text in enumerate(texts)]
@@ -120,6 +122,7 @@ def test_texts_that_differ_in_case_and_marks_only_are_one_cluster(tmp_path):
     assert found["passage_cluster"] == [0, 1, 2, 2, 2]
 
 
+@pytest.mark.slow
 def test_an_index_built_after_a_kill_has_the_same_bytes(tmp_path):
     source = Pass([(text, text[::-1]) for text in mutated(7, 15)])
     scorer = made("near_duplicate")

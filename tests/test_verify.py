@@ -87,6 +87,7 @@ def copy_of_run(made: Path, tmp_path: Path) -> Path:
     return copy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deep", [False, True])
 def test_a_whole_run_is_sound(out: Path, *, deep: bool) -> None:
     report = verify(out, deep=deep)

@@ -241,6 +241,7 @@ def test_slots_follow_the_job_or_the_number_of_servers(server):
     assert asyncio.run(slots(concurrency=7)) == 7
 
 
+@pytest.mark.slow
 def test_many_requests_in_flight_cost_no_more_each_than_few():
     with Loopback() as server:
         server.latency = 0.2

@@ -98,6 +98,7 @@ def test_a_model_knows_of_trouble_until_a_server_answers(server):
     asyncio.run(held())
 
 
+@pytest.mark.slow
 def test_a_server_that_falls_silent_is_named_with_what_is_in_flight(tmp_path, server, capsys):
     server.chat = completion
     write_corpus(tmp_path / "docs.jsonl", 6)

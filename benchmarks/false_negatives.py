@@ -1,6 +1,6 @@
 """How many passages that do answer a query are mined as its negatives: without rules, with them, with every check.
 
-    python benchmarks/false_negatives.py ../shared/data/retrieval
+    python benchmarks/false_negatives.py FOLDER
 
 `cranfield`: of each query with two or more relevant documents half are held out, the others are its positives; what
 is counted are the held-out ones. `covid_faq`, `cmrc2018_zh`: the corpus gets a lightly edited copy of every positive;

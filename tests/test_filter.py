@@ -122,6 +122,15 @@ def test_a_pass_that_was_killed_goes_on_to_the_same_bytes(place, stop_after, mon
     assert shards(place / "out") == shards(place / "whole")
 
 
+def test_a_share_of_a_job_array_does_its_shards_and_then_the_others(place):
+    words = (*ENGLISH, "-s", READY, "-s", "run.shard_size=10")
+    data = jsonl(place / "pairs.jsonl", rows(35))
+    assert run(data, "-o", "whole", *words) == 0
+    assert run(data, "-o", "out", *words, "--shard", "2/3") == 0
+    assert shards(place / "out") == shards(place / "whole")
+    assert run(data, "-o", "out", *words, "--shard", "3-3") == 2
+
+
 def test_changed_data_are_refused_and_new_rules_are_not(place, capsys):
     data = jsonl(place / "mine.jsonl", rows(12))
     assert run(data, "-o", "out", *ENGLISH, "-s", READY, "--above", "cosine=0") == 0

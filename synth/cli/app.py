@@ -65,6 +65,9 @@ Rule = Annotated[list[str], typer.Option(metavar="COLUMN=NUMBER", help="A thresh
 Workers = Annotated[
     int | None, typer.Option(min=1, max=256, help="Processes; else the job's run.workers.", show_default=False)
 ]
+Shard = Annotated[
+    str | None, typer.Option(metavar="I/N", help="This is run I of N in one folder (job arrays): its shards first.")
+]
 Deadline = Annotated[
     str | None, typer.Option(metavar="3h30m|HH:MM", help="Stop in time before this, and exit 75.", show_default=False)
 ]

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from synth.cli.app import AsJson, Deadline, GoOn, Rule, RunFolder, Settings, Workers, app, examples
+from synth.cli.app import AsJson, Deadline, GoOn, Rule, RunFolder, Settings, Shard, Workers, app, examples
 
 
 @app.command(
@@ -40,6 +40,7 @@ def filter(  # noqa: A001 - its name
     settings: Settings = [],  # noqa: B006 - typer copies it
     sample: Annotated[int | None, typer.Option(min=1, help="Only this many rows, into OUT.sample-N.")] = None,
     workers: Workers = None,
+    shard: Shard = None,
     deadline: Deadline = None,
     go_on: GoOn = False,
     json: AsJson = False,
@@ -53,13 +54,14 @@ def filter(  # noqa: A001 - its name
 
     economise()
     from synth.commands.filter import Given, target
-    from synth.commands.run import How
+    from synth.commands.run import How, parse_share
     from synth.commands.run import run as command
     from synth.commands.stopping import seconds_until
 
     given = Given(data or (), query_column, passage_column, label_column, embed_url, embed_model)
     rules = {"above": above, "below": below, "min": min, "max": max, "is": is_}
-    how = How(workers, deadline=seconds_until(deadline) if deadline else None, go_on=go_on)
+    index, of = parse_share(shard) if shard else (0, 1)
+    how = How(workers, index, of, seconds_until(deadline) if deadline else None, go_on=go_on)
     command(target(given, job, out, rules, settings, sample), as_json=json, how=how)
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from synth.cli.app import AsJson, Deadline, GoOn, JobFile, JobOrFolder, Settings, Workers, app, examples
+from synth.cli.app import AsJson, Deadline, GoOn, JobFile, JobOrFolder, Settings, Shard, Workers, app, examples
 
 
 class Runner(StrEnum):
@@ -39,9 +39,7 @@ def run(
         int | None, typer.Option(min=1, help="Only this many rows, spread over the corpus, into OUT.sample-N.")
     ] = None,
     workers: Workers = None,
-    shard: Annotated[
-        str | None, typer.Option(metavar="I/N", help="This is run I of N in one folder (job arrays): its shards first.")
-    ] = None,
+    shard: Shard = None,
     deadline: Deadline = None,
     runner: Annotated[Runner, typer.Option(help="Where the processes run.")] = Runner.LOCAL,
     ray_address: Annotated[

@@ -27,6 +27,15 @@ def economise() -> None:
     _do_without_pandas()
 
 
+def give_back() -> None:
+    """Hand what was freed back to the system: after a phase that needed much in small pieces, as reading inputs does.
+
+    Telling duplicates apart takes some 50 MB for a million rows, which would stay until the end of a run.
+    """
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
+
+
 def _do_without_pandas() -> None:
     """Arrow looks once for pandas, at its first conversion: where it is installed that is 50 MB and half a second."""
     if "pandas" in sys.modules:

@@ -1,6 +1,7 @@
 """What many tests share: no file outside of the test's own folder, and jobs written as people write them."""
 
 import os
+import signal
 
 import pytest
 from loopback import Loopback
@@ -18,6 +19,14 @@ def _own_cache(tmp_path_factory):
         del os.environ["XDG_CACHE_HOME"]
     else:
         os.environ["XDG_CACHE_HOME"] = before
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _hangs_up():
+    """Under nohup the processes that tests start would ignore SIGHUP, as they should for a user of nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from synth.commands.target import Target
 from synth.display import Display
 from synth.errors import InputError, JobError, Stopped, SynthError, TooManyUnusable
 from synth.locks import turn
+from synth.memory import give_back
 from synth.results.card import card
 from synth.results.render import summary_lines
 from synth.results.summary import Summary, summarise
@@ -115,6 +116,7 @@ def _pass(opened: Run, how: How, stopping: Stopping, *, quiet: bool) -> Counters
     if not quiet:
         again = f", {counts['retried']:,} items asked again" if counts.get("retried") else ""
         tell(f"{counts[made]:,} {made} of {counts['rows_in']:,} rows, {counts['rejected']:,} rows rejected{again}")
+    give_back()
     counters = Counters()
     asyncio.run(_work(opened, counts["shards"], counters, how, stopping, quiet=quiet))
     return counters

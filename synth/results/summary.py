@@ -14,8 +14,8 @@ from synth.run_folder import Run
 from synth.steps.keep import View
 
 _BINS = 10
-_SHUFFLED_ROWS = 1_000_000
-"""Enough for a share; keeps the summary of a large run small."""
+_SHUFFLED_ROWS = 200_000
+"""About so many, spread over the run, are enough for a share."""
 _LANGUAGES = ("query_language", "passage_language")
 """Of existing data; a column of another name may be the user's own."""
 _MIXES = ("question_type", "difficulty", "query_language", "passage_language")
@@ -77,7 +77,7 @@ def summarise(run: Run, view: View) -> Summary:
         cosine=_histogram(scored),
         languages=_by_language(scored, scan(kept_folder)),
         kept_share=kept / pairs if pairs else None,
-        shuffled_share=_shuffled(scored, view),
+        shuffled_share=_shuffled(scored, view, 1 + pairs // _SHUFFLED_ROWS),
         median_copied=_number(scored, "copied", pl.col("copied").median()),
         repaired=0 if existing else int(_number(frame, "repaired", pl.col("repaired").sum()) or 0),
         truncated_passages=int(_number(scored, "passage_truncated", pl.col("passage_truncated").sum()) or 0),
@@ -111,7 +111,7 @@ def _has(frame: pl.LazyFrame | None, name: str) -> bool:
 def _number(frame: pl.LazyFrame | None, name: str, what: pl.Expr) -> float | None:
     if frame is None or not _has(frame, name):
         return None
-    value = frame.select(what).collect().item()
+    value = frame.select(what).collect(engine="streaming").item()
     return None if value is None else float(value)
 
 
@@ -120,7 +120,7 @@ def _counts(frame: pl.LazyFrame | None, name: str) -> dict[str, int]:
     if frame is None or not _has(frame, name):
         return {}
     counted = frame.select(pl.col(name)).drop_nulls().group_by(name).len()
-    ordered = counted.sort(["len", name], descending=[True, False]).collect()
+    ordered = counted.sort(["len", name], descending=[True, False]).collect(engine="streaming")
     return {str(key): int(count) for key, count in ordered.iter_rows()}
 
 
@@ -147,7 +147,7 @@ def _histogram(frame: pl.LazyFrame | None) -> list[int]:
     if frame is None or not _has(frame, "cosine"):
         return []
     bins = frame.select((pl.col("cosine") * _BINS).floor().clip(0, _BINS - 1).cast(pl.Int32).alias("bin"))
-    found = dict(bins.group_by("bin").len().collect().iter_rows())
+    found = dict(bins.group_by("bin").len().collect(engine="streaming").iter_rows())
     return [int(found.get(n, 0)) for n in range(_BINS)]
 
 
@@ -165,14 +165,17 @@ def _by_language(scored: pl.LazyFrame | None, kept: pl.LazyFrame | None) -> list
     return sorted(rows, key=lambda row: (-row["pairs"], str(row["language"])))
 
 
-def _shuffled(frame: pl.LazyFrame | None, view: View) -> float | None:
-    """The share that the cosine rule would let through if every query stood beside another row's passage."""
+def _shuffled(frame: pl.LazyFrame | None, view: View, every: int) -> float | None:
+    """The share that the cosine rule would let through if every query stood beside another row's passage.
+
+    Of all pairs each `every`-th is looked at.
+    """
     rules = view.rules.only("cosine")
     if frame is None or not _has(frame, "cosine_shuffled") or not rules.conditions:
         return None
     needed = sorted(rules.columns() - {"cosine"})
     columns = [pl.col("cosine_shuffled").alias("cosine"), *map(pl.col, needed)]
-    table = frame.select(columns).filter(pl.col("cosine").is_not_null()).head(_SHUFFLED_ROWS).collect()
+    table = frame.select(columns).filter(pl.col("cosine").is_not_null()).gather_every(every).collect()
     return rules.share(table.to_arrow())
 
 
@@ -186,7 +189,7 @@ def _rows(frame: pl.LazyFrame | None, count: int) -> list[dict[str, Any]]:
     """A few rows spread over the whole, so that they are not all from the first passage."""
     if frame is None:
         return []
-    height = frame.select(pl.len()).collect().item()
+    height = frame.select(pl.len()).collect(engine="streaming").item()
     if not height:
         return []
     wanted = sorted({(2 * n + 1) * height // (2 * count) for n in range(count)})

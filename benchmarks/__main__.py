@@ -41,14 +41,14 @@ def module(name: str) -> Lines:
 
 
 def script(name: str, *arguments: str) -> Lines:
-    """What a script of this folder prints; `{folder}` stands for the folder."""
+    """What a script of this folder prints, in a process of its own; `{folder}` stands for the folder."""
 
     def lines(folder: Path) -> list[str]:
         command = [sys.executable, str(HERE / f"{name}.py"), *(each.format(folder=folder) for each in arguments)]
         done = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError((done.stderr.strip().splitlines() or ["no reason given"])[-1])
-        return ["```", *done.stdout.rstrip().splitlines(), "```"]
+        return done.stdout.rstrip().splitlines()
 
     return lines
 
@@ -74,11 +74,11 @@ SECTIONS = {
     "several": Section("Several servers, one slow and one that dies", module("several_servers")),
     "prefix": Section("Prefix cache: prompt tokens that a real vLLM computes for a pair", module("prefix_cache")),
     "local": Section("Local embedder beside SentenceTransformer.encode", module("local_path")),
-    "keep": Section("A new view over scored rows", script("keep", "--rows", "100000")),
+    "keep": Section("A new view over scored rows", script("keep")),
     "ready_vectors": Section("Cosine from ready vectors", script("ready_vectors", "--folder", "{folder}")),
     "mine": Section("Hard negatives beside mine_hard_negatives", script("mine")),
     "false_negatives": Section("False negatives among mined ones", false_negatives, long=True),
-    "personas": Section("Nearest of 200,000 personas for 100,000 passages", module("personas"), long=True),
+    "personas": Section("Nearest of 200,000 personas for 100,000 passages", script("personas"), long=True),
     "growth": Section("Growth to a million passages", module("growth"), long=True),
 }
 

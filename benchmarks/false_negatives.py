@@ -101,7 +101,7 @@ def measure(folder: Path, work: Path) -> None:
     counted = {row[0]: {text.strip() for text in row[2]} for row in rows}
     what = "held-out relevant documents" if folder.name == "cranfield" else "edited copies"
     total = sum(map(len, counted.values()))
-    print(f"\n{folder.name}: {len(counted):,} queries, {total:,} {what}, {len(corpus):,} passages")
+    about = f"{folder.name}: {len(counted):,} queries, {len(corpus):,} passages"
     with redirect_stdout((work / "log").open("w")), redirect_stderr((work / "log2").open("w")):
         run(resolve(work / "job.yaml", work / "out", [], None), as_json=True)
     for name, options in SETTINGS.items():
@@ -116,7 +116,7 @@ def measure(folder: Path, work: Path) -> None:
                 taken.setdefault(row["query"], set()).update(each["passage"].strip() for each in row["negatives"])
         false = sum(len(counted[query] & found) for query, found in taken.items())
         share = false / total
-        print(f"  {name:<32}{false:>6,} taken  {share:>8.2%}   of {negatives:,} negatives", flush=True)
+        print(f"| {about} | {name} | {false:,} of {total:,} {what} | {share:.2%} | {negatives:,} |", flush=True)
 
 
 def write(path: Path, rows: Iterator[dict[str, str]]) -> None:
@@ -128,6 +128,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="The folder with cranfield, covid_faq and cmrc2018_zh.")
     parser.add_argument("names", nargs="*", default=["cranfield", "covid_faq", "cmrc2018_zh"])
     options = parser.parse_args()
+    print("| data | checks | taken as negatives | share | negatives |\n|-|-|-|-|-|")
     for name in options.names:
         with tempfile.TemporaryDirectory() as work:
             measure(options.data / name, Path(work))

@@ -45,7 +45,7 @@ def report(folder: Path, personas: int = 200_000, passages: int = 100_000, width
 
 def main(personas: int = 200_000, passages: int = 100_000, width: int = 384) -> None:
     with tempfile.TemporaryDirectory(prefix="synth-bench-") as folder:
-        print("\n".join(report(Path(folder), personas, passages, width)))
+        print(*report(Path(folder), personas, passages, width), sep="\n")
 
 
 if __name__ == "__main__":

@@ -1,24 +1,19 @@
-"""Fills a view shard by shard, in several processes where there is enough to do."""
+"""Fills a view shard by shard, several at a time where there is enough to do."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from functools import cache, partial
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 
-from synth.rules import Mask
 from synth.shards import OutputFolder
 from synth.steps.keep import View, beaten, keep_shard
 from synth.steps.views import ready
-from synth.terminal import tell
 
-_ENOUGH_ROWS = 200_000
-"""From here on a second process is worth the second that it takes to start."""
+_ENOUGH_SHARDS = 3
 _MOST_WORKERS = 8
+_WAITING = 2
+"""Threads for every processor: a shard waits for the disk a third of its time, reading and writing hold no lock."""
 
 
 def fill(
@@ -32,8 +27,8 @@ def fill(
 
     `progress` is called with each shard's (kept, dropped).
 
-    `workers`: processes; by default as many as there are processors once there are rows enough. Killed at any moment it
-    leaves whole shards, and the same call makes the rest. Raises what `keep_shard` raises.
+    `workers`: processors to use; by default all, at most 8. Killed at any moment it leaves whole shards, and the same
+    call makes the rest. Raises what `keep_shard` raises.
     """
     done = view.folder(folder).done()
     shards = [index for index in (ready(folder, view.scores) if shards is None else shards) if index not in done]
@@ -41,34 +36,15 @@ def fill(
         return
     view.write_record(folder)
     losers = beaten(folder, view)
-    rows = folder.step("generated").meta(shards[0]).rows_out * len(shards)
-    chosen = workers or (min(len(os.sched_getaffinity(0)), _MOST_WORKERS) if rows >= _ENOUGH_ROWS else 1)
-    if min(chosen, len(shards)) == 1:
-        for index in shards:
-            progress(*keep_shard(folder, view, index, losers.get(index)))
-        return
-    work = partial(_one, folder.path, view)
-    pool = ProcessPoolExecutor(
-        min(chosen, len(shards)),
-        mp_context=multiprocessing.get_context("spawn"),  # a fork would inherit Arrow's threads half-way
-        initializer=signal.signal,
-        initargs=(signal.SIGINT, signal.SIG_IGN),  # Ctrl-C is the parent's; it starts nothing new then
-    )
+    threads = _WAITING * (workers or min(len(os.sched_getaffinity(0)), _MOST_WORKERS))
+    if len(shards) < _ENOUGH_SHARDS:
+        threads = 1
+    pool = ThreadPoolExecutor(min(threads, len(shards)), thread_name_prefix="view")
     try:
-        for counts in pool.map(work, shards, [losers.get(index) for index in shards]):
+        for counts in pool.map(lambda index: keep_shard(folder, view, index, losers.get(index)), shards):
             progress(*counts)
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _one(path: Path, view: View, index: int, losers: Mask | None) -> tuple[int, int]:
-    return keep_shard(_opened(path), view, index, losers)
-
-
-@cache
-def _opened(path: Path) -> OutputFolder:
-    """Opened once a process, so that each folder is made sure of once and not with every shard."""
-    return OutputFolder.open(path, notify=tell)
 
 
 def carry_out(folder: OutputFolder, view: View, shards: Sequence[int], workers: int | None = None) -> int:

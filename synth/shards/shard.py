@@ -132,6 +132,8 @@ def encode(table: pa.Table, keys: dict[str, str]) -> bytes:
         compression="zstd",
         compression_level=_ZSTD_LEVEL,
         use_dictionary=False,  # zstd finds the repeats itself: smaller files, and a fifth of the time less
+        write_statistics=[field.name for field in table.schema if pa.types.is_primitive(field.type)],  # no text's
+        write_batch_size=_ROW_GROUP,
         write_page_checksum=True,
     ) as writer:
         if table.num_rows:  # `datasets` cannot read a row group without rows, only a file without row groups

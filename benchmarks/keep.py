@@ -4,8 +4,8 @@
 
 Both sides read every column of `generated/` and `scores/`, filter by cosine and write zstd Parquet, each with the same
 number of processors (two processes in the loop, threads in synth; their start included), one after the other, warm page
-cache. `bare` writes the rows that pass, `bare both` also those that do not, which a view keeps too. Memory is the peak of
-the largest process.
+cache. `bare` writes the rows that pass, `bare both` also those that do not, which a view keeps too. Memory is the peak
+of the largest process.
 """
 
 from __future__ import annotations

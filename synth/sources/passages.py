@@ -107,8 +107,9 @@ class _Memory:
     def see_id(self, source: str, ident: str, number: int) -> None:
         if self._ids is None:
             return
-        seen = self._ids.setdefault(source, FirstSeen())
-        first = seen.add(blake2b(ident.encode(), digest_size=16).digest(), number)
+        if source not in self._ids:
+            self._ids[source] = FirstSeen()
+        first = self._ids[source].add(blake2b(ident.encode(), digest_size=16).digest(), number)
         if first is not None:
             count, example = self._repeated.get(
                 source, (0, f"{ident!r} in {self._name(first)} and {self._name(number)}")

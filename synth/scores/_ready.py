@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from synth.errors import InputError, JobError
+from synth.scores._vectors import dot
 
 _BLOCK = 64
 """Rows multiplied at a time: their float64 copies stay in the processor's cache."""
@@ -27,8 +28,8 @@ def vectors(table: pa.Table, name: str) -> NDArray[np.floating]:
     column = table[name]
     fixed = pa.types.is_fixed_size_list(column.type)
     listed = fixed or pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
-    if not listed or not pa.types.is_floating(column.type.value_type):
-        raise JobError(f"scores: cosine: the column {name!r} is {column.type}, no list of floats.")
+    if not listed or not (pa.types.is_floating(column.type.value_type) or pa.types.is_integer(column.type.value_type)):
+        raise JobError(f"scores: cosine: the column {name!r} is {column.type}, no list of numbers.")
     if column.null_count:
         raise _bad(table, pc.index(pc.is_null(column), True).as_py(), name, "is null")
     if not table.num_rows:
@@ -59,12 +60,12 @@ def cosines(table: pa.Table, query: str, passage: str) -> tuple[NDArray[np.float
     for rows in _blocks(0, count):
         a, b = asked[rows].astype(np.float64), documents[rows].astype(np.float64)
         for side, into, name in ((a, lengths, query), (b, norms, passage)):
-            squares = _dot(side, side)
+            squares = dot(side, side)
             if not (np.isfinite(squares) & (squares > 0)).all():
                 row = rows.start + int(np.flatnonzero(~np.isfinite(squares) | (squares <= 0))[0])
                 raise _bad(table, row, name, "holds NaN, infinity or only zeros")
             into[rows] = np.sqrt(squares)
-        own[rows] = _dot(a, b) / (lengths[rows] * norms[rows])
+        own[rows] = dot(a, b) / (lengths[rows] * norms[rows])
     other = lengths
     _shuffle(asked, documents, other, norms)
     return np.clip(own, -1.0, 1.0), np.clip(other, -1.0, 1.0)
@@ -83,12 +84,7 @@ def _shuffle(
         for rows in _blocks(start, end):
             there = slice(rows.start + shift, rows.stop + shift)
             a, b = asked[rows].astype(np.float64), documents[there].astype(np.float64)
-            lengths[rows] = _dot(a, b) / (lengths[rows] * norms[there])
-
-
-def _dot(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Products row by row."""
-    return np.asarray(np.einsum("ij,ij->i", left, right))
+            lengths[rows] = dot(a, b) / (lengths[rows] * norms[there])
 
 
 def _blocks(start: int, end: int) -> Iterator[slice]:
@@ -98,4 +94,7 @@ def _blocks(start: int, end: int) -> Iterator[slice]:
 
 def _bad(table: pa.Table, row: int, name: str, what: str) -> InputError:
     ident = f" ({table['id'][row].as_py()})" if "id" in table.column_names else ""
-    return InputError(f"pairs: row {row + 1}{ident}: field {name}: {what}.", "Mend the vectors, or leave the row out.")
+    place = f"pairs: row {row + 1}"
+    if "source_row" in table.column_names:  # a shard starts anywhere in the data
+        place = f"{table['source'][row].as_py()}: row {table['source_row'][row].as_py() + 1}"
+    return InputError(f"{place}{ident}: field {name}: {what}.", "Mend the vectors, or leave the row out.")

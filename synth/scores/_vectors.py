@@ -40,3 +40,8 @@ async def unit_vectors(
     vectors = np.where(without[:, None], 0.0, vectors)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.asarray(vectors / np.where(lengths == 0, 1.0, lengths), np.float64)
+
+
+def dot(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Products row by row: (n, width) and (n, width) to (n,)."""
+    return np.asarray(np.einsum("ij,ij->i", left, right))

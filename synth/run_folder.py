@@ -15,7 +15,7 @@ from typing import Any
 from synth import config, identity, parts, quality, revisions
 from synth.config import Job
 from synth.errors import InputError, JobError, OutputError
-from synth.pairs import PairSet, inspect_pairs
+from synth.pairs import PairSet, inspect_pairs, own_schema
 from synth.personas import Library, load_library
 from synth.prompts import Prompts
 from synth.revisions import Record
@@ -139,12 +139,12 @@ class _Start:
 def _start_pass(job: Job, folder: OutputFolder, before: Record | None, how: _Start) -> Run:
     """A run over existing data: it says what it recognised before anything is written."""
     known = before.inputs if before else ()
-    sets = tuple(
-        replace(each, files=tuple(revisions.in_order(known, each.files)))
-        for each in inspect_pairs(job.data, job.base, job.read_limits(), known)
-    )
+    found = inspect_pairs(job.data, job.base, job.read_limits(), known)
+    sets = tuple(replace(each, files=tuple(revisions.in_order(known, each.files))) for each in found)
     for each in sets:
         how.notify(each.layout.describe())
+    if before is None:
+        own_schema(sets, job.read_limits())  # columns that do not fit together end it before it is on record
     inputs = tuple(revisions.in_order(known, [file for each in sets for file in each.files]))
     described = identity.describe(job, inputs, {}, None, how.sample)
     if how.go_on and before is not None and len(inputs) > len(known):

@@ -3,12 +3,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from loopback import WIDTH
 
 from synth.cli import main
 from synth.commands.filter import Given, target
@@ -171,6 +173,105 @@ def test_the_label_is_found_again_under_its_own_name(place, capsys):
     assert "AUC against" in capsys.readouterr().out
 
 
+def test_several_folders_of_any_layout_and_files_make_one_pass(place, capsys):
+    words = ("-s", "scores=[{use: copying}]", "-s", "run.shard_size=5")
+    for name in ("one", "two"):
+        given = [{"query": f"{name} {row['query']}", "passage": row["passage"]} for row in rows(7)]
+        assert run(jsonl(place / f"{name}.jsonl", given), "-o", f"{name}/out", *words) == 0
+    capsys.readouterr()
+    assert run("one/out", "one.jsonl", "two/out", "two.jsonl", "-o", "all", *words) == 0
+    said = capsys.readouterr().err
+    assert said.count("shards of synth") == 2
+    assert "one: columns 'query' and 'passage'; 14 rows in 2 files" in said
+    made = balance(place / "all")
+    assert Counter(made["source"].to_pylist()) == {"out": 7, "one": 14, "out-2": 7}
+    assert len(set(zip(made["source"].to_pylist(), made["source_row"].to_pylist(), strict=True))) == 28
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--above", "nosuch=1"), "keep: nosuch: there is no column nosuch"),
+        (("--min", "lable=1"), "Did you mean label?"),
+        (
+            ("-s", "scores=[{use: cosine, query_vector: a, passage_vector: b}]"),
+            "scores: cosine: there is no column 'a'",
+        ),
+    ],
+)
+def test_a_column_that_nobody_makes_is_told_before_a_model_is_asked(place, server, capsys, words, said):
+    data = jsonl(place / "mine.jsonl", [row | {"label": 1} for row in rows(5)])
+    assert run(data, "-o", "out", "--embed-url", server.url, "--embed-model", "tiny", *words) == 2
+    assert said in capsys.readouterr().err
+    assert not server.posts
+    assert not (place / "out" / "scores").exists()
+
+
+def test_files_that_do_not_fit_together_leave_the_folder_free(place, capsys):
+    jsonl(place / "a.jsonl", [{"query": "a query", "passage": "a passage", "n": 1}])
+    (place / "b.csv").write_text("query,passage,n\nb query,b passage,one\n")
+    words = ("a.jsonl", "b.csv", "-o", "out", "-s", "scores=[{use: copying}]")
+    assert run(*words) == 3
+    assert "b.csv: field n: string, but int64" in capsys.readouterr().err
+    assert run(*words, "-s", "data.carry=[]") == 0
+
+
+def test_rules_and_sweeps_know_a_scorer_under_its_other_name(place, capsys):
+    data = jsonl(place / "mine.jsonl", rows(12))
+    scorers = "scores=[{use: length, as: words}, {use: copying, as: taken}]"
+    assert run(data, "-o", "out", "-s", scorers, "-s", "keep={words_error: {max: 0.5}}") == 0
+    assert table(place / "out", "kept").num_rows == 12  # no length was asked, and that is no fault
+    assert main(["keep", "out", "--max", "words_error=0.5", "--as", "same"]) == 0
+    assert table(place / "out", "views/same").num_rows == 12
+    assert main(["keep", "out", "--max", "taken=7"]) == 2
+    assert "outside of taken's range" in capsys.readouterr().err
+    assert main(["sweep", "out", "--score", "taken", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["lower_is_better"]
+
+
+def test_every_score_is_shown_as_one_and_a_found_language_is_not_called_asked(place, capsys):
+    data = jsonl(
+        place / "mine.jsonl", [{"query": row["query"], "passage": row["passage"], "shop": "a"} for row in rows(3)]
+    )
+    assert run(data, "-o", "out", *ENGLISH, "-s", "scores=[{use: self_contained}, {use: copying, as: taken}]") == 0
+    said = [capsys.readouterr().out]
+    assert main(["show", "out", "-n", "1"]) == 0
+    said.append(capsys.readouterr().out)
+    for text in said:
+        shown = dict(line.split(None, 1) for line in text.splitlines() if line[:1].isalpha() and " " in line)
+        assert shown["scores"].startswith("self_contained true, taken 0.")
+        assert "shop a" in shown["also"]
+        assert shown["language"] == "en"
+        assert "asked" not in shown
+
+
+def test_long_names_of_scorers_stand_apart_from_what_is_said_of_them(place, capsys):
+    scorers = "scores=[{use: length}, {use: copying, as: copying_of_whole_runs}]"
+    assert run(jsonl(place / "mine.jsonl", rows(3)), "-o", "out", "-s", scorers) == 0
+    capsys.readouterr()
+    for command in ("status", "verify"):
+        assert main([command, "out"]) == 0
+        (line,) = (each for each in capsys.readouterr().out.splitlines() if "copying_of_whole" in each)
+        assert line.split()[1] == "1/1"
+    assert main(["sweep", "out", "--score", "copying_of_whole_runs", "--at", "0.123456", "-n", "0"]) == 0
+    (line,) = (each for each in capsys.readouterr().out.splitlines() if "runs < 0.123456" in each)
+    assert line.split("0.123456")[1].startswith(" ")
+
+
+def test_labels_of_a_text_file_are_words_and_scorers_of_yes_and_no_have_an_auc(place, capsys):
+    words = ["1", "0", "True", "false", "", "0.5"]
+    lines = [f"what is number {n} in the passage,it is {n},{word}\n" for n, word in enumerate(words)]
+    (place / "pairs.csv").write_text("query,passage,good\n" + "".join(lines))
+    assert run("pairs.csv", "-o", "out", "-s", "scores=[{use: self_contained}, {use: copying}]") == 0
+    capsys.readouterr()
+    assert main(["sweep", "out", "--score", "copied", "--label-column", "good", "--at", "0.99", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(found["auc"]) == {"copied", "self_contained"}
+    assert found["cuts"][0]["recall"] == 1.0
+    assert main(["sweep", "out", "--score", "copied", "--label-column", "query"]) == 2
+    assert "holds text that is no label" in capsys.readouterr().err
+
+
 def test_files_of_a_scorer_are_found_again_from_anywhere(place, monkeypatch):
     data = jsonl(place / "mine.jsonl", rows(4))
     jsonl(place / "held-out.jsonl", [{"query": "which river is number 2"}])
@@ -261,6 +362,22 @@ def test_check_reads_the_data_as_a_run_would_and_knows_the_columns(place, capsys
     assert main(["preview", "filter.yaml"]) == 2
 
 
+def test_check_tells_what_indexes_take_and_asks_the_model_of_a_judge(place, server, capsys):
+    served = {"use": "vllm_server", "model": "tiny", "base_urls": [server.url]}
+    job = {"data": {"path": jsonl(place / "mine.jsonl", rows(30))}, "embed": served}
+    job |= {
+        "scores": [{"use": "cosine"}, {"use": "round_trip"}, {"use": "near_duplicate"}, {"use": "judge", "llm": served}]
+    }
+    (place / "filter.yaml").write_text(json.dumps(job))
+    assert main(["check", "filter.yaml"]) == 0
+    said = capsys.readouterr().out
+    assert f"round_trip: up to {30 * (2 * WIDTH + 16) / 1000:.1f} kB on disk" in said
+    assert "near_duplicate: up to 150.0 kB on disk" in said
+    assert "scores.3.llm vllm_server tiny at" in said
+    assert main(["check", "filter.yaml", "--offline"]) == 0
+    assert "round_trip: a vector in half precision of each passage" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
@@ -332,6 +449,16 @@ def test_ready_vectors_of_every_kind_and_in_pieces(kind, count):
             assert np.allclose(got, wanted, atol=1e-12)
 
 
+def test_ready_vectors_may_be_whole_numbers_and_a_bad_one_is_found_in_the_data(place, capsys):
+    given = [row | {"qv": [3, 4], "pv": [4, 3]} for row in rows(12)]
+    words = (*ENGLISH, "-s", READY, "-s", "run.shard_size=5", "--above", "cosine=0.9")
+    assert run(jsonl(place / "whole.jsonl", given), "-o", "out", *words) == 0
+    assert table(place / "out", "kept")["cosine"].to_pylist() == [0.96] * 12
+    given[8]["pv"] = [0, 0]
+    assert run(jsonl(place / "zero.jsonl", given), "-o", "bad", *words) == 3
+    assert "zero: row 9 (8-0): field pv: holds NaN, infinity or only zeros" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("vectors", "said"),
     [
@@ -388,6 +515,7 @@ def test_every_layout_passes_with_one_command_and_balances(place, kind):
     data, count, rejected = layouts(place)[kind]
     words = ("-s", "scores=[{use: length}]", "-s", "run.shard_size=4", "--min", "length_got=1")
     assert run(data, "-o", "out", *ENGLISH, *words) == 0
+    assert main(["verify", "out", "--deep"]) == 0
     made = balance(place / "out")
     assert made.num_rows == count
     totals = json.loads((place / "out" / "index" / "pairs.json").read_text())

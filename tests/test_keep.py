@@ -184,6 +184,15 @@ def test_a_name_in_use_is_refused_with_the_rules_it_stands_for(out):
         apply(opened(out), rules(cosine={"above": 0.6}), "half")
 
 
+def test_the_cure_for_a_name_in_use_can_be_followed_at_once(out, capsys):
+    words = ["keep", str(out), "--as", "strict", "--above"]
+    assert main([*words, "cosine=0.5"]) == 0
+    assert main([*words, "cosine=0.6"]) == 2
+    cure = capsys.readouterr().err.partition("that view first: synth ")[2]
+    assert main(cure.split()) == 0
+    assert main([*words, "cosine=0.6"]) == 0
+
+
 @pytest.mark.parametrize("name", ["kept", "generated", "../x", ".x", "a/b", "", "train"])
 def test_names_that_cannot_be_views(out, name):
     with pytest.raises(JobError, match="cannot be the name of a view"):

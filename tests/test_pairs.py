@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from synth.errors import InputError, JobError
-from synth.pairs import PairData, PairRow, inspect_pairs, own_schema, pair_files, read_pairs
+from synth.pairs import PairData, PairRow, inspect_pairs, own_schema, pair_files, read_pairs, types
 from synth.sources import ReadLimits, RejectedRow, count_rows
 
 SHARED = Path(__file__).parents[1].parent / "shared"
@@ -166,6 +166,52 @@ def test_a_beir_folder_joins_its_judgements(tmp_path):
     ]
     assert found.reasons() == ["not_relevant", "unresolved", "unresolved", "label"]
     found.balance()
+
+
+def test_files_of_one_name_in_several_folders_are_several_files(tmp_path):
+    names = []
+    for n, folder in enumerate(("a", "b", "c/b")):
+        (tmp_path / folder).mkdir(parents=True)
+        names.append(str(jsonl(tmp_path / folder / "train.jsonl", {"query": f"q{n}", "passage": f"p{n}"})))
+    found = Read(tmp_path, names)
+    assert found.texts() == [("q0", "p0"), ("q1", "p1"), ("q2", "p2")]
+    assert [each.relative for each in found.sets[0].files] == ["train.jsonl", "b/train.jsonl", "c/b/train.jsonl"]
+
+
+def test_files_of_several_layouts_in_one_entry_are_told_apart_by_entries(tmp_path):
+    jsonl(tmp_path / "a.jsonl", *pairs(2))
+    jsonl(tmp_path / "b.jsonl", {"anchor": "a", "positive": "p"})
+    with pytest.raises(InputError, match=r"b.jsonl: no column 'query'") as told:
+        Read(tmp_path, ["a.jsonl", "b.jsonl"])
+    assert "an entry of their own" in told.value.hint
+    beir(tmp_path / "set")
+    with pytest.raises(JobError, match="a BEIR folder among other paths"):
+        Read(tmp_path, ["a.jsonl", "set"])
+
+
+def test_what_is_half_recognised_is_told_with_the_half_that_is_missing(tmp_path):
+    jsonl(tmp_path / "a.jsonl", {"query": "q", "positive_passages": [{"text": "p"}]})
+    with pytest.raises(InputError, match="no column has a usual name of a passage"):
+        Read(tmp_path, "a.jsonl")
+    jsonl(tmp_path / "b.jsonl", {"query": {"text": "q"}, "passage": "p"})
+    with pytest.raises(InputError, match="not text") as told:
+        Read(tmp_path, "b.jsonl")
+    assert "such as query.text" in told.value.hint
+
+
+def test_the_types_of_json_lines_are_looked_for_once(tmp_path, monkeypatch):
+    jsonl(tmp_path / "a.jsonl", *pairs(3))
+    read, asked = types.jsonl.objects, []
+    monkeypatch.setattr(types.jsonl, "objects", lambda *given: asked.append(given) or read(*given))
+    assert len(Read(tmp_path, "a.jsonl").texts()) == 3
+    assert len(asked) == 2  # once for the types, once for the rows
+
+
+def test_an_empty_file_is_said_to_be_empty(tmp_path):
+    for name in ("a.jsonl", "a.csv"):
+        (tmp_path / name).write_text("")
+        with pytest.raises(InputError, match="holds no row"):
+            Read(tmp_path, name)
 
 
 def test_of_a_run_only_shards_are_read(tmp_path):

@@ -222,7 +222,7 @@ def test_round_trip_embeds_each_passage_once_and_goes_on_after_a_kill(tmp_path):
     documents = [text for role, text in encoder.calls if role == "document"]
     assert sorted(documents) == sorted({p for _, p in rows})
     size = sum(p.stat().st_size for p in (tmp_path / "a").glob("*.bin"))
-    assert size == type(scorer).index_bytes(11, 8)
+    assert size == scorer.index_bytes(11, 8)
 
     class Dies(Rounded):
         async def encode(self, texts, role):

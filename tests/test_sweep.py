@@ -43,7 +43,14 @@ def out(tmp_path_factory):
     return folder.path
 
 
-RECORD = {"format": 1, "identity": {}, "job": {}, "base": ".", "inputs": [], "sample": None}
+RECORD = {
+    "format": 1,
+    "identity": {},
+    "job": {"data": {"path": "a.jsonl"}, "scores": []},
+    "base": ".",
+    "inputs": [],
+    "sample": None,
+}
 RECORD["sha256"] = "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"  # of {}
 
 
@@ -218,6 +225,18 @@ def test_a_sweep_for_people_names_what_matters(out, capsys):
 def test_mistakes_are_named(out, capsys, arguments, message):
     assert main(["sweep", str(out), *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_proposal_that_cannot_be_written_is_no_bug(out, capsys, tmp_path):
+    words = ["--calibrate", "keep=0.5", "--write", str(tmp_path / "nowhere" / "rules.yaml")]
+    assert main(["sweep", str(out), *words]) == 7
+    assert "cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", [0.0, 0.37, 1.0])
+def test_thresholds_over_one_value_stand_on_either_side_of_it(value):
+    low, high = sweep.even_thresholds(np.full(5, value))
+    assert low < value <= high
 
 
 def test_a_sweep_writes_nothing_into_the_folder(out, capsys):

@@ -23,7 +23,11 @@ from synth.cli.app import AsJson, Deadline, GoOn, Rule, RunFolder, Settings, Sha
 def filter(  # noqa: A001 - its name
     data: Annotated[
         list[str] | None,
-        typer.Argument(metavar="DATA...", help="Files, patterns, a BEIR folder or that of a run.", show_default=False),
+        typer.Argument(
+            metavar="DATA...",
+            help="Files and patterns of one layout, BEIR folders, folders of runs.",
+            show_default=False,
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Output folder.")] = None,
     job: Annotated[Path | None, typer.Option("-c", metavar="FILTER.yaml", help="A job file with `data:`.")] = None,
@@ -95,9 +99,10 @@ def keep(
     """
     from synth.commands.keep import keep as command
     from synth.rules.flags import chosen
+    from synth.run_folder import job_of
 
     flags = {"above": above, "below": below, "min": min, "max": max, "is": is_}
-    command(out, chosen(flags, rules), name=name, workers=workers, as_json=json)
+    command(out, chosen(flags, rules, job_of(out, ())[0].scores), name=name, workers=workers, as_json=json)
 
 
 @app.command(

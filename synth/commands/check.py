@@ -101,6 +101,9 @@ def examine(draft: Draft, base: Path, *, offline: bool, quiet: bool = True) -> R
 
 def _servers(draft: Draft, findings: Findings, *, offline: bool, quiet: bool) -> list[Asked]:
     stages: dict[str, Stage] = {name: draft.stages[name] for name in ("llm", "embed") if draft.stages.get(name)}
+    for number, scorer in enumerate(draft.stages.get("scores", ())):
+        if getattr(scorer, "llm", None) is not None:
+            stages[f"scores.{number}.llm"] = scorer.llm
     task = draft.stages.get("task")
     if not quiet and not offline:
         tell("asking the models")
@@ -117,6 +120,8 @@ def _lines(report: Report, draft: Draft) -> Iterator[str]:
         yield from _server_lines(asked)
     if job is not None and report.costs is not None:
         yield from _cost_lines(job, report.costs)
+    if job is not None:
+        yield from _index_lines(job, report)
     for number, text in enumerate(report.findings.mistakes, 1):
         yield ""
         yield f"mistake {number}: {text}"
@@ -198,6 +203,19 @@ def _cost_lines(job: Job, costs: Costs) -> Iterator[str]:
     free = f", {_short(costs.disk_free)}B free" if costs.disk_free is not None else ""
     yield f"disk       about {_short(costs.disk_bytes)}B{free}"
     yield f"kept       pairs with {job.rules.describe()}"
+
+
+def _index_lines(job: Job, report: Report) -> Iterator[str]:
+    """What scorers that compare all pairs keep on disk."""
+    pairs = report.data.expected if isinstance(report.data, PairsReport) else report.costs.items if report.costs else 0
+    widths = [found.dimension for each in report.servers if each.section == "embed" for found in each.results]
+    width = next((each for each in widths if each), None)
+    for scorer in job.scores:
+        size = scorer.index_bytes(pairs, width or 0)
+        if "encoder" in scorer.needs and size and width is None:
+            yield f"index      {scorer.name}: a vector in half precision of each passage on disk, 2 bytes a dimension"
+        elif size:
+            yield f"index      {scorer.name}: up to {_short(size)}B on disk"
 
 
 def _short(number: float) -> str:

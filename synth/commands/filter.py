@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 from synth import config
 from synth.commands.target import Target, resolve
 from synth.errors import JobError
+from synth.pairs import PairData
 from synth.rules.flags import mapping
 from synth.yamlfile import Document
 
@@ -73,10 +75,28 @@ def target(
 
 def _document(given: Given, keep: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of the job file that would say the same."""
-    columns = {"query": given.query, "passage": given.passage, "label": given.label}
-    data = {"path": list(given.data)} | {key: value for key, value in columns.items() if value is not None}
     scores = [{"use": name} for name in SCORES]
-    return {"data": data, "embed": _embedder(given), "scores": scores} | ({"keep": dict(keep)} if keep else {})
+    entries = _entries(given)
+    return {"data": entries if len(entries) > 1 else entries[0], "embed": _embedder(given), "scores": scores} | (
+        {"keep": dict(keep)} if keep else {}
+    )
+
+
+def _entries(given: Given) -> list[dict[str, Any]]:
+    """The entries of `data:`: one for each folder, which has a layout of its own, one for all files together."""
+    columns = {"query": given.query, "passage": given.passage, "label": given.label}
+    said = {key: value for key, value in columns.items() if value is not None}
+    paths: dict[str | None, list[str]] = {}
+    for path in given.data:
+        paths.setdefault(path if Path(path).expanduser().is_dir() else None, []).append(path)
+    if len(paths) == 1:
+        return [{"path": list(given.data)} | said]
+    named: dict[str, list[str]] = {}
+    for each in paths.values():
+        stem = PairData(path=(each[0],)).source
+        name = next(name for name in chain([stem], (f"{stem}-{n}" for n in count(2))) if name not in named)
+        named[name] = each
+    return [{"name": name, "path": each} | said for name, each in named.items()]
 
 
 def _embedder(given: Given) -> dict[str, Any]:

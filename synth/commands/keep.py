@@ -133,7 +133,7 @@ def _in_place_of_default(folder: OutputFolder, view: View, shards: Sequence[int]
 
 def _clash(folder: OutputFolder, view: View, name: str) -> JobError:
     record = views.record_of(folder, view.name)
-    cure = f"Choose another name, or remove that view first: synth gc {folder.path} --view {name}"
+    cure = f"Choose another name, or remove that view first: synth gc {folder.path} --view {name} --age 0s"
     if record and record.rules == view.rules and record.scores == view.scores:
         what = f"compared the rows of {record.shards} shards, and there are {len(view.competing)} now"
     elif record and record.rules == view.rules:

@@ -38,11 +38,11 @@ def preview(path: Path, settings: Sequence[str], *, count: int, passage_id: str 
         say(rule("system part, the same for every call of a run"))
         say(system)
     for each in tried:
-        for line in _lines(each):
+        for line in _lines(each, [name for scorer in job.scores for name, _ in scorer.named_outputs()]):
             say(line)
 
 
-def _lines(tried: Tried) -> Iterator[str]:
+def _lines(tried: Tried, scores: Sequence[str]) -> Iterator[str]:
     passage = tried.passage
     yield ""
     yield rule(f"passage {passage.position}: {passage.source}/{passage.id}, {passage.language}", "═")
@@ -59,7 +59,7 @@ def _lines(tried: Tried) -> Iterator[str]:
             yield f"reason     {outcome.reason}: {outcome.detail}"
             continue
         row = next(rows)
-        yield from row_lines(row | {"passage": None}, "kept" if row["kept"] else "dropped")
+        yield from row_lines(row | {"passage": None}, "kept" if row["kept"] else "dropped", scores)
         if row["failed"]:
             yield f"rules      broken: {'; '.join(row['failed'])}"
 

@@ -11,7 +11,7 @@ import polars as pl
 
 from synth import run_folder
 from synth.errors import JobError
-from synth.results.files import scan, scan_rejects
+from synth.results.files import scan, scan_rejects, scores_in
 from synth.results.render import row_lines
 from synth.shards import OutputFolder
 from synth.steps import views
@@ -37,6 +37,7 @@ def show(  # noqa: PLR0913 - one parameter per flag
     """
     folder = OutputFolder.open(out)
     run_folder.read_record(folder)
+    scores = scores_in(folder, _view(folder, view))
     found = [
         (part.title, row)
         for part, frame, share in _shared(
@@ -48,7 +49,7 @@ def show(  # noqa: PLR0913 - one parameter per flag
         if as_json:
             say(json.dumps({"from": title, **row}, ensure_ascii=False, default=str))
             continue
-        for line in row_lines(row, title):
+        for line in row_lines(row, title, scores):
             say(line)
         say("")
     if not found and row_id is not None:

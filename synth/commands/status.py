@@ -83,10 +83,11 @@ def status(out: Path, *, as_json: bool) -> None:
     if as_json:
         say(json.dumps({"steps": [asdict(s) for s in steps], "open": [asdict(o) for o in working]}))
         return
-    say(f"{'step':<28}{'shards':>12}{'in':>12}{'out':>12}{'rejected':>12}")
+    width = max([28, *(len(step.step) + 2 for step in steps)])
+    say(f"{'step':<{width}}{'shards':>12}{'in':>12}{'out':>12}{'rejected':>12}")
     for step in steps:
         of = f"{step.shards}/{step.of}" if step.of is not None else f"{step.shards}/?"
-        say(f"{step.step:<28}{of:>12}{step.rows_in:>12,}{step.rows_out:>12,}{step.rejected:>12,}")
+        say(f"{step.step:<{width}}{of:>12}{step.rows_in:>12,}{step.rows_out:>12,}{step.rejected:>12,}")
     for step in steps:
         if step.rules is not None:
             say(f"{step.step}: {step.rules}")

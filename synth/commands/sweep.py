@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from synth import run_folder
-from synth.errors import JobError
+from synth.errors import JobError, SystemFault
 from synth.results import calibration
 from synth.results import sweep as results
 from synth.results.calibration import Threshold
@@ -21,24 +21,32 @@ from synth.shards import OutputFolder
 from synth.steps import views
 from synth.terminal import say, tell
 
-_NO_MEASURE = ("_shuffled", "_cluster")
-"""Numbers of which more is neither better nor worse: a chance level, and names of groups."""
-_LOWER_IS_BETTER = frozenset({"length_error", "copied", "contamination", "round_trip_rank"})
+_NO_MEASURE = ("_shuffled", "_cluster", "_truncated")
+"""Columns of which more is neither better nor worse: a chance level, names of groups, what the model did not see."""
+_LOWER_IS_BETTER = frozenset({"length_error", "copied", "contaminated", "contamination", "round_trip_rank"})
 _BAR = 30
 _TEXT = 110
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What to sweep: the column, groups, thresholds (none: evenly spaced), goal, labels, direction, pairs to show."""
+    """What to sweep: the column, groups, thresholds (none: evenly spaced), goal, labels, pairs to show.
+
+    `falling` are the columns of which less is better.
+    """
 
     score: str
     by: tuple[str, ...]
     at: tuple[float, ...]
     goal: tuple[calibration.Goal, float] | None
     label: str | None
-    lower: bool
+    falling: frozenset[str]
     count: int
+
+    @property
+    def lower(self) -> bool:
+        """Whether lower scores are the better ones."""
+        return self.score in self.falling
 
     @classmethod
     def read(  # noqa: PLR0913 - one parameter per flag
@@ -50,7 +58,8 @@ class Options:
         except ValueError as exc:
             raise JobError(f"--at {at}: expects numbers with commas between them.", "For example --at 0.6,0.7") from exc
         wish = None if calibrate is None else calibration.goal(calibrate)
-        return cls(score, tuple(_words(by)), thresholds, wish, label, lower or score in _LOWER_IS_BETTER, count)
+        falling = _LOWER_IS_BETTER | ({score} if lower else set())
+        return cls(score, tuple(_words(by)), thresholds, wish, label, falling, count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +89,20 @@ def sweep(out: Path, options: Options, write: Path | None, *, as_json: bool) -> 
             "--write needs a proposal to write.", "Add --calibrate keep=0.5 or --calibrate random-pairs=0.01"
         )
     folder = OutputFolder.open(out)
-    run_folder.read_record(folder)
-    if options.label not in (None, "label") and options.label in _labels(folder):
+    job, _ = run_folder.job_of(folder.path, ())
+    if options.label in {each.label for each in job.data} - {None}:
         options = replace(options, label="label")  # the pass has given it this name
+    named = {name for scorer in job.scores for name, made in scorer.named_outputs() if made.name in _LOWER_IS_BETTER}
+    options = replace(options, falling=options.falling | named)
     found = _measure(folder, options)
     if write and options.goal and found.keep is not None:
         comment = f"synth sweep {folder.path.name} --score {options.score}" + "".join(
             (f" --by {','.join(options.by)}" if options.by else "", f" --calibrate {_goal(options)}")
         )
-        write.write_text(calibration.as_yaml(found.keep, comment), encoding="utf-8")
+        try:
+            write.write_text(calibration.as_yaml(found.keep, comment), encoding="utf-8")
+        except OSError as exc:
+            raise SystemFault(f"{write}: cannot be written: {exc.strerror}.") from exc
     if as_json:
         say(json.dumps(_plain(found), ensure_ascii=False))
         return
@@ -96,11 +110,6 @@ def sweep(out: Path, options: Options, write: Path | None, *, as_json: bool) -> 
         say(line)
     if write:
         tell(f"{write} is written; apply it: synth keep {out} --rules {write} --as calibrated")
-
-
-def _labels(folder: OutputFolder) -> set[str | None]:
-    """What the label was called in the data that a pass was made of."""
-    return {each.label for each in run_folder.recorded_job(folder).data}
 
 
 def _measure(folder: OutputFolder, options: Options) -> Sweep:
@@ -148,9 +157,8 @@ def _aucs(folder: OutputFolder, stored: Sequence[str], options: Options) -> dict
         if name.endswith(_NO_MEASURE) and name != options.score:
             continue
         scored = results.read(folder, stored, name, by=(), label=options.label)
-        lower = options.lower if name == options.score else name in _LOWER_IS_BETTER
         if scored.labels is not None:
-            found[name] = results.auc(scored.score, scored.labels, lower=lower)
+            found[name] = results.auc(scored.score, scored.labels, lower=name in options.falling)
     return found
 
 
@@ -178,7 +186,7 @@ def _lines(found: Sweep, options: Options) -> Iterator[str]:
         yield ""
         yield f"AUC against {options.label} (0.5: no better than chance)"
         for column, value in found.auc.items():
-            way = "  (lower is better)" if column in _LOWER_IS_BETTER else ""
+            way = "  (lower is better)" if column in options.falling else ""
             yield f"  {column:<24} {'not defined' if value is None else f'{value:.4f}'}{way}"
     yield from _shown(found)
     yield from _proposal(found, options)
@@ -186,12 +194,13 @@ def _lines(found: Sweep, options: Options) -> Iterator[str]:
 
 def _table(title: str, cuts: Sequence[Cut], found: Sweep) -> Iterator[str]:
     sign = "<" if found.lower else ">"
-    head = f"{title:<28}{'kept':>12}{'share':>9}"
+    width = max(28, len(title) + 2, len(found.score) + 12)
+    head = f"{title:<{width}}{'kept':>12}{'share':>9}"
     shuffled = any(cut.shuffled_share is not None for cut in cuts)
     labelled = any(cut.recall is not None for cut in cuts)
     yield head + ("  shuffled" if shuffled else "") + ("  precision  recall" if labelled else "")
     for cut in cuts:
-        line = f"  {found.score + ' ' + sign + ' ' + f'{cut.threshold:g}':<26}{cut.kept:>12,}{cut.share:>9.1%}"
+        line = f"{f'  {found.score} {sign} {cut.threshold:g}':<{width}}{cut.kept:>12,}{cut.share:>9.1%}"
         line += f"{_percent(cut.shuffled_share):>10}" if shuffled else ""
         line += f"{_percent(cut.precision):>11}{_percent(cut.recall):>8}" if labelled else ""
         yield line

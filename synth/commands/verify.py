@@ -34,10 +34,10 @@ def verify(out: Path, *, deep: bool, as_json: bool) -> None:
 
 def lines(report: Report, out: Path) -> Iterator[str]:
     """The report as text."""
-    for name, what in report.facts:
-        yield f"{name:<28}{what}"
-    for step in report.steps:
-        yield f"{step.step:<28}{_ledger(step)}"
+    told = [*report.facts, *((step.step, _ledger(step)) for step in report.steps)]
+    width = max(28, *(len(name) + 2 for name, _ in told))
+    for name, what in told:
+        yield f"{name:<{width}}{what}"
     for title, found in (("damage", report.damage), ("note", report.notes)):
         for each in found[:_SHOWN]:
             yield f"{title}: {each.file}: {each.what}"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Container, Iterable, Sequence
+from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -53,9 +53,22 @@ def _files(
 ) -> tuple[InputFile, ...]:
     found: dict[Path, Found] = {}
     for named in entry.path:
+        folder = base / Path(named).expanduser()
+        if len(entry.path) > 1 and folder.is_dir() and beir.parts(folder):
+            raise JobError(f"data.path: {named}: a BEIR folder among other paths.", "Make it an entry of its own.")
         for each in _found(named, base):
-            found.setdefault(each.path, each)
+            if each.path not in found:
+                found[each.path] = _apart(each, {other.relative for other in found.values()})
     return tuple(look(index, entry.source, each, limits, earlier.get(str(each.path))) for each in found.values())
+
+
+def _apart(found: Found, taken: Container[str]) -> Found:
+    """The file under a name that no earlier one of its entry has: with as many of its folders as that takes."""
+    names, count = found.path.parts, len(PurePosixPath(found.relative).parts)
+    while found.relative in taken:
+        count += 1
+        found = found._replace(relative="/".join(names[-count:]))
+    return found
 
 
 def _found(named: str, base: Path) -> list[Found]:
@@ -76,12 +89,14 @@ def _layout(entry: PairData, files: Sequence[InputFile], limits: ReadLimits) -> 
         return beir.layout(entry, files, limits)
     filled = [file for file in files if file.rows] or list(files[:1])
     schemas = [(file_schema(file, limits), file.path) for file in filled]
+    if not schemas[0][0].names:
+        raise InputError(f"{filled[0].path}: holds no row.", "Check `data.path` in the job, or leave it out.")
     names = list(dict.fromkeys(name for schema, _ in schemas for name in schema.names))
     leaves = list(dict.fromkeys(name for schema, _ in schemas for name in _leaves(schema)))
     kind, query, passage = find_pair(entry, _leaves(schemas[0][0]), filled[0].path)
     for schema, path in schemas[1:]:
         for name in (query, passage):
-            require(name, _leaves(schema), path)
+            require(name, _leaves(schema), path, "Give files of another layout an entry of their own under `data:`.")
     if kind in ("columns", "tuples") and all(_SHARD.fullmatch(Path(file.path).name) for file in files):
         kind = "shards"
         _refuse_newer(files)
@@ -147,7 +162,9 @@ def _check_types(kind: Kind, pair: tuple[str, str], schemas: Sequence[tuple[pa.S
                 what = "a list" if wanted else "text"
                 raise InputError(f"{path}: column {name!r} is {found}, not {what}.", "Name another column in the job.")
             if not listed and not (pa.types.is_null(found) or _is_text(found)):
-                raise InputError(f"{path}: column {name!r} is {found}, not text.", "Name another column in the job.")
+                inner = [each for each in _leaves(schema) if each.startswith(f"{name}.")]
+                cure = f"Name another column in the job{f', such as {inner[0]}' if inner else ''}."
+                raise InputError(f"{path}: column {name!r} is {found}, not text.", cure)
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -49,13 +49,13 @@ def find_pair(data: PairData, available: Sequence[str], path: str) -> tuple[Kind
     return "tuples" if tuples else "columns", query, passage
 
 
-def require(name: str, available: Sequence[str], path: str) -> None:
+def require(name: str, available: Sequence[str], path: str, cure: str = "Name one of them in the job.") -> None:
     """Raises InputError for a column that is not there or is there twice, with the nearest name."""
     if available.count(name) > 1:
         raise InputError(f"{path}: two columns are called {name!r}.", "Rename one of them.")
     if name not in available:
         near = get_close_matches(name, available, n=1)
-        hint = f"Did you mean {near[0]!r}?" if near else "Name one of them in the job."
+        hint = f"Did you mean {near[0]!r}?" if near else cure
         raise InputError(f"{path}: no column {name!r} (columns: {', '.join(available)}).", hint)
 
 
@@ -74,7 +74,7 @@ def _usual(data: PairData, available: Sequence[str]) -> tuple[str | None, str | 
         return named[0], next((name for name in lone if name.casefold() in _PASSAGES), None)
     if named[1] is not None:
         return next((name for name in lone if name.casefold() in _QUERIES), None), named[1]
-    return None, None
+    return next((name for name in lone if name.casefold() in _QUERIES - _PASSAGES), None), None
 
 
 _QUERIES = frozenset(query for query, _ in USUAL)

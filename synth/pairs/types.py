@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
@@ -110,7 +111,9 @@ def _exact(value: Any) -> bool:
     return not isinstance(value, int) or abs(value) <= _EXACT
 
 
+@lru_cache(maxsize=1024)
 def _of_json(file: InputFile, limits: ReadLimits) -> pa.Schema:
+    """Remembered, because all lines are read for it: recognising, uniting and reading each ask once."""
     found: dict[str, pa.DataType | None] = {}
     block: dict[str, list[Any]] = {}
     seen = 0

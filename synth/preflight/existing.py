@@ -31,6 +31,11 @@ class PairsReport:
     languages: Counter[str] = field(default_factory=Counter)
     carried: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def expected(self) -> int:
+        """Pairs in all, from the share of the rows that were read."""
+        return round(self.pairs * self.rows / self.read) if self.read else 0
+
     def as_json(self) -> dict[str, Any]:
         """For `--json`."""
         return asdict(self)

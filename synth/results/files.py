@@ -36,6 +36,14 @@ def score_columns(names: Iterable[str], carried: Iterable[str] = ()) -> list[str
     return [name for name in names if name not in known and not name.startswith("input_")]
 
 
+def scores_in(folder: OutputFolder, view: str) -> frozenset[str]:
+    """The columns that the rows of a view have beside those of their pairs; none while it has no shard."""
+    index = min(folder.step(view).done(), default=None)
+    if index is None:
+        return frozenset()
+    return frozenset(folder.step(view).schema(index).names) - frozenset(folder.step("generated").schema(index).names)
+
+
 def reasons(folder: OutputFolder, step: str) -> dict[str, int]:
     """Rejected rows of a step by their reason, the most frequent first, ties by name."""
     frame = scan_rejects(folder, step)

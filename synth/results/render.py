@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 from synth.results.summary import Summary
@@ -47,7 +47,7 @@ def summary_lines(summary: Summary, *, embedder: str, seconds: float, made: int)
     for title, rows in (("kept", summary.kept_rows), ("dropped", summary.dropped_rows)):
         for row in rows:
             yield ""
-            yield from row_lines(row, title)
+            yield from row_lines(row, title, summary.scores)
 
 
 def _ledger(summary: Summary) -> Iterator[str]:
@@ -101,8 +101,8 @@ def rule(title: str, stroke: str = "─") -> str:
     return f"{stroke * 2} {title} {stroke * max(2, _WIDTH - len(title) - 4)}"
 
 
-def row_lines(row: Mapping[str, Any], title: str) -> Iterator[str]:
-    """One pair or rejected row: what was asked, what came, what it scored."""
+def row_lines(row: Mapping[str, Any], title: str, scores: Container[str]) -> Iterator[str]:
+    """One pair or rejected row: what was asked, what came, what it scored; `scores` are the columns that say so."""
     yield rule(f"{title} {row.get('id', '')}".rstrip())
     if row.get("reason"):
         detail = str(row.get("detail") or "")
@@ -114,11 +114,16 @@ def row_lines(row: Mapping[str, Any], title: str) -> Iterator[str]:
     asked = [row.get(name) for name in ("query_language", "question_type", "difficulty")]
     if any(asked):
         length = f"{row['length_min']}–{row['length_max']} {row['length_unit']}" if row.get("length_min") else ""
-        yield f"asked      {', '.join(str(each) for each in [*asked, length] if each)}"
+        label = "asked" if "length_min" in row else "language"  # of a pair from elsewhere nothing was asked
+        yield f"{label:<10} {', '.join(str(each) for each in [*asked, length] if each)}"
     if row.get("character"):
         yield from _wrapped("character", str(row["character"]))
     for label, wanted in (("scores", True), ("also", False)):
-        shown = [f"{name} {_cut(_value(value), 60)}" for name, value in row.items() if _is_score(name, value) is wanted]
+        shown = [
+            f"{name} {_cut(_value(value), 60)}"
+            for name, value in row.items()
+            if value is not None and name not in _ELSEWHERE and (name in scores) is wanted
+        ]
         if shown:
             yield from _wrapped(label, ", ".join(shown))
     if row.get("passage") is None and row.get("text"):
@@ -133,13 +138,7 @@ def row_lines(row: Mapping[str, Any], title: str) -> Iterator[str]:
         yield from _wrapped("attempt", f"{attempt['stage']}: {verdict}: {_cut(attempt['reply'] or '(no text)', 300)}")
 
 
-_SCORES = ("cosine", "passage_truncated", "language_got", "language_ok", "length_got", "length_error", "copied")
 _ELSEWHERE = {*PAIRS.names, *REJECTED_ROWS.names, *REJECTED_ITEMS.names, "failed", "kept", "cosine_shuffled"}
-
-
-def _is_score(name: str, value: Any) -> bool | None:
-    """True for a score, False for a column of the user's or of another scorer, None for what stands elsewhere."""
-    return None if value is None or name in _ELSEWHERE else name in _SCORES
 
 
 def _value(value: Any) -> str:

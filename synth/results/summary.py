@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from synth import revisions, run_folder
-from synth.results.files import scan, scan_rejects, totals
+from synth.results.files import scan, scan_rejects, scores_in, totals
 from synth.run_folder import Run
 from synth.steps.keep import View
 
@@ -46,6 +46,8 @@ class Summary:
     personas: Mapping[str, int]
     kept_rows: Sequence[Mapping[str, Any]] = field(default=())
     dropped_rows: Sequence[Mapping[str, Any]] = field(default=())
+    scores: Sequence[str] = ()
+    """The columns of those rows that scorers made."""
     existing: bool = False
     """Whether the pairs were there before: then there are no passages, and a row that cannot be used is no item."""
 
@@ -85,6 +87,7 @@ def summarise(run: Run, view: View) -> Summary:
         personas={} if existing else dict(list(_counts(frame, "character").items())[:10]),
         kept_rows=_rows(scan(kept_folder), 3),
         dropped_rows=_rows(scan_rejects(run.folder, view.name), 2),
+        scores=sorted(scores_in(run.folder, view.name)),
         existing=existing,
     )
 

@@ -82,7 +82,7 @@ def read(folder: OutputFolder, scores: Sequence[str], score: str, *, by: Sequenc
     return Scored(
         score=_numbers(table[score], score),
         shuffled=_numbers(table[shuffled], shuffled) if shuffled in types else None,
-        labels=_numbers(table[label], label) if label else None,
+        labels=_labels(table[label], label) if label else None,
         groups=groups,
         names=names,
         shards=shards,
@@ -91,10 +91,10 @@ def read(folder: OutputFolder, scores: Sequence[str], score: str, *, by: Sequenc
 
 
 def numeric_scores(folder: OutputFolder, scores: Sequence[str]) -> list[str]:
-    """Every score column that holds numbers, in the order of the scorers."""
+    """Every score column that holds numbers, or true and false, in the order of the scorers."""
     shards = views.ready(folder, scores)[:1]
     fields = [field for name in scores for index in shards for field in folder.step(name).schema(index)]
-    return [each.name for each in fields if pa.types.is_floating(each.type) or pa.types.is_integer(each.type)]
+    return [each.name for each in fields if _is_number(each.type)]
 
 
 def cuts(scored: Scored, rows: Mask, thresholds: Sequence[float], *, lower: bool) -> list[Cut]:
@@ -210,9 +210,28 @@ def _grouped(table: pa.Table, by: Sequence[str]) -> tuple[NDArray[np.int64], lis
 
 def _numbers(column: pa.ChunkedArray, name: str) -> Numbers:
     kind = column.type
-    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+    if not _is_number(kind):
         raise JobError(f"column {name} holds {kind}, not numbers.", "Name a column of numbers, or of true and false.")
     return np.asarray(pc.fill_null(column.cast(pa.float64()), math.nan).to_numpy(), np.float64)
+
+
+def _labels(column: pa.ChunkedArray, name: str) -> Numbers:
+    """Labels as numbers, also those that a text file wrote as words: 1, 0.5, true, false."""
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return _numbers(column, name)
+    words = pc.utf8_lower(pc.utf8_trim_whitespace(column))
+    for word, number in (("true", "1"), ("false", "0"), ("", None)):
+        words = pc.if_else(pc.equal(words, word), pa.scalar(number, words.type), words)
+    try:
+        return _numbers(words.cast(pa.float64()), name)
+    except pa.ArrowInvalid as exc:
+        raise JobError(
+            f"column {name} holds text that is no label ({exc}).", "Labels are numbers, true and false."
+        ) from exc
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
 
 
 def _beyond(values: Numbers, threshold: float, *, lower: bool) -> Mask:
@@ -228,6 +247,8 @@ def _round_steps(values: Numbers, count: int) -> Numbers:
     if not len(known):
         return np.array([0.0, 1.0])
     low, high = float(known.min()), float(known.max())
+    if low == high:
+        return np.array([math.ceil(high) - 1.0, math.ceil(high)])
     rough = max((high - low) / count, 1e-9)
     unit = 10.0 ** math.floor(math.log10(rough))
     step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough * 0.999)

@@ -9,6 +9,7 @@ from typing import Any
 from synth import yamlfile
 from synth.errors import JobError
 from synth.rules.ruleset import Rules
+from synth.scores import Scorer
 from synth.validation import plain
 
 
@@ -31,17 +32,17 @@ def mapping(flags: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     return keep
 
 
-def from_flags(flags: Mapping[str, Sequence[str]]) -> Rules:
-    """Rules for stored scores from flags. Raises JobError naming every mistake."""
-    rules, problems = Rules.parse(mapping(flags), None)
+def from_flags(flags: Mapping[str, Sequence[str]], scorers: Sequence[Scorer] = ()) -> Rules:
+    """Rules for scores that `scorers` stored, from flags. Raises JobError naming every mistake."""
+    rules, problems = Rules.parse(mapping(flags), scorers, stored=True)
     if rules is None:
         lines = [f"{'.'.join(each.path)}: {each.message}. {each.cure}".rstrip() for each in problems]
         raise JobError("\n  ".join(lines))
     return rules
 
 
-def from_file(path: Path) -> Rules:
-    """Rules for stored scores from a YAML file: a `keep:` mapping, with or without the word `keep:` above it.
+def from_file(path: Path, scorers: Sequence[Scorer] = ()) -> Rules:
+    """Rules for scores that `scorers` stored, from a YAML file: a `keep:` mapping, with or without the word above it.
 
     Raises JobError naming every mistake with its line.
     """
@@ -49,7 +50,7 @@ def from_file(path: Path) -> Rules:
     data = plain(document.data)
     nested = isinstance(data, dict) and set(data) == {"keep"}
     above = ("keep",) if nested else ()
-    rules, problems = Rules.parse(data["keep"] if nested else data, None)
+    rules, problems = Rules.parse(data["keep"] if nested else data, scorers, stored=True)
     problems = [
         *document.problems,
         *(yamlfile.Problem((*above, *each.path), each.message, each.cure) for each in problems),
@@ -59,11 +60,11 @@ def from_file(path: Path) -> Rules:
     return rules
 
 
-def chosen(flags: Mapping[str, Sequence[str]], path: Path | None) -> Rules:
+def chosen(flags: Mapping[str, Sequence[str]], path: Path | None, scorers: Sequence[Scorer] = ()) -> Rules:
     """The rules of a command line: from its flags or from its file. Raises JobError for both or neither."""
     given = [f"--{operator} {text}" for operator, texts in flags.items() for text in texts]
     if path is None and not given:
         raise JobError("no rules are given.", "For example --above cosine=0.6, or --rules FILE.yaml")
     if path is not None and given:
         raise JobError(f"--rules and {given[0]} do not go together.", "Write all rules into the file, or as flags.")
-    return from_flags(flags) if path is None else from_file(path)
+    return from_flags(flags, scorers) if path is None else from_file(path, scorers)

@@ -100,7 +100,12 @@ class Parser:
             self._wrong(path, "cannot be null", "Say what becomes of nulls with `missing: keep` or `missing: reject`.")
             return ""
         if not isinstance(value, str | bool | int | float) or (isinstance(value, float) and not isfinite(value)):
-            self._wrong(path, f"expects text, true, false or a number, not {value!r}")
+            cure = (
+                f"For any of several values write {column}: {{in: {value}}} into a rules file."
+                if isinstance(value, list)
+                else ""
+            )
+            self._wrong(path, f"expects text, true, false or a number, not {value!r}", cure)
             return ""
         return self._code(value, path) if _is_language(column) else value
 

@@ -74,11 +74,14 @@ class Rules:
     unique: Unique | None = None
 
     @classmethod
-    def parse(cls, keep: object, scorers: Sequence[Scorer] | None) -> tuple[Rules | None, list[Problem]]:
+    def parse(
+        cls, keep: object, scorers: Sequence[Scorer] | None, *, stored: bool = False
+    ) -> tuple[Rules | None, list[Problem]]:
         """The rules of a `keep:` value, or None and every problem with its path below `keep`.
 
         No `keep` means cosine above 0.7 where a scorer makes a cosine, and no rule at all elsewhere. `scorers` are the
-        job's; None when rules are for stored scores, whose columns only the table can tell.
+        job's, None where nothing is known of them. With `stored` the rules are for stored scores, of which there may be
+        more than those scorers make: only the table can tell.
         """
         known = _known_columns(scorers)
         if keep is None:
@@ -87,7 +90,7 @@ class Rules:
         conditions, missing, unique = parser.read(keep)
         problems = parser.problems
         rules = cls(tuple(conditions), missing, unique)
-        if scorers is not None:
+        if scorers is not None and not stored:
             problems += rules.unmade({name for scorer in scorers for name, _ in scorer.named_outputs()})
         return (None, problems) if problems else (rules, [])
 
@@ -108,9 +111,12 @@ class Rules:
         return [Problem((name,), *_absent(name, present)) for name in sorted(self.columns() - set(present))]
 
     def require(self, present: Collection[str]) -> None:
-        """Raises JobError for the first column that the rules read and `present` lacks."""
-        for problem in self.absent(present):
-            raise JobError(f"keep: {'.'.join(problem.path)}: {problem.message}.", problem.cure)
+        """Raises JobError naming every column that the rules read and `present` lacks."""
+        problems = self.absent(present)
+        if problems:
+            *others, last = [f"keep: {'.'.join(each.path)}: {each.message}." for each in problems]
+            lines = [f"{text} {each.cure}" for text, each in zip(others, problems, strict=False)]
+            raise JobError("\n  ".join([*lines, last]), problems[-1].cure)
 
     def apply(self, table: pa.Table, losers: Mask | None = None) -> Verdict:
         """Hold every row against the rules; only `columns()` of the table are read.

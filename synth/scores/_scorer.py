@@ -65,6 +65,10 @@ class Scorer(Stage):
         bytes; what is there is not made again, so a killed build goes on.
         """
 
+    def index_bytes(self, pairs: int, dimensions: int) -> int:  # noqa: ARG002 - for scorers that make an index
+        """About how much its index over so many pairs takes on disk, where vectors have `dimensions`; at most."""
+        return 0
+
     def at(self, base: Path) -> Self:  # noqa: ARG002 - for scorers that name files
         """The same scorer with the paths among its options made whole; relative ones start from `base`."""
         return self

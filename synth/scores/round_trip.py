@@ -44,10 +44,9 @@ class RoundTrip(Scorer):
         ScoreColumn("round_trip_margin", pa.float64(), low=-2.0, high=2.0, missing="keep"),
     )
 
-    @staticmethod
-    def index_bytes(passages: int, dimensions: int) -> int:
-        """Size on disk of the index over so many distinct passages."""
-        return passages * (2 * dimensions + _DIGEST)
+    def index_bytes(self, pairs: int, dimensions: int) -> int:
+        """Exact where every pair has a passage of its own."""
+        return pairs * (2 * dimensions + _DIGEST)
 
     async def build(self, source: PassSource, folder: Path, services: Services) -> None:
         """Embed every passage that no earlier shard has, shard by shard; a killed build goes on at its shard.

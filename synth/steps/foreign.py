@@ -15,7 +15,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from synth import parts, registry, revisions
-from synth.errors import SynthError
+from synth.config import Job
+from synth.errors import JobError, SynthError
 from synth.pairs import PairRow, PairSet, own_schema, pair_files, read_pairs
 from synth.revisions import Record
 from synth.run_folder import Run
@@ -49,7 +50,8 @@ class _Open:
 def make(run: Run, tell: Progress) -> Mapping[str, int]:
     """Make every part that is missing; returns shards, pairs, rows_in, rows_used and rejected over all of them.
 
-    Raises InputError when an input is unreadable or no longer what the run recorded, SynthError when rows are missing.
+    Raises InputError when an input is unreadable or no longer what the run recorded, JobError for a column that a rule
+    or a scorer reads and nobody makes, SynthError when rows are missing.
     """
     step = run.folder.step("generated")
     sums = {"shards": 0, "pairs": 0, "rows_in": 0, "rows_used": 0, "rejected": 0}
@@ -62,7 +64,20 @@ def make(run: Run, tell: Progress) -> Mapping[str, int]:
             done = _part(run, record, sums, seen, tell)
             parts.put_totals(run.folder, record, done)
         sums, seen = done, names
+    if sums["shards"]:
+        _require_columns(run.job, step.schema(0).names)
     return sums
+
+
+def _require_columns(job: Job, present: Sequence[str]) -> None:
+    """Raises JobError for a column that a rule or a scorer reads and nobody makes, before any model is asked."""
+    for scorer in job.scores:
+        for name in scorer.reads or ():
+            if name not in present:
+                raise JobError(
+                    f"scores: {scorer.name}: there is no column {name!r}.", f"There are: {', '.join(present)}."
+                )
+    job.rules.require({*present, *(name for scorer in job.scores for name, _ in scorer.named_outputs())})
 
 
 def _part(

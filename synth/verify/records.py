@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from synth.verify.findings import Book
 from synth.verify.layout import REVISION, Layout, listed
 from synth.verify.shard_file import Unreadable, sha256_of
 
+_BEIR = frozenset({"corpus", "queries", "qrels"})
 _NEEDED = frozenset({"format", "sha256", "sample", "identity", "job", "base", "inputs"})
 
 
@@ -68,7 +69,8 @@ class Records:
         """Rows that step 0 must account for; None where an input does not tell before it is read."""
         if self.last is None or any(each.get("rows") is None for each in self.last.inputs):
             return None
-        rows = sum(int(each["rows"]) for each in self.last.inputs)
+        counted = _pair_files(self.last.inputs) if self.existing else self.last.inputs
+        rows = sum(int(each["rows"]) for each in counted)
         return rows if self.last.sample is None else min(rows, self.last.sample)
 
 
@@ -107,6 +109,20 @@ def check_prompts(layout: Layout, records: Records, book: Book) -> None:
                 if path.is_file() and path.relative_to(folder).as_posix() not in known:
                     book.note(path, "is not part of the run")
     book.facts.append(("prompts", f"{checked} templates compared with the identity"))
+
+
+def _pair_files(inputs: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """The files whose rows become pairs: of a BEIR folder the judgements, elsewhere all."""
+    roles: dict[int, set[str]] = {}
+    for each in inputs:
+        roles.setdefault(each["corpus_index"], set()).add(_role(each))
+    for each in inputs:
+        if roles[each["corpus_index"]] != _BEIR or _role(each) == "qrels":
+            yield each
+
+
+def _role(file: Mapping[str, Any]) -> str:
+    return str(file["relative"]).split("/")[0].split(".")[0]
 
 
 def check_inputs(records: Records, book: Book, *, deep: bool) -> None:

@@ -19,6 +19,8 @@ from synth.errors import OutputError, SynthError
 FORMAT = 1
 """Of the files and their key-values; a reader refuses a higher one."""
 
+IN_THIS_THREAD = {"use_threads": False, "pre_buffer": False}
+"""How to read what Python holds: a thread of Arrow's that lets go of it only when Python ends aborts the process."""
 _ROW_GROUP = 10_000
 _ZSTD_LEVEL = 1
 
@@ -145,7 +147,7 @@ def encode(table: pa.Table, keys: dict[str, str]) -> bytes:
 def decode(content: bytes, path: Path) -> pa.Table:
     """The table in the bytes of file `path`, pages checked. Raises OutputError naming the file when damaged."""
     try:
-        return pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
+        return pq.read_table(pa.BufferReader(content), **IN_THIS_THREAD, page_checksum_verification=True)
     except (pa.ArrowException, OSError, ValueError) as exc:
         raise damaged(path, exc) from exc
 

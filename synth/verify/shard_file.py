@@ -73,7 +73,7 @@ class ShardFile:
         self._file = open_regular(path)
         self._sha256: str | None = None
         try:
-            self._parquet = pq.ParquetFile(self._file, page_checksum_verification=True)
+            self._parquet = pq.ParquetFile(self._file, pre_buffer=False, page_checksum_verification=True)
         except (pa.ArrowException, OSError, ValueError) as exc:
             self._file.close()
             raise Unreadable(_first_line(exc)) from exc
@@ -97,7 +97,7 @@ class ShardFile:
         if absent:
             raise Unreadable(f"it has no column {absent[0]!r}")
         try:
-            table = self._parquet.read(columns)
+            table = self._parquet.read(columns, use_threads=False)  # one of Arrow's may outlive this process
         except (pa.ArrowException, OSError, ValueError) as exc:
             raise Unreadable(_first_line(exc)) from exc
         if table.num_rows != self.rows:
@@ -108,7 +108,7 @@ class ShardFile:
         """Read every page, one row group in memory at a time."""
         try:
             for group in range(self._parquet.num_row_groups):
-                self._parquet.read_row_group(group)
+                self._parquet.read_row_group(group, use_threads=False)
         except (pa.ArrowException, OSError, ValueError) as exc:
             raise Unreadable(_first_line(exc)) from exc
 

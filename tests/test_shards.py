@@ -6,7 +6,10 @@ import errno
 import fcntl
 import hashlib
 import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -58,10 +61,21 @@ def snapshot(path):
 # --- opening
 
 
-def test_a_missing_folder_is_created_for_writing_with_its_parents(tmp_path):
+def test_a_missing_folder_is_created_by_the_first_write_with_its_parents(tmp_path):
     path = tmp_path / "a" / "b"
-    assert OutputFolder.open(path, write=True).path == path.resolve()
-    assert path.is_dir()
+    folder = OutputFolder.open(path, write=True)
+    assert folder.path == path.resolve()
+    assert not (tmp_path / "a").exists()
+    assert folder.put_if_absent("job.json", b"{}")
+    assert (path / "job.json").read_bytes() == b"{}"
+
+
+def test_a_folder_that_goes_missing_at_work_is_not_made_again(folder, tmp_path):
+    folder.put_if_absent("job.json", b"{}")
+    folder.path.rename(tmp_path / "moved")
+    with pytest.raises(SystemFault, match="Put the folder back"):
+        folder.step("generated").claim(0)
+    assert not folder.path.exists()
 
 
 def test_a_missing_folder_cannot_be_read(tmp_path):
@@ -142,6 +156,32 @@ def test_names_that_are_not_plain_are_refused(folder, name):
 def test_small_files_cannot_lie_outside(folder, name):
     with pytest.raises(JobError):
         folder.put_if_absent(name, b"")
+
+
+def test_some_columns_come_in_the_order_asked_for_and_no_other_whatever_they_are_called(step):
+    table = pa.table({"id": ["0-0"], "a.b": ["dot"], "a": ["plain"], "query": ["q"]})
+    step.commit(0, table, origin(1, 1))
+    assert step.read_columns(0, ["query", "a"]).to_pylist() == [{"query": "q", "a": "plain"}]
+    assert step.read_columns(0, ["query", "a"]).column_names == ["query", "a"]
+    assert step.read_columns(0, ["a.b"]).to_pylist() == [{"a.b": "dot"}]
+
+
+READ_AND_COUNT_THREADS = """
+import os, sys
+from pathlib import Path
+from synth.shards import OutputFolder
+step = OutputFolder.open(Path(sys.argv[1])).step("generated")
+before = len(os.listdir("/proc/self/task"))
+step.read(0), step.read_columns(0, ["id", "query"]), step.meta(0), step.schema(0)
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted where Linux lists them")
+def test_reading_leaves_no_thread_that_could_abort_the_process_when_python_ends(folder, step):
+    step.commit(0, rows("0-0", "0-1"), origin(2, 2))
+    command = [sys.executable, "-c", READ_AND_COUNT_THREADS, str(folder.path)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() == ["0"]
 
 
 # --- small files

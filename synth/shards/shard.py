@@ -6,10 +6,12 @@ The record is Parquet key-values named `synth.*`. No host, process, time or path
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,8 +21,6 @@ from synth.errors import OutputError, SynthError
 FORMAT = 1
 """Of the files and their key-values; a reader refuses a higher one."""
 
-IN_THIS_THREAD = {"use_threads": False, "pre_buffer": False}
-"""How to read what Python holds: a thread of Arrow's that lets go of it only when Python ends aborts the process."""
 _ROW_GROUP = 10_000
 _ZSTD_LEVEL = 1
 
@@ -147,9 +147,21 @@ def encode(table: pa.Table, keys: dict[str, str]) -> bytes:
 def decode(content: bytes, path: Path) -> pa.Table:
     """The table in the bytes of file `path`, pages checked. Raises OutputError naming the file when damaged."""
     try:
-        return pq.read_table(pa.BufferReader(content), **IN_THIS_THREAD, page_checksum_verification=True)
+        return read_table(pa.BufferReader(content))
     except (pa.ArrowException, OSError, ValueError) as exc:
         raise damaged(path, exc) from exc
+
+
+def read_table(source: pa.NativeFile | BinaryIO, names: Sequence[str] | None = None) -> pa.Table:
+    """All columns or some, pages checked, read in this thread. Raises what Arrow raises.
+
+    A thread of Arrow's may let go of what Python holds only when Python has ended, which aborts the whole process;
+    `pq.read_table` starts one even where it is told not to.
+    """
+    file = pq.ParquetFile(source, pre_buffer=False, page_checksum_verification=True)
+    if names is None:
+        return file.read(use_threads=False)
+    return file.read(list(names), use_threads=False).select(list(names))  # `a` also brings a column called `a.b`
 
 
 def damaged(path: Path, why: object) -> OutputError:

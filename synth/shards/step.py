@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from synth.errors import SynthError
 from synth.shards import disk
 from synth.shards.journal import Journal, claim
-from synth.shards.shard import IN_THIS_THREAD, Origin, Shard, ShardMeta, damaged, decode, encode, writer
+from synth.shards.shard import Origin, Shard, ShardMeta, damaged, decode, encode, read_table, writer
 from synth.shards.tree import Tree
 
 _SHARD = re.compile(r"([0-9]{8})\.parquet")
@@ -72,7 +72,7 @@ class StepFolder:
         """Some columns of a shard, their pages checked, the rest unread. Raises OutputError, SystemFault."""
         path = self.file(index)
         with _readable(path) as file:
-            table = pq.read_table(file, columns=list(names), **IN_THIS_THREAD, page_checksum_verification=True)
+            table = read_table(file, names)
         return table.replace_schema_metadata(None)
 
     def schema(self, index: int) -> pa.Schema:

@@ -76,7 +76,7 @@ SECTIONS = {
     "local": Section("Local embedder beside SentenceTransformer.encode", module("local_path")),
     "keep": Section("A new view over scored rows", script("keep")),
     "ready_vectors": Section("Cosine from ready vectors", script("ready_vectors", "--folder", "{folder}")),
-    "mine": Section("Hard negatives beside mine_hard_negatives", script("mine")),
+    "mine": Section("Hard negatives beside mine_hard_negatives", module("mine")),
     "false_negatives": Section("False negatives among mined ones", false_negatives, long=True),
     "personas": Section("Nearest of 200,000 personas for 100,000 passages", script("personas"), long=True),
     "growth": Section("Growth to a million passages", module("growth"), long=True),

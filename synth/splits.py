@@ -65,7 +65,10 @@ class SplitOptions:
             except ValueError:
                 share = 0.0
             if not _NAME.fullmatch(name) or name == TRAIN or name in shares or not 0 < share < 1:
-                raise JobError(f"--split {text}: expects NAME=SHARE, each name once.", "For example: --split test=0.05")
+                raise JobError(
+                    f"--split {text}: expects NAME=SHARE, a share between 0 and 1, each name once and none {TRAIN}.",
+                    "For example: --split test=0.05",
+                )
             shares[name] = share
         if sum(shares.values()) >= 1:
             raise JobError(

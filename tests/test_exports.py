@@ -1,9 +1,11 @@
 """`synth export`: what stands in the files, what never straddles a split, and what is refused."""
 
+import ast
 import csv
 import json
 import re
 from collections import Counter
+from pathlib import Path
 
 import mining
 import numpy as np
@@ -18,7 +20,12 @@ from synth.commands import mine
 from synth.commands.export import Given, export, options_of
 from synth.commands.handover import Handover, push
 from synth.errors import InputError, JobError, OutputError, ServerRefused, ServerUnavailable
-from synth.exports import Export
+from synth.exports import Counts, Export, Facts, Shape
+from synth.exports.hub import Hub
+from synth.exports.jsonl import Jsonl
+from synth.exports.mteb import Mteb
+from synth.exports.sentence_transformers import SentenceTransformers
+from synth.exports.tevatron import Tevatron
 from synth.shards import OutputFolder
 from synth.splits import SplitOptions, components, split, text_key
 
@@ -354,3 +361,75 @@ def test_the_command_line_says_what_it_made(out, tmp_path, capsys):
     assert "how to train on them" in said.out
     assert main(["export", str(out), "--to", "msswift", "-o", str(tmp_path / "y")]) == 2
     assert "Did you mean" in capsys.readouterr().err
+
+
+def test_what_a_pair_of_another_shard_gives_for_the_query_fills_no_row(tmp_path):
+    said = [pair("ferry", place) for place in PLACES]
+    asked = [{**each, "query": "Which things  were founded?"} for each in (said[0], said[3])]
+    asked[1]["query"] = "which things were founded?"
+    again = {**said[0], "query": "the ferry of Bergen"}
+    out = pairs(tmp_path, [asked[0], *said[:3], asked[1], again, *said[4:]], size=4, negatives=0)
+    options = {"negatives": 2, "short": "fill"}
+    rows = lines(made(out, tmp_path / "two", "flagembedding", **options) / "train/train.jsonl")
+    assert [{*row["neg"]} for row in rows if row["pos"] == [said[3]["passage"]]] == [
+        {said[4]["passage"], said[5]["passage"]}
+    ]
+    with_three = lines(
+        made(out, tmp_path / "three", "flagembedding", **options | {"negatives": 3}) / "train/train.jsonl"
+    )
+    assert not [row for row in with_three if row["pos"] == [said[3]["passage"]]]
+
+
+def test_pairs_without_negatives_do_not_cost_the_others_theirs():
+    few = Counts(lengths=Counter({0: 39, 1: 4, 5: 161}))
+    assert SentenceTransformers().shape(few, 5) == Shape(5, 5, "drop")
+    assert SentenceTransformers().shape(Counts(lengths=Counter({0: 39, 1: 40, 5: 161})), 5) == Shape(1, 1, "drop")
+
+
+def test_judgements_without_splits_are_called_test_everywhere(out, tmp_path, capsys):
+    for to in ("beir", "mteb"):
+        page = (made(out, tmp_path / to, to) / "TRAIN.md").read_text(encoding="utf-8")
+        assert json.loads(capsys.readouterr().out)["rows"] == {"test": 60}
+        assert "Rows: test 60;" in page
+
+
+@pytest.mark.parametrize("title", ["2026 runs", "a.b-c_d", "données", "数据"])
+def test_the_task_for_mteb_has_a_name_that_python_accepts(out, title):
+    facts = _facts(out, title=title)
+    code = re.search(r"```python\n(.*?)```", Mteb().train(facts), re.DOTALL)
+    (task,) = [each for each in ast.parse(code[1]).body if isinstance(each, ast.ClassDef)]
+    assert f"[{task.name}()]" in code[1]
+
+
+def test_a_flag_that_would_do_nothing_is_refused(out, tmp_path):
+    for flags in ({"group": "doc"}, {"document": "doc"}):
+        with pytest.raises(JobError, match="nothing is held out"):
+            made(out, tmp_path / "x", "hub", **flags)
+    with pytest.raises(JobError, match="there is no view mild"):
+        made(out, tmp_path / "x", "hub", view="mild")
+
+
+def test_a_view_without_pairs_is_not_blamed_on_the_split(tmp_path):
+    rows = [{**pair(thing, "Cork"), "label": 0} for thing in THINGS]
+    out = pairs(tmp_path, rows, negatives=0, data={"path": str(tmp_path / "pairs.jsonl"), "label": "label"})
+    with pytest.raises(JobError, match="kept: no pair has a query and a passage that answers it"):
+        made(out, tmp_path / "x", "hub")
+
+
+def test_tevatrons_model_is_not_given_more_than_it_can_read(out):
+    page = Tevatron().train(_facts(out, counts=Counts(passage_bytes=9_000, query_bytes=60)))
+    assert "--p_max_len 512" in page
+
+
+def test_pages_of_what_is_pushed_name_the_hub(out):
+    facts = _facts(out, address="owner/name")
+    for options in (Hub(), Jsonl(), Mteb()):
+        assert "owner/name" in options.train(facts)
+        assert "here" not in re.findall(r"['\"](\S+?)['\"]", options.train(facts))
+
+
+def _facts(out, **own):
+    plain = {"title": out.name, "view": "kept", "folder": Path("here"), "address": "here", "instruction": INSTRUCTION}
+    plain |= {"seed": 1, "languages": ("en",), "embedder": None, "mined": True}
+    plain |= {"counts": Counts(rows={"test": 6}, pairs=6), "shape": Shape()}
+    return Facts(**plain | own)

@@ -280,6 +280,16 @@ def test_what_has_no_vector_or_no_text_ends_as_stated(tmp_path):
     assert not [each for row in found for each in row["negatives"] if "NaN" in each["passage"]]
 
 
+def test_rows_of_a_corpus_that_cannot_be_used_are_counted_aloud(tmp_path, capsys):
+    corpus = tmp_path / "corpus.jsonl"
+    good = [json.dumps({"id": n, "text": f"The tannery of place {n} is quite old."}) for n in range(40)]
+    bad = [json.dumps({"id": 1, "text": ""}), json.dumps({"id": 2, "text": None}), "no json"]
+    corpus.write_text("".join(f"{line}\n" for line in [*good, *bad]), encoding="utf-8")
+    out = pairs(tmp_path)
+    command(out, Given(options=EASY, corpus=(str(corpus),)), as_json=False)
+    assert "3 rows without a usable text are left out" in capsys.readouterr().err
+
+
 def test_an_embedder_that_gives_nothing_but_nan_is_refused(tmp_path):
     texts = [CorpusText("a", "NaN one"), CorpusText("b", "NaN two")]
     with pytest.raises(ServerRefused, match="no passage got a usable vector"):
@@ -359,6 +369,15 @@ def test_words_find_what_vectors_miss(tmp_path, by):
         place = [row["query"].split()[5] for row in found]
         rarest = [row["negatives"][0]["passage"] for row in found]
         assert all(t in text or p in text for t, p, text in zip(thing, place, rarest, strict=True))
+
+
+def test_a_view_without_pairs_replaces_no_negatives(tmp_path):
+    out = pairs(tmp_path)
+    before = mine(out)
+    assert main(["keep", str(out), "--above", "cosine=0.9999", "--as", "none"]) == 0
+    with pytest.raises(JobError, match="no pair passed its rules"):
+        mine(out, view="none")
+    assert rows(out, "mined") == before
 
 
 def test_views_can_be_mined_and_unfinished_runs_cannot(tmp_path):

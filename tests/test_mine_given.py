@@ -9,6 +9,7 @@ from running import rows, run, write_job
 from synth.commands.export import Given as Exported
 from synth.commands.export import export
 from synth.commands.mine import Given, mine
+from synth.errors import JobError
 from synth.negatives.given import Given as Source
 
 OPTIONS = {"use": "given", "max_score": "null", "absolute_margin": "0.01", "num_negatives": "2"}
@@ -87,3 +88,10 @@ def test_other_columns_are_left_alone():
 @pytest.fixture(autouse=True)
 def _nobody_was_asked():
     mining.asked.clear()
+
+
+def test_pairs_that_brought_none_are_said_before_anything_is_mined(tmp_path):
+    out = pairs(tmp_path, [{"query": "the ferry and its keeper", "passage": FERRY}])
+    with pytest.raises(JobError, match="no column of the pairs holds negatives"):
+        mine(out, Given(options=OPTIONS), as_json=True)
+    assert not (out / "mined").exists()

@@ -110,13 +110,16 @@ def export(
         ),
     ],
     folder: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="A new folder for the files.")],
-    view: Annotated[str | None, typer.Option(metavar="NAME", help="A view of `synth keep --as`; else kept.")] = None,
+    view: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A view of `synth keep --as`, or generated; else kept.")
+    ] = None,
     split: Annotated[
         list[str], typer.Option(metavar="NAME=SHARE", help="Hold a share out, as test=0.05; may be repeated.")
     ] = [],  # noqa: B006 - typer copies it
     group: Annotated[
-        str, typer.Option(metavar="passage_id|doc|cluster", help="What never stands in two splits.")
-    ] = "cluster",
+        str | None,
+        typer.Option(metavar="passage_id|doc|cluster", help="What never stands in two splits; else cluster."),
+    ] = None,
     document: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="Pairs with one value of it are of one document.")
     ] = None,

@@ -30,7 +30,7 @@ class Given:
     out: Path
     view: str | None = None
     split: Sequence[str] = ()
-    group: str = "cluster"
+    group: str | None = None
     document: str | None = None
     negatives: int | None = None
     short: str | None = None
@@ -52,6 +52,10 @@ def export(out: Path, given: Given, *, as_json: bool) -> None:
     """Write the files and print what they hold. Raises SynthError for every way it can end but well."""
     notice = (lambda _: None) if as_json else tell
     options = options_of(given)
+    if not given.split and (flag := _idle(given)):
+        raise JobError(
+            f"{flag}: says how to split, and nothing is held out.", "Say what, for example --split test=0.05"
+        )
     if given.push is not None and not options.hub:
         raise JobError(
             f"--push: the Hub cannot show {options.title} files.", "Push with --to hub, or another of its layouts."
@@ -61,8 +65,9 @@ def export(out: Path, given: Given, *, as_json: bool) -> None:
     pairs = pairs_of(folder, given.view, options.negatives, notice)
     handover = Handover.to(given.out, folder.path)
     seed = job.file.seed if given.seed is None else given.seed
-    source = _source(folder, pairs, SplitOptions.parse(given.split, given.group, given.document, seed), notice)
-    facts = _facts(source, pairs, options, job, given.out)
+    divided = SplitOptions.parse(given.split, given.group or "cluster", given.document, seed)
+    source = _source(folder, pairs, divided, options.whole, notice)
+    facts = _facts(source, pairs, options, job, given)
     _usable(facts)
     with handover.aside() as aside:
         with Files(aside) as files:
@@ -102,10 +107,10 @@ def pairs_of(folder: OutputFolder, view: str | None, negatives: int | None, noti
     name = view if view in ("kept", "generated") else f"views/{view}" if view else "kept"
     base, mined = folder.step(name), folder.step("mined")
     done = base.done()
+    if not done and name.startswith("views/"):
+        raise JobError(f"{folder.path}: there is no view {view}.", "See: synth keep --as NAME")
     if not done:
-        raise JobError(
-            f"{folder.path}: {name} holds no pairs.", f"Run it first: synth run {folder.path}; views: synth keep --as"
-        )
+        raise JobError(f"{folder.path}: {name} holds no pairs.", f"Run it first: synth run {folder.path}")
     totals = run_folder.totals(folder)
     if totals is None or len(done) < totals["shards"]:
         notice(f"{folder.path}: the run is not finished; exported is what {name} holds now.")
@@ -115,7 +120,7 @@ def pairs_of(folder: OutputFolder, view: str | None, negatives: int | None, noti
         return plain_pairs
     record = _mining(folder, mined.meta(min(there)).identity)
     if record["view"] != name:
-        notice(f"mined/ holds negatives for {record['view']}, so {name} goes without; mine it: synth mine --view NAME")
+        notice(f"mined/ holds negatives for {record['view']}, so {name} goes without{_cure(folder, name)}")
         return plain_pairs
     stale = [index for index in sorted(there) if index in done and mined.stale(index, base.checksum(index))]
     if stale or there != done:
@@ -125,6 +130,11 @@ def pairs_of(folder: OutputFolder, view: str | None, negatives: int | None, noti
             f"Mine to the end: synth mine {folder.path}; or export pairs alone: --negatives 0",
         )
     return Pairs(name, mined, int(record["options"]["num_negatives"]))
+
+
+def _cure(folder: OutputFolder, name: str) -> str:
+    """How a view gets negatives; all pairs are none."""
+    return "" if name == "generated" else f"; mine it: synth mine {folder.path} --view {name.removeprefix('views/')}"
 
 
 def _mining(folder: OutputFolder, fingerprint: str) -> Mapping[str, Any]:
@@ -138,8 +148,14 @@ def _mining(folder: OutputFolder, fingerprint: str) -> Mapping[str, Any]:
         ) from exc
 
 
-def _source(folder: OutputFolder, pairs: Pairs, options: SplitOptions, notice: Any) -> Source:
-    source = Source(folder, pairs.step, tuple(sorted(pairs.step.done())), options.seed, mined=pairs.asked is not None)
+def _idle(given: Given) -> str | None:
+    """A flag that means something with --split alone."""
+    return f"--group {given.group}" if given.group else f"--document {given.document}" if given.document else None
+
+
+def _source(folder: OutputFolder, pairs: Pairs, options: SplitOptions, whole: str, notice: Any) -> Source:
+    shards, mined = tuple(sorted(pairs.step.done())), pairs.asked is not None
+    source = Source(folder, pairs.step, shards, options.seed, mined=mined, splits=(whole,))
     if not options.shares:
         return source
     notice(f"splitting by {options.group}, so that no group stands on both sides")
@@ -150,7 +166,7 @@ def _source(folder: OutputFolder, pairs: Pairs, options: SplitOptions, notice: A
     return replace(source, splits=found.names, split_of=found.of, held_out=found.held_out)
 
 
-def _facts(source: Source, pairs: Pairs, options: Export, job: Job, out: Path) -> Facts:
+def _facts(source: Source, pairs: Pairs, options: Export, job: Job, given: Given) -> Facts:
     """Count first: which shape rows can have, then what becomes of them in it."""
     found = _count(source, Shape())
     shape = options.shape(found, pairs.asked)
@@ -158,7 +174,8 @@ def _facts(source: Source, pairs: Pairs, options: Export, job: Job, out: Path) -
     return Facts(
         title=source.folder.path.name,
         view=pairs.view,
-        folder=out,
+        folder=given.out,
+        address=given.push or str(given.out),
         instruction=job.instruction,
         seed=source.seed,
         languages=_languages(source),
@@ -188,6 +205,9 @@ def _languages(source: Source) -> tuple[str, ...]:
 def _usable(facts: Facts) -> None:
     """Raises JobError where a split would be empty."""
     counts = facts.counts
+    if counts.pairs == counts.unusable:
+        what = "no pair has a query and a passage that answers it" if counts.pairs else "no pair passed its rules"
+        raise JobError(f"{facts.view}: {what}.", "Keep others: synth keep OUT --above … --as NAME, then --view NAME")
     for split, rows in counts.rows.items():
         if rows:
             continue
@@ -209,7 +229,7 @@ def _record(given: Given, options: Export, pairs: Pairs, facts: Facts) -> dict[s
         "view": pairs.view,
         "mined": facts.mined,
         "split": list(given.split),
-        "group": given.group if given.split else None,
+        "group": (given.group or "cluster") if given.split else None,
         "seed": facts.seed,
         "instruction": facts.instruction,
         "counts": asdict(facts.counts)

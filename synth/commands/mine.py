@@ -67,7 +67,13 @@ def plan_of(out: Path, given: Given) -> Plan:
         raise JobError("written: needs a language model.", "Name one: --llm '{use: vllm_server, …}'")
     run = replace(run_folder.reopen(folder, job.rules), job=job)
     view = "kept" if given.view in (None, "kept") else f"views/{given.view}"
-    finished(run, view)
+    step = folder.step(view)
+    shards = finished(run, view)
+    if not any(step.meta(index).rows_out for index in shards):
+        raise JobError(f"{step.path}: no pair passed its rules.", f"Keep some first: synth keep {out} --above …")
+    lacks = (options.lacks(step.schema(index).names) for index in shards)
+    if (lack := next(lacks)) and all(lacks):
+        raise JobError(f"{step.path}: {lack[0]}.", lack[1])
     return Plan(run, use, options, view, CorpusSource.of(run, given.corpus, given.document))
 
 
@@ -124,9 +130,9 @@ async def _work(plan: Plan, told: Tell) -> tuple[Counts, int]:
     made = 0
     async with AsyncExitStack() as stack:
         mining = Mining(plan, services(plan, stack, told), told)
-        if mining.hidden:
-            told("mined/ was made otherwise; the new shards replace it when all of them are there")
         todo = await mining.prepare()
+        if mining.hidden and todo:
+            told("mined/ was made otherwise; the new shards replace it when all of them are there")
         began = time.monotonic()
         async for _ in mining.mine(todo):
             made += 1
@@ -156,7 +162,7 @@ def services(plan: Plan, stack: AsyncExitStack, told: Tell) -> Services:
 def _lines(counts: Counts, options: Negatives, seconds: float, made: int) -> Sequence[str]:
     if not made:
         return ["nothing to do: mined/ already holds this", *_facts(counts, options)]
-    return [f"{made:,} shards in {seconds:,.1f} s", *_facts(counts, options)]
+    return [f"shards made: {made:,}, in {seconds:,.1f} s", *_facts(counts, options)]
 
 
 def _facts(counts: Counts, options: Negatives) -> Sequence[str]:
@@ -171,7 +177,7 @@ def _facts(counts: Counts, options: Negatives) -> Sequence[str]:
     if counts.dropped:
         lines.append(f"dropped: {_listed(counts.dropped)}; see rejected/mined")
     if counts.short and not counts.negatives:
-        lines.append("no pair got a negative: lower --range, raise --max-score, or lower --absolute-margin")
+        lines.append(f"no pair got a negative: {options.advice}")
     return lines
 
 

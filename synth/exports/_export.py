@@ -27,6 +27,8 @@ class Export(Stage):
     """The trainer's name."""
     hub: ClassVar[bool] = False
     """Whether `datasets.load_dataset(folder)` reads it, so that it can be pushed."""
+    whole: ClassVar[str] = "train"
+    """The split of all rows where none is held out."""
 
     negatives: Annotated[int, Field(ge=0, le=1000)] | None = None
     """Negatives of a row, the hardest ones; null: as many as were mined; 0: pairs alone."""
@@ -87,7 +89,7 @@ def block(language: str, *lines: str) -> str:
 def page(facts: Facts, title: str, *parts: str) -> str:
     """A page whose first paragraph says what the files hold."""
     rows = ", ".join(f"{split} {count:,}" for split, count in facts.counts.rows.items())
-    what = f"Rows: {rows}, made of {facts.counts.pairs:,} pairs of `{facts.view}` of {facts.title}."
+    what = f"Rows: {rows}; made of {facts.counts.pairs:,} pairs of `{facts.view}` of {facts.title}."
     notes = [what]
     if facts.counts.short:
         notes.append(f"Left out for want of negatives: {facts.counts.short:,}.")

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 
+from synth.exports._answers import Answers
 from synth.seeds import item_random
 from synth.shards import OutputFolder, StepFolder
 
@@ -98,18 +99,23 @@ class Source:
     def batches(self, shape: Shape, counts: Counts | None = None) -> Iterator[Batch]:
         """Rows of the wanted shape in order, first by shard and then by split; `counts` is added to."""
         counts = Counts() if counts is None else counts
+        answers = Answers.of(self.folder.step("generated")) if shape.short == "fill" and shape.least else Answers()
         for index in self.shards:
             own, rows = self._read(index)
             counts.pairs += len(rows)
-            names = ["train"] * len(rows) if self.split_of is None else self.split_of(index, [r.id for r in rows])
+            names = self._splits_of(index, rows)
             for name in self.splits:
                 picked = [n for n, row in enumerate(rows) if names[n] == name and _usable(row)]
-                made = self._shaped([rows[n] for n in picked], name, shape, counts)
+                unseen = [self._unseen(rows[n], name, counts) for n in picked]
+                made = [self._fitted(row, unseen, answers, shape, counts) for row in unseen]
                 kept = [(n, row) for n, row in zip(picked, made, strict=True) if row is not None]
                 counts.rows[name] = counts.rows.get(name, 0) + len(kept)
                 if kept:
                     yield Batch(name, own.take(pa.array([n for n, _ in kept])), [row for _, row in kept])
             counts.unusable += sum(not _usable(row) for row in rows)
+
+    def _splits_of(self, index: int, rows: Sequence[Row]) -> list[str]:
+        return [self.splits[0]] * len(rows) if self.split_of is None else self.split_of(index, [r.id for r in rows])
 
     def _read(self, index: int) -> tuple[pa.Table, list[Row]]:
         """The pairs' own columns, and the pairs; a column of the user's that is called as one of ours is `input_…`."""
@@ -118,14 +124,6 @@ class Source:
             table = table.rename_columns([f"input_{name}" if name in MINED else name for name in table.column_names])
         rows = [_row(each) for each in table.select([n for n in _COLUMNS if n in table.column_names]).to_pylist()]
         return table.drop_columns([name for name in MINED if name in table.column_names]), rows
-
-    def _shaped(self, rows: Sequence[Row], split: str, shape: Shape, counts: Counts) -> list[Row | None]:
-        """The rows with as many negatives as wanted; None for one that falls short."""
-        answers: dict[str, set[str]] = {}
-        for row in rows:
-            answers.setdefault(row.query, set()).add(row.passage)
-        unseen = [self._unseen(row, split, counts) for row in rows]
-        return [self._fitted(row, rows, answers[row.query], shape, counts) for row in unseen]
 
     def _unseen(self, row: Row, split: str, counts: Counts) -> Row:
         """Without passages that belong to another split, where the row is to be trained on."""
@@ -137,7 +135,8 @@ class Source:
         counts.held_out += len(row.negatives) + len(row.positives) - len(negatives) - len(positives)
         return row._replace(negatives=negatives, positives=positives)
 
-    def _fitted(self, row: Row, others: Sequence[Row], answers: set[str], shape: Shape, counts: Counts) -> Row | None:
+    def _fitted(self, row: Row, others: Sequence[Row], answers: Answers, shape: Shape, counts: Counts) -> Row | None:
+        """The row with as many negatives as wanted; None where it falls short."""
         counts.lengths[len(row.negatives)] += 1
         found = row.negatives if shape.most is None else row.negatives[: shape.most]
         filled = len(found) < shape.least and shape.short == "fill"
@@ -151,9 +150,9 @@ class Source:
         _measure(fitted, counts)
         return fitted
 
-    def _drawn(self, row: Row, others: Sequence[Row], answers: set[str], count: int) -> tuple[Negative, ...]:
+    def _drawn(self, row: Row, others: Sequence[Row], answers: Answers, count: int) -> tuple[Negative, ...]:
         """Passages of other pairs of the same shard and split, by the pair's own seed; none that is a known answer."""
-        taken = {*answers, *(each.passage for each in (*row.negatives, *row.positives))}
+        taken = {row.passage, *(each.passage for each in (*row.negatives, *row.positives))}
         position, _, slot = row.id.partition("-")
         generator = item_random(self.seed, "export", int(position), int(slot or 0))
         drawn: list[Negative] = []
@@ -162,7 +161,8 @@ class Source:
             place = generator.randrange(len(others))
             other = others[place]
             same = other.passage_id is not None and other.passage_id == row.passage_id
-            if place not in tried and other.passage not in taken and not same:
+            known = place in tried or other.passage in taken or same
+            if not known and not answers.has(row.query, other.passage):
                 taken.add(other.passage)
                 drawn.append(Negative(other.passage, other.passage_id, None, None, None, None, "random"))
             tried.add(place)
@@ -178,6 +178,8 @@ class Facts:
     view: str
     folder: Path
     """Where the files will be, as it was given."""
+    address: str
+    """What `load_dataset` gets: the name on the Hub where they are pushed, else the folder."""
     instruction: str
     seed: int
     languages: tuple[str, ...]

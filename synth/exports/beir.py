@@ -24,6 +24,7 @@ class Beir(Export):
     """
 
     title: ClassVar[str] = "BEIR"
+    whole: ClassVar[str] = "test"
 
     def shape(self, found: Counts, asked: int | None) -> Shape:
         """Any number."""
@@ -44,7 +45,7 @@ class Beir(Export):
 
         seen: set[str] = set()
         for batch in source.batches(facts.shape):
-            judged = f"qrels/{'test' if len(source.splits) == 1 else batch.split}.tsv"
+            judged = f"qrels/{batch.split}.tsv"
             if judged not in seen:
                 files.text(judged, _tsv(_HEADER))
                 seen.add(judged)
@@ -60,7 +61,7 @@ class Beir(Export):
 
     def train(self, facts: Facts) -> str:
         """How to evaluate on it."""
-        split = next((name for name in facts.counts.rows if name != "train"), "test")
+        split = next(name for name in facts.counts.rows if name != "train")
         return page(
             facts,
             "A benchmark in BEIR's layout",

@@ -46,7 +46,7 @@ class Hub(Export):
                 "python",
                 "from datasets import load_dataset",
                 "",
-                f'pairs = load_dataset({str(facts.folder)!r}, split="train")',
+                f'pairs = load_dataset({facts.address!r}, split="train")',
                 'pairs = pairs.select_columns(["query", "passage"])',
             ),
             "Trainers feed every column that they get to the model, so select the texts first. `negatives` holds the "

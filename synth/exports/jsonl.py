@@ -50,7 +50,7 @@ class Jsonl(Export):
                 "python",
                 "from datasets import load_dataset",
                 "",
-                f'rows = load_dataset({str(facts.folder)!r}, split="train")',
+                f'rows = load_dataset({facts.address!r}, split="train")',
             ),
             "Trainers feed the columns that they get to the model: pick and rename those that yours wants. Queries are "
             "bare; the prompt before them is:",

@@ -13,7 +13,8 @@ __all__ = ["MsSwift"]
 
 _PART = 256_000_000
 _LOSS = """`INFONCE_TEMPERATURE` is 0.1 unless set. The mask leaves out in-batch negatives that score above the positive
-by 0.1; INCLUDE_QQ and INCLUDE_DD add query–query and passage–passage terms: the loss of the Qwen3-Embedding report.
+by 0.1; INCLUDE_QQ and INCLUDE_DD add query–query and passage–passage terms: the loss of the Qwen3-Embedding report,
+but for passage–passage terms, which ms-swift does not mask.
 ms-swift has no sampler that keeps an equal passage out of a batch, and the mask does not see it: with several queries
 a passage let `synth keep` hold one, `unique: {by: passage_cluster, best: cosine}`. The instruction is in the user
 message: as a system message it would stand before it with a space between."""

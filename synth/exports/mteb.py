@@ -33,6 +33,7 @@ class Mteb(Export):
     """A retrieval task that MTEB loads from this folder or from the Hub, as `beir` in everything else."""
 
     title: ClassVar[str] = "MTEB"
+    whole: ClassVar[str] = "test"
     hub: ClassVar[bool] = True
 
     part_size: Size = 256_000_000
@@ -66,20 +67,18 @@ class Mteb(Export):
                 judged += [(query, named(each.passage, each.passage_id), 1) for each in row.positives]
                 for each in row.negatives:
                     named(each.passage, each.passage_id)
-            split = "test" if len(source.splits) == 1 else batch.split
             for stem, rows, schema in (
                 ("corpus/corpus", further, _CORPUS),
                 ("queries/queries", asked, _QUERIES),
-                (f"data/{split}", judged, _JUDGED),
+                (f"data/{batch.split}", judged, _JUDGED),
             ):
                 if rows:
                     files.table(stem, _table(rows, schema), self.part_size)
 
     def card(self, facts: Facts) -> str:
         """Configurations as MTEB's loader asks for them."""
-        splits = _splits(facts)
         configs = {
-            "default": {split: f"data/{split}-*.parquet" for split in splits},
+            "default": {split: f"data/{split}-*.parquet" for split in facts.counts.rows},
             "corpus": {"corpus": "corpus/corpus-*.parquet"},
             "queries": {"queries": "queries/queries-*.parquet"},
         }
@@ -87,9 +86,12 @@ class Mteb(Export):
 
     def train(self, facts: Facts) -> str:
         """How to evaluate on it."""
-        split = next((name for name in _splits(facts) if name != "train"), "train")
+        split = next(name for name in facts.counts.rows if name != "train")
         languages = sorted({_written(code) for code in facts.languages}) or ["eng-Latn"]
-        name = "".join(word.title() for word in facts.title.replace("_", "-").split("-")) + "Retrieval"
+        words = re.findall(r"[A-Za-z0-9]+", facts.title)
+        name = (
+            "".join(["Synth"] * (not words or words[0][0].isdigit()) + [each.title() for each in words]) + "Retrieval"
+        )
         lines = [
             "import mteb",
             "from mteb.abstasks.retrieval import AbsTaskRetrieval",
@@ -98,18 +100,16 @@ class Mteb(Export):
             f"class {name}(AbsTaskRetrieval):",
             "    metadata = mteb.TaskMetadata(",
             f'        name="{name}", type="Retrieval", category="t2t", modalities=["text"],',
-            f'        dataset={{"path": {json.dumps(str(facts.folder))}, "revision": "main"}},',
+            f'        dataset={{"path": {json.dumps(facts.address)}, "revision": "main"}},',
             f'        eval_splits=["{split}"], eval_langs={json.dumps(languages)}, main_score="ndcg_at_10",',
             f'        prompt={{"query": {facts.instruction!r}}},',
             f'        description="Made by synth from {facts.title}.",',
             "    )",
+            "",
+            "",
+            f'results = mteb.evaluate(mteb.get_model("Qwen/Qwen3-Embedding-0.6B"), [{name}()])',
         ]
         return page(facts, "A retrieval task for MTEB", block("python", *lines))
-
-
-def _splits(facts: Facts) -> list[str]:
-    """Names of the judgements' files."""
-    return ["test"] if len(facts.counts.rows) == 1 else list(facts.counts.rows)
 
 
 def _blocks(found: Iterator[Document]) -> Iterator[list[Document]]:

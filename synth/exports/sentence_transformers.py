@@ -22,8 +22,8 @@ _ENOUGH = 0.9
 class SentenceTransformers(Export):
     """Columns anchor, positive, negative_1 … negative_n, the same n in every row; ids and numbers in the config `meta`.
 
-    Without `negatives`, n is the greatest number that nine pairs in ten have. A further positive of a pair makes a row
-    of its own. Also writes train.py, a script that trains on these files.
+    Without `negatives`, n is the greatest number that nine in ten of the pairs with any have. A further positive of a
+    pair makes a row of its own. Also writes train.py, a script that trains on these files.
     """
 
     title: ClassVar[str] = "sentence-transformers"
@@ -33,7 +33,7 @@ class SentenceTransformers(Export):
     """Bytes after which a new Parquet file begins."""
 
     def shape(self, found: Counts, asked: int | None) -> Shape:
-        """The same number for every row: what is asked for, else the most that nine pairs in ten have."""
+        """The same number for every row: what is asked for, else the most that nine in ten of those with any have."""
         count = self.negatives
         if count is None:
             count = next((n for n in range(asked or 0, 1, -1) if _share(found, n) >= _ENOUGH), 1 if asked else 0)
@@ -58,7 +58,8 @@ class SentenceTransformers(Export):
     def train(self, facts: Facts) -> str:
         """The script's settings, and why."""
         count = facts.shape.least
-        columns = f"`anchor`, `positive`{f', `negative_1` … `negative_{count}`' if count else ''}"
+        last = f" … `negative_{count}`" if count > 1 else ""
+        columns = f"`anchor`, `positive`{f', `negative_1`{last}' if count else ''}"
         values = {
             "@PROMPT@": repr(self.prefix(facts.instruction)),
             "@SCALE@": f"{1 / TEMPERATURE:g}",
@@ -101,8 +102,10 @@ def _filled(text: str, values: Mapping[str, str]) -> str:
 
 
 def _share(found: Counts, count: int) -> float:
-    """How many of the pairs have so many negatives."""
-    return sum(rows for n, rows in found.lengths.items() if n >= count) / max(1, found.lengths.total())
+    """How many of the pairs that have negatives at all have so many."""
+    return sum(rows for n, rows in found.lengths.items() if n >= count) / max(
+        1, found.lengths.total() - found.lengths[0]
+    )
 
 
 def _texts(batch: Batch, count: int) -> pa.Table:

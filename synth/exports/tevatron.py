@@ -13,7 +13,10 @@ from synth.exports._writers import Files, front_matter
 __all__ = ["Tevatron"]
 
 _PART = 256_000_000
-_NOTES = """The folder itself is the data set: with `--dataset_name json` Tevatron would expect tokenised rows. Queries
+_ROOM = 512
+"""Tokens that the model of the command reads at most."""
+_NOTES = """The folder itself is the data set: with `--dataset_name json` Tevatron would expect tokenised rows. This
+model reads 512 tokens at most, and longer texts are cut; give a longer --p_max_len to one that reads more. Queries
 begin with the instruction, so leave --query_prefix of Tevatron 2 empty, and --q_max_len must leave room for it (it is
 32 unless set). `train_n_passages` is one positive and the negatives of the fullest row; a row with fewer gives some of
 them twice. Titles are not in the rows, because queries were made for the text. `meta/`, row by row the same: ids,
@@ -69,10 +72,10 @@ class Tevatron(Export):
         lines = [
             "python -m tevatron.driver.train --do_train --output_dir model \\",
             "  --model_name_or_path bert-base-uncased \\",
-            f"  --dataset_name {quoted(str(facts.folder))} \\",
+            f"  --dataset_name {quoted(facts.address)} \\",
             (
-                f"  --q_max_len {tokens(facts.counts.query_bytes + len(self.prefix(facts.instruction)))} "
-                f"--p_max_len {tokens(facts.counts.passage_bytes)} \\"
+                f"  --q_max_len {min(_ROOM, tokens(facts.counts.query_bytes + len(self.prefix(facts.instruction))))} "
+                f"--p_max_len {min(_ROOM, tokens(facts.counts.passage_bytes))} \\"
             ),
             f"  --train_n_passages {1 + facts.negatives()} --per_device_train_batch_size 32 \\",
             f"  --learning_rate 1e-5 --num_train_epochs 1 --seed {facts.seed}",

@@ -65,8 +65,9 @@ async def build(
         index.open_for_build()
         if not index.has("counts"):
             index.put("counts", _write_texts(index, texts()))
-        counts = index.get("counts", "<i8")
-        rows, empty, twice = int(counts[0]), int(counts[1]), int(counts[2])
+        rows, empty, twice = index.get("counts", "<i8").tolist()
+        if empty:
+            tell(f"index: {empty:,} rows without a usable text are left out")
         enough(rows)
         width, without = await _embed(index, rows, encoder, tell)
         _sort(index, rows)
@@ -200,6 +201,7 @@ class Corpus:
         self.count = int(self.facts["passages"])
         self.width = int(self.facts["width"])
         self._maps: dict[str, NDArray[Any]] = {}
+        self._flats: dict[tuple[str, int], tuple[NDArray[Any], memoryview]] = {}
 
     def blocks(self) -> Iterator[tuple[int, NDArray[Any]]]:
         """(first row, float16 (m, width)) of all vectors."""
@@ -260,10 +262,16 @@ class Corpus:
 
     def _flat(self, name: str, row: int) -> str:
         number, place = divmod(row, PART)
-        ends = self._part(f"{name}.ends", number, "<i8")
+        if (name, number) not in self._flats:
+            if len(self._flats) >= _MAPPED:
+                del self._flats[next(iter(self._flats))]
+            self._flats[name, number] = (
+                self._part(f"{name}.ends", number, "<i8"),
+                self._part(name, number, np.uint8).data,
+            )
+        ends, content = self._flats[name, number]
         start = int(ends[place - 1]) if place else 0
-        content = bytes(self._part(name, number, np.uint8)[start : int(ends[place])])
-        return content.decode("utf-8", "surrogatepass")
+        return str(content[start : int(ends[place])], "utf-8", "surrogatepass")
 
     def _part(self, name: str, number: int, kind: Any) -> NDArray[Any]:
         return self._mapped(part(name, number), kind)

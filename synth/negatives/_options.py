@@ -30,6 +30,8 @@ class Negatives(Stage):
 
     needs: ClassVar[frozenset[str]] = frozenset({"encoder"})
     """Fields of `Services` that must be there."""
+    advice: ClassVar[str] = "raise --max-score, or lower --absolute-margin"
+    """What to try where no pair got a negative."""
 
     num_negatives: Annotated[int, Field(ge=1, le=1000)] = 5
     """Negatives of each pair."""
@@ -71,6 +73,10 @@ class Negatives(Stage):
     def unfit(self, passages: int) -> tuple[str, str] | None:
         """Why a corpus of so many passages can give no pair a negative, and the cure; None where it can."""
         return None if passages > 1 else (f"the corpus has {passages} passages", "Name a larger one with --corpus.")
+
+    def lacks(self, names: Sequence[str]) -> tuple[str, str] | None:  # noqa: ARG002 - for sources that read some
+        """Why pairs with these columns can get nothing from it, and the cure; None where they can."""
+        return None
 
     def columns(self, names: Sequence[str]) -> list[str]:  # noqa: ARG002 - for sources that read some
         """Those of a pair's columns that it reads, beside query and passage."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from synth.negatives._choosing import Desk, Found, Pool
 from synth.negatives._corpus import Corpus
@@ -22,6 +22,14 @@ class Given(Negatives):
     Columns are `neg` or `negatives` with a list of texts, `negative`, `negative_1` and so on with one, and ms-swift's
     `negative_messages`. Rows of a negative label are no columns: let `mined` find those passages.
     """
+
+    advice: ClassVar[str] = "raise --max-score, lower --absolute-margin, or look for others with --use mined"
+
+    def lacks(self, names: Sequence[str]) -> tuple[str, str] | None:
+        """Pairs without such a column brought nothing."""
+        if self.columns(names):
+            return None
+        return "no column of the pairs holds negatives (neg, negatives, negative_1 …)", "Look for some: --use mined"
 
     def columns(self, names: Sequence[str]) -> list[str]:
         """Those of the names that hold negatives."""

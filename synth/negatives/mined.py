@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import BeforeValidator, Field, model_validator
@@ -42,6 +42,8 @@ class Mined(Negatives):
     All passages are ranked for each query, exactly; known positives and other chunks of their documents stand outside.
     The score rules read cosines, whatever ranks. See docs/negatives.md for the window, with an example.
     """
+
+    advice: ClassVar[str] = "lower --range, raise --max-score, or lower --absolute-margin"
 
     by: Literal["vectors", "words", "both"] = "vectors"
     """What ranks: cosine, BM25 (needs the extra `mine`), or both by reciprocal rank."""

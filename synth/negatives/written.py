@@ -38,6 +38,7 @@ class Written(Negatives):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"encoder", "chat"})
+    advice: ClassVar[str] = "`not_written` counts pairs to which the model gave no usable reply; see `refused`"
 
     llm: Annotated[SerializeAsAny[Stage] | None, BeforeValidator(_llm)] = None
     """The writer and where it runs; null takes the job's `llm`."""

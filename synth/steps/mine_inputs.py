@@ -55,12 +55,14 @@ class CorpusSource:
         return identity.sha256(what)[:16]
 
     def texts(self) -> Iterator[CorpusText]:
-        """Every passage, the files first; equal ones come as often as they stand there."""
+        """Every passage, the files first; equal ones as often as they stand there, unusable rows as empty texts."""
         if self.files:
             rows = read_passages(self.options, self.files, self.run.job.read_limits())
             for row in rows:
                 if isinstance(row, PassageRow):
                     yield CorpusText(row.id, row.text, self._document(row.carried, f"{row.source}\0{row.source_row}"))
+                else:
+                    yield CorpusText("", "")  # which the index counts
         for index in sorted(self._step.done()):
             yield from self._shard(index)
 

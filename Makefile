@@ -16,7 +16,8 @@ test: ## the unit tests
 
 e2e: ## the whole pipeline, kills and crashes, the wheel; with SYNTH_VLLM_PYTHON also a real vLLM
 	synth run configs/quickstart.yaml
-	pytest -m "faults or slow or vllm"
+	pytest -n 2 --dist worksteal -m "(faults or slow) and not vllm"
+	pytest -m vllm
 
 release: lint test ## dist/*.whl and dist/*.tar.gz
 	python -m hatchling build

@@ -5,6 +5,7 @@ import contextlib
 
 from loopback import FastClock
 
+from synth.answers import gathered
 from synth.llm.vllm_server import VllmServer
 from synth.stage import (
     Candidates,
@@ -50,6 +51,6 @@ async def opened(*servers, clock=None, said=None, client=None, **options):
 def complete(*servers, requests=None, **options):
     async def run():
         async with opened(*servers, **options) as model:
-            return await asyncio.gather(*(model.complete(r) for r in requests or [ask()]))
+            return await gathered(model.complete(r) for r in requests or [ask()])
 
     return asyncio.run(run())

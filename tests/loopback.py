@@ -16,7 +16,6 @@ import asyncio
 import base64
 import json
 import ssl
-import threading
 import zlib
 from collections import deque
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from typing import Any, Self
 
 import numpy as np
 from aiohttp import web
+from faults.serving import LoopThread, end
 
 WIDTH = 64
 
@@ -73,20 +73,17 @@ class Loopback:
         self.port = 0
         self._tls = tls
         self._faults: deque[Fault] = deque()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread: LoopThread
         self._runner: web.AppRunner | None = None
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._thread = LoopThread()
         self.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.stop()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self._thread.close()
 
     @property
     def url(self) -> str:
@@ -102,11 +99,11 @@ class Loopback:
 
     def start(self) -> None:
         """Listen, after `stop` on the same port as before."""
-        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(10)
+        self._thread.do(self._start())
 
     def stop(self) -> None:
         """Close the port and every connection, as a killed server does."""
-        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(10)
+        self._thread.do(self._stop())
 
     async def _start(self) -> None:
         app = web.Application(client_max_size=2**26)
@@ -121,7 +118,7 @@ class Loopback:
 
     async def _stop(self) -> None:
         if self._runner is not None:
-            await self._runner.cleanup()
+            await end(self._runner)
             self._runner = None
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:

@@ -13,6 +13,7 @@ from asking import SCHEMA, ask
 from loopback import FastClock, Fault, Loopback, say
 from pydantic import ValidationError
 
+from synth.answers import gathered
 from synth.errors import RequestRejected, ServerRefused, ServerUnavailable
 from synth.llm.openai import OpenAI
 from synth.servers.faults import NotServed, Redactor, Setback
@@ -40,7 +41,7 @@ async def opened(server, client=None, **options):
 def complete(server, client=None, requests=None, **options):
     async def run():
         async with opened(server, client, **options) as model:
-            return await asyncio.gather(*(model.complete(r) for r in requests or [ask()]))
+            return await gathered(model.complete(r) for r in requests or [ask()])
 
     return asyncio.run(run())
 

@@ -14,6 +14,7 @@ from asking import Said, ask, complete, opened
 from loopback import FastClock, Fault, Loopback, say
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from synth.answers import gathered
 from synth.errors import RequestRejected, ServerRefused, ServerUnavailable, SystemFault
 from synth.servers.faults import Redactor, Setback
 from synth.servers.http import client_fault
@@ -159,7 +160,7 @@ def test_a_server_that_fails_everything_rejects_nothing(server):
             await model.complete(ask())
             server.rule = lambda seen: Fault(500) if seen.method == "POST" else None
             with pytest.raises(ServerUnavailable):
-                await asyncio.gather(*(model.complete(ask(i)) for i in range(10)))
+                await gathered(model.complete(ask(i)) for i in range(10))
 
     asyncio.run(run())
 
@@ -170,12 +171,12 @@ def test_requests_of_a_passage_meet_one_server_and_a_dead_one_hands_over(server)
         async def run():
             said = Said()
             async with opened(server, other, said=said) as model:
-                await asyncio.gather(*(model.complete(ask(i, slot=s)) for i in range(40) for s in range(3)))
+                await gathered(model.complete(ask(i, slot=s)) for i in range(40) for s in range(3))
                 shares = len(server.posts), len(other.posts)
                 assert min(shares) >= 30
                 assert all(count % 3 == 0 for count in shares)
                 other.stop()
-                await asyncio.gather(*(model.complete(ask(i)) for i in range(40)))
+                await gathered(model.complete(ask(i)) for i in range(40))
                 assert len(server.posts) >= shares[0] + 40
                 assert "going on with 1 other" in said[0]
                 other.start()

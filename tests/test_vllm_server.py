@@ -10,6 +10,7 @@ import pytest
 from asking import SCHEMA, Said, ask, complete, opened
 from loopback import Fault, Loopback, say
 
+from synth.answers import gathered
 from synth.errors import JobError, RequestRejected, ServerRefused
 from synth.llm.vllm_server import VllmServer
 from synth.stage import (
@@ -136,7 +137,7 @@ def test_bad_requests_from_the_start_are_the_jobs_fault_later_ones_the_items(ser
         async with opened(server) as model:
             server.fail(*[bad] * 20)
             with pytest.raises(ServerRefused, match="Grammar error"):
-                await asyncio.gather(*(model.complete(ask(i)) for i in range(4)))
+                await gathered(model.complete(ask(i)) for i in range(4))
             assert 20 <= len(server.posts) < 24
         async with opened(server) as model:
             server.rule = lambda seen: bad if "zebra" in seen.text else None
@@ -273,7 +274,7 @@ def test_each_passage_stays_with_one_of_the_engines_behind_a_url_and_all_get_som
     async def run():
         async with opened(server) as model:
             for slot in range(2):
-                await asyncio.gather(*(model.complete(ask(n, f"passage {n}", slot)) for n in range(6)))
+                await gathered(model.complete(ask(n, f"passage {n}", slot)) for n in range(6))
 
     asyncio.run(run())
     ranks = {n: [p.headers["x-data-parallel-rank"] for p in server.posts if f"passage {n}" in p.text] for n in range(6)}

@@ -18,11 +18,10 @@ import hashlib
 import json
 import os
 import re
-import threading
 import zlib
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,8 @@ from urllib.parse import urlsplit
 
 import numpy as np
 from aiohttp import web
+
+from .serving import LoopThread, end
 
 TRANSPORT = {
     "500": 30,
@@ -149,19 +150,14 @@ class FaultServer:
     @contextmanager
     def serving_at(self, ports: int) -> Iterator[list[str]]:
         """Serve at several ports, one for each client that shall be told from the others."""
-        loop = asyncio.new_event_loop()
-        thread = threading.Thread(target=loop.run_forever, daemon=True)
-        thread.start()
-        begun = [asyncio.run_coroutine_threadsafe(self.start(), loop).result(10) for _ in range(ports)]
-        try:
-            yield [f"http://127.0.0.1:{port}/v1" for _, port in begun]
-        finally:
-            for runner, _ in begun:
-                asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(10)
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join()
-            loop.close()
-            os.close(self._log)
+        with closing(LoopThread()) as thread:
+            begun = [thread.do(self.start()) for _ in range(ports)]
+            try:
+                yield [f"http://127.0.0.1:{port}/v1" for _, port in begun]
+            finally:
+                for runner, _ in begun:
+                    thread.do(end(runner))
+        os.close(self._log)
 
     def answered_at(self, url: str) -> int:
         """Requests that were answered well at one of the ports, probes left out."""

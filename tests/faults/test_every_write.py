@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,15 @@ from synth.commands.run import run as command
 from synth.commands.target import resolve
 from synth.errors import SystemFault
 
-from . import Machine, output, running_on
+from . import Machine, Trigger, output, running_on
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
 ROWS = 40
 LINE = "write wip"
 ERRORS = ("ENOSPC", "EIO", "EMFILE")
+MOST_MISSED = 16
+"""Calls that were not made again: two shards may or may not race to make the same folder."""
 WRITING = ("write", "fsync", "link", "open", "mkdir", "rename", "replace", "unlink", "ftruncate")
 
 
@@ -62,43 +66,59 @@ def shards(out: Path) -> dict[str, bytes]:
     return {name: content for name, content in output(out).items() if name.endswith(".parquet")}
 
 
-def failures(labels: list[str], errors: tuple[str, ...]) -> list[tuple[int, str]]:
+def nth(label: str, occurrence: int) -> Trigger:
+    """The call of that label that comes as the first, second, third..."""
+    counted = itertools.count(1)
+    return lambda _number, each: each == label and next(counted) == occurrence
+
+
+def failures(labels: list[str], errors: tuple[str, ...]) -> list[tuple[str, int, str]]:
     """Every call that writes, with the error that it gets: the errors take turns, and lines of journals do, too."""
-    writing = [number for number, label in enumerate(labels, 1) if label.startswith(WRITING) and label != LINE]
-    writing += [number for number, label in enumerate(labels, 1) if label == LINE][:: 2 * len(errors) - 1]
-    return [(number, errors[n % len(errors)]) for n, number in enumerate(writing)]
+    calls = Counter(label for label in labels if label.startswith(WRITING))
+    lines = calls.pop(LINE)
+    tried = [(label, occurrence) for label, count in calls.items() for occurrence in range(1, count + 1)]
+    tried += [(LINE, occurrence) for occurrence in range(1, lines + 1, 2 * len(errors) - 1)]
+    return [(*call, errors[n % len(errors)]) for n, call in enumerate(tried)]
 
 
-def fail_each(errors: tuple[str, ...], job: Path, clean: tuple[list[str], dict[str, bytes]]) -> None:
-    """One run for each failure, and one that goes on after it."""
+def fail_each(
+    errors: tuple[str, ...], job: Path, clean: tuple[list[str], dict[str, bytes]], half: int | None = None
+) -> None:
+    """One run for each failure, or for every second one, and one that goes on after it."""
     labels, expected = clean
     out = job.parent / "out"
-    tried = failures(labels, errors)
-    for number, error in tried:
+    tried = failures(labels, errors)[half :: 1 if half is None else 2]
+    missed = 0
+    for label, occurrence, error in tried:
         shutil.rmtree(out, ignore_errors=True)
         fault = None
-        with running_on(Machine(out, lambda n, _label, at=number: n == at, f"refuse:{error}")) as machine:
+        with running_on(Machine(out, nth(label, occurrence), f"refuse:{error}")) as machine:
             try:
                 go(job, out)
             except SystemFault as exc:
                 fault = exc
-        where = f"{error} at call {number}, {machine.labels[number - 1]}: {fault}"
-        if fault is None:
-            assert machine.labels[number - 1].startswith("unlink"), f"a failure was passed over in silence: {where}"
-        else:
+        where = f"{error} at call {occurrence} of {label}: {fault}"
+        if fault is not None:
             assert fault.exit_code == 7
             assert "then run the same command again" in fault.hint, where
+        elif machine.labels.count(label) < occurrence:
+            missed += 1
+        else:
+            assert label.startswith("unlink"), f"a failure was passed over in silence: {where}"
         with running_on(Machine(out)):
             go(job, out)
         assert shards(out) == expected, where
-    told = f"T7 {', '.join(errors)}: {len(tried)} of {len(labels)} calls failed once, each run resumed complete"
+    assert missed <= MOST_MISSED
+    reached = len(tried) - missed
+    told = f"T7 {', '.join(errors)}: {reached} of {len(labels)} calls failed once, each run resumed complete"
     print(told)  # noqa: T201 - the figures are what the test is for
 
 
+@pytest.mark.parametrize("half", [0, 1])
 def test_every_write_that_fails_once_is_told_and_the_next_run_completes(
-    job: Path, clean: tuple[list[str], dict[str, bytes]]
+    half: int, job: Path, clean: tuple[list[str], dict[str, bytes]]
 ) -> None:
-    fail_each(ERRORS, job, clean)
+    fail_each(ERRORS, job, clean, half)
 
 
 @pytest.mark.skipif(not os.environ.get("SYNTH_FULL"), reason="takes minutes: python -m tests.faults --full")

@@ -12,6 +12,7 @@ import pytest
 from asking import Said, ask, opened
 from loopback import FastClock, Fault, Loopback
 
+from synth.answers import gathered
 from synth.errors import ServerUnavailable
 
 pytestmark = pytest.mark.faults
@@ -21,7 +22,7 @@ REQUESTS = 500
 
 async def answers(model, requests=REQUESTS):
     """All requests at once; the texts of their replies."""
-    return [reply.text for reply in await asyncio.gather(*(model.complete(ask(n)) for n in range(requests)))]
+    return [reply.text for reply in await gathered(model.complete(ask(n)) for n in range(requests))]
 
 
 async def switch(server, *, on):

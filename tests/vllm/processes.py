@@ -23,31 +23,27 @@ _STARTUP = 300
 _POLL = 0.5
 
 
-@dataclass(frozen=True)
+@dataclass
 class Server:
     """A vLLM server that this session started."""
 
-    process: subprocess.Popen[bytes]
-    port: int
+    command: list[str]
+    environment: Mapping[str, str]
     log: Path
+    port: int
+    process: subprocess.Popen[bytes]
 
     @classmethod
-    def start(
-        cls, python: str, options: Sequence[str], environment: Mapping[str, str], log: Path, port: int = 0
-    ) -> Self:
-        """Start without waiting: two of them load at the same time. Without `port` on one that is free."""
-        port = port or _free_port()
+    def start(cls, python: str, options: Sequence[str], environment: Mapping[str, str], log: Path) -> Self:
+        """Start on a free port, without waiting: two of them load at the same time."""
+        port = _free_port()
         command = [python, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port)]
-        with log.open("wb") as file:
-            process = subprocess.Popen(
-                [*command, "--enforce-eager", *options],
-                env=environment,
-                cwd=log.parent,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        return cls(process, port, log)
+        command += ["--enforce-eager", *options]
+        return cls(command, environment, log, port, _launch(command, environment, log))
+
+    def start_again(self) -> None:
+        """After `kill`: the same server on the same port, without waiting."""
+        self.process = _launch(self.command, self.environment, self.log)
 
     @property
     def url(self) -> str:
@@ -85,6 +81,13 @@ class Server:
                 return True
         except (urllib.error.URLError, OSError):
             return False
+
+
+def _launch(command: Sequence[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("ab") as file:
+        return subprocess.Popen(
+            command, env=environment, cwd=log.parent, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )
 
 
 def _free_port() -> int:

@@ -425,3 +425,15 @@ def test_the_command_says_what_it_did(tmp_path, capsys):
     assert "80 pairs:" in said_
     assert "refused: " in said_
     assert pq.read_schema(shards(out, "mined")[0]).names[-3:] == ["negatives", "further_positives", "refused"]
+
+
+def test_status_counts_mined_shards_and_says_how_to_go_on(tmp_path, capsys):
+    out = pairs(tmp_path)
+    mine(out)
+    capsys.readouterr()
+    assert main(["status", str(out), "--json"]) == 0
+    last = json.loads(capsys.readouterr().out)["steps"][-1]
+    assert (last["step"], last["shards"], last["of"], last["rows_out"]) == ("mined", 4, 4, 80)
+    shards(out, "mined")[0].unlink()
+    assert main(["status", str(out)]) == 0
+    assert f"go on with: synth mine {out}" in capsys.readouterr().out

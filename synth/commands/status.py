@@ -15,6 +15,8 @@ from synth.shards import OutputFolder
 from synth.steps import views
 from synth.terminal import say
 
+_MINED = "mined"
+
 
 @dataclass(frozen=True, slots=True)
 class StepStatus:
@@ -47,7 +49,8 @@ def command_rows(folder: OutputFolder) -> tuple[list[StepStatus], list[OpenShard
     done = run_folder.totals(folder)
     expected = done["shards"] if done else None
     existing = bool(record["job"].get("data"))
-    steps = [_step(folder, name, expected) for name in _names(folder, existing=existing)]
+    names = [*_names(folder, existing=existing), *([_MINED] if (folder.path / _MINED).is_dir() else [])]
+    steps = [_step(folder, name, expected) for name in names]
     return steps, list(_open(folder.path / "wip"))
 
 
@@ -94,5 +97,8 @@ def status(out: Path, *, as_json: bool) -> None:
     for each in working:
         state = "being worked on" if each.held else "left over, taken up again by the next run"
         say(f"{each.step} {each.shard}: {state}, last reply {each.idle_seconds:,.0f} s ago")
-    if any(step.of is None or step.shards < step.of for step in steps if not step.step.startswith("views/")):
+    behind = {step.step for step in steps if step.of is None or step.shards < step.of}
+    if any(name != _MINED and not name.startswith("views/") for name in behind):
         say(f"go on with: synth run {out}")
+    elif _MINED in behind:
+        say(f"go on with: synth mine {out}")

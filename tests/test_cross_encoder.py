@@ -9,6 +9,7 @@ import pytest
 
 from synth.errors import JobError
 from synth.registry import find
+from synth.rerank._probe import PROBE_PAIRS
 from synth.stage import ClientSettings
 
 pytestmark = pytest.mark.slow
@@ -65,3 +66,20 @@ def test_a_model_that_is_no_reranker_is_refused(tmp_path):
         scores(tiny(tmp_path / "model", labels=3), PAIRS)
     with pytest.raises(JobError, match="cannot be loaded"):
         scores(str(tmp_path / "missing"), PAIRS)
+
+
+def test_the_probe_loads_the_model_and_says_whether_it_prefers_an_answer(tmp_path):
+    folder = tiny(tmp_path / "model")
+    stage = find("rerank", "cross_encoder").model_validate({"model": folder, "device": "cpu"})
+
+    async def ask():
+        opened = stage.open(ClientSettings(), "unused")
+        try:
+            return await opened.probe()
+        finally:
+            await opened.close()
+
+    (found,) = asyncio.run(ask())
+    assert found.server == folder
+    assert [found.paraphrase, found.unrelated] == scores(folder, PROBE_PAIRS).tolist()
+    assert bool(found.problems) == (found.paraphrase <= found.unrelated)

@@ -12,13 +12,17 @@ import pyarrow.parquet as pq
 import pytest
 from loopback import WIDTH
 
+from synth import run_folder
 from synth.cli import main
 from synth.commands.filter import Given, target
 from synth.errors import InputError, JobError
+from synth.runners import local
+from synth.runners.counters import Counters
 from synth.scores import PairBatch
 from synth.scores.cosine import Cosine
 from synth.shards import StepFolder
 from synth.stage import Services
+from synth.steps import foreign
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 READY = "scores=[{use: cosine, query_vector: qv, passage_vector: pv}]"
@@ -205,6 +209,15 @@ def test_a_column_that_nobody_makes_is_told_before_a_model_is_asked(place, serve
     assert said in capsys.readouterr().err
     assert not server.posts
     assert not (place / "out" / "scores").exists()
+
+
+def test_groups_without_a_threshold_are_told_before_a_model_is_asked(place, server, capsys):
+    given = [{"query": f"a river {n}", "passage": f"The river {n}.", "kind": "abc"[n % 3]} for n in range(9)]
+    data = jsonl(place / "mine.jsonl", given)
+    rules = ("-s", "keep={cosine: {above: {by: kind, a: 0.5}}}", "-s", "run.shard_size=2")
+    assert run(data, "-o", "out", "--embed-url", server.url, "--embed-model", "tiny", *rules) == 2
+    assert "keep: cosine: above: no value for kind b; kind c, and no default" in capsys.readouterr().err
+    assert not server.log
 
 
 def test_files_that_do_not_fit_together_leave_the_folder_free(place, capsys):
@@ -540,3 +553,70 @@ def test_scorers_that_look_at_the_whole_pass_work_on_existing_data(place, server
     kept = table(place / "out", "kept")
     assert len(set(kept["query_cluster"].to_pylist())) == kept.num_rows
     assert min(kept["round_trip_rank"].to_pylist()) == 1
+
+
+class Phases(Counters):
+    """Remembers every phase that a display could have shown."""
+
+    def __setattr__(self, name, value):
+        super().__setattr__(name, value)
+        if name == "phase":
+            self.__dict__.setdefault("told", []).append(value)
+
+
+def test_the_progress_names_the_scorer_that_looks_at_the_whole_pass(place):
+    data = jsonl(place / "mine.jsonl", [{"query": row["query"], "passage": row["passage"]} for row in rows(14)])
+    scores = "scores=[{use: length}, {use: near_duplicate}, {use: near_duplicate, as: dup}]"
+    made = target(Given([data]), None, place / "out", {}, [scores, *ENGLISH[1::2], "run.shard_size=5"], None)
+    opened = run_folder.start(made.job, made.out, sample=None, notify=print)
+    phases = Phases()
+    asyncio.run(local.work(opened, foreign.make(opened, lambda *_: None)["shards"], phases, local.StopRequest()))
+    assert phases.told == ["reading", "scoring", "scoring by near_duplicate", "scoring by dup"]
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "said"),
+    [
+        (None, 2, "there is no file"),
+        ('{"number": 3}\n', 3, "no column has a usual name"),
+        ('{"query": "fine"}\n{"query": \n', 3, "row 2"),
+        ('{"query": "fine"}\n{"query": 7}\n', 3, "row 2: a int, not text"),
+    ],
+)
+def test_a_contamination_file_of_no_use_is_told_before_a_model_is_asked(place, server, capsys, content, code, said):
+    data = jsonl(place / "mine.jsonl", [{"query": row["query"], "passage": row["passage"]} for row in rows(5)])
+    if content is not None:
+        (place / "bench.jsonl").write_text(content)
+    scorers = "scores=[{use: cosine}, {use: contamination, files: [bench.jsonl]}]"
+    assert run(data, "-o", "out", "--embed-url", server.url, "--embed-model", "tiny", "-s", scorers) == code
+    said_at_all = capsys.readouterr().err
+    assert "bench.jsonl" in said_at_all
+    assert said in said_at_all
+    assert not server.log
+    assert not (place / "out").exists()
+
+
+def test_a_start_that_fails_before_it_writes_leaves_no_folder_and_none_of_those_above(place):
+    (place / "mine.jsonl").write_text('{"number": 3}\n')
+    assert run("mine.jsonl", "-o", "deep/er/out") == 3
+    assert not (place / "deep").exists()
+    (place / "mine").mkdir()
+    assert run("mine.jsonl", "-o", "mine") == 3
+    assert (place / "mine").is_dir()
+
+
+def test_columns_that_get_another_name_are_said_before_the_start_and_by_check(place, capsys):
+    given = [{"query": "a river", "passage": "The river.", "id": f"mine-{n}", "cosine": 0.5, "n": n} for n in range(3)]
+    data = jsonl(place / "mine.jsonl", given)
+    words = (data, "-o", "out", *ENGLISH, "-s", "scores=[{use: copying}]")
+    said = "carried under other names: id as input_id, cosine as input_cosine"
+    assert run(*words) == 0
+    err = capsys.readouterr().err
+    assert err.index("mine: columns 'query' and 'passage'") < err.index(said) < err.index("3 pairs of 3 rows")
+    (place / "job.yaml").write_text(json.dumps({"data": {"path": data}, "scores": [{"use": "copying"}], "keep": {}}))
+    assert main(["check", "job.yaml", "--offline"]) == 0
+    assert "renamed    id as input_id, cosine as input_cosine" in capsys.readouterr().out
+    assert (
+        run(jsonl(place / "plain.jsonl", [{"query": "a river", "passage": "The river."}]), "-o", "two", *words[3:]) == 0
+    )
+    assert "other names" not in capsys.readouterr().err

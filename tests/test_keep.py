@@ -206,6 +206,19 @@ def test_a_column_that_is_not_stored_is_an_error_before_anything_is_written(out)
     assert state(out) == before
 
 
+@pytest.mark.parametrize("name", [None, "half"])
+def test_all_groups_without_a_threshold_are_named_before_anything_is_written(out, name):
+    clusters = sorted(set(map(str, rows(out, COSINE)["query_cluster"].to_pylist())))
+    first = clusters[0]
+    before = state(out)
+    with pytest.raises(JobError) as caught:
+        apply(opened(out), rules(cosine={"above": {"by": "query_cluster", first: 0.5}}), name)
+    assert [f"query_cluster {each}" in str(caught.value) for each in clusters] == [each != first for each in clusters]
+    assert state(out) == before
+    given = dict.fromkeys(clusters, 0.5) | {"by": "query_cluster"}
+    assert apply(opened(out), rules(cosine={"above": given}), name).rows == len(scored(out))
+
+
 def test_two_folders_with_the_same_column_are_not_chosen_between(out):
     folder = opened(out)
     for index in range(SHARDS):

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import random
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from loopback import Fault, Loopback, say
 from pydantic import ValidationError
 
+from synth.cli import main
 from synth.errors import InputError, JobError, OutputError, RequestRejected
 from synth.registry import find
 from synth.rerank.chat_logprobs import p_yes
@@ -585,3 +587,95 @@ def test_a_reranker_without_a_model_or_with_a_wrong_one_is_told_at_the_job():
         made("reranker", model={"model": "x"})
     with pytest.raises(ValidationError, match="Did you mean 'vllm_server'"):
         made("reranker", model={"use": "vllm_serve", "model": "x"})
+
+
+def checked(folder, capsys, scorer, *flags):
+    """Exit code and report of `synth check` over a pass with this scorer, and what it prints for people."""
+    (folder / "pairs.jsonl").write_text('{"query": "how do tides rise", "passage": "Tides follow the moon."}\n')
+    data = {"path": str(folder / "pairs.jsonl"), "query_language": "en", "passage_language": "en"}
+    job = folder / "job.yaml"
+    job.write_text(json.dumps({"data": data, "scores": [{"use": "length"}, scorer], "keep": {}}))
+    capsys.readouterr()
+    code = main(["check", str(job), "--json", *flags])
+    told = json.loads(capsys.readouterr().out)
+    assert main(["check", str(job), *flags]) == code
+    return code, told, capsys.readouterr().out
+
+
+def served(url, **more):
+    return {"use": "reranker", "model": {"use": "vllm_server", "model": "tiny", "base_urls": [url]}, **more}
+
+
+def test_check_asks_a_reranker_whether_it_prefers_an_answer(tmp_path, capsys):
+    with ScoreServer() as server:
+        code, told, out = checked(tmp_path, capsys, served(server.url, instruction="Find the cure."))
+        (asked,) = told["servers"]
+        assert code == 0
+        assert told["data"]["languages"] == {"en > en": 1}
+        assert asked["section"] == "scores.1.model"
+        assert asked["results"][0]["paraphrase"] > asked["results"][0]["unrelated"] == 0
+        assert f"scores.1.model vllm_server tiny at {server.url}: vLLM 0.32.0" in out
+        assert server.posts[0].path == "/v1/score"
+        assert server.posts[0].body["instruction"] == "Find the cure."
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (Fault(404), r"for the model 'tiny': is this the server of a reranker\?$"),
+        (Fault(200, {"data": [{"index": n, "score": 0.5} for n in (0, 1)]}), "is this a reranker"),
+        (Fault(200, {"data": []}), "something that is not scores"),
+        (Fault(400), "scripted 400"),
+    ],
+)
+def test_check_says_why_a_reranker_is_of_no_use(tmp_path, capsys, answer, said):
+    with ScoreServer() as server:
+        server.rule = lambda seen: answer if seen.method == "POST" else None
+        code, told, out = checked(tmp_path, capsys, served(server.url))
+    assert code == 5
+    assert ": answers" not in out
+    assert any(re.search(said, text) for text in told["mistakes"]), told["mistakes"]
+
+
+def test_check_names_the_reranker_that_is_not_there(tmp_path, capsys):
+    with ScoreServer() as server:
+        url = server.url
+    code, told, out = checked(tmp_path, capsys, served(url))
+    assert code == 5
+    assert "correct scores.1.model.base_urls" in told["mistakes"][0]
+    assert "NOT REACHED" in out
+
+
+def test_check_asks_a_chat_model_for_its_verdict(tmp_path, capsys):
+    with Loopback() as server:
+        model = {"use": "chat_logprobs", "model": "tiny", "base_url": server.url, "api_key_env": None}
+        scorer = {"use": "reranker", "model": model}
+        server.chat = lambda body: (
+            logprobs(yes=0.8, no=0.1)
+            if "forgotten" in body["messages"][1]["content"][-99:]
+            else logprobs(yes=0.1, no=0.8)
+        )
+        code, told, _ = checked(tmp_path, capsys, scorer)
+        assert code == 0
+        assert told["servers"][0]["results"][0]["paraphrase"] == pytest.approx(8 / 9)
+        server.chat = lambda _: say("yes")
+        code, told, _ = checked(tmp_path, capsys, scorer)
+        assert code == 5
+        assert "returns no log-probabilities" in told["mistakes"][0]
+
+
+def test_a_server_on_this_machine_that_is_not_asked_is_not_called_in_process(tmp_path, capsys):
+    with ScoreServer() as server:
+        code, _, out = checked(tmp_path, capsys, served(server.url), "--offline")
+        assert code == 0
+        assert f"scores.1.model vllm_server tiny at {server.url}: not asked" in out
+        assert "in this process" not in out
+        assert not server.log
+
+
+def test_check_tells_at_once_which_file_of_a_contamination_cannot_be_used(tmp_path, capsys):
+    (tmp_path / "numbers.jsonl").write_text('{"number": 3}\n')
+    for name, code in (("none.jsonl", 2), ("numbers.jsonl", 3)):
+        found, told, _ = checked(tmp_path, capsys, {"use": "contamination", "files": [str(tmp_path / name)]})
+        assert found == code
+        assert name in told["mistakes"][0]

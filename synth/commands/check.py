@@ -16,11 +16,10 @@ from synth.preflight.costs import Costs, check_fit, expect, skips_stage_one
 from synth.preflight.data import DataReport, look
 from synth.preflight.existing import PairsReport
 from synth.preflight.findings import Findings
-from synth.preflight.mistakes import check_languages, check_rules, read_material
-from synth.preflight.servers import Asked, ask_all
+from synth.preflight.mistakes import check_languages, check_rules, check_scorers, read_material
+from synth.preflight.servers import Asked, ask_all, named_models
 from synth.servers.probe import ProbeResult
 from synth.sources import ReadLimits
-from synth.stage import Stage
 from synth.tasks.retrieval import Retrieval
 from synth.terminal import say, tell
 
@@ -79,6 +78,7 @@ def examine(draft: Draft, base: Path, *, offline: bool, quiet: bool = True) -> R
     if not quiet:
         tell(f"{draft.document.name}: looking at the job and its files")
     material = read_material(draft, base, findings)
+    check_scorers(draft, base, findings)
     check_rules(draft, findings)
     job = draft.job(base)
     data: DataReport | PairsReport | None = None
@@ -90,24 +90,16 @@ def examine(draft: Draft, base: Path, *, offline: bool, quiet: bool = True) -> R
         data = look(job.corpora, material.files, limits, findings)
         check_languages(job, list(data.languages), findings)
         job.run.in_flight(findings.warn)
-    servers = _servers(draft, findings, offline=offline, quiet=quiet)
+    if not quiet and not offline:
+        tell("asking the models")
+    instruction = job.instruction if job is not None else str(getattr(draft.stages.get("task"), "instruction", ""))
+    servers = ask_all(named_models(draft.stages, instruction), findings, offline=offline)
     if job is not None and isinstance(data, DataReport) and isinstance(job.task, Retrieval):
         out = Path(job.file.out) if job.file.out else Path("outputs")
         costs = expect(job, material, data, base / out)
         room = [r.max_model_len for a in servers if a.section == "llm" for r in a.results if r.max_model_len]
         check_fit(job, costs, min(room, default=None), findings)
     return Report(data, servers, costs, findings)
-
-
-def _servers(draft: Draft, findings: Findings, *, offline: bool, quiet: bool) -> list[Asked]:
-    stages: dict[str, Stage] = {name: draft.stages[name] for name in ("llm", "embed") if draft.stages.get(name)}
-    for number, scorer in enumerate(draft.stages.get("scores", ())):
-        if getattr(scorer, "llm", None) is not None:
-            stages[f"scores.{number}.llm"] = scorer.llm
-    task = draft.stages.get("task")
-    if not quiet and not offline:
-        tell("asking the models")
-    return ask_all(stages, task.instruction if isinstance(task, Retrieval) else "", findings, offline=offline)
 
 
 def _lines(report: Report, draft: Draft) -> Iterator[str]:
@@ -165,7 +157,8 @@ def _server_lines(asked: Asked) -> Iterator[str]:
         place = "in this process" if result.server == asked.model else f"at {result.server}"
         yield f"{asked.section:<10} {name} {place}: {_state(result)}"
     if not asked.results:
-        yield f"{asked.section:<10} {name}: {'not asked' if asked.hosts else 'in this process'}"
+        where = [f"at {url}: not asked" for url in asked.servers] or ["in this process"]
+        yield from (f"{asked.section:<10} {name} {each}" for each in where)
     if asked.hosts:
         yield f"           passages leave this machine for {', '.join(asked.hosts)}"
     for told in asked.proxies:
@@ -186,7 +179,7 @@ def _state(result: ProbeResult) -> str:
         if result.paraphrase is not None and result.unrelated is not None
         else "",
     ]
-    return ", ".join(fact for fact in facts if fact) or "answers"
+    return ", ".join(fact for fact in facts if fact) or ("OF NO USE" if result.problems else "answers")
 
 
 def _cost_lines(job: Job, costs: Costs) -> Iterator[str]:

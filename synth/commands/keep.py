@@ -75,8 +75,8 @@ def apply(folder: OutputFolder, rules: Rules, name: str | None, workers: int | N
     """Bring a view (`name` None: the default one) to hold these rules over all scored shards; no model is called.
 
     The default view is filled in a hidden folder and exchanged in one rename. Killed anywhere, the same call goes on
-    where it was. Raises JobError for a name that clashes, a column that is not stored, or when nothing is scored yet;
-    OutputError while a run is at work and the default view would be swapped under it.
+    where it was. Raises JobError for a name that clashes, a column that is not stored, groups without a threshold, or
+    when nothing is scored yet; OutputError while a run is at work and the default view would be swapped under it.
     """
     run_folder.read_record(folder)
     if name is not None and (not _NAME.fullmatch(name) or name in _TAKEN):
@@ -88,6 +88,7 @@ def apply(folder: OutputFolder, rules: Rules, name: str | None, workers: int | N
     if not shards:
         raise JobError(f"{folder.path}: holds no scored pairs yet.", f"Run it first: synth run {folder.path}")
     rules.require(views.column_types(folder, scores, shards[0]))
+    rules.require_groups(views.selected(folder, scores, index, rules.grouping) for index in shards)
     view = View(f"views/{name}" if name else DEFAULT, rules, scores, competing=tuple(shards) if rules.unique else ())
     if name is None:
         view = _in_place_of_default(folder, view, shards)

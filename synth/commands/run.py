@@ -94,6 +94,8 @@ def _with_next(exc: SynthError, target: Target) -> str:
 
 def _carry_through(target: Target, how: How, stopping: Stopping, *, quiet: bool) -> tuple[Run, Counters]:
     """All passes over the run: what is left of it, then the items to be asked again."""
+    for scorer in target.job.scores:
+        scorer.require()
     opened = run_folder.start(target.job, target.out, sample=target.sample, notify=tell, go_on=how.go_on)
     keep.remember(opened)
     again = how.retry and not opened.pairs and not _retrying(opened)
@@ -127,7 +129,7 @@ def _read(opened: Run, stopping: Stopping, *, quiet: bool) -> Mapping[str, int]:
     told = (lambda: None) if quiet else (lambda: tell("waiting for another process that reads the inputs"))
     with turn(opened.folder.path / "job.json", told):
         if opened.pairs:
-            return foreign.make(opened, _Reading(quiet, stopping))
+            return foreign.make(opened, _Reading(quiet, stopping), tell)
         return passages.make(opened, _Reading(quiet, stopping), tell)
 
 

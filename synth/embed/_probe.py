@@ -9,11 +9,12 @@ import numpy as np
 
 from synth.embed._options import Role
 from synth.embed._vectors import Row, unit
+from synth.servers.probe import ANSWER, QUESTION, UNRELATED
 
 PROBE_TEXTS: tuple[tuple[str, Role], ...] = (
-    ("How do I change a password that I have forgotten?", "query"),
-    ("If you no longer know your password, choose “forgotten” on the login page and set a new one.", "document"),
-    ("Spring tides follow the new and the full moon by about two days on this coast.", "document"),
+    (QUESTION, "query"),
+    (ANSWER, "document"),
+    (UNRELATED, "document"),
 )
 _NOISE = (
     "a question is no closer to its answer ({:.2f}) than to an unrelated text ({:.2f}): "

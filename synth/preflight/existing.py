@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import pyarrow as pa
@@ -21,7 +21,10 @@ from synth.yamlfile import Document, Problem
 
 @dataclass(slots=True)
 class PairsReport:
-    """Counts over the rows that were read, all or 20,000 spread evenly; `carried` are the data's own columns."""
+    """Counts over the rows that were read, all or 20,000 spread evenly; `carried` are the data's own columns.
+
+    `renamed` are those of them that cannot keep their names.
+    """
 
     layouts: Sequence[str] = ()
     rows: int = 0
@@ -30,6 +33,7 @@ class PairsReport:
     rejected: Counter[str] = field(default_factory=Counter)
     languages: Counter[str] = field(default_factory=Counter)
     carried: Mapping[str, str] = field(default_factory=dict)
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def expected(self) -> int:
@@ -38,7 +42,7 @@ class PairsReport:
 
     def as_json(self) -> dict[str, Any]:
         """For `--json`."""
-        return asdict(self)
+        return {each.name: getattr(self, each.name) for each in fields(self)}  # `asdict` spoils a Counter
 
     def lines(self) -> Iterator[str]:
         """For people."""
@@ -46,6 +50,8 @@ class PairsReport:
             yield f"data       {layout}"
         how = f"{self.read:,} looked at, spread evenly" if self.read < self.rows else "all looked at"
         yield f"rows       {self.rows:,}, {how}: {self.pairs:,} pairs"
+        if self.renamed:
+            yield f"renamed    {foreign.describe_renamed(self.renamed)}"
         if self.rejected:
             reasons = ", ".join(f"{name} {count:,}" for name, count in self.rejected.most_common())
             yield f"rejected   {self.rejected.total():,} ({reasons})"
@@ -64,6 +70,7 @@ def look(job: Job, document: Document, findings: Findings) -> PairsReport:
         report.rows = count_rows(pair_files(sets))
         columns = foreign.schema(sets, own)
         report.carried = {each.name: str(each.type) for each in list(columns)[len(columns) - len(own) :]}
+        report.renamed = foreign.renamed(sets, own)
         _count(report, sets, own, limits)
     except SynthError as exc:
         findings.add(Finding.of(exc))

@@ -117,6 +117,15 @@ def _library(draft: Draft, base: Path, findings: Findings) -> Library | None:
     return None
 
 
+def check_scorers(draft: Draft, base: Path, findings: Findings) -> None:
+    """Files of scorers that cannot be used."""
+    for scorer in draft.stages.get("scores", ()):
+        try:
+            scorer.at(base).require()
+        except SynthError as exc:
+            findings.add(Finding.of(exc, f"{draft.document.name}: "))
+
+
 def check_rules(draft: Draft, findings: Findings) -> None:
     """Columns that rules read and nothing makes."""
     if draft.rules is None:

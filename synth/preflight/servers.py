@@ -1,10 +1,11 @@
-"""Each server of a job asked once, and where passages will go."""
+"""Each model of a job asked once, and where passages will go."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -12,6 +13,7 @@ from urllib.request import getproxies, proxy_bypass
 from synth.errors import SynthError
 from synth.preflight.findings import Finding, Findings
 from synth.preflight.mistakes import check_descriptors
+from synth.scores import Scorer
 from synth.servers.probe import ProbeResult
 from synth.servers.urls import expand_urls, is_loopback, shown
 from synth.stage import ClientSettings, Stage
@@ -21,8 +23,17 @@ PROBE_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True)
+class Model:
+    """One model that a job names: where (`llm`, `scores.1.model`), its options, and how it is opened."""
+
+    section: str
+    stage: Stage
+    open: Callable[[ClientSettings], Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Asked:
-    """One section of the job (`llm` or `embed`): what it names, its hosts, and what its servers said.
+    """One model of the job: what it is, its servers, those of their hosts that are not this machine, and their answers.
 
     `results` is empty where nothing was asked: in-process models without a probe, and `--offline`.
     """
@@ -30,6 +41,8 @@ class Asked:
     section: str
     use: str
     model: str
+    servers: Sequence[str]
+    """URLs without secrets; empty for a model in this process."""
     hosts: Sequence[str]
     results: Sequence[ProbeResult] = ()
     proxies: Sequence[str] = ()
@@ -39,22 +52,51 @@ class Asked:
         return asdict(self)
 
 
-def ask_all(stages: dict[str, Stage], instruction: str, findings: Findings, *, offline: bool) -> list[Asked]:
+def named_models(stages: Mapping[str, Any], instruction: str) -> list[Model]:
+    """The models of a job's sections and scorers; `instruction` is what embedders and rerankers are told."""
+    found: list[Model] = []
+    if (llm := stages.get("llm")) is not None:
+        found.append(Model("llm", llm, llm.open))
+    if (embed := stages.get("embed")) is not None:
+        found.append(Model("embed", embed, lambda client: embed.open(client, instruction)))
+    for number, scorer in enumerate(stages.get("scores", ())):
+        own = {name: getattr(scorer, name) for name in type(scorer).model_fields}
+        found += [
+            Model(f"scores.{number}.{name}", stage, partial(_brought, scorer, instruction=instruction))
+            for name, stage in own.items()
+            if isinstance(stage, Stage)
+        ]
+    return found
+
+
+def _brought(scorer: Scorer, client: ClientSettings, *, instruction: str) -> Any:
+    (model,) = scorer.open(client, instruction).values()
+    return model
+
+
+def ask_all(models: Sequence[Model], findings: Findings, *, offline: bool) -> list[Asked]:
     """Ask every server at the same time; what is wrong with one becomes a finding, the others are still asked."""
 
     async def gather() -> list[Asked]:
-        asking = (_ask(section, stage, instruction, findings, offline=offline) for section, stage in stages.items())
-        return list(await asyncio.gather(*asking))
+        return list(await asyncio.gather(*(_ask(model, findings, offline=offline) for model in models)))
 
     return asyncio.run(gather())
 
 
-async def _ask(section: str, stage: Any, instruction: str, findings: Findings, *, offline: bool) -> Asked:
+async def _ask(named: Model, findings: Findings, *, offline: bool) -> Asked:
+    section, stage = named.section, named.stage
     use = type(stage).__module__.rpartition(".")[2]
-    asked = Asked(section, use, str(getattr(stage, "model", "")), hosts(stage), proxies=proxies(stage))
+    asked = Asked(
+        section,
+        use,
+        str(getattr(stage, "model", "")),
+        servers=[shown(url) for url in _urls(stage)],
+        hosts=hosts(stage),
+        proxies=proxies(stage),
+    )
     client = ClientSettings(request_timeout=PROBE_SECONDS, notify=findings.warn)
     try:
-        model = stage.open(client, instruction) if section == "embed" else stage.open(client)
+        model = named.open(client)
     except SynthError as exc:
         findings.add(Finding.of(exc, f"{section}: "))
         return asked
@@ -71,7 +113,8 @@ async def _ask(section: str, stage: Any, instruction: str, findings: Findings, *
         for problem in result.problems:
             told = problem if problem.startswith(result.server) else f"{result.server}: {problem}"
             cure = "" if result.reachable else f" Start it, or correct {section}.{_url_key(stage)}."
-            findings.add(Finding(f"{section}: {told.rstrip('.')}.{cure}", 5))
+            ended = told if told.endswith("?") else f"{told.rstrip('.')}."
+            findings.add(Finding(f"{section}: {ended}{cure}", 5))
     return replace(asked, results=tuple(results))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -14,9 +14,11 @@ from pydantic import Field
 from synth.errors import RequestRejected
 from synth.prompts import neutralise
 from synth.rerank._batches import Batches, Pairs
+from synth.rerank._probe import probe
 from synth.servers.clock import Clock, SystemClock
 from synth.servers.faults import Setback
 from synth.servers.fleet import Fleet, Work
+from synth.servers.probe import ProbeResult
 from synth.servers.provider import Provider
 from synth.stage import ClientSettings
 
@@ -30,6 +32,9 @@ _SYSTEM = (
 )
 """As Qwen3-Reranker was trained with; other models understand it too."""
 _NEGLIGIBLE = 1e-3
+
+Send = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, float]]]
+"""Sends the request for one pair; gives the log-probabilities of the reply's first token."""
 
 
 class ChatLogprobsReranker(Provider):
@@ -92,19 +97,31 @@ class ChatReranker:
         """P(yes) of each (query, document), NaN where the model gives no verdict. Raises as Fleet.call."""
         return await self._batches.score(pairs)
 
+    async def probe(self) -> list[ProbeResult]:
+        """One result: the server is reachable, and its verdicts mean something."""
+
+        async def ask(url: str, pairs: Pairs) -> list[float]:
+            async def send(body: Mapping[str, Any]) -> Mapping[str, float]:
+                return _first_token(await self._fleet.transport.post(url, _PATH, body))
+
+            return [await self._verdict(pair, send) for pair in pairs]
+
+        return await probe(self._fleet, self._options.model, ask)
+
     async def close(self) -> None:
         """Close every connection."""
         await self._fleet.close()
 
     async def _ask(self, pairs: Pairs) -> list[float]:
-        (query, document) = pairs[0]
-        affinity = zlib.crc32(document.encode("utf-8", "replace"))
+        affinity = zlib.crc32(pairs[0][1].encode("utf-8", "replace"))
+        return [await self._verdict(pairs[0], lambda body: self._fleet.call(body, affinity, _first_token))]
+
+    async def _verdict(self, pair: tuple[str, str], send: Send) -> float:
         listed = self._options.top_logprobs
         while True:
-            body = self._options.body(query, document, self._instruction, listed)
-            score = p_yes(await self._fleet.call(body, affinity, _first_token))
+            score = p_yes(await send(self._options.body(*pair, self._instruction, listed)))
             if score is not None:
-                return [score]
+                return score
             if listed >= self._options.most_logprobs:
                 raise RequestRejected("score", f"yes or no is not among the {listed} likeliest tokens")
             listed = self._options.most_logprobs

@@ -11,6 +11,8 @@ from pydantic import Field
 
 from synth.errors import JobError
 from synth.rerank._batches import Pairs
+from synth.rerank._probe import PROBE_PAIRS, problems
+from synth.servers.probe import ProbeResult
 from synth.stage import ClientSettings, Stage
 
 if TYPE_CHECKING:
@@ -56,6 +58,13 @@ class LocalReranker:
         """Sigmoid of the model's logit for each (query, document). Raises JobError when it cannot be loaded."""
         async with self._lock:
             return await asyncio.to_thread(self._score, list(pairs))
+
+    async def probe(self) -> list[ProbeResult]:
+        """One result: the model loads, and its scores mean something. Raises as `score`."""
+        answer, unrelated = (await self.score(PROBE_PAIRS)).tolist()
+        name = self._options.model
+        found = problems(answer, unrelated)
+        return [ProbeResult(name, True, found, (name,), paraphrase=answer, unrelated=unrelated)]
 
     async def close(self) -> None:
         """Let go of the model."""

@@ -12,11 +12,13 @@ from pydantic import Field, field_validator
 
 from synth.prompts import neutralise
 from synth.rerank._batches import Batches, Pairs
+from synth.rerank._probe import probe
 from synth.servers.access import Access
 from synth.servers.clock import Clock, SystemClock
 from synth.servers.faults import Setback
 from synth.servers.fleet import Fleet, Work
 from synth.servers.http import HttpTransport
+from synth.servers.probe import ProbeResult
 from synth.servers.urls import expand_urls
 from synth.stage import ClientSettings
 
@@ -95,6 +97,15 @@ class ServedReranker:
     async def score(self, pairs: Pairs) -> NDArray[np.float64]:
         """P(yes) of each (query, document), NaN for a pair that the server refuses. Raises as Fleet.call."""
         return await self._batches.score(pairs)
+
+    async def probe(self) -> list[ProbeResult]:
+        """One result per server: reachable, and whether its scores mean anything."""
+
+        async def ask(url: str, pairs: Pairs) -> list[float]:
+            answer = await self._fleet.transport.post(url, _PATH, self._options.body(pairs, self._instruction))
+            return _scores(answer, len(pairs))
+
+        return await probe(self._fleet, self._options.model, ask)
 
     async def close(self) -> None:
         """Close every connection."""

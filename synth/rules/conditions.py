@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -42,8 +42,25 @@ class Grouped:
     values: tuple[tuple[tuple[str, ...], float], ...]
 
     def thresholds(self, table: pa.Table, rule: str) -> Numbers:
-        """The threshold of each row. Raises JobError naming the first group that has none."""
+        """The threshold of each row. Raises JobError naming the groups that have none."""
+        keys, row_group = self._groups(table)
         values = dict(self.values)
+        found = [self._threshold(values, key) for key in keys]
+        if None in found:
+            raise lacking(rule, self.without_threshold(table))
+        return np.array(found, np.float64)[row_group]
+
+    def without_threshold(self, table: pa.Table) -> list[str]:
+        """The groups of a table that have no threshold, as `query_language de, difficulty null`."""
+        values = dict(self.values)
+        return [
+            ", ".join(f"{column} {name or 'null'}" for column, name in zip(self.by, key, strict=True))
+            for key in self._groups(table)[0]
+            if self._threshold(values, key) is None
+        ]
+
+    def _groups(self, table: pa.Table) -> tuple[list[list[str | None]], NDArray[np.int64]]:
+        """The groups of a table, and for each row which of them is its own."""
         codes = np.zeros(table.num_rows, np.int64)
         names: list[list[str | None]] = []
         for column in self.by:
@@ -51,21 +68,18 @@ class Grouped:
             names.append(encoded.dictionary.to_pylist())
             codes = codes * len(names[-1]) + encoded.indices.to_numpy(zero_copy_only=False)
         groups, row_group = np.unique(codes, return_inverse=True)
-        found = np.empty(len(groups), np.float64)
-        for n, code in enumerate(groups.tolist()):
+        keys: list[list[str | None]] = []
+        for code in groups.tolist():
             key: list[str | None] = []
             for choices in reversed(names):
                 code, index = divmod(code, len(choices))  # noqa: PLW2901 - peels one column off the combined code
                 key.insert(0, choices[index])
-            found[n] = self._threshold(values, key, rule)
-        return found[row_group]
+            keys.append(key)
+        return keys, row_group
 
-    def _threshold(self, values: Mapping[tuple[Any, ...], float], key: list[str | None], rule: str) -> float:
-        for depth in range(len(key), -1, -1):
-            if (prefix := tuple(key[:depth])) in values:
-                return values[prefix]
-        group = ", ".join(f"{column} {name or 'null'}" for column, name in zip(self.by, key, strict=True))
-        raise JobError(f"keep: {rule}: no value for {group}, and no default.", "Add the group, or `default:`.")
+    def _threshold(self, values: Mapping[tuple[Any, ...], float], key: list[str | None]) -> float | None:
+        prefixes = (tuple(key[:depth]) for depth in range(len(key), -1, -1))
+        return next((values[prefix] for prefix in prefixes if prefix in values), None)
 
     def covers(self, key: tuple[str, ...]) -> bool:
         """Whether the group `key` (in the order of `by`) has a threshold, its own or a default."""
@@ -86,6 +100,11 @@ class Grouped:
         return nested
 
 
+def lacking(rule: str, groups: Iterable[str]) -> JobError:
+    """The error that names groups without a threshold."""
+    return JobError(f"keep: {rule}: no value for {'; '.join(groups)}, and no default.", "Add them, or `default:`.")
+
+
 @dataclass(frozen=True, slots=True)
 class Condition:
     """`column operator value`, such as cosine above 0.7; several on one column are all required."""
@@ -94,14 +113,18 @@ class Condition:
     operator: str
     value: Scalar | tuple[Scalar, ...] | Grouped
 
+    @property
+    def rule(self) -> str:
+        """How errors name it: `cosine: above`."""
+        return f"{self.column}: {self.operator}"
+
     def passes(self, table: pa.Table) -> Mask:
         """Which rows satisfy it, bool (n,); nulls do not. Raises JobError when the column's type cannot be compared."""
         column = plain_column(table, self.column)
-        rule = f"{self.column}: {self.operator}"
         if self.operator in COMPARE:
-            limit = self.value.thresholds(table, rule) if isinstance(self.value, Grouped) else self.value
+            limit = self.value.thresholds(table, self.rule) if isinstance(self.value, Grouped) else self.value
             assert isinstance(limit, int | float | np.ndarray)  # noqa: S101 - parsing lets nothing else through
-            return COMPARE[self.operator](_as_numbers(column, rule), limit)
+            return COMPARE[self.operator](_as_numbers(column, self.rule), limit)
         if pa.types.is_null(column.type):
             return np.zeros(len(column), np.bool_)
         wanted = self.value if isinstance(self.value, tuple) else (self.value,)
@@ -109,7 +132,7 @@ class Condition:
             allowed = pa.array(wanted).cast(column.type)
         except pa.ArrowException as exc:
             raise JobError(
-                f"keep: {rule}: column {self.column} holds {column.type}, which {self.value!r} is not.",
+                f"keep: {self.rule}: column {self.column} holds {column.type}, which {self.value!r} is not.",
                 "Write values of the column's own type.",
             ) from exc
         return np.asarray(pc.is_in(column, value_set=allowed).to_numpy(zero_copy_only=False), np.bool_)

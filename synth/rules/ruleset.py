@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from synth import registry
 from synth.errors import JobError
-from synth.rules.conditions import Condition, Mask, Unique, is_missing
+from synth.rules.conditions import Condition, Grouped, Mask, Unique, is_missing, lacking
 from synth.rules.parsing import Parser
 from synth.scores import ScoreColumn, Scorer
 from synth.yamlfile import Problem
@@ -94,11 +94,14 @@ class Rules:
             problems += rules.unmade({name for scorer in scorers for name, _ in scorer.named_outputs()})
         return (None, problems) if problems else (rules, [])
 
+    @property
+    def grouping(self) -> set[str]:
+        """The columns that thresholds by group go by."""
+        return {name for each in self.conditions if isinstance(each.value, Grouped) for name in each.value.by}
+
     def columns(self) -> set[str]:
         """Every column that the rules read."""
-        names = {condition.column for condition in self.conditions}
-        for condition in self.conditions:
-            names.update(getattr(condition.value, "by", ()))
+        names = {condition.column for condition in self.conditions} | self.grouping
         return names | ({*self.unique.by, self.unique.best} if self.unique else set())
 
     def unmade(self, made: Collection[str]) -> list[Problem]:
@@ -117,6 +120,18 @@ class Rules:
             *others, last = [f"keep: {'.'.join(each.path)}: {each.message}." for each in problems]
             lines = [f"{text} {each.cure}" for text, each in zip(others, problems, strict=False)]
             raise JobError("\n  ".join([*lines, last]), problems[-1].cure)
+
+    def require_groups(self, tables: Iterable[pa.Table]) -> None:
+        """Raises JobError naming every group of these tables without a threshold; reads the columns of `by` alone."""
+        grouped = [(each.rule, each.value) for each in self.conditions if isinstance(each.value, Grouped)]
+        missing: dict[str, dict[str, None]] = {}
+        for table in tables if grouped else ():
+            for rule, value in grouped:
+                if set(value.by) <= set(table.column_names):
+                    missing.setdefault(rule, {}).update(dict.fromkeys(value.without_threshold(table)))
+        for rule, groups in missing.items():
+            if groups:
+                raise lacking(rule, groups)
 
     def apply(self, table: pa.Table, losers: Mask | None = None) -> Verdict:
         """Hold every row against the rules; only `columns()` of the table are read.

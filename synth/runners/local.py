@@ -184,7 +184,7 @@ class _Local:
         try:
             if self.scoring.lacks(done):
                 await self._open_scorers(models, stack)
-                await self.scoring.all_shards(done, self.stop)
+                await self.scoring.all_shards(done, self.stop, self.counters)
             if not self.stop():
                 await self._settle_view(done)
             claim.drop()

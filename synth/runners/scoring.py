@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from synth.run_folder import Run
+from synth.runners.counters import Counters
 from synth.stage import ClientSettings, Services
 from synth.steps import passes, score
 from synth.steps.score import ScoreStep
@@ -62,11 +63,12 @@ class Scoring:
         whole = [step for step in self._steps if step.scorer.scope == "pass"]
         return any(not step.folder(self._run.folder).done().issuperset(shards) for step in whole)
 
-    async def all_shards(self, shards: Sequence[int], stop: Callable[[], bool]) -> None:
+    async def all_shards(self, shards: Sequence[int], stop: Callable[[], bool], counters: Counters) -> None:
         """Score all shards by the scorers that look at the whole pass; returns early when asked to stop."""
         for step in self._steps:
             if step.scorer.scope == "shard" or stop():
                 continue
+            counters.phase = f"scoring by {step.scorer.name}"
             services = self._services[step.name]
             found = await passes.build(self._run, step.scorer, step.fingerprint, services)
             for index in shards:

@@ -78,11 +78,11 @@ def _column(file: InputFile) -> str:
 def _described(path: str) -> InputFile:
     try:
         status = Path(path).stat()
+        return _hashed(path, status.st_size, status.st_mtime_ns)
     except FileNotFoundError as exc:
         raise JobError(f"scores: contamination: there is no file {path}.", "Check `files`.") from exc
     except OSError as exc:
         raise SystemFault(f"{path}: {exc.strerror}.", "Change its permissions, then run again.") from exc
-    return _hashed(path, status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=64)

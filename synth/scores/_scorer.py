@@ -73,6 +73,12 @@ class Scorer(Stage):
         """The same scorer with the paths among its options made whole; relative ones start from `base`."""
         return self
 
+    def require(self) -> None:
+        """Look whether the files among its options can be used, before any model is asked.
+
+        Raises JobError, InputError, SystemFault.
+        """
+
     @property
     def brings(self) -> frozenset[str]:
         """Those of `needs` that come from options of its own, so that the job need not name them."""

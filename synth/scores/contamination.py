@@ -53,6 +53,12 @@ class Contamination(Scorer):
         """The options, with what the files hold in place of where they lie. Raises JobError, InputError."""
         return super().identity() | {"files": [file.sha256 for file in described(self.files)]}
 
+    def require(self) -> None:
+        """Read its files to their ends. Raises JobError, InputError, SystemFault."""
+        for file in described(self.files):
+            for _ in rows(file, self.column):
+                pass
+
     async def score(self, batch: PairBatch, services: Services) -> pa.Table:  # noqa: ARG002 - needs no service
         """Look each text up. Raises InputError for a file that cannot be read to its end."""
         protected = _protected(tuple(described(self.files)), self.column, self.ngram, self.jaccard)

@@ -9,6 +9,10 @@ from synth.servers.faults import NotServed, Setback
 from synth.servers.fleet import Fleet
 from synth.servers.urls import is_loopback, shown
 
+QUESTION = "How do I change a password that I have forgotten?"
+ANSWER = "If you no longer know your password, choose “forgotten” on the login page and set a new one."
+UNRELATED = "Spring tides follow the new and the full moon by about two days on this coast."
+
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
@@ -29,9 +33,9 @@ class ProbeResult:
     norm: float | None = None
     """Length of a vector as it came, before we normalise."""
     paraphrase: float | None = None
-    """Cosine of two ways to ask the same thing."""
+    """How near an answer is to its question: the cosine of an embedder, P(yes) of a reranker."""
     unrelated: float | None = None
-    """Cosine of two texts that have nothing in common; must be the lower one."""
+    """The same of a text that has nothing to do with the question; must be the lower one."""
     remote: bool = False
     """Passages leave this machine."""
 

@@ -22,24 +22,23 @@ class OutputFolder:
     `notify` is called with one line about rare events that change nothing in the output.
     """
 
-    def __init__(self, path: Path, notify: Callable[[str], None] = print) -> None:
+    def __init__(self, path: Path, notify: Callable[[str], None] = print, *, missing: bool = False) -> None:
         self.path = path
-        self._tree = Tree(path)
+        self._tree = Tree(path, missing=missing)
         self._notify = notify
 
     @classmethod
     def open(cls, path: Path, *, write: bool = False, notify: Callable[[str], None] = print) -> OutputFolder:
-        """Open a run's folder; with `write` it is created when missing and must be writable.
+        """Open a run's folder; with `write` it must be writable, and the first write creates it when it is missing.
 
-        Opening an existing run writes nothing. Raises JobError when there is none to read, OutputError for a folder
+        Opening writes nothing. Raises JobError when there is none to read, OutputError for a folder
         that holds something else, SystemFault when it cannot be written to.
         """
         with disk.disk_errors(path):
             real = path.expanduser().resolve()
-        if not disk.exists(real):
-            if not write:
-                raise JobError(f"{path}: there is no such output folder.")
-            _create(real)
+        missing = not disk.exists(real)
+        if missing and not write:
+            raise JobError(f"{path}: there is no such output folder.")
         listed = {entry.name for entry in disk.entries(real)}
         if _MARK not in listed and (strange := sorted(listed - _BEFORE_MARK)):
             raise OutputError(
@@ -47,11 +46,11 @@ class OutputFolder:
                 "Choose an empty or a new folder with -o.",
             )
         if write:
-            disk.require_writable(real)
+            disk.require_writable(next(each for each in (real, *real.parents) if disk.exists(each)))
             for name in _WRITTEN:
                 if name in listed and disk.is_folder(real / name):
                     disk.require_writable(real / name)
-        return cls(real, notify)
+        return cls(real, notify, missing=missing)
 
     def step(self, name: str, *, hidden: str = "") -> StepFolder:
         """The folder of a step or view: `generated`, `scores/cosine-1a2b3c4d`, `views/strict`.
@@ -92,11 +91,3 @@ class OutputFolder:
         disk.swap_folders(new, self._tree.locate(name))
         self._tree.forget(hidden)
         self.step(name).settle()
-
-
-def _create(path: Path) -> None:
-    missing = [path]
-    while not disk.exists(missing[-1].parent):
-        missing.append(missing[-1].parent)
-    for folder in reversed(missing):
-        disk.make_folder(folder)

@@ -12,10 +12,14 @@ _PART = re.compile(r"\.?[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 
 class Tree:
-    """Finds and makes folders below `root` by relative name, refusing symbolic links and names that lead outside."""
+    """Finds and makes folders below `root` by relative name, refusing symbolic links and names that lead outside.
 
-    def __init__(self, root: Path) -> None:
+    Where `root` is `missing`, the first folder below it makes it too; one that goes missing later is not made again.
+    """
+
+    def __init__(self, root: Path, *, missing: bool = False) -> None:
         self.root = root
+        self._missing = missing
         self._made: set[str] = set()
         self.checksums: dict[str, dict[int, tuple[int, int, str]]] = {}
         """What `StepFolder.checksum` found, by folder: all steps that read a shard hash it once."""
@@ -36,6 +40,9 @@ class Tree:
         """The same, created where missing and safe from power loss; touches the disk once per name and process."""
         path = self.root
         if name not in self._made:
+            if self._missing:
+                _make_root(path)
+                self._missing = False
             for part in _parts(name):
                 path /= part
                 disk.make_folder(path)
@@ -68,6 +75,16 @@ class Tree:
     def link_once(self, source: Path, final: Path) -> None:
         """`disk.link_once` through this tree's `tmp/`."""
         disk.link_once(self.make("tmp"), source, final)
+
+
+def _make_root(path: Path) -> None:
+    """Make the folder and those above it, as far as they are missing."""
+    missing: list[Path] = []
+    while not disk.exists(path):
+        missing.append(path)
+        path = path.parent
+    for folder in reversed(missing):
+        disk.make_folder(folder)
 
 
 def _parts(name: str) -> list[str]:

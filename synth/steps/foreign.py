@@ -47,11 +47,13 @@ class _Open:
         return sum(not row.positive for row in self.rows)
 
 
-def make(run: Run, tell: Progress) -> Mapping[str, int]:
+def make(run: Run, tell: Progress, notify: Callable[[str], None] = print) -> Mapping[str, int]:
     """Make every part that is missing; returns shards, pairs, rows_in, rows_used and rejected over all of them.
 
+    `notify` hears which columns of the data get another name.
+
     Raises InputError when an input is unreadable or no longer what the run recorded, JobError for a column that a rule
-    or a scorer reads and nobody makes, SynthError when rows are missing.
+    or a scorer reads and nobody makes, and for groups without a threshold, SynthError when rows are missing.
     """
     step = run.folder.step("generated")
     sums = {"shards": 0, "pairs": 0, "rows_in": 0, "rows_used": 0, "rejected": 0}
@@ -61,11 +63,16 @@ def make(run: Run, tell: Progress) -> Mapping[str, int]:
         names = {(file.corpus_index, file.relative) for file in record.inputs}
         if done is None:
             step.settle()
+            if not sums["shards"] and (new := renamed(*_columns(run))):
+                notify(f"carried under other names: {describe_renamed(new)}")
             done = _part(run, record, sums, seen, tell)
             parts.put_totals(run.folder, record, done)
         sums, seen = done, names
     if sums["shards"]:
-        _require_columns(run.job, step.schema(0).names)
+        present = step.schema(0).names
+        _require_columns(run.job, present)
+        by = [name for name in run.job.rules.grouping if name in present]
+        run.job.rules.require_groups(step.read_columns(index, by) for index in sorted(step.done()) if by)
     return sums
 
 
@@ -87,8 +94,7 @@ def _part(
     if {(file.corpus_index, file.relative) for file in record.inputs} == seen:
         return dict(sums)
     sets = _of(run, record)
-    first = _of(run, revisions.read(run.folder)[0])  # all shards have the columns of the first
-    own = own_schema(first, run.job.read_limits())
+    first, own = _columns(run)
     columns = schema(first, own)
     step = run.folder.step("generated")
     finished = step.done()
@@ -107,6 +113,12 @@ def _part(
     return added
 
 
+def _columns(run: Run) -> tuple[list[PairSet], pa.Schema]:
+    """The data that the run began with, and their columns, which all shards have."""
+    first = _of(run, revisions.read(run.folder)[0])
+    return first, own_schema(first, run.job.read_limits())
+
+
 def _of(run: Run, record: Record) -> list[PairSet]:
     """The run's data as far as a revision had them."""
     names = {(file.corpus_index, file.relative) for file in record.inputs}
@@ -119,22 +131,40 @@ def _of(run: Run, record: Record) -> list[PairSet]:
 
 def schema(sets: Sequence[PairSet], own: pa.Schema) -> pa.Schema:
     """The columns of `generated/`: ours, then the data's; one with a name of ours or of a score is `input_<name>`."""
+    columns = _ours(sets)
+    new = renamed(sets, own)
+    return pa.schema([*columns, *(each.with_name(new.get(each.name, each.name)) for each in own)])
+
+
+def renamed(sets: Sequence[PairSet], own: pa.Schema) -> dict[str, str]:
+    """The new names of those of the data's columns that cannot keep theirs."""
+    taken = {each.name for each in _ours(sets)} | _score_columns()
+    free = set(own.names) - taken
+    found: dict[str, str] = {}
+    for old in own.names:
+        if old not in taken:
+            continue
+        name = old
+        while name in taken or name in free:
+            name = f"input_{name}"
+        taken.add(name)
+        found[old] = name
+    return found
+
+
+def describe_renamed(names: Mapping[str, str]) -> str:
+    """`id as input_id, cosine as input_cosine`."""
+    return ", ".join(f"{old} as {new}" for old, new in names.items())
+
+
+def _ours(sets: Sequence[PairSet]) -> list[pa.Field]:
     layouts = [each.layout for each in sets]
     columns = [each for each in FOREIGN if each.name not in ("group", "positive", "label")]
     if any(layout.kind in _LISTED for layout in layouts):
         columns += [FOREIGN.field("group"), FOREIGN.field("positive")]
     if any(layout.label is not None for layout in layouts):
         columns.append(FOREIGN.field("label"))
-    taken = {each.name for each in columns} | _score_columns()
-    free = {each.name for each in own} - taken
-    for each in own:
-        name = each.name
-        if name in taken:
-            while name in taken or name in free:
-                name = f"input_{name}"
-            taken.add(name)
-        columns.append(each.with_name(name))
-    return pa.schema(columns)
+    return columns
 
 
 def _score_columns() -> set[str]:

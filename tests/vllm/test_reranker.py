@@ -15,6 +15,7 @@ import pytest
 from processes import Server
 
 from synth.registry import find
+from synth.rerank._probe import PROBE_PAIRS
 from synth.rerank.vllm_server import VllmServerReranker
 from synth.shipped import shipped
 from synth.stage import ClientSettings
@@ -114,3 +115,21 @@ def test_a_pair_that_is_too_long_has_no_score_unless_it_may_be_cut(reranker):
     pairs = [*PAIRS[:2], ("long", "word " * 3000), PAIRS[2]]
     assert [math.isnan(score) for score in scores(reranker, pairs)] == [False, False, True, False]
     assert not any(map(math.isnan, scores(reranker, pairs, max_tokens_per_doc=500)))
+
+
+def test_the_probe_of_check_finds_the_server_and_scores_its_pairs(reranker):
+    stage = find("rerank", "vllm_server").model_validate({"model": NAME, "base_urls": [reranker.url]})
+
+    async def ask():
+        opened = stage.open(ClientSettings(notify=lambda _: None), INSTRUCTION)
+        try:
+            return await opened.probe()
+        finally:
+            await opened.close()
+
+    (found,) = asyncio.run(ask())
+    assert found.reachable
+    assert found.version
+    assert found.models == (NAME,)
+    assert [found.paraphrase, found.unrelated] == pytest.approx(scores(reranker, PROBE_PAIRS), abs=1e-6)
+    assert bool(found.problems) == (found.paraphrase <= found.unrelated)

@@ -49,8 +49,8 @@ def report(folder: Path, passages: int = 5000, latency: float = LATENCY) -> list
     right = client_cost.right_pairs(folder / f"out-{corpus.stem}", corpus)
     return [
         f"{SLOTS} slots, {latency:g} s, {passages:,} passages.",
-        f"- {busy(trace, full, last) / SLOTS:.3f} of the slots busy from then to the last call (goal: at least 0.95)",
         f"- all slots busy after {(full - first) / latency:.1f} latencies (goal: at most 10)",
+        f"- {busy(trace, full, last) / SLOTS:.3f} of the slots busy from then to the last call (goal: at least 0.95)",
         f"- waiting at the server meanwhile: {queued(trace, full, last):.1f} calls on average",
         f"- {len(trace):,} calls in {spent.wall:.0f} s, {right:,} of {passages:,} pairs right",
     ]

@@ -60,12 +60,12 @@ def test_who_continues_a_passage_goes_before_who_begins_one():
     async def run():
         gate, order = Gate(1), []
 
-        async def call(name, *, ahead):
-            assert await gate.enter(ahead=ahead)
+        async def call(name):
+            assert await (gate.line.wait() if name == "new" else gate.enter())
             order.append(name)
 
-        await call("first", ahead=False)
-        waiting = [asyncio.create_task(call(name, ahead=name == "second call")) for name in ("new", "second call")]
+        await call("first")
+        waiting = [asyncio.create_task(call(name)) for name in ("new", "second call")]
         await asyncio.sleep(0)
         for task in reversed(waiting):
             gate.leave()
@@ -78,8 +78,8 @@ def test_who_continues_a_passage_goes_before_who_begins_one():
 def test_a_limit_that_moves_up_lets_in_at_once_and_one_that_moves_down_cuts_nobody_off():
     async def run():
         gate = Gate(1)
-        await gate.enter(ahead=False)
-        waiting = [asyncio.create_task(gate.enter(ahead=False)) for _ in range(3)]
+        await gate.enter()
+        waiting = [asyncio.create_task(gate.enter()) for _ in range(3)]
         await asyncio.sleep(0)
         gate.move(3)
         await asyncio.gather(*waiting[:2])
@@ -95,11 +95,12 @@ def test_a_limit_that_moves_up_lets_in_at_once_and_one_that_moves_down_cuts_nobo
     asyncio.run(run())
 
 
-def test_a_call_cancelled_in_the_queue_takes_no_room():
+@pytest.mark.parametrize("begins", [True, False])
+def test_a_call_cancelled_in_the_queue_takes_no_room(begins):
     async def run():
         gate = Gate(1)
-        await gate.enter(ahead=False)
-        gone = asyncio.create_task(gate.enter(ahead=False))
+        await gate.enter()
+        gone = asyncio.create_task(gate.line.wait() if begins else gate.enter())
         await asyncio.sleep(0)
         gate.leave()  # room is given to it, and it is cancelled before it runs
         gone.cancel()
@@ -113,11 +114,11 @@ def test_a_call_cancelled_in_the_queue_takes_no_room():
 def test_those_who_wait_for_a_dead_server_are_sent_off():
     async def run():
         gate = Gate(1)
-        await gate.enter(ahead=False)
-        waiting = [asyncio.create_task(gate.enter(ahead=ahead)) for ahead in (True, False)]
+        await gate.enter()
+        waiting = [asyncio.create_task(each) for each in (gate.enter(), gate.line.wait())]
         await asyncio.sleep(0)
         gate.turn_away()
-        assert await asyncio.gather(*waiting) == [False, False]
+        assert await asyncio.gather(*waiting) == [False, None]
 
     asyncio.run(run())
 
@@ -200,3 +201,25 @@ def test_positions_of_a_dead_server_move_and_the_others_stay():
     assert 0 < homes.count(dead) < 40
     pool.failed(dead, Setback("gone", "unreachable"), 0.0, trial=False)
     assert all(pool.pick(n)[0] is alive for n in range(40))
+
+
+def test_who_begins_waits_for_no_server_of_its_own_so_a_slow_one_keeps_no_queue():
+    clock = Clock()
+
+    async def run():
+        urls = ["http://quick/v1", "http://slow/v1"]
+        pool = Pool(urls, ClientSettings(notify=lambda _: None), clock, lambda _: Pace(2, clock))
+        quick, slow = pool.endpoints
+        for n in range(4):
+            await pool.pick(n)[0].pace.gate.enter()
+        assert (quick.pace.gate.busy, slow.pace.gate.busy) == (2, 2)
+        assert pool.pick(10) == (None, False)
+        waiting = [asyncio.create_task(pool.wait(n)) for n in range(10, 16)]
+        for _ in range(5):
+            await asyncio.sleep(0)
+            quick.pace.gate.leave()
+        slow.pace.gate.leave()
+        homes = await asyncio.gather(*waiting)
+        return homes.count(quick), homes.count(slow), all(pool.pick(10 + n)[0] is each for n, each in enumerate(homes))
+
+    assert asyncio.run(run()) == (5, 1, True)

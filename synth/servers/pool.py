@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from synth.errors import RequestRejected, ServerRefused, ServerUnavailable
 from synth.servers.clock import Clock
 from synth.servers.faults import Setback
+from synth.servers.gate import Line
 from synth.servers.pace import Pace
 from synth.servers.urls import shown
 from synth.stage import ClientSettings
@@ -56,8 +57,9 @@ class Endpoint:
 class Pool:
     """Servers that answer alike.
 
-    A position goes to the server with the least to do for its size, among equals by rendezvous hashing, and keeps it as
-    long as that is up: prefix caches work, a slow server gets less, and only the positions of a dead one move. A server
+    A position goes to the server with the least to do for its size, among equals by rendezvous hashing, or to the first
+    that has room, and keeps it as long as that is up: prefix caches work, a slow server gets less, and only the
+    positions of a dead one move. A server
     that is down is tried by one request at a time, at growing intervals up to 30 s.
     """
 
@@ -65,6 +67,9 @@ class Pool:
         self, urls: list[str], client: ClientSettings, clock: Clock, pace: Callable[[str], Pace] | None = None
     ) -> None:
         self.endpoints = [Endpoint(url, pace(url) if pace else Pace(None, clock)) for url in urls]
+        self._line = Line()
+        for endpoint in self.endpoints:
+            endpoint.pace.gate.line = self._line
         self._homes: OrderedDict[int, Endpoint] = OrderedDict()
         self.succeeded = False
         self._client = client
@@ -73,10 +78,11 @@ class Pool:
         self._last_answer = -math.inf
         self._bad_in_row = 0
 
-    def pick(self, affinity: int) -> tuple[Endpoint, bool]:
+    def pick(self, affinity: int) -> tuple[Endpoint | None, bool]:
         """The server for this position, and whether the call is a trial of one that was down.
 
-        Raises Setback("waiting") when none may be called now.
+        None for a position that begins while no server has room: `wait` finds the first that has. Raises
+        Setback("waiting") when none may be called now.
         """
         now = self._clock.now()
         for endpoint in self.endpoints:
@@ -89,18 +95,29 @@ class Pool:
             raise Setback("every server is down or pausing", "waiting", min(waits))
         return self._home(affinity, ready), False
 
-    def knows(self, affinity: int) -> bool:
-        """Whether this position already has a server."""
-        return affinity in self._homes
-
-    def _home(self, affinity: int, ready: list[Endpoint]) -> Endpoint:
-        home = self._homes.get(affinity)
-        if home is None or home not in ready:
-            home = min(ready, key=lambda e: (e.pace.gate.load, _weight(affinity, e.url))) if ready[1:] else ready[0]
-            self._homes[affinity] = home
-            if len(self._homes) > _HOMES:
-                self._homes.popitem(last=False)
+    async def wait(self, affinity: int) -> Endpoint | None:
+        """The first server with room for a position that begins, its room taken; None: pick again, things changed."""
+        for endpoint in self._ready(self._clock.now()):
+            endpoint.pace.tick()  # a server that could do more shall not wait for its first answer to be asked
+        gate = await self._line.wait()
+        home = next((each for each in self.endpoints if each.pace.gate is gate), None)
+        if home is not None:
+            self._settle(affinity, home)
         return home
+
+    def _home(self, affinity: int, ready: list[Endpoint]) -> Endpoint | None:
+        home = self._homes.get(affinity)
+        if home is None:
+            ready = [each for each in ready if not each.pace.gate.full]
+        if (home is None or home not in ready) and ready:
+            home = min(ready, key=lambda e: (e.pace.gate.load, _weight(affinity, e.url))) if ready[1:] else ready[0]
+            self._settle(affinity, home)
+        return home
+
+    def _settle(self, affinity: int, home: Endpoint) -> None:
+        self._homes[affinity] = home
+        if len(self._homes) > _HOMES:
+            self._homes.popitem(last=False)
 
     def has_ready(self) -> bool:
         """True where some server may be called at once."""

@@ -103,17 +103,21 @@ class Retry:
     async def _admitted(self, affinity: int) -> tuple[Endpoint, bool]:
         """A server with room for this call, and whether the call is a trial of it, which waits for no room."""
         while True:
-            ahead = self._pool.knows(affinity)
             try:
                 endpoint, trial = self._pool.pick(affinity)
             except Setback as setback:
                 self._pool.check_outage(setback)
                 raise
+            if endpoint is None:
+                endpoint = await self._pool.wait(affinity)
+                if endpoint is None:
+                    continue
+                return endpoint, False
             endpoint.pace.tick()
             if trial:
                 endpoint.pace.gate.busy += 1
                 return endpoint, trial
-            if await endpoint.pace.gate.enter(ahead=ahead):
+            if await endpoint.pace.gate.enter():
                 return endpoint, trial
 
     @property

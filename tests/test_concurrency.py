@@ -223,3 +223,24 @@ def test_who_begins_waits_for_no_server_of_its_own_so_a_slow_one_keeps_no_queue(
         return homes.count(quick), homes.count(slow), all(pool.pick(10 + n)[0] is each for n, each in enumerate(homes))
 
     assert asyncio.run(run()) == (5, 1, True)
+
+
+def test_calls_that_fail_at_a_dead_server_let_nobody_in_there():
+    clock = Clock()
+
+    async def run():
+        urls = ["http://dead/v1", "http://alive/v1"]
+        pool = Pool(urls, ClientSettings(notify=lambda _: None), clock, lambda _: Pace(1, clock))
+        dead, alive = pool.endpoints
+        for n in range(2):
+            await pool.pick(n)[0].pace.gate.enter()
+        pool.failed(dead, Setback("gone", "unreachable"), 0.0, trial=False)
+        waiting = asyncio.create_task(pool.wait(2))
+        await asyncio.sleep(0)
+        dead.pace.gate.leave()
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        alive.pace.gate.leave()
+        return await waiting is alive
+
+    assert asyncio.run(run())

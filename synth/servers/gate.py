@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 
 
 class Line:
@@ -50,6 +51,8 @@ class Gate:
         self.limit = limit
         self.line = Line()
         """Servers that answer alike share one."""
+        self.is_open: Callable[[], bool] = lambda: True
+        """Whether the server may be given calls that begin a passage now."""
         self.busy = 0
         self.filled = False
         """Whether the limit was reached since somebody set this to False."""
@@ -107,6 +110,6 @@ class Gate:
             if not (waiting := self._ahead.popleft()).done():
                 self._take()
                 waiting.set_result(True)
-        while not self.full and (beginning := self.line.first()) is not None:
+        while not self.full and self.is_open() and (beginning := self.line.first()) is not None:
             self._take()
             beginning.set_result(self)

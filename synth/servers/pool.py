@@ -8,6 +8,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from synth.errors import RequestRejected, ServerRefused, ServerUnavailable
 from synth.servers.clock import Clock
@@ -70,6 +71,7 @@ class Pool:
         self._line = Line()
         for endpoint in self.endpoints:
             endpoint.pace.gate.line = self._line
+            endpoint.pace.gate.is_open = partial(self._is_ready, endpoint)
         self._homes: OrderedDict[int, Endpoint] = OrderedDict()
         self.succeeded = False
         self._client = client
@@ -196,7 +198,10 @@ class Pool:
         return self._client.outage if self.succeeded else self._client.startup
 
     def _ready(self, now: float) -> list[Endpoint]:
-        return [e for e in self.endpoints if not e.down and e.open_at <= now]
+        return [each for each in self.endpoints if self._is_ready(each, now)]
+
+    def _is_ready(self, endpoint: Endpoint, now: float | None = None) -> bool:
+        return not endpoint.down and endpoint.open_at <= (self._clock.now() if now is None else now)
 
     def _is_down(self, endpoint: Endpoint, setback: Setback, now: float) -> bool:
         if setback.kind in {"unreachable", "denied"}:

@@ -172,7 +172,7 @@ from pathlib import Path
 from synth.shards import OutputFolder
 step = OutputFolder.open(Path(sys.argv[1])).step("generated")
 before = len(os.listdir("/proc/self/task"))
-step.read(0), step.read_columns(0, ["id", "query"]), step.meta(0), step.schema(0)
+step.read(0), step.meta(0), step.schema(0)
 print(len(os.listdir("/proc/self/task")) - before)
 """
 

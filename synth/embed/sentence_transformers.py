@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import importlib.util
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from synth.embed._vectors import unit
 from synth.errors import InputError, JobError, RequestRejected
 from synth.servers.probe import ProbeResult
 from synth.stage import ClientSettings, Encoded
+from synth.threads import OneThread
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -80,7 +80,7 @@ class LocalEncoder:
     def __init__(self, options: SentenceTransformersEmbedder, instruction: str) -> None:
         self._options = options
         self._instruction = instruction
-        self._lock = asyncio.Lock()
+        self._thread = OneThread("embedder")
         self._model: SentenceTransformer | None = None
 
     async def encode(self, texts: Sequence[str], role: Role) -> Encoded:
@@ -90,15 +90,13 @@ class LocalEncoder:
         loaded.
         """
         wrapped = [self._options.wrapped(text, role, self._instruction) for text in texts]
-        async with self._lock:
-            return await asyncio.to_thread(self._encode, wrapped)
+        return await self._thread.run(self._encode, wrapped)
 
     async def probe(self) -> list[ProbeResult]:
         """One result: the model's width, and whether its vectors mean anything."""
         texts = [self._options.wrapped(text, role, self._instruction) for text, role in PROBE_TEXTS]
-        async with self._lock:
-            computed = await asyncio.to_thread(self._computed, texts)
-            length = self._loaded().max_seq_length
+        computed = await self._thread.run(self._computed, texts)
+        length = self._loaded().max_seq_length
         seen = judge(list(computed.vectors), self._options.dimensions)
         return [
             ProbeResult(
@@ -117,6 +115,7 @@ class LocalEncoder:
     async def close(self) -> None:
         """Let go of the model."""
         self._model = None
+        self._thread.close()
 
     def _encode(self, wrapped: list[str]) -> Encoded:
         # Alike in length in one batch, for less padding; the longest first, so that what is too much shows at once.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -14,6 +13,7 @@ from synth.rerank._batches import Pairs
 from synth.rerank._probe import PROBE_PAIRS, problems
 from synth.servers.probe import ProbeResult
 from synth.stage import ClientSettings, Stage
+from synth.threads import OneThread
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder
@@ -51,13 +51,12 @@ class LocalReranker:
     def __init__(self, options: CrossEncoderReranker) -> None:
         self.batch_size = options.batch_size
         self._options = options
-        self._lock = asyncio.Lock()
+        self._thread = OneThread("reranker")
         self._model: CrossEncoder | None = None
 
     async def score(self, pairs: Pairs) -> NDArray[np.float64]:
         """Sigmoid of the model's logit for each (query, document). Raises JobError when it cannot be loaded."""
-        async with self._lock:
-            return await asyncio.to_thread(self._score, list(pairs))
+        return await self._thread.run(self._score, list(pairs))
 
     async def probe(self) -> list[ProbeResult]:
         """One result: the model loads, and its scores mean something. Raises as `score`."""
@@ -69,6 +68,7 @@ class LocalReranker:
     async def close(self) -> None:
         """Let go of the model."""
         self._model = None
+        self._thread.close()
 
     def _score(self, pairs: list[tuple[str, str]]) -> NDArray[np.float64]:
         if self._model is None:

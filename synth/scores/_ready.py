@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from synth.errors import InputError, JobError
 from synth.scores._vectors import dot
 
-_BLOCK = 64
+_BLOCK = 32
 """Rows multiplied at a time: their float64 copies stay in the processor's cache."""
 
 

@@ -6,12 +6,10 @@ The record is Parquet key-values named `synth.*`. No host, process, time or path
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -147,21 +145,13 @@ def encode(table: pa.Table, keys: dict[str, str]) -> bytes:
 def decode(content: bytes, path: Path) -> pa.Table:
     """The table in the bytes of file `path`, pages checked. Raises OutputError naming the file when damaged."""
     try:
-        return read_table(pa.BufferReader(content))
+        # In this thread: one of Arrow's may let go of `content` only when Python has ended, which aborts the process.
+        # `pq.read_table` starts one even where it is told not to.
+        return pq.ParquetFile(pa.BufferReader(content), pre_buffer=False, page_checksum_verification=True).read(
+            use_threads=False
+        )
     except (pa.ArrowException, OSError, ValueError) as exc:
         raise damaged(path, exc) from exc
-
-
-def read_table(source: pa.NativeFile | BinaryIO, names: Sequence[str] | None = None) -> pa.Table:
-    """All columns or some, pages checked, read in this thread. Raises what Arrow raises.
-
-    A thread of Arrow's may let go of what Python holds only when Python has ended, which aborts the whole process;
-    `pq.read_table` starts one even where it is told not to.
-    """
-    file = pq.ParquetFile(source, pre_buffer=False, page_checksum_verification=True)
-    if names is None:
-        return file.read(use_threads=False)
-    return file.read(list(names), use_threads=False).select(list(names))  # `a` also brings a column called `a.b`
 
 
 def damaged(path: Path, why: object) -> OutputError:

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from synth.errors import SynthError
 from synth.shards import disk
 from synth.shards.journal import Journal, claim
-from synth.shards.shard import Origin, Shard, ShardMeta, damaged, decode, encode, read_table, writer
+from synth.shards.shard import Origin, Shard, ShardMeta, damaged, decode, encode, writer
 from synth.shards.tree import Tree
 
 _SHARD = re.compile(r"([0-9]{8})\.parquet")
@@ -71,8 +71,11 @@ class StepFolder:
     def read_columns(self, index: int, names: Sequence[str]) -> pa.Table:
         """Some columns of a shard, their pages checked, the rest unread. Raises OutputError, SystemFault."""
         path = self.file(index)
-        with _readable(path) as file:
-            table = read_table(file, names)
+        with _readable(
+            path
+        ):  # Arrow opens it itself: its threads may outlive Python, and so must not hold what is Python's
+            file = pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True)
+            table = file.read(list(names)).select(list(names))  # `a` also brings a column that is called `a.b`
         return table.replace_schema_metadata(None)
 
     def schema(self, index: int) -> pa.Schema:

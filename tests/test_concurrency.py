@@ -244,3 +244,22 @@ def test_calls_that_fail_at_a_dead_server_let_nobody_in_there():
         return await waiting is alive
 
     assert asyncio.run(run())
+
+
+def test_calls_of_a_passage_that_begin_together_meet_one_server():
+    clock = Clock()
+
+    async def run():
+        urls = ["http://a/v1", "http://b/v1"]
+        pool = Pool(urls, ClientSettings(notify=lambda _: None), clock, lambda _: Pace(1, clock))
+        for n in range(2):
+            await pool.pick(n)[0].pace.gate.enter()
+        waiting = [asyncio.create_task(pool.wait(7)) for _ in range(2)]
+        await asyncio.sleep(0)
+        first, second = pool.endpoints
+        first.pace.gate.leave()
+        second.pace.gate.leave()
+        found = await asyncio.gather(*waiting)
+        return found == [first, None] and pool.pick(7)[0] is first and second.pace.gate.busy == 0
+
+    assert asyncio.run(run())

@@ -173,7 +173,7 @@ def test_requests_of_a_passage_meet_one_server_and_a_dead_one_hands_over(server)
             async with opened(server, other, said=said) as model:
                 await gathered(model.complete(ask(i, slot=s)) for i in range(40) for s in range(3))
                 shares = len(server.posts), len(other.posts)
-                assert min(shares) >= 30
+                assert min(shares) >= 15  # five passages each fill the room at the start; then the quicker gets more
                 assert all(count % 3 == 0 for count in shares)
                 other.stop()
                 await gathered(model.complete(ask(i)) for i in range(40))

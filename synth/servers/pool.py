@@ -103,8 +103,12 @@ class Pool:
             endpoint.pace.tick()  # a server that could do more shall not wait for its first answer to be asked
         gate = await self._line.wait()
         home = next((each for each in self.endpoints if each.pace.gate is gate), None)
-        if home is not None:
-            self._settle(affinity, home)
+        if gate is None or home is None:
+            return None
+        if self._homes.get(affinity, home) is not home:  # another call of this position was let in elsewhere meanwhile
+            gate.leave()
+            return None
+        self._settle(affinity, home)
         return home
 
     def _home(self, affinity: int, ready: list[Endpoint]) -> Endpoint | None:

@@ -263,3 +263,25 @@ def test_calls_of_a_passage_that_begin_together_meet_one_server():
         return found == [first, None] and pool.pick(7)[0] is first and second.pace.gate.busy == 0
 
     assert asyncio.run(run())
+
+
+@pytest.mark.parametrize(("servers", "taken_there"), [(2, False), (1, True)])
+def test_a_server_that_pauses_takes_who_begins_only_where_no_other_can(servers, taken_there):
+    clock = Clock()
+
+    async def run():
+        urls = [f"http://{n}/v1" for n in range(servers)]
+        pool = Pool(urls, ClientSettings(notify=lambda _: None), clock, lambda _: Pace(1, clock))
+        for n in range(servers):
+            await pool.pick(n)[0].pace.gate.enter()
+        waiting = asyncio.create_task(pool.wait(9))
+        await asyncio.sleep(0)
+        paused = pool.endpoints[0]
+        pool.failed(paused, Setback("slow down", "throttled", 20.0), 0.0, trial=False)
+        paused.pace.gate.leave()
+        await asyncio.sleep(0)
+        assert waiting.done() is taken_there
+        pool.endpoints[-1].pace.gate.leave()
+        return await waiting is pool.endpoints[-1]
+
+    assert asyncio.run(run())

@@ -60,8 +60,8 @@ class Pool:
 
     A position goes to the server with the least to do for its size, among equals by rendezvous hashing, or to the first
     that has room, and keeps it as long as that is up: prefix caches work, a slow server gets less, and only the
-    positions of a dead one move. A server
-    that is down is tried by one request at a time, at growing intervals up to 30 s.
+    positions of a dead one move. A server that is down is tried by one request at a time, at growing intervals up to
+    30 s.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Pool:
         self._line = Line()
         for endpoint in self.endpoints:
             endpoint.pace.gate.line = self._line
-            endpoint.pace.gate.is_open = partial(self._is_ready, endpoint)
+            endpoint.pace.gate.is_open = partial(self._admits, endpoint)
         self._homes: OrderedDict[int, Endpoint] = OrderedDict()
         self.succeeded = False
         self._client = client
@@ -202,10 +202,15 @@ class Pool:
         return self._client.outage if self.succeeded else self._client.startup
 
     def _ready(self, now: float) -> list[Endpoint]:
-        return [each for each in self.endpoints if self._is_ready(each, now)]
+        return [each for each in self.endpoints if not each.down and each.open_at <= now]
 
-    def _is_ready(self, endpoint: Endpoint, now: float | None = None) -> bool:
-        return not endpoint.down and endpoint.open_at <= (self._clock.now() if now is None else now)
+    def _admits(self, endpoint: Endpoint) -> bool:
+        """Whether a server takes positions that begin: not while it pauses and another could take them.
+
+        Where all pause they go in all the same, for nothing would call them when the pause is over.
+        """
+        ready = self._ready(self._clock.now())
+        return endpoint in ready or not (endpoint.down or ready)
 
     def _is_down(self, endpoint: Endpoint, setback: Setback, now: float) -> bool:
         if setback.kind in {"unreachable", "denied"}:

@@ -85,7 +85,7 @@ def test_s5_no_foreign_text_stands_in_what_is_shown_as_html(place, server):
     server.chat = chat
     assert start(place, server, keep={}) == 0
     assert script in rows(place / "out", "generated")[0]["query"]
-    assert main(["export", str(place / "out"), "--to", "hub", "-o", str(place / "hub"), "--group", "passage_id"]) == 0
+    assert main(["export", str(place / "out"), "--to", "hub", "-o", str(place / "hub")]) == 0
     cards = [(place / folder / "README.md").read_text("utf-8") for folder in ("out", "hub")]
     assert not any("script" in card for card in cards)
 

@@ -9,6 +9,7 @@ order.
 from __future__ import annotations
 
 import errno
+import functools
 import sys
 import traceback
 
@@ -23,7 +24,7 @@ from synth.terminal import silence, tell
 def main(argv: list[str] | None = None) -> int:  # noqa: PLR0911 - one per way to end
     """Run a command; returns its exit code, and prints an error as `error: what is wrong. Its cure`."""
     try:
-        with typer.main.get_command(app).make_context("synth", sys.argv[1:] if argv is None else argv) as context:
+        with _command().make_context("synth", sys.argv[1:] if argv is None else argv) as context:
             context.command.invoke(context)
     except typer.Exit as exc:
         return exc.exit_code
@@ -39,6 +40,12 @@ def main(argv: list[str] | None = None) -> int:  # noqa: PLR0911 - one per way t
     except Exception as exc:  # noqa: BLE001 - the last resort: it is reported in full
         return _crashed(exc)
     return 0
+
+
+@functools.cache
+def _command() -> typer.core.TyperGroup:
+    """Built once a process: reading all signatures takes as long as a small command."""
+    return typer.main.get_group(app)
 
 
 _SYSTEM = {

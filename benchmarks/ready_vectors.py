@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from synth import config, run_folder
+from synth import config, memory, run_folder
 from synth.run_folder import Run
 from synth.runners.finishing import AT_ONCE
 from synth.scores import PairBatch
@@ -78,7 +78,14 @@ def opened(folder: Path, shard_size: int) -> Run:
     return run_folder.start(found, folder / "out", sample=None, notify=lambda _: None)
 
 
+def as_the_command_line() -> None:
+    """Memory as `synth filter` has it."""
+    memory.economise()
+    memory.for_tables()
+
+
 def ours(folder: Path, shard_size: int, results: multiprocessing.Queue[Measured]) -> None:
+    as_the_command_line()
     run = opened(folder, shard_size)
     step = score.steps(run.job, run.job.instruction)[0]
     shutil.rmtree(folder / "out" / step.name, ignore_errors=True)
@@ -99,6 +106,8 @@ def ours(folder: Path, shard_size: int, results: multiprocessing.Queue[Measured]
 
 
 def scorer(folder: Path, shard_size: int, results: multiprocessing.Queue[Measured]) -> None:
+    as_the_command_line()
+    as_the_command_line()
     run = opened(folder, shard_size)
     step, source = score.steps(run.job, run.job.instruction)[0], run.folder.step("generated")
     target = folder / "scorer"

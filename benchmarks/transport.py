@@ -1,16 +1,19 @@
 """Processor time of one chat call in transport and parsing alone, from few to thousands in flight.
 
-    python benchmarks/transport.py URL IN_FLIGHT CALLS
+    python benchmarks/transport.py CLIENT URL IN_FLIGHT CALLS
 
-The script opens synth's own client with that many connections and prints milliseconds of its process per call, after
-a first round that opens the connections. The body is that of a second stage: 3 kB, its reply held to a schema.
+CLIENT is `synth` or `bare`, the same exchange by aiohttp without anything around it. The script opens the client with
+that many connections and prints milliseconds of its process per call, after a first round that opens the connections.
+The body is that of a second stage: 3 kB, its reply held to a schema.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import measure
@@ -25,22 +28,51 @@ GOAL = 0.5
 SCHEMA = {"type": "object", "properties": {"Query": {"type": "string", "maxLength": 2000}}, "required": ["Query"]}
 
 
-async def cost(url: str, in_flight: int, calls: int) -> float:
-    """Milliseconds of the processor per call."""
+SYSTEM = "".join(texts.passage(n) for n in range(100))[:1000]
+PASSAGES = [texts.passage(n) for n in range(100)]
+
+
+async def synth(url: str, in_flight: int, calls: int) -> float:
+    """Milliseconds of the processor per call of synth's client."""
     from synth.llm.vllm_server import VllmServer  # noqa: PLC0415 - `report` does without
     from synth.stage import ChatRequest, ClientSettings, JudgeInputs, ReplyKey  # noqa: PLC0415 - as above
 
     def tell(line: str) -> None:
         print(line, file=sys.stderr)
 
-    passages = [texts.passage(n) for n in range(100)]
-    system = "".join(passages)[:1000]
-
-    def request(number: int) -> ChatRequest:
-        messages = (("system", system), ("user", passages[number % 100]))
-        return ChatRequest(ReplyKey(number, 0, "query", 0), messages, SCHEMA, "query", number, 512, JudgeInputs("", ""))
-
     model = VllmServer(model="Qwen/Qwen3-32B", base_urls=[url]).open(ClientSettings(in_flight, notify=tell))
+
+    async def call(number: int) -> None:
+        messages = (("system", SYSTEM), ("user", PASSAGES[number % 100]))
+        key = ReplyKey(number, 0, "query", 0)
+        await model.complete(ChatRequest(key, messages, SCHEMA, "query", number, 512, JudgeInputs("", "")))
+
+    try:
+        return await cost(call, in_flight, calls)
+    finally:
+        await model.close()
+
+
+async def bare(url: str, in_flight: int, calls: int) -> float:
+    """The same for a POST by aiohttp whose answer is read and parsed."""
+    import aiohttp  # noqa: PLC0415 - as above
+
+    headers = {"Content-Type": "application/json"}
+    held = {"type": "json_schema", "json_schema": {"name": "query", "schema": SCHEMA}}
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=in_flight), headers=headers) as session:
+
+        async def call(number: int) -> None:
+            passage = PASSAGES[number % 100]
+            messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": passage}]
+            body = {"model": "Qwen/Qwen3-32B", "messages": messages, "response_format": held, "seed": number}
+            async with session.post(f"{url}/chat/completions", data=json.dumps(body).encode()) as response:
+                json.loads(await response.read())
+
+        return await cost(call, in_flight, calls)
+
+
+async def cost(call: Callable[[int], Awaitable[None]], in_flight: int, calls: int) -> float:
+    """Milliseconds of the processor per call, with so many under way at any time."""
 
     async def ask(numbers: range, ramp: float = 0.0) -> None:
         upcoming = iter(numbers)
@@ -48,30 +80,36 @@ async def cost(url: str, in_flight: int, calls: int) -> float:
         async def worker(place: int) -> None:
             await asyncio.sleep(place * ramp)
             for number in upcoming:
-                await model.complete(request(number))
+                await call(number)
 
         await asyncio.gather(*(worker(place) for place in range(in_flight)))
 
     await ask(range(2 * in_flight), ramp=RAMP)
     begun = time.process_time()
     await ask(range(calls))
-    spent = time.process_time() - begun
-    await model.close()
-    return spent / calls * 1000
+    return (time.process_time() - begun) / calls * 1000
+
+
+CLIENTS = {"synth": synth, "bare": bare}
 
 
 def report(folder: Path) -> list[str]:
-    lines = ["| calls in flight | connections at most | CPU ms a call |", "|-|-|-|"]
+    lines = ["| calls in flight | connections at most | CPU ms a call | bare aiohttp | ratio |", "|-|-|-|-|-|"]
     found = []
     for level in LEVELS:
-        with measure.server(latency=LATENCY) as url:
-            command = [sys.executable, str(HERE / "transport.py"), url, str(level), str(max(4000, 3 * level))]
-            found.append(float(measure.spend(command, folder, PYTHONPATH=str(HERE.parent)).output))
-        lines.append(f"| {level:,} | {level + 1:,} | {found[-1]:.2f} |")
+        spent = {}
+        calls = str(max(4000, 3 * level))
+        for client in CLIENTS:
+            with measure.server(latency=LATENCY) as url:
+                script = [sys.executable, str(HERE / "transport.py"), client, url, str(level), calls]
+                spent[client] = float(measure.spend(script, folder, PYTHONPATH=str(HERE.parent)).output)
+        ours, theirs = spent["synth"], spent["bare"]
+        found.append(ours)
+        lines.append(f"| {level:,} | {level + 1:,} | {ours:.2f} | {theirs:.2f} | {ours / theirs:.2f} |")
     growth = found[-1] / found[0]
     lines += ["", f"- most: {max(found):.2f} ms (goal: at most {GOAL})"]
     return [*lines, f"- {LEVELS[-1]:,} in flight cost {growth:.2f} x {LEVELS[0]} (goal: no more)"]
 
 
 if __name__ == "__main__":
-    print(asyncio.run(cost(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))))
+    print(asyncio.run(CLIENTS[sys.argv[1]](sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))))

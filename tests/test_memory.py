@@ -43,3 +43,22 @@ def test_arrow_uses_the_system_allocator_unless_the_environment_says_otherwise(m
     )
     monkeypatch.setenv("ARROW_DEFAULT_MEMORY_POOL", other)
     assert ran(code) == [other]
+
+
+@pytest.mark.slow
+def test_passes_over_tables_have_arrows_own_allocator_back_unless_the_environment_names_one(monkeypatch):
+    code = f"{ECONOMISE}; import synth.memory as m; m.for_tables(); import pyarrow as pa; print(NAME)"
+    code = code.replace("NAME", "pa.default_memory_pool().backend_name")
+    monkeypatch.delenv("ARROW_DEFAULT_MEMORY_POOL", raising=False)
+    assert ran(code)[0] in {"jemalloc", "mimalloc"}
+    monkeypatch.setenv("ARROW_DEFAULT_MEMORY_POOL", "system")
+    assert ran(code) == ["system"]
+
+
+@pytest.mark.slow
+def test_a_program_that_does_not_economise_keeps_its_allocator():
+    before, after = ran(
+        "import pyarrow as pa; from synth.memory import for_tables; print(pa.default_memory_pool().backend_name); "
+        "for_tables(); print(pa.default_memory_pool().backend_name)"
+    )
+    assert before == after

@@ -15,7 +15,7 @@ from synth.commands.target import Target
 from synth.display import Display
 from synth.errors import InputError, JobError, Stopped, SynthError, TooManyUnusable
 from synth.locks import turn
-from synth.memory import give_back
+from synth.memory import for_tables, give_back
 from synth.results.card import card
 from synth.results.render import summary_lines
 from synth.results.summary import Summary, summarise
@@ -98,6 +98,8 @@ def _carry_through(target: Target, how: How, stopping: Stopping, *, quiet: bool)
         scorer.require()
     opened = run_folder.start(target.job, target.out, sample=target.sample, notify=tell, go_on=how.go_on)
     keep.remember(opened)
+    if opened.pairs:
+        for_tables()
     again = how.retry and not opened.pairs and not _retrying(opened)
     counters = _pass(opened, how, stopping, quiet=quiet)
     if again and (retried := _retried(opened)) is not None:

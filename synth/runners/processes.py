@@ -14,7 +14,7 @@ import traceback
 from multiprocessing.connection import Connection
 from typing import Any
 
-from synth.memory import economise
+from synth.memory import economise, for_tables
 from synth.runners import local
 from synth.runners.worker import Hear, Task, Worker
 from synth.terminal import tell
@@ -69,6 +69,8 @@ class Process:
 def main(connection: Connection, task: Task) -> None:
     """The worker's process from begin to end."""
     economise()
+    if task.run.pairs:
+        for_tables()
     # Ctrl-C reaches every process of a terminal; the first one tells the others what to do.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -56,40 +55,38 @@ def cosines(table: pa.Table, query: str, passage: str) -> tuple[NDArray[np.float
         what = f"has {documents.shape[1]} values, {query} has {asked.shape[1]}"
         raise _bad(table, 0, passage, what)
     count = len(asked)
-    own, lengths, norms = np.empty(count), np.empty(count), np.empty(count)
-    for rows in _blocks(0, count):
-        a, b = asked[rows].astype(np.float64), documents[rows].astype(np.float64)
-        for side, into, name in ((a, lengths, query), (b, norms, passage)):
-            squares = dot(side, side)
-            if not (np.isfinite(squares) & (squares > 0)).all():
-                row = rows.start + int(np.flatnonzero(~np.isfinite(squares) | (squares <= 0))[0])
-                raise _bad(table, row, name, "holds NaN, infinity or only zeros")
-            into[rows] = np.sqrt(squares)
-        own[rows] = dot(a, b) / (lengths[rows] * norms[rows])
-    other = lengths
-    _shuffle(asked, documents, other, norms)
+    own, other, lengths, norms = (np.empty(count) for _ in range(4))  # products, and squares of lengths
+    half, odd = count // 2, count % 2
+    lower = half + odd
+    room = [np.empty((_BLOCK + 1, asked.shape[1])) for _ in range(4)]  # one for all blocks: new ones cost page faults
+    for start in range(0, lower, _BLOCK):
+        # Query n meets passage n + half, query n + lower meets passage n: blocks of both halves, each converted once.
+        low = slice(start, min(start + _BLOCK, lower))
+        high = slice(start + lower, min(low.stop + lower, count))
+        facing = slice(start + half, max(low.stop + half, high.stop))
+        parts = (asked[low], documents[low], asked[high], documents[facing])
+        low_queries, low_passages, high_queries, faced = map(_exact, parts, room)
+        high_passages = faced[odd : odd + len(high_queries)]
+        for rows, a, b in ((low, low_queries, low_passages), (high, high_queries, high_passages)):
+            lengths[rows], norms[rows], own[rows] = dot(a, a), dot(b, b), dot(a, b)
+        other[low] = dot(low_queries, faced[: len(low_queries)])
+        other[high] = dot(high_queries, low_passages[: len(high_queries)])
+    for squares, name in ((lengths, query), (norms, passage)):
+        sound = np.isfinite(squares) & (squares > 0)
+        if not sound.all():
+            raise _bad(table, int(np.argmin(sound)), name, "holds NaN, infinity or only zeros")
+    np.sqrt(lengths, out=lengths)
+    np.sqrt(norms, out=norms)
+    own /= lengths * norms
+    other /= lengths * np.roll(norms, -half)
     return np.clip(own, -1.0, 1.0), np.clip(other, -1.0, 1.0)
 
 
-def _shuffle(
-    asked: NDArray[np.floating],
-    documents: NDArray[np.floating],
-    lengths: NDArray[np.float64],
-    norms: NDArray[np.float64],
-) -> None:
-    """Turn `lengths` of the queries into their cosines with the passage half the table away."""
-    count = len(asked)
-    half = count // 2
-    for start, end, shift in ((0, count - half, half), (count - half, count, half - count)):
-        for rows in _blocks(start, end):
-            there = slice(rows.start + shift, rows.stop + shift)
-            a, b = asked[rows].astype(np.float64), documents[there].astype(np.float64)
-            lengths[rows] = dot(a, b) / (lengths[rows] * norms[there])
-
-
-def _blocks(start: int, end: int) -> Iterator[slice]:
-    for first in range(start, end, _BLOCK):
-        yield slice(first, min(first + _BLOCK, end))
+def _exact(rows: NDArray[np.floating], room: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The rows in double precision, in the first rows of `room`."""
+    exact = room[: len(rows)]
+    np.copyto(exact, rows)
+    return exact
 
 
 def _bad(table: pa.Table, row: int, name: str, what: str) -> InputError:

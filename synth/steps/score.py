@@ -119,9 +119,7 @@ async def score(run: Run, step: ScoreStep, index: int, services: Services, found
 async def _score(run: Run, step: ScoreStep, index: int, services: Services, beside: _Beside) -> None:
     folder = step.folder(run.folder)
     source = run.folder.step("generated")
-    shard, digest = await asyncio.gather(
-        asyncio.to_thread(_read, source, step.scorer, index), asyncio.to_thread(source.checksum, index)
-    )
+    shard, digest = await asyncio.to_thread(lambda: (_read(source, step.scorer, index), source.checksum(index)))
     table = None
     if run.pairs and step.scorer.scope == "shard":
         table = stored_scores(run, step.name, step.fingerprint, shard.table)

@@ -107,7 +107,6 @@ def ours(folder: Path, shard_size: int, results: multiprocessing.Queue[Measured]
 
 def scorer(folder: Path, shard_size: int, results: multiprocessing.Queue[Measured]) -> None:
     as_the_command_line()
-    as_the_command_line()
     run = opened(folder, shard_size)
     step, source = score.steps(run.job, run.job.instruction)[0], run.folder.step("generated")
     target = folder / "scorer"

@@ -53,7 +53,13 @@ def opened(script, *arguments, cache):
     found = subprocess.run(
         [sys.executable, str(script), *map(str, arguments)],
         env=os.environ
-        | {"PYTHONPATH": TRAINERS, "HF_HUB_OFFLINE": "1", "HF_HOME": str(cache), "MODELSCOPE_CACHE": str(cache)},
+        | {
+            "PYTHONPATH": TRAINERS,
+            "HF_HUB_OFFLINE": "1",
+            "HF_HOME": str(cache),
+            "MODELSCOPE_CACHE": str(cache),
+            "MTEB_CACHE": str(cache),
+        },
         cwd=cache,
         capture_output=True,
         text=True,

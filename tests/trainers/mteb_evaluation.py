@@ -1,4 +1,4 @@
-"""MTEB's loader on an export, and one evaluation with the task of TRAIN.md: `... FOLDER MODEL`."""
+"""MTEB's loader on an export, and the evaluation of TRAIN.md, with a small model: `... FOLDER MODEL`."""
 
 # ruff: noqa: T201 - a script, run in a process of its own, that says what it saw
 
@@ -17,10 +17,9 @@ assert judged <= {*data["corpus"]["id"]}
 assert {*data["relevant_docs"]} == {*data["queries"]["id"]}
 assert len({*data["corpus"]["id"]}) == len(data["corpus"])
 code = re.search(r"```python\n(.*?)```", (Path(folder) / "TRAIN.md").read_text(encoding="utf-8"), re.DOTALL)[1]
+mteb.get_model = lambda _name: SentenceTransformer(name, device="cpu")  # the page names one that is not at hand
 made = {}
 exec(compile(code, "TRAIN.md", "exec"), made)  # noqa: S102 - the page that is tested
-task = next(value for key, value in made.items() if key.endswith("Retrieval") and key != "AbsTaskRetrieval")()
-result = mteb.evaluate(SentenceTransformer(name, device="cpu"), task, cache=None, overwrite_strategy="always")
-score = result[0].get_score()
+score = made["results"][0].get_score()
 assert 0 < score <= 1
 print(f"MTEB: {len(data['queries'])} queries over {len(data['corpus'])} passages, nDCG@10 {score:.3f}")

@@ -14,27 +14,21 @@ from types import ModuleType
 _MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of <malloc.h>
 _LARGE = 1 << 18
 _POOL = "ARROW_DEFAULT_MEMORY_POOL"
-_chosen = False
-"""Whether Arrow's allocator is the one that `economise` chose, and not the user."""
+_OURS = "SYNTH_ARROW_POOL"
+"""Set where the allocator was chosen here and not by the user; processes that are started from here inherit both."""
 
 
 def economise() -> None:
     """Give memory back when it is freed, and keep Arrow from importing pandas; to be called before Arrow is imported.
 
     Arrow's own allocator keeps what a shard once needed, and so does glibc's for large blocks, unless its threshold is
-    fixed. Elsewhere than on Linux only Arrow is told. A process that is started from here decides for itself.
+    fixed. Elsewhere than on Linux only Arrow is told.
     """
-    global _chosen  # noqa: PLW0603 - of the process
-    _chosen = _POOL not in os.environ
-    os.environ.setdefault(_POOL, "system")
+    if _POOL not in os.environ:
+        os.environ |= {_POOL: "system", _OURS: "1"}
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
         mallopt(_MMAP_THRESHOLD, _LARGE)
     _do_without_pandas()
-    if _chosen:
-        import pyarrow as pa  # noqa: PLC0415 - after the allocator was chosen
-
-        pa.default_memory_pool()  # reads the variable
-        del os.environ[_POOL]
 
 
 def for_tables() -> None:
@@ -43,9 +37,9 @@ def for_tables() -> None:
     Their columns are large, and to map each one's memory anew took a third of the time of a pass over ready vectors;
     what the allocator keeps is 100 MB there.
     """
-    if not _chosen:
+    if _OURS not in os.environ:
         return
-    import pyarrow as pa  # noqa: PLC0415 - as above
+    import pyarrow as pa  # noqa: PLC0415 - only where there are tables
 
     for name in ("jemalloc", "mimalloc"):
         if name in pa.supported_memory_backends():

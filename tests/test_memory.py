@@ -10,6 +10,13 @@ ECONOMISE = "from synth.memory import economise; economise()"
 needs_pandas = pytest.mark.skipif(find_spec("pandas") is None, reason="there is no pandas to keep out")
 
 
+@pytest.fixture(autouse=True)
+def _nothing_chosen(monkeypatch):
+    """A command that ran in this process may have chosen."""
+    for name in ("ARROW_DEFAULT_MEMORY_POOL", "SYNTH_ARROW_POOL"):
+        monkeypatch.delenv(name, raising=False)
+
+
 def ran(code):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -34,7 +41,6 @@ def test_who_asks_for_pandas_still_gets_it():
 @pytest.mark.slow
 def test_arrow_uses_the_system_allocator_unless_the_environment_says_otherwise(monkeypatch):
     code = f"{ECONOMISE}; import pyarrow as pa; print(pa.default_memory_pool().backend_name)"
-    monkeypatch.delenv("ARROW_DEFAULT_MEMORY_POOL", raising=False)
     assert ran(code) == ["system"]
     other = next(
         name
@@ -49,7 +55,6 @@ def test_arrow_uses_the_system_allocator_unless_the_environment_says_otherwise(m
 def test_passes_over_tables_have_arrows_own_allocator_back_unless_the_environment_names_one(monkeypatch):
     code = f"{ECONOMISE}; import synth.memory as m; m.for_tables(); import pyarrow as pa; print(NAME)"
     code = code.replace("NAME", "pa.default_memory_pool().backend_name")
-    monkeypatch.delenv("ARROW_DEFAULT_MEMORY_POOL", raising=False)
     assert ran(code)[0] in {"jemalloc", "mimalloc"}
     monkeypatch.setenv("ARROW_DEFAULT_MEMORY_POOL", "system")
     assert ran(code) == ["system"]
@@ -62,3 +67,14 @@ def test_a_program_that_does_not_economise_keeps_its_allocator():
         "for_tables(); print(pa.default_memory_pool().backend_name)"
     )
     assert before == after
+
+
+@pytest.mark.slow
+def test_processes_started_from_there_have_the_same_allocators():
+    """They import Arrow before they can choose one."""
+    name = "print(pa.default_memory_pool().backend_name)"
+    child = f"import synth.runners.processes, pyarrow as pa; {ECONOMISE}; {name}; m.for_tables(); {name}"
+    child = f"import synth.memory as m; {child}"
+    first, then = ran(f"import subprocess, sys; {ECONOMISE}; subprocess.run([sys.executable, '-c', {child!r}])")
+    assert first == "system"
+    assert then in {"jemalloc", "mimalloc"}

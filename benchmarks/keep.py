@@ -109,8 +109,7 @@ def bare_loop(out: str, target: str, shards: Sequence[int], workers: int, *, bot
 def synth_keep(out: str, target: str, shards: Sequence[int], workers: int) -> None:
     """The same by what `synth keep --as` runs."""
     from synth.rules import Rules  # noqa: PLC0415 - the bare loops shall not pay for it
-    from synth.runners.views import carry_out  # noqa: PLC0415
-    from synth.steps.views import View  # noqa: PLC0415
+    from synth.steps.keep import View, carry_out  # noqa: PLC0415 - as above
 
     rules, _ = Rules.parse({"cosine": {"above": THRESHOLD}}, None)
     assert rules is not None

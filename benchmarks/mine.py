@@ -33,7 +33,7 @@ from synth.negatives.mined import Mined
 from synth.rules import Rules
 from synth.shards import Origin, OutputFolder
 from synth.stage import Services
-from synth.steps import mine, mine_inputs
+from synth.steps import mine
 from synth.tables import PAIRS
 
 SHARD = 1000
@@ -104,7 +104,7 @@ def ours(out: Path, size: Size) -> dict[str, Any]:
     """Mine for the pairs of `indexed`."""
     folder = OutputFolder.open(out, write=True)
     plan = mine.Plan(run(folder), "mined", Mined(), "kept", Source(size.passages))  # type: ignore[arg-type] # a corpus
-    mine_inputs.finished = mine.finished = lambda *_: list(range(-(-size.queries // SHARD)))
+    mine.finished = mine.finished = lambda *_: list(range(-(-size.queries // SHARD)))
     counts: dict[str, Any] = {}
 
     async def work() -> None:

@@ -23,13 +23,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from synth import config, memory, run_folder
-from synth.run_folder import Run
-from synth.runners.finishing import AT_ONCE
+from synth import job as jobs
+from synth import process
+from synth.document import Document
+from synth.run import run as runs
+from synth.run.run import Run
+from synth.runners.local import AT_ONCE
 from synth.scores import PairBatch
 from synth.stage import Services
 from synth.steps import foreign, score
-from synth.yamlfile import Document
 
 WIDTH = 1024
 TURNS = 3
@@ -41,7 +43,7 @@ class Measured(NamedTuple):
 
     wall: float
     cpu: float
-    memory: float
+    process: float
 
 
 def measured(started: float, spent: float) -> Measured:
@@ -74,14 +76,14 @@ def opened(folder: Path, shard_size: int) -> Run:
         "keep": {},
         "run": {"shard_size": shard_size},
     }
-    found = config.build(Document("bench", job, {}, ()), (), base=folder)
-    return run_folder.start(found, folder / "out", sample=None, notify=lambda _: None)
+    found = jobs.build(Document("bench", job, {}, ()), (), base=folder)
+    return runs.start(found, folder / "out", sample=None, notify=lambda _: None)
 
 
 def as_the_command_line() -> None:
     """Memory as `synth filter` has it."""
-    memory.economise()
-    memory.for_tables()
+    process.economise()
+    process.for_tables()
 
 
 def ours(folder: Path, shard_size: int, results: multiprocessing.Queue[Measured]) -> None:

@@ -9,7 +9,7 @@ import time
 from types import TracebackType
 from typing import Self
 
-from synth.runners.counters import Counters
+from synth.runners.progress import Counters
 from synth.terminal import safe, tell
 
 _LIVE_SECONDS = 0.25

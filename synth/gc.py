@@ -18,15 +18,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from synth import parts, run_folder
 from synth.errors import JobError, OutputError, SystemFault
-from synth.locks import locked
+from synth.run import history
+from synth.run import run as runs
 from synth.shards import OutputFolder
+from synth.shards.journal import locked
 from synth.steps import score
+from synth.verify.files import BODY, JOURNAL, Layout, ShardFile, StepFiles, Unreadable, files_below, survey
 from synth.verify.findings import Book
-from synth.verify.layout import BODY, JOURNAL, Layout, StepFiles, files_below, survey
-from synth.verify.links import score_folders
-from synth.verify.shard_file import ShardFile, Unreadable
+from synth.verify.walk import score_folders
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +163,8 @@ class _Collector:
                 self._remove(path, "rejected rows that no shard names")
 
     def _scores(self) -> None:
-        job, _ = run_folder.job_of(self._root, [])
-        found = parts.read(OutputFolder.open(self._root))
+        job, _ = runs.job_of(self._root, [])
+        found = history.read_parts(OutputFolder.open(self._root))
         kept = {step.name for step in score.steps(job, job.instruction, found.shards if found.several else None)}
         for view in [each for each in self._layout.views if not each.hidden and each.shards]:
             sources = score_folders(self._layout, view)

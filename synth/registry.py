@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from difflib import get_close_matches
 from types import ModuleType
+from typing import Any
 
 from synth.errors import JobError
 from synth.stage import Stage
+from synth.validation import validate
 
 
 def names(kind: str) -> list[str]:
@@ -48,3 +51,31 @@ def _load(module_name: str, name: str) -> ModuleType:
         return importlib.import_module(module_name)
     except (ImportError, SyntaxError, ValueError) as exc:  # ValueError: a module without a name
         raise JobError(f"{name!r} cannot be imported: {exc}.", "Is the package installed?") from exc
+
+
+def resolve(kind: str, value: object) -> object:
+    """The stage that a mapping with `use` names; anything else passes through to pydantic.
+
+    Raises ValueError with every mistake in it, as field validators do.
+    """
+    if not isinstance(value, Mapping):
+        return value
+    options = dict(value)
+    use = options.pop("use", None)
+    if not isinstance(use, str):
+        raise ValueError(f"names no stage; add `use:`, one of {', '.join(names(kind))}")  # noqa: TRY004 - pydantic reads ValueError
+    try:
+        cls = find(kind, use)
+    except JobError as exc:
+        raise ValueError(str(exc)) from exc
+    stage, problems = validate(cls, options)
+    if problems:
+        said = [f"{'.'.join(problem.path)}: {problem.message}. {problem.cure}".rstrip() for problem in problems]
+        raise ValueError(" ".join(said))
+    return stage
+
+
+def stage_identity(stage: Stage) -> dict[str, Any]:
+    """What a nested stage adds to the identity of the one around it: which class, and its options that matter."""
+    cls = type(stage)
+    return {"use": f"{cls.__module__}:{cls.__qualname__}"} | stage.identity()

@@ -5,15 +5,9 @@ import contextlib
 
 from loopback import FastClock
 
-from synth.answers import gathered
+from synth.batching import gathered
 from synth.llm.vllm_server import VllmServer
-from synth.stage import (
-    Candidates,
-    ChatRequest,
-    ClientSettings,
-    ConfigInputs,
-    ReplyKey,
-)
+from synth.stage import Candidates, ChatRequest, ClientSettings, ConfigInputs, ReplyKey
 from synth.types import Passage
 
 SCHEMA = {

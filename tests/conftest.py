@@ -6,7 +6,7 @@ import signal
 import pytest
 from loopback import Loopback
 
-from synth import config
+from synth import job as jobs
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -36,7 +36,7 @@ def job(tmp_path):
     def write(text, *settings):
         path = tmp_path / "job.yaml"
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        return config.load(path, settings)
+        return jobs.load(path, settings)
 
     return write
 

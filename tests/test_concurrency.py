@@ -7,8 +7,7 @@ import asyncio
 import pytest
 
 from synth.servers.faults import Setback
-from synth.servers.gate import Gate
-from synth.servers.pace import FEWEST, START, Load, Pace, read_load
+from synth.servers.pace import FEWEST, START, Gate, Load, Pace, read_load
 from synth.servers.pool import Pool
 from synth.stage import ClientSettings
 

@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from loopback import WIDTH
 
-from synth import run_folder
 from synth.cli import main
 from synth.commands.filter import Given, target
 from synth.errors import InputError, JobError
+from synth.run import run as runs
 from synth.runners import local
-from synth.runners.counters import Counters
+from synth.runners.progress import Counters
 from synth.scores import PairBatch
 from synth.scores.cosine import Cosine
 from synth.shards import StepFolder
@@ -568,7 +568,7 @@ def test_the_progress_names_the_scorer_that_looks_at_the_whole_pass(place):
     data = jsonl(place / "mine.jsonl", [{"query": row["query"], "passage": row["passage"]} for row in rows(14)])
     scores = "scores=[{use: length}, {use: near_duplicate}, {use: near_duplicate, as: dup}]"
     made = target(Given([data]), None, place / "out", {}, [scores, *ENGLISH[1::2], "run.shard_size=5"], None)
-    opened = run_folder.start(made.job, made.out, sample=None, notify=print)
+    opened = runs.start(made.job, made.out, sample=None, notify=print)
     phases = Phases()
     asyncio.run(local.work(opened, foreign.make(opened, lambda *_: None)["shards"], phases, local.StopRequest()))
     assert phases.told == ["reading", "scoring", "scoring by near_duplicate", "scoring by dup"]

@@ -5,12 +5,14 @@ import shutil
 
 import pytest
 
-from synth import config, identity, run_folder
+from synth import job as jobs
+from synth.document import Document
 from synth.errors import JobError, OutputError
+from synth.run import identity
+from synth.run import run as runs
 from synth.shipped import shipped
 from synth.sources import InputFile
 from synth.steps.score import steps
-from synth.yamlfile import Document
 
 BASE = {
     "seed": 7,
@@ -55,11 +57,11 @@ def fill(place):
 
 
 def load(place, job):
-    return config.build(Document("job.yaml", job, {}, ()), (), place)
+    return jobs.build(Document("job.yaml", job, {}, ()), (), place)
 
 
 def start(place, job, sample=None, notify=lambda _: None):
-    return run_folder.start(load(place, job), place / "out", sample=sample, notify=notify)
+    return runs.start(load(place, job), place / "out", sample=sample, notify=notify)
 
 
 def refusal(place, job, **more):
@@ -190,7 +192,7 @@ def test_templates_of_a_newer_package_do_not_reach_a_run_under_way(place, monkey
     newer = own_templates(place)
     (newer / "query.j2").write_text((newer / "query.j2").read_text() + "\nBe kind.\n")
     monkeypatch.setattr(
-        "synth.run_folder.find", lambda kind, _name, _base: newer if kind == "prompts" else place / "people.txt"
+        "synth.run.run.find", lambda kind, _name, _base: newer if kind == "prompts" else place / "people.txt"
     )
     told = []
     again = start(place, BASE, notify=told.append)
@@ -241,10 +243,10 @@ def test_a_folder_of_something_else_is_refused(place):
 
 def test_a_folder_is_enough_to_know_its_job(place):
     first = start(place, put(BASE, "limits.outage", "1h"), sample=3)
-    job, sample = run_folder.job_of(place / "out", ("llm.base_urls.0=http://c:1",))
+    job, sample = runs.job_of(place / "out", ("llm.base_urls.0=http://c:1",))
     assert sample == 3
     assert job.llm.base_urls == ["http://c:1"]
-    assert run_folder.start(job, place / "out", sample=sample, notify=print).identity == first.identity
+    assert runs.start(job, place / "out", sample=sample, notify=print).identity == first.identity
 
 
 def test_fewer_personas_than_asked_for_are_told(place):

@@ -20,12 +20,11 @@ from faults import Died, Machine, running_on
 from synth.cli import main
 from synth.commands.keep import apply
 from synth.errors import JobError, OutputError, SystemFault
-from synth.rules import Rules, flags
-from synth.runners import views as runner
+from synth.rules import Rules, ruleset
 from synth.shards import Origin, OutputFolder
-from synth.steps import views
-from synth.steps.keep import built_aside, keep_shard
-from synth.steps.views import View
+from synth.steps import keep
+from synth.steps import keep as runner
+from synth.steps.keep import View, built_aside, keep_shard
 
 JOB = """\
 corpus: {{path: {corpus}}}
@@ -158,12 +157,12 @@ def test_the_default_view_is_exchanged_with_its_rejected_rows(out):
     assert set(kept) == {key for key, value in scored(out).items() if value > 0.5}
     assert set(kept) | set(rows(out, "rejected/kept")["id"].to_pylist()) == set(scored(out))
     assert done.swapped
-    assert views.record_of(folder, "kept").rules == rules(cosine={"above": 0.5})
+    assert keep.record_of(folder, "kept").rules == rules(cosine={"above": 0.5})
 
 
 def test_earlier_rules_come_back(out):
     before = {name: content for name, content in state(out).items() if name.startswith(("kept/", "rejected/kept/"))}
-    original = views.record_of(opened(out), "kept").rules
+    original = keep.record_of(opened(out), "kept").rules
     apply(opened(out), rules(copied={"max": 0.26}), None)
     apply(opened(out), original, None)
     after = {name: content for name, content in state(out).items() if name.startswith(("kept/", "rejected/kept/"))}
@@ -300,11 +299,11 @@ def test_status_show_and_card_know_the_views(out, capsys):
     ],
 )
 def test_flags_are_the_same_mapping_as_a_file(tmp_path, given, expected):
-    keep = flags.mapping(given)
+    keep = ruleset.mapping(given)
     assert keep == (expected or {"cosine": {"above": {"by": "query_language", "default": 0.5}}})
     for content in (keep, {"keep": keep}):
         (tmp_path / "rules.yaml").write_text(json.dumps(content))
-        assert flags.from_file(tmp_path / "rules.yaml") == flags.from_flags(given)
+        assert ruleset.from_file(tmp_path / "rules.yaml") == ruleset.from_flags(given)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 import pytest
 
-ECONOMISE = "from synth.memory import economise; economise()"
+ECONOMISE = "from synth.process import economise; economise()"
 needs_pandas = pytest.mark.skipif(find_spec("pandas") is None, reason="there is no pandas to keep out")
 
 
@@ -53,7 +53,7 @@ def test_arrow_uses_the_system_allocator_unless_the_environment_says_otherwise(m
 
 @pytest.mark.slow
 def test_passes_over_tables_have_arrows_own_allocator_back_unless_the_environment_names_one(monkeypatch):
-    code = f"{ECONOMISE}; import synth.memory as m; m.for_tables(); import pyarrow as pa; print(NAME)"
+    code = f"{ECONOMISE}; import synth.process as m; m.for_tables(); import pyarrow as pa; print(NAME)"
     code = code.replace("NAME", "pa.default_memory_pool().backend_name")
     assert ran(code)[0] in {"jemalloc", "mimalloc"}
     monkeypatch.setenv("ARROW_DEFAULT_MEMORY_POOL", "system")
@@ -63,7 +63,7 @@ def test_passes_over_tables_have_arrows_own_allocator_back_unless_the_environmen
 @pytest.mark.slow
 def test_a_program_that_does_not_economise_keeps_its_allocator():
     before, after = ran(
-        "import pyarrow as pa; from synth.memory import for_tables; print(pa.default_memory_pool().backend_name); "
+        "import pyarrow as pa; from synth.process import for_tables; print(pa.default_memory_pool().backend_name); "
         "for_tables(); print(pa.default_memory_pool().backend_name)"
     )
     assert before == after
@@ -73,8 +73,8 @@ def test_a_program_that_does_not_economise_keeps_its_allocator():
 def test_processes_started_from_there_have_the_same_allocators():
     """They import Arrow before they can choose one."""
     name = "print(pa.default_memory_pool().backend_name)"
-    child = f"import synth.runners.processes, pyarrow as pa; {ECONOMISE}; {name}; m.for_tables(); {name}"
-    child = f"import synth.memory as m; {child}"
+    child = f"import synth.runners.workers, pyarrow as pa; {ECONOMISE}; {name}; m.for_tables(); {name}"
+    child = f"import synth.process as m; {child}"
     first, then = ran(f"import subprocess, sys; {ECONOMISE}; subprocess.run([sys.executable, '-c', {child!r}])")
     assert first == "system"
     assert then in {"jemalloc", "mimalloc"}

@@ -18,8 +18,8 @@ from synth.commands.mine import Given, options_of, plan_of, services
 from synth.commands.mine import mine as command
 from synth.errors import JobError, ServerRefused
 from synth.negatives import CorpusText, build
-from synth.negatives._likeness import near_equal
-from synth.negatives._search import Never, retrieve
+from synth.negatives._choosing import near_equal
+from synth.search import Never, retrieve
 from synth.steps import mine as step
 
 THINGS = (

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from synth.negatives import Item, Positives
-from synth.negatives._items import query_key, query_keys
-from synth.negatives._search import products
+from synth.negatives._negatives import query_key, query_keys
 from synth.negatives.mined import Mined
+from synth.search import products
 
 WIDTH = 32
 

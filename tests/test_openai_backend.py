@@ -13,11 +13,11 @@ from asking import SCHEMA, ask
 from loopback import FastClock, Fault, Loopback, say
 from pydantic import ValidationError
 
-from synth.answers import gathered
+from synth.batching import gathered
 from synth.errors import RequestRejected, ServerRefused, ServerUnavailable
 from synth.llm.openai import OpenAI
 from synth.servers.faults import NotServed, Redactor, Setback
-from synth.servers.sdk import sdk_fault
+from synth.servers.http import sdk_fault
 from synth.stage import ClientSettings
 
 

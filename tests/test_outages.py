@@ -14,7 +14,7 @@ from asking import Said, ask, complete, opened
 from loopback import FastClock, Fault, Loopback, say
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from synth.answers import gathered
+from synth.batching import gathered
 from synth.errors import RequestRejected, ServerRefused, ServerUnavailable, SystemFault
 from synth.servers.faults import Redactor, Setback
 from synth.servers.http import client_fault

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from synth.errors import InputError, JobError
-from synth.pairs import PairData, PairRow, inspect_pairs, own_schema, pair_files, read_pairs, types
-from synth.sources import ReadLimits, RejectedRow, count_rows
+from synth.pairs import PairData, PairRow, inspect_pairs, own_schema, pair_files, read_pairs
+from synth.sources import ReadLimits, RejectedRow, carried, count_rows
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 LIMITS = ReadLimits()
@@ -201,8 +201,8 @@ def test_what_is_half_recognised_is_told_with_the_half_that_is_missing(tmp_path)
 
 def test_the_types_of_json_lines_are_looked_for_once(tmp_path, monkeypatch):
     jsonl(tmp_path / "a.jsonl", *pairs(3))
-    read, asked = types.jsonl.objects, []
-    monkeypatch.setattr(types.jsonl, "objects", lambda *given: asked.append(given) or read(*given))
+    read, asked = carried.jsonl.objects, []
+    monkeypatch.setattr(carried.jsonl, "objects", lambda *given: asked.append(given) or read(*given))
     assert len(Read(tmp_path, "a.jsonl").texts()) == 3
     assert len(asked) == 2  # once for the types, once for the rows
 

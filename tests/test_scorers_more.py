@@ -20,12 +20,12 @@ from pydantic import ValidationError
 
 from synth.cli import main
 from synth.errors import InputError, JobError, OutputError, RequestRejected
+from synth.hashing import jaccard, shingles, tokens, windows
 from synth.registry import find
 from synth.rerank.chat_logprobs import p_yes
 from synth.scores import PairBatch, PassShard
-from synth.scores._clusters import rows_per_band
+from synth.scores.near_duplicate import rows_per_band
 from synth.shards.journal import claim
-from synth.shingles import jaccard, shingles, tokens, windows
 from synth.stage import ChatReply, ClientSettings, Encoded, Services
 
 CLIENT = ClientSettings(concurrency=4, notify=lambda _: None)

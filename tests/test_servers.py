@@ -10,12 +10,20 @@ from pydantic import SecretStr, ValidationError
 
 from synth.errors import JobError, RequestRejected, ServerRefused, ServerUnavailable
 from synth.llm.vllm_server import VllmServer
-from synth.servers.access import Access
-from synth.servers.faults import Answer, NotServed, Redactor, Setback, refusal
+from synth.servers.faults import (
+    LONGEST,
+    Answer,
+    NotServed,
+    Redactor,
+    Setback,
+    expand_urls,
+    is_loopback,
+    refusal,
+    retry_after,
+    shown,
+)
+from synth.servers.http import Access, Provider
 from synth.servers.pool import Pool
-from synth.servers.provider import Provider
-from synth.servers.retry_after import LONGEST, retry_after
-from synth.servers.urls import expand_urls, is_loopback, shown
 from synth.stage import ClientSettings
 
 WALL = 1_800_000_000.0  # Fri, 15 Jan 2027 08:00:00 GMT

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pytest
 
 from synth.cli import main
-from synth.results import calibration, sweep
-from synth.rules import Rules, flags
+from synth.results import sweep
+from synth.rules import Rules, ruleset
 from synth.shards import Origin, OutputFolder
-from synth.steps import views
+from synth.steps import keep
 
 NAN = float("nan")
 COSINE, RANK = "scores/cosine-00000000", "scores/round_trip-00000000"
@@ -62,7 +62,7 @@ def commit(step, index, columns):
 
 def everything(out):
     folder = OutputFolder.open(out)
-    parts = [views.joined(folder, (COSINE, RANK), n, folder.step("generated").read(n).table) for n in range(3)]
+    parts = [keep.joined(folder, (COSINE, RANK), n, folder.step("generated").read(n).table) for n in range(3)]
     return pa.concat_tables(parts).to_pylist()
 
 
@@ -126,7 +126,7 @@ def test_at_most_the_share_lies_beyond_and_no_looser_value_would_do(share, lower
     values = np.round(np.random.default_rng(1).random(173), 2)
     values[:4] = NAN
     known = values[4:]
-    threshold = calibration.at_most(values, share, lower=lower)
+    threshold = sweep.at_most(values, share, lower=lower)
     beyond = (lambda t: (known < t).mean()) if lower else (lambda t: (known > t).mean())
     assert beyond(threshold) <= share
     looser = [t for t in known if (t > threshold if lower else t < threshold)]
@@ -152,7 +152,7 @@ def test_the_written_rules_are_read_by_keep_and_keep_what_was_told(out, tmp_path
     found = told(
         capsys, out, "--by", "passage_language,query_language", "--calibrate", "keep=0.5", "--write", str(file)
     )
-    rules = flags.from_file(file)
+    rules = ruleset.from_file(file)
     verdicts = rules.apply(pa.Table.from_pylist(everything(out))).kept
     rows = everything(out)
     for each in found["proposed"][1:]:
@@ -168,13 +168,13 @@ def missing(rows, language):
 
 def test_other_rules_stay_in_the_proposal():
     current, _ = Rules.parse({"cosine": {"above": 0.7, "missing": "keep"}, "language_ok": True}, None)
-    proposed = [calibration.Threshold((), 9, 0.25, own=True, share=0.5, shuffled_share=None)]
-    keep = calibration.as_keep(proposed, current, "cosine", (), lower=False)
+    proposed = [sweep.Threshold((), 9, 0.25, own=True, share=0.5, shuffled_share=None)]
+    keep = sweep.as_keep(proposed, current, "cosine", (), lower=False)
     assert keep == {
         "cosine": {"above": 0.25, "missing": "keep"},
         "language_ok": {"is": True, "missing": "keep"},
     }
-    assert "above: 0.25" in calibration.as_yaml(keep, "from a sweep")
+    assert "above: 0.25" in sweep.as_yaml(keep, "from a sweep")
 
 
 def test_samples_are_the_pairs_nearest_to_each_cut(out, capsys):

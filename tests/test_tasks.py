@@ -7,12 +7,11 @@ from collections import Counter
 import pytest
 
 from synth.errors import RequestRejected, ServerUnavailable
+from synth.hashing import item_seed
 from synth.prompts import Prompts
-from synth.seeds import item_seed
 from synth.shipped import shipped
 from synth.stage import ChatReply, ConfigInputs
-from synth.tasks._generator import GeneratorSettings
-from synth.tasks.retrieval import DIFFICULTIES, QUESTION_TYPES, Retrieval
+from synth.tasks.retrieval import DIFFICULTIES, QUESTION_TYPES, GeneratorSettings, Retrieval
 from synth.types import Candidates, Pair, Passage, Rejected
 
 PROMPTS = Prompts.load(shipped("prompts", "retrieval"))

@@ -10,12 +10,10 @@ import pytest
 from asking import SCHEMA, Said, ask, complete, opened
 from loopback import Fault, Loopback, say
 
-from synth.answers import gathered
+from synth.batching import gathered
 from synth.errors import JobError, RequestRejected, ServerRefused
 from synth.llm.vllm_server import VllmServer
-from synth.stage import (
-    ClientSettings,
-)
+from synth.stage import ClientSettings
 
 
 @pytest.fixture

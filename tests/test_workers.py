@@ -19,7 +19,7 @@ from synth.commands.run import run as command
 from synth.commands.stopping import seconds_until
 from synth.commands.target import resolve
 from synth.errors import JobError
-from synth.runners.plan import Share
+from synth.runners.progress import Share
 from synth.verify import verify
 
 many = pytest.mark.faults

@@ -2,9 +2,9 @@
 
 import pytest
 
-from synth import yamlfile
+from synth import document as documents
+from synth.document import Problem, parse
 from synth.errors import JobError
-from synth.yamlfile import Problem, parse
 
 
 def problems(text):
@@ -118,7 +118,7 @@ def test_a_file_of_other_bytes_is_refused(tmp_path, raw, told):
     path = tmp_path / "job.yaml"
     path.write_bytes(raw)
     with pytest.raises(JobError) as caught:
-        yamlfile.load(path)
+        documents.load(path)
     assert told in str(caught.value)
     assert str(path) in str(caught.value)
 
@@ -126,9 +126,9 @@ def test_a_file_of_other_bytes_is_refused(tmp_path, raw, told):
 def test_a_byte_order_mark_is_no_content(tmp_path):
     path = tmp_path / "job.yaml"
     path.write_bytes(b"\xef\xbb\xbfseed: 1\n")
-    assert yamlfile.load(path).data == {"seed": 1}
+    assert documents.load(path).data == {"seed": 1}
 
 
 def test_a_folder_is_no_job_file(tmp_path):
     with pytest.raises(JobError, match="cannot be read"):
-        yamlfile.load(tmp_path)
+        documents.load(tmp_path)

@@ -15,10 +15,15 @@ import traceback
 
 import typer
 
-from synth.cli import runs, folders, quality, training, starting  # noqa: F401 - importing them attaches their commands
+from synth.cli import runs  # noqa: F401 - importing them attaches their commands
+from synth.cli import folders  # noqa: F401 - importing them attaches their commands
+from synth.cli import quality  # noqa: F401 - importing them attaches their commands
+from synth.cli import training  # noqa: F401 - importing them attaches their commands
+from synth.cli import starting  # noqa: F401 - importing them attaches their commands
 from synth.cli.app import app
 from synth.errors import SynthError
-from synth.terminal import silence, tell
+from synth.terminal import silence
+from synth.terminal import tell
 
 
 def main(argv: list[str] | None = None) -> int:  # noqa: PLR0911 - one per way to end

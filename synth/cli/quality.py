@@ -54,7 +54,7 @@ def filter(  # noqa: A001 - its name
     The layout is recognised and said before anything starts; every column of the data stays with its pair. The same
     command again, or `synth run OUT`, goes on where it stopped.
     """
-    from synth.memory import economise
+    from synth.process import economise
 
     economise()
     from synth.commands.filter import Given, target
@@ -98,8 +98,8 @@ def keep(
     The view fills in shards, so that a killed command goes on where it was; the default view is exchanged at once.
     """
     from synth.commands.keep import keep as command
-    from synth.rules.flags import chosen
-    from synth.run_folder import job_of
+    from synth.rules.ruleset import chosen
+    from synth.run.run import job_of
 
     flags = {"above": above, "below": below, "min": min, "max": max, "is": is_}
     command(out, chosen(flags, rules, job_of(out, ())[0].scores), name=name, workers=workers, as_json=json)

@@ -56,7 +56,7 @@ def run(
 
     The same command again, or `synth run OUT`, goes on where it stopped; nothing finished is asked twice.
     """
-    from synth.memory import economise
+    from synth.process import economise
 
     economise()
     from synth.commands.run import How, parse_share

@@ -65,7 +65,7 @@ def mine(
     Near passages that are no answer: ranked exactly, under rank and score rules, none equal or near to a known
     positive. Run again to go on where it stopped.
     """
-    from synth.memory import economise
+    from synth.process import economise
 
     economise()
     from synth.commands.mine import Given

@@ -8,16 +8,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from synth import config, yamlfile
-from synth.config import Draft, Job
+from synth import document as documents
+from synth import job as jobs
+from synth.check.data import DataReport, PairsReport, look, look_at_pairs
+from synth.check.findings import Findings
+from synth.check.job import (
+    Costs,
+    check_fit,
+    check_languages,
+    check_rules,
+    check_scorers,
+    expect,
+    read_material,
+    skips_stage_one,
+)
+from synth.check.servers import Asked, ask_all, named_models
 from synth.errors import SynthError
-from synth.preflight import existing
-from synth.preflight.costs import Costs, check_fit, expect, skips_stage_one
-from synth.preflight.data import DataReport, look
-from synth.preflight.existing import PairsReport
-from synth.preflight.findings import Findings
-from synth.preflight.mistakes import check_languages, check_rules, check_scorers, read_material
-from synth.preflight.servers import Asked, ask_all, named_models
+from synth.job import Draft, Job
 from synth.servers.probe import ProbeResult
 from synth.sources import ReadLimits
 from synth.tasks.retrieval import Retrieval
@@ -60,8 +67,8 @@ class CheckFailed(SynthError):  # noqa: N818 - a verdict, not an error of ours
 
 def check(path: Path, settings: Sequence[str], *, offline: bool, as_json: bool) -> None:
     """Print what was found. Raises CheckFailed with the code of the first thing to mend when anything is wrong."""
-    document = yamlfile.load(path)
-    draft = config.draft(document, settings)
+    document = documents.load(path)
+    draft = jobs.draft(document, settings)
     report = examine(draft, Path.cwd(), offline=offline, quiet=as_json)
     if as_json:
         say(json.dumps(report.as_json(), ensure_ascii=False, default=str))
@@ -84,7 +91,7 @@ def examine(draft: Draft, base: Path, *, offline: bool, quiet: bool = True) -> R
     data: DataReport | PairsReport | None = None
     costs = None
     if job is not None and job.data:
-        data = existing.look(job, draft.document, findings)
+        data = look_at_pairs(job, draft.document, findings)
     elif job is not None:
         limits = ReadLimits(line=job.limits.line, strict=False)
         data = look(job.corpora, material.files, limits, findings)

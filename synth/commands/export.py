@@ -8,16 +8,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from synth import registry, run_folder, splits
+from synth import registry, splits
 from synth.commands.handover import Handover, push
-from synth.config import Job
+from synth.document import Document
 from synth.errors import JobError, OutputError
 from synth.exports import Counts, Export, Facts, Files, Shape, Source
+from synth.job import Job
+from synth.run import run as runs
 from synth.shards import OutputFolder, StepFolder
 from synth.splits import SplitOptions
 from synth.terminal import say, tell
 from synth.validation import as_written, override, plain, validate
-from synth.yamlfile import Document
 
 _FORMAT = 1
 
@@ -61,7 +62,7 @@ def export(out: Path, given: Given, *, as_json: bool) -> None:
             f"--push: the Hub cannot show {options.title} files.", "Push with --to hub, or another of its layouts."
         )
     folder = OutputFolder.open(out, notify=tell)
-    job, _ = run_folder.job_of(out, ())
+    job, _ = runs.job_of(out, ())
     pairs = pairs_of(folder, given.view, options.negatives, notice)
     handover = Handover.to(given.out, folder.path)
     seed = job.file.seed if given.seed is None else given.seed
@@ -111,7 +112,7 @@ def pairs_of(folder: OutputFolder, view: str | None, negatives: int | None, noti
         raise JobError(f"{folder.path}: there is no view {view}.", "See: synth keep --as NAME")
     if not done:
         raise JobError(f"{folder.path}: {name} holds no pairs.", f"Run it first: synth run {folder.path}")
-    totals = run_folder.totals(folder)
+    totals = runs.totals(folder)
     if totals is None or len(done) < totals["shards"]:
         notice(f"{folder.path}: the run is not finished; exported is what {name} holds now.")
     plain_pairs = Pairs(name, base, None)

@@ -8,12 +8,12 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-from synth import config
+from synth import job as jobs
 from synth.commands.target import Target, resolve
+from synth.document import Document
 from synth.errors import JobError
 from synth.pairs import PairData
-from synth.rules.flags import mapping
-from synth.yamlfile import Document
+from synth.rules.ruleset import mapping
 
 SCORES = ("cosine", "language", "length", "copying")
 EMBEDDER = {"use": "sentence_transformers", "model": "all-MiniLM-L6-v2"}
@@ -70,7 +70,7 @@ def target(
         raise JobError("no output folder is given.", "Name one with -o.")
     document = Document("synth filter", _document(given, keep), {}, ())
     folder = out if sample is None else out.with_name(f"{out.name}.sample-{sample}")
-    return Target(config.build(document, settings, base=Path.cwd()), folder, sample)
+    return Target(jobs.build(document, settings, base=Path.cwd()), folder, sample)
 
 
 def _document(given: Given, keep: Mapping[str, Any]) -> dict[str, Any]:

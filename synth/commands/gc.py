@@ -9,7 +9,7 @@ from pathlib import Path
 from synth.errors import JobError
 from synth.gc import Wanted, collect
 from synth.terminal import say
-from synth.units import parse_duration
+from synth.validation import parse_duration
 
 
 def gc(out: Path, *, dry_run: bool, view: str | None, scores: bool, age: str, as_json: bool) -> None:

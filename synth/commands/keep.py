@@ -9,19 +9,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from synth import quality, run_folder
 from synth.commands.status import command_rows
 from synth.errors import JobError, OutputError
 from synth.results.card import card
-from synth.results.files import reasons, totals
-from synth.results.summary import summarise
+from synth.results.summary import reasons, summarise, totals
 from synth.rules import Rules
-from synth.run_folder import Run
-from synth.runners.views import carry_out
+from synth.run import history
+from synth.run import run as runs
+from synth.run.run import Run
 from synth.shards import OutputFolder
-from synth.steps import views
-from synth.steps.keep import built_aside
-from synth.steps.views import DEFAULT, View
+from synth.steps import keep as keep_step
+from synth.steps.keep import DEFAULT, View, built_aside, carry_out
 from synth.terminal import say, tell
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -78,25 +76,25 @@ def apply(folder: OutputFolder, rules: Rules, name: str | None, workers: int | N
     where it was. Raises JobError for a name that clashes, a column that is not stored, groups without a threshold, or
     when nothing is scored yet; OutputError while a run is at work and the default view would be swapped under it.
     """
-    run_folder.read_record(folder)
+    runs.read_record(folder)
     if name is not None and (not _NAME.fullmatch(name) or name in _TAKEN):
         raise JobError(
             f"--as {name}: cannot be the name of a view.", "Use letters, digits, '_' and '-', such as strict."
         )
-    scores = views.stored_scores(folder, rules.columns())
-    shards = views.ready(folder, scores)
+    scores = keep_step.stored_scores(folder, rules.columns())
+    shards = keep_step.ready(folder, scores)
     if not shards:
         raise JobError(f"{folder.path}: holds no scored pairs yet.", f"Run it first: synth run {folder.path}")
-    rules.require(views.column_types(folder, scores, shards[0]))
-    rules.require_groups(views.selected(folder, scores, index, rules.grouping) for index in shards)
+    rules.require(keep_step.column_types(folder, scores, shards[0]))
+    rules.require_groups(keep_step.selected(folder, scores, index, rules.grouping) for index in shards)
     view = View(f"views/{name}" if name else DEFAULT, rules, scores, competing=tuple(shards) if rules.unique else ())
     if name is None:
         view = _in_place_of_default(folder, view, shards)
     elif not view.holds(folder):
         raise _clash(folder, view, name)
-    reported = run_folder.reopen(folder, rules)  # a job that cannot be read shall stop us before the work, not after
+    reported = runs.reopen(folder, rules)  # a job that cannot be read shall stop us before the work, not after
     if name is None:
-        quality.left_to_kept(folder)
+        history.left_to_kept(folder)
     made = carry_out(folder, view, shards, workers)
     if made or view.hidden:
         _rewrite_card(reported, view)
@@ -133,7 +131,7 @@ def _in_place_of_default(folder: OutputFolder, view: View, shards: Sequence[int]
 
 
 def _clash(folder: OutputFolder, view: View, name: str) -> JobError:
-    record = views.record_of(folder, view.name)
+    record = keep_step.record_of(folder, view.name)
     cure = f"Choose another name, or remove that view first: synth gc {folder.path} --view {name} --age 0s"
     if record and record.rules == view.rules and record.scores == view.scores:
         what = f"compared the rows of {record.shards} shards, and there are {len(view.competing)} now"
@@ -146,7 +144,7 @@ def _clash(folder: OutputFolder, view: View, name: str) -> JobError:
 
 def _rewrite_card(run: Run, view: View) -> None:
     """The card tells of the default view and names the others."""
-    record = views.record_of(run.folder, DEFAULT)
+    record = keep_step.record_of(run.folder, DEFAULT)
     opened = replace(run, job=replace(run.job, rules=record.rules)) if record else run
     default = View(DEFAULT, opened.job.rules, record.scores if record else view.scores)
     run.folder.replace_atomically("README.md", card(opened, summarise(opened, default)).encode())

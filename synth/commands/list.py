@@ -12,7 +12,7 @@ from typing import Any
 
 from synth import registry
 from synth.errors import JobError
-from synth.sections import Limits, PersonaOptions, RunOptions
+from synth.job import Limits, PersonaOptions, RunOptions
 from synth.sources import Corpus
 from synth.stage import Stage
 from synth.terminal import say

@@ -12,16 +12,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from synth import registry, run_folder, yamlfile
+from synth import document as documents
+from synth import registry
+from synth.document import Document, Problem
 from synth.errors import JobError, Stopped
 from synth.negatives import Negatives
+from synth.run import run as runs
 from synth.shards import OutputFolder
 from synth.stage import Services
-from synth.steps.mine import Counts, Mining, Plan
-from synth.steps.mine_inputs import CorpusSource, Tell, finished
+from synth.steps.mine import CorpusSource, Counts, Mining, Plan, Tell, finished
 from synth.terminal import say, tell
 from synth.validation import plain, validate
-from synth.yamlfile import Document, Problem
 
 _WORDS = frozenset({"use", "by", "range", "window", "strategy", "short"})
 """Options that are text, which YAML could take for something else (20:50 is 1250 to it)."""
@@ -56,7 +57,7 @@ def mine(out: Path, given: Given, *, as_json: bool) -> None:
 def plan_of(out: Path, given: Given) -> Plan:
     """The options of a command line, checked, over the run in `out`. Raises JobError naming every mistake."""
     use, options = options_of(given.file, given.options or {})
-    job, _ = run_folder.job_of(out, given.settings)
+    job, _ = runs.job_of(out, given.settings)
     folder = OutputFolder.open(out, write=True, notify=tell)
     if job.embed is None:
         raise JobError(
@@ -65,7 +66,7 @@ def plan_of(out: Path, given: Given) -> Plan:
         )
     if "chat" in options.needs and getattr(options, "llm", None) is None and job.llm is None:
         raise JobError("written: needs a language model.", "Name one: --llm '{use: vllm_server, …}'")
-    run = replace(run_folder.reopen(folder, job.rules), job=job)
+    run = replace(runs.reopen(folder, job.rules), job=job)
     view = "kept" if given.view in (None, "kept") else f"views/{given.view}"
     step = folder.step(view)
     shards = finished(run, view)
@@ -79,7 +80,7 @@ def plan_of(out: Path, given: Given) -> Plan:
 
 def options_of(file: Path | None, flags: Mapping[str, str | bool | None]) -> tuple[str, Negatives]:
     """The source of negatives that a file and flags name, the flags on top. Raises JobError with every mistake."""
-    document = yamlfile.load(file) if file else Document("synth mine", {}, {}, ())
+    document = documents.load(file) if file else Document("synth mine", {}, {}, ())
     if document.problems or not isinstance(document.data, dict):
         wrong = document.problems or (Problem((), "holds no mapping of options"),)
         raise JobError("\n  ".join(document.describe(each) for each in wrong))
@@ -88,7 +89,7 @@ def options_of(file: Path | None, flags: Mapping[str, str | bool | None]) -> tup
         if value is not None:
             flag = f"--{name.replace('_', '-')}"
             text = isinstance(value, str) and name not in _WORDS
-            data[name] = plain(yamlfile.scalar(str(value), flag)) if text else value
+            data[name] = plain(documents.scalar(str(value), flag)) if text else value
     use = str(data.pop("use", "mined"))
     cls = registry.find("negatives", use)
     if not issubclass(cls, Negatives):

@@ -9,9 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from synth import config
+from synth import job as jobs
+from synth.check.trial import Call, Trial, Tried, choose
 from synth.errors import JobError
-from synth.preflight.trial import Call, Trial, Tried, choose
 from synth.results.render import row_lines, rule
 from synth.terminal import say, tell
 from synth.types import Rejected
@@ -22,7 +22,7 @@ def preview(path: Path, settings: Sequence[str], *, count: int, passage_id: str 
 
     Raises what a run would raise for the same passages.
     """
-    job = config.load(path, settings)
+    job = jobs.load(path, settings)
     if job.data:
         raise JobError(f"{path}: works on existing pairs: no prompt is asked.", f"Try: synth run {path} --sample 5")
     trial = Trial.of(job)

@@ -9,21 +9,21 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from synth import revisions, run_folder
 from synth.commands.stopping import Stopping, leave_busy_threads
 from synth.commands.target import Target
 from synth.display import Display
 from synth.errors import InputError, JobError, Stopped, SynthError, TooManyUnusable
-from synth.locks import turn
-from synth.memory import for_tables, give_back
+from synth.process import for_tables, give_back
 from synth.results.card import card
 from synth.results.render import summary_lines
 from synth.results.summary import Summary, summarise
-from synth.run_folder import Run
+from synth.run import history
+from synth.run import run as runs
+from synth.run.run import Run
 from synth.runners import local, workers
-from synth.runners.counters import Counters
-from synth.runners.plan import Share
+from synth.runners.progress import Counters, Share
 from synth.runners.ray_cluster import Cluster
+from synth.shards.journal import turn
 from synth.steps import foreign, keep, passages, retry, score
 from synth.terminal import say, tell
 
@@ -96,7 +96,7 @@ def _carry_through(target: Target, how: How, stopping: Stopping, *, quiet: bool)
     """All passes over the run: what is left of it, then the items to be asked again."""
     for scorer in target.job.scores:
         scorer.require()
-    opened = run_folder.start(target.job, target.out, sample=target.sample, notify=tell, go_on=how.go_on)
+    opened = runs.start(target.job, target.out, sample=target.sample, notify=tell, go_on=how.go_on)
     keep.remember(opened)
     if opened.pairs:
         for_tables()
@@ -156,7 +156,7 @@ async def _work(opened: Run, shards: int, counters: Counters, how: How, stopping
 
 def _retrying(opened: Run) -> bool:
     """Whether the last revision asks items again and is not through with that: then this run goes on with it."""
-    done = run_folder.totals(opened.folder)
+    done = runs.totals(opened.folder)
     complete = done is not None and len(opened.folder.step("generated").done()) >= done["shards"]
     return bool(opened.retry) and not complete
 
@@ -167,11 +167,11 @@ def _retried(opened: Run) -> Run | None:
     if not items:
         tell("no rejected item is left to ask again")
         return None
-    before = revisions.last(opened.folder)
-    new = revisions.following(before, opened.job, before.settings, opened.inputs, items)
-    run_folder.append(opened, new)
+    before = history.last(opened.folder)
+    new = history.following(before, opened.job, before.settings, opened.inputs, items)
+    runs.append(opened, new)
     tell(f"{len(items):,} rejected items are asked again, as revision {new.number}")
-    return run_folder.under(opened, revisions.last(opened.folder))
+    return runs.under(opened, history.last(opened.folder))
 
 
 def _report(opened: Run, counters: Counters, *, as_json: bool) -> None:

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from synth import run_folder
 from synth.errors import JobError
-from synth.results.files import scan, scan_rejects, scores_in
 from synth.results.render import row_lines
+from synth.results.summary import scan, scan_rejects, scores_in
+from synth.run import run as runs
 from synth.shards import OutputFolder
-from synth.steps import views
+from synth.steps import keep
 from synth.terminal import say, tell
 
 _STEPS = ("passages", "generated")
@@ -36,7 +36,7 @@ def show(  # noqa: PLR0913 - one parameter per flag
     `where` is no condition on the columns there are, or when there is no such view.
     """
     folder = OutputFolder.open(out)
-    run_folder.read_record(folder)
+    runs.read_record(folder)
     scores = scores_in(folder, _view(folder, view))
     found = [
         (part.title, row)
@@ -74,11 +74,11 @@ def _parts(folder: OutputFolder, view: str, *, rejected: bool, row_id: str | Non
 
 def _view(folder: OutputFolder, name: str) -> str:
     """The folder of a view: `kept`, or `views/<name>`."""
-    known = views.names(folder)
-    if name != views.DEFAULT and f"views/{name}" not in known:
-        there = ", ".join([views.DEFAULT, *(each.removeprefix("views/") for each in known)])
+    known = keep.names(folder)
+    if name != keep.DEFAULT and f"views/{name}" not in known:
+        there = ", ".join([keep.DEFAULT, *(each.removeprefix("views/") for each in known)])
         raise JobError(f"{folder.path}: there is no view {name}.", f"There are: {there}.")
-    return name if name == views.DEFAULT else f"views/{name}"
+    return name if name == keep.DEFAULT else f"views/{name}"
 
 
 def _with_id(frame: pl.LazyFrame, row_id: str) -> pl.LazyFrame:

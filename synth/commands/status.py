@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from synth import run_folder
-from synth.locks import locked
-from synth.results.files import totals
+from synth.results.summary import totals
+from synth.run import run as runs
 from synth.shards import OutputFolder
-from synth.steps import views
+from synth.shards.journal import locked
+from synth.steps import keep
 from synth.terminal import say
 
 _MINED = "mined"
@@ -45,8 +45,8 @@ class OpenShard:
 
 def command_rows(folder: OutputFolder) -> tuple[list[StepStatus], list[OpenShard]]:
     """Everything `synth status` says, from one listing per step and the shards' footers."""
-    record = run_folder.read_record(folder)
-    done = run_folder.totals(folder)
+    record = runs.read_record(folder)
+    done = runs.totals(folder)
     expected = done["shards"] if done else None
     existing = bool(record["job"].get("data"))
     names = [*_names(folder, existing=existing), *([_MINED] if (folder.path / _MINED).is_dir() else [])]
@@ -58,12 +58,12 @@ def _names(folder: OutputFolder, *, existing: bool) -> list[str]:
     """The steps there are; a pass over existing data has no passages."""
     scores = sorted(each.name for each in (folder.path / "scores").glob("*") if each.is_dir())
     first = ["generated"] if existing else ["passages", "generated"]
-    return [*first, *(f"scores/{n}" for n in scores), views.DEFAULT, *views.names(folder)]
+    return [*first, *(f"scores/{n}" for n in scores), keep.DEFAULT, *keep.names(folder)]
 
 
 def _step(folder: OutputFolder, name: str, expected: int | None) -> StepStatus:
     step = folder.step(name)
-    record = views.record_of(folder, name) if name == views.DEFAULT or name.startswith("views/") else None
+    record = keep.record_of(folder, name) if name == keep.DEFAULT or name.startswith("views/") else None
     rules = record.rules.describe() if record else None
     return StepStatus(name, len(step.done()), expected, *totals(step), rules=rules)
 

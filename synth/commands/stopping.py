@@ -18,8 +18,8 @@ from types import FrameType
 from typing import Any, Self
 
 from synth.errors import JobError, Stopped
-from synth.runners.counters import Counters
 from synth.runners.local import StopRequest, threads_ended
+from synth.runners.progress import Counters
 from synth.terminal import tell
 
 LEAD_SECONDS = 45.0

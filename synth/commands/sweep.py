@@ -10,15 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from synth import run_folder
 from synth.errors import JobError, SystemFault
-from synth.results import calibration
 from synth.results import sweep as results
-from synth.results.calibration import Threshold
-from synth.results.sweep import Cut, Scored
+from synth.results.sweep import Cut, Scored, Threshold
 from synth.rules import Rules
+from synth.run import run as runs
 from synth.shards import OutputFolder
-from synth.steps import views
+from synth.steps import keep
 from synth.terminal import say, tell
 
 _NO_MEASURE = ("_shuffled", "_cluster", "_truncated")
@@ -38,7 +36,7 @@ class Options:
     score: str
     by: tuple[str, ...]
     at: tuple[float, ...]
-    goal: tuple[calibration.Goal, float] | None
+    goal: tuple[results.Goal, float] | None
     label: str | None
     falling: frozenset[str]
     count: int
@@ -57,7 +55,7 @@ class Options:
             thresholds = tuple(float(each) for each in _words(at))
         except ValueError as exc:
             raise JobError(f"--at {at}: expects numbers with commas between them.", "For example --at 0.6,0.7") from exc
-        wish = None if calibrate is None else calibration.goal(calibrate)
+        wish = None if calibrate is None else results.goal(calibrate)
         falling = _LOWER_IS_BETTER | ({score} if lower else set())
         return cls(score, tuple(_words(by)), thresholds, wish, label, falling, count)
 
@@ -89,7 +87,7 @@ def sweep(out: Path, options: Options, write: Path | None, *, as_json: bool) -> 
             "--write needs a proposal to write.", "Add --calibrate keep=0.5 or --calibrate random-pairs=0.01"
         )
     folder = OutputFolder.open(out)
-    job, _ = run_folder.job_of(folder.path, ())
+    job, _ = runs.job_of(folder.path, ())
     if options.label in {each.label for each in job.data} - {None}:
         options = replace(options, label="label")  # the pass has given it this name
     named = {name for scorer in job.scores for name, made in scorer.named_outputs() if made.name in _LOWER_IS_BETTER}
@@ -100,7 +98,7 @@ def sweep(out: Path, options: Options, write: Path | None, *, as_json: bool) -> 
             (f" --by {','.join(options.by)}" if options.by else "", f" --calibrate {_goal(options)}")
         )
         try:
-            write.write_text(calibration.as_yaml(found.keep, comment), encoding="utf-8")
+            write.write_text(results.as_yaml(found.keep, comment), encoding="utf-8")
         except OSError as exc:
             raise SystemFault(f"{write}: cannot be written: {exc.strerror}.") from exc
     if as_json:
@@ -113,16 +111,16 @@ def sweep(out: Path, options: Options, write: Path | None, *, as_json: bool) -> 
 
 
 def _measure(folder: OutputFolder, options: Options) -> Sweep:
-    record = views.record_of(folder, views.DEFAULT)
+    record = keep.record_of(folder, keep.DEFAULT)
     wanted = {options.score, *options.by, *([options.label] if options.label else [])}
-    stored = views.stored_scores(folder, wanted)
+    stored = keep.stored_scores(folder, wanted)
     scored = results.read(folder, stored, options.score, by=options.by, label=options.label)
     rules = record.rules if record else Rules()
     thresholds = sorted(options.at or _telling(scored, options, rules))
     everything = scored.of(None)
     edges = results.even_edges(scored.score)
     groups = {name: scored.of(n) for n, name in enumerate(scored.names) if name}
-    proposed = calibration.propose(scored, options.goal, lower=options.lower) if options.goal else []
+    proposed = results.propose(scored, options.goal, lower=options.lower) if options.goal else []
     return Sweep(
         score=options.score,
         lower=options.lower,
@@ -137,7 +135,7 @@ def _measure(folder: OutputFolder, options: Options) -> Sweep:
         auc=_aucs(folder, stored, options) if options.label else {},
         samples=_samples(folder, scored, thresholds, options),
         proposed=proposed,
-        keep=calibration.as_keep(proposed, rules, options.score, options.by, lower=options.lower) if proposed else None,
+        keep=results.as_keep(proposed, rules, options.score, options.by, lower=options.lower) if proposed else None,
     )
 
 

@@ -3,24 +3,150 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
+import math
+import re
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, field_validator
 
-from synth.embed._options import EmbedOptions, Role
-from synth.embed._probe import PROBE_TEXTS, judge
-from synth.embed._vectors import Row, read_rows, unit
 from synth.errors import RequestRejected, ServerRefused, SynthError
-from synth.servers.faults import NotServed, Setback
+from synth.servers.faults import NotServed, Setback, is_loopback, shown
 from synth.servers.fleet import Fleet
-from synth.servers.probe import ProbeResult, facts, unusable
-from synth.servers.urls import is_loopback, shown
-from synth.stage import Encoded
+from synth.servers.probe import ANSWER, QUESTION, UNRELATED, ProbeResult, facts, unusable
+from synth.stage import Encoded, Stage
+
+Role = Literal["query", "document"]
+QWEN3_TEMPLATE = "Instruct: {instruction}\nQuery:{query}"
+"""As Qwen3-Embedding's model card has it: no space after `Query:`."""
+
+
+class EmbedOptions(Stage):
+    """The model and how texts are put to it."""
+
+    model: str
+    """The model's name."""
+    query_template: str | None = None
+    """Text around a query, with {instruction} and {query}; null: Qwen3-Embedding's own there, else {query}."""
+    dimensions: int | None = Field(default=None, gt=0)
+    """Keep this many leading dimensions of a Matryoshka model, cut here and scaled to unit length again."""
+    truncate: Literal["record", "error"] = "record"
+    """A text longer than the model reads: embed its beginning and record that, or reject it."""
+
+    @field_validator("query_template")
+    @classmethod
+    def _has_query(cls, value: str | None) -> str | None:
+        if value is not None and "{query}" not in value:
+            raise ValueError("the template has no {query} in it")
+        return value
+
+    def wrapped(self, text: str, role: Role, instruction: str) -> str:
+        """The text as the model gets it: queries in their template, filled in one pass, so braces in them stay."""
+        if role == "document":
+            return text
+        template = self.query_template
+        if template is None:
+            template = QWEN3_TEMPLATE if "qwen3-embedding" in self.model.lower() else "{query}"
+        values = {"{instruction}": instruction, "{query}": text}
+        return re.sub(r"\{instruction\}|\{query\}", lambda found: values[found[0]], template)
+
+
+Row = NDArray[np.float32]
+
+
+def read_rows(answer: Any, count: int) -> list[Row | None]:
+    """One row for each of `count` inputs, placed by `index`; None where it is null, not numbers, not finite or zero.
+
+    Base64 is little-endian float32. Raises Setback where the answer is no list of embeddings or the indices are not
+    0 to count-1, once each.
+    """
+    data = answer.get("data") if isinstance(answer, dict) else None
+    if not isinstance(data, list):
+        raise Setback("HTTP 200 with something that is not embeddings")
+    rows: list[Row | None] = [None] * count
+    seen = [False] * count
+    for entry in data:
+        index = entry.get("index") if isinstance(entry, dict) else None
+        if type(index) is not int or not 0 <= index < count or seen[index]:
+            raise Setback(f"HTTP 200 with an embedding for input {index!r} of {count}")
+        seen[index] = True
+        rows[index] = _row(entry.get("embedding"))
+    if not all(seen):
+        raise Setback(f"HTTP 200 with {sum(seen)} embeddings for {count} inputs")
+    return rows
+
+
+def _row(value: Any) -> Row | None:
+    try:
+        if isinstance(value, str):
+            row = np.frombuffer(base64.b64decode(value, validate=True), "<f4").astype(np.float32, copy=False)
+        else:
+            row = np.array(value, np.float32)
+    except (TypeError, ValueError, binascii.Error):
+        return None
+    if row.ndim != 1:
+        return None
+    squared = float(row.dot(row))  # between zero and infinity for nearly every row, and then no value needs a look
+    return row if 0 < squared < math.inf or (np.isfinite(row).all() and row.any()) else None
+
+
+def unit(rows: Sequence[Row], dimensions: int | None) -> NDArray[np.float32]:
+    """Rows cut to `dimensions` and scaled to length 1: float32 (n, width); a row that is zero there stays zero."""
+    matrix = np.stack([row[:dimensions] for row in rows]).astype(np.float32, copy=False)
+    wide = matrix.astype(np.float64)
+    lengths = np.sqrt(np.einsum("ij,ij->i", wide, wide))
+    wide /= np.where(lengths == 0, 1, lengths)[:, None]
+    return wide.astype(np.float32)
+
+
+PROBE_TEXTS: tuple[tuple[str, Role], ...] = (
+    (QUESTION, "query"),
+    (ANSWER, "document"),
+    (UNRELATED, "document"),
+)
+_NOISE = (
+    "a question is no closer to its answer ({:.2f}) than to an unrelated text ({:.2f}): "
+    "is this an embedding model, with the pooling it was trained with?"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the vectors of the probe texts tell; cosines are None where there are no sound vectors."""
+
+    problems: tuple[str, ...]
+    dimension: int | None = None
+    norm: float | None = None
+    paraphrase: float | None = None
+    unrelated: float | None = None
+
+
+def judge(rows: Sequence[Row | None], dimensions: int | None) -> Seen:
+    """Reads the rows of `PROBE_TEXTS`."""
+    sound = [row for row in rows if row is not None]
+    widths = {row.size for row in sound}
+    if len(sound) < len(rows) or len(widths) != 1:
+        return Seen(("vectors are missing, zero, not finite or of different widths: is this an embedding model?",))
+    width = widths.pop()
+    if (dimensions or 0) > width:
+        return Seen(
+            (f"vectors have {width} dimensions, the job asks for {dimensions}: lower embed.dimensions.",), width
+        )
+    query, answer, other = unit(sound, dimensions)
+    paraphrase, unrelated = float(query @ answer), float(query @ other)
+    problems: tuple[str, ...] = ()
+    if paraphrase <= unrelated:
+        problems = (_NOISE.format(paraphrase, unrelated),)
+    return Seen(problems, width, float(np.linalg.norm(sound[0])), paraphrase, unrelated)
+
 
 PATH = "/embeddings"
 

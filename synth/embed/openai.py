@@ -7,11 +7,10 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from synth.embed._options import EmbedOptions
-from synth.embed._served import PATH, Pace, ServedEncoder, body
-from synth.servers.clock import Clock, SystemClock
+from synth.embed._served import PATH, EmbedOptions, Pace, ServedEncoder, body
 from synth.servers.fleet import Fleet, Work
-from synth.servers.provider import Provider
+from synth.servers.http import Provider
+from synth.servers.pace import Clock, SystemClock
 from synth.stage import ClientSettings
 
 __all__ = ["OpenAIEmbedder"]

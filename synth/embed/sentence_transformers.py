@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
-from synth.embed._options import EmbedOptions, Role
-from synth.embed._probe import PROBE_TEXTS, judge
-from synth.embed._vectors import unit
+from synth.embed._served import PROBE_TEXTS, EmbedOptions, Role, judge, unit
 from synth.errors import InputError, JobError, RequestRejected
+from synth.process import OneThread
 from synth.servers.probe import ProbeResult
 from synth.stage import ClientSettings, Encoded
-from synth.threads import OneThread
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

@@ -7,13 +7,11 @@ from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
 
-from synth.embed._options import EmbedOptions
-from synth.embed._served import PATH, Pace, ServedEncoder, body
-from synth.servers.access import Access
-from synth.servers.clock import Clock, SystemClock
+from synth.embed._served import PATH, EmbedOptions, Pace, ServedEncoder, body
+from synth.servers.faults import expand_urls
 from synth.servers.fleet import Fleet, Work
-from synth.servers.http import HttpTransport
-from synth.servers.urls import expand_urls
+from synth.servers.http import Access, HttpTransport
+from synth.servers.pace import Clock, SystemClock
 from synth.stage import ClientSettings
 
 __all__ = ["VllmServerEmbedder"]

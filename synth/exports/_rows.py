@@ -3,16 +3,53 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
-from synth.exports._answers import Answers
-from synth.seeds import item_random
+from synth.hashing import item_random
 from synth.shards import OutputFolder, StepFolder
+from synth.sources.checks import FirstSeen, digest
+from synth.tables import TEXT
+
+
+class Answers:
+    """All pairs as keys, 8 bytes each; texts are compared without case, white space and form.
+
+    That a passage is wrongly taken for an answer happens once in 10^12 looks, over ten million pairs.
+    """
+
+    def __init__(self, pairs: Iterable[tuple[str, str]] = ()) -> None:
+        self._keys = np.unique(np.fromiter((_key(query, passage) for query, passage in pairs), np.uint64))
+
+    @classmethod
+    def of(cls, step: StepFolder) -> Answers:
+        """The pairs of a step."""
+        return cls(_pairs(step))
+
+    def has(self, query: str, passage: str) -> bool:
+        """Whether a pair says that the passage answers the query."""
+        key = np.uint64(_key(query, passage))
+        place = int(np.searchsorted(self._keys, key))
+        return place < len(self._keys) and bool(self._keys[place] == key)
+
+
+def _pairs(step: StepFolder) -> Iterator[tuple[str, str]]:
+    for index in sorted(step.done()):
+        columns = step.read_columns(index, ["query", "passage"])
+        texts: tuple[list[str | None], ...] = tuple(each.to_pylist() for each in columns.columns)
+        for query, passage in zip(*texts, strict=True):
+            yield query or "", passage or ""
+
+
+def _key(query: str, passage: str) -> int:
+    return int.from_bytes(digest(f"{digest(query).hex()} {digest(passage).hex()}")[:8], "little")
+
 
 MINED = ("negatives", "further_positives", "refused")
 """Columns of `mined/` beyond those of the pairs."""
@@ -233,3 +270,105 @@ def _measure(row: Row, counts: Counts) -> None:
 
 def _size(text: str) -> int:
     return len(text.encode())
+
+
+class Document(NamedTuple):
+    """One distinct passage."""
+
+    id: str
+    title: str
+    text: str
+
+
+class Ids:
+    """Names of distinct texts."""
+
+    def __init__(self) -> None:
+        self._texts, self._taken = FirstSeen(), FirstSeen()
+        self._names: list[str] = []
+
+    def add(self, text: str, wanted: str | None) -> tuple[str, bool]:
+        """The id of a text, and whether the text is new."""
+        key = digest(text)
+        earlier = self._texts.add(key, len(self._names))
+        if earlier is not None:
+            return self._names[earlier], False
+        hashed = sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+        name = wanted or f"p-{hashed[:16]}"
+        if self._taken.add(digest(name), 0) is not None:
+            name = f"{name}#{hashed[:8]}"
+        self._names.append(name)
+        return name, True
+
+
+def documents(source: Source, ids: Ids) -> Iterator[Document]:
+    """Every passage of the run once: those read, whether or not a pair came of them, else those of all pairs.
+
+    Passages that only mining knows, from a corpus of its own, are not here: `Ids.add` tells that they are new.
+    """
+    step = source.folder.step("passages")
+    pairs = not step.done()
+    if pairs:
+        step = source.folder.step("generated")
+    text, ident = ("passage", "passage_id") if pairs else ("text", "id")
+    for index in sorted(step.done()):
+        there = step.schema(index).names
+        for row in step.read_columns(index, [n for n in (text, ident, "title") if n in there]).to_pylist():
+            if not (row[text] or "").strip():
+                continue
+            own = row.get(ident)
+            name, new = ids.add(row[text], None if own is None else str(own))
+            if new:
+                title = row.get("title")
+                yield Document(name, title if isinstance(title, str) else "", row[text])
+
+
+NEGATIVE = pa.struct(
+    [
+        ("passage_id", pa.string()),
+        ("rank", pa.int32()),
+        ("score", pa.float64()),
+        ("margin", pa.float64()),
+        ("reranker", pa.float64()),
+        ("source", pa.string()),
+    ]
+)
+WITH_TEXT = pa.struct([("passage", TEXT), *NEGATIVE])
+
+
+def meta(batch: Batch, repeats: Sequence[int] | None = None) -> pa.Table:
+    """A row for each row of the trainer's file: ids, all that is known of the pair, and its negatives' numbers.
+
+    `repeats`: how often a pair stands there, once with each of its positives; None where one row holds them all.
+    """
+    own = _without(batch.table, {"query", "passage", "positive"})
+    counts = [1] * len(batch.rows) if repeats is None else repeats
+    places = [n for n, count in enumerate(counts) for _ in range(count)]
+    table = own.take(pa.array(places, pa.int64()))
+    if repeats is not None:
+        ids = [name for row in batch.rows for name in (row.passage_id, *(each.passage_id for each in row.positives))]
+        table = table.append_column("positive", pa.array(ids, pa.string()))
+    found = [[_numbers(each) for each in batch.rows[n].negatives] for n in places]
+    return table.append_column("negatives", pa.array(found, pa.list_(NEGATIVE)))
+
+
+def whole(batch: Batch) -> pa.Table:
+    """The pairs with all of their columns, their negatives and further positives with texts and numbers."""
+    table = batch.table
+    for name, lists in (
+        ("negatives", [row.negatives for row in batch.rows]),
+        ("further_positives", [row.positives for row in batch.rows]),
+    ):
+        found = [[each._asdict() for each in row] for row in lists]
+        table = table.append_column(name, pa.array(found, pa.list_(WITH_TEXT)))
+    return table
+
+
+def _without(table: pa.Table, names: set[str]) -> pa.Table:
+    return table.select([name for name in table.column_names if name not in names])
+
+
+def _numbers(each: Negative) -> dict[str, object]:
+    plain = each._asdict()
+    del plain["passage"]
+    return plain

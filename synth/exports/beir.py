@@ -6,9 +6,8 @@ import csv
 import io
 from typing import ClassVar
 
-from synth.exports._documents import Document, Ids, documents
 from synth.exports._export import Export, block, page
-from synth.exports._rows import Counts, Facts, Shape, Source
+from synth.exports._rows import Counts, Document, Facts, Ids, Shape, Source, documents
 from synth.exports._writers import Files
 
 __all__ = ["Beir"]

@@ -7,8 +7,7 @@ from typing import Any, ClassVar
 
 from synth.errors import JobError
 from synth.exports._export import TEMPERATURE, Export, block, page, quoted, tokens
-from synth.exports._meta import meta
-from synth.exports._rows import Counts, Facts, Row, Shape, Source
+from synth.exports._rows import Counts, Facts, Row, Shape, Source, meta
 from synth.exports._writers import Files
 
 __all__ = ["FlagEmbedding"]

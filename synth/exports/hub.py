@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import ClassVar
 
 from synth.exports._export import Export, block, page
-from synth.exports._meta import whole
-from synth.exports._rows import Counts, Facts, Shape, Source
+from synth.exports._rows import Counts, Facts, Shape, Source, whole
 from synth.exports._writers import Files, front_matter
-from synth.units import Size
+from synth.validation import Size
 
 __all__ = ["Hub"]
 

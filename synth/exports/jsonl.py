@@ -8,8 +8,7 @@ import pyarrow as pa
 import yaml
 
 from synth.exports._export import Export, block, page
-from synth.exports._meta import whole
-from synth.exports._rows import Counts, Facts, Shape, Source
+from synth.exports._rows import Counts, Facts, Shape, Source, whole
 from synth.exports._writers import Files, front_matter
 
 __all__ = ["Jsonl"]

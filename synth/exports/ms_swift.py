@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from synth.exports._export import TEMPERATURE, Export, block, page, quoted, tokens
-from synth.exports._meta import meta
-from synth.exports._rows import Facts, Row, Source
+from synth.exports._rows import Facts, Row, Source, meta
 from synth.exports._writers import Files
 
 __all__ = ["MsSwift"]

@@ -10,13 +10,12 @@ from typing import ClassVar
 
 import pyarrow as pa
 
-from synth.exports._documents import Document, Ids, documents
 from synth.exports._export import Export, block, page
-from synth.exports._rows import Counts, Facts, Shape, Source
+from synth.exports._rows import Counts, Document, Facts, Ids, Shape, Source, documents
 from synth.exports._writers import Files, front_matter
 from synth.languages import language
 from synth.tables import TEXT
-from synth.units import Size
+from synth.validation import Size
 
 __all__ = ["Mteb"]
 

@@ -8,11 +8,10 @@ from typing import ClassVar
 import pyarrow as pa
 
 from synth.exports._export import TEMPERATURE, Export, block, page, quoted, tokens
-from synth.exports._meta import meta
-from synth.exports._rows import Batch, Counts, Facts, Shape, Source
+from synth.exports._rows import Batch, Counts, Facts, Shape, Source, meta
 from synth.exports._writers import Files, front_matter
 from synth.tables import TEXT
-from synth.units import Size
+from synth.validation import Size
 
 __all__ = ["SentenceTransformers"]
 

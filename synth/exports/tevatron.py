@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from synth.exports._documents import Document, Ids, documents
 from synth.exports._export import Export, block, page, quoted, tokens
-from synth.exports._meta import meta
-from synth.exports._rows import Facts, Source
+from synth.exports._rows import Document, Facts, Ids, Source, documents, meta
 from synth.exports._writers import Files, front_matter
 
 __all__ = ["Tevatron"]

@@ -8,12 +8,40 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from synth.errors import SynthError
-from synth.llm._replies import read_reply
-from synth.servers.faults import NotServed, Setback
+from synth.servers.faults import NotServed, Setback, is_loopback, shown
 from synth.servers.fleet import Fleet
 from synth.servers.probe import ProbeResult, facts, unusable
-from synth.servers.urls import is_loopback, shown
 from synth.stage import ChatReply, ChatRequest, JsonSchema
+
+
+def read_reply(answer: Any) -> ChatReply:
+    """The first choice of a completion, text None where there is none; raises Setback for what is no completion."""
+    if not isinstance(answer, dict) or "choices" not in answer:
+        raise Setback("HTTP 200 with something that is not a chat completion")
+    choices = answer["choices"] or [{}]
+    choice = choices[0] if isinstance(choices, list) else None
+    message = (choice.get("message") or {}) if isinstance(choice, dict) else None
+    if not isinstance(choice, dict) or not isinstance(message, dict):
+        raise Setback("HTTP 200 with a damaged chat completion")
+    text = message.get("content")
+    if not (text is None or isinstance(text, str)):
+        raise Setback("HTTP 200 with a message whose content is not text")
+    if text is None and message.get("refusal"):
+        text = str(message["refusal"])
+    usage = answer.get("usage")
+    usage = usage if isinstance(usage, dict) else {}
+    return ChatReply(
+        text=text,
+        finish_reason=str(choice.get("finish_reason") or "stop"),
+        model=str(answer.get("model") or ""),
+        prompt_tokens=_count(usage.get("prompt_tokens")),
+        completion_tokens=_count(usage.get("completion_tokens")),
+    )
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) and value > 0 else 0
+
 
 PATH = "/chat/completions"
 _TOKEN = "kq7-zebu-41"  # noqa: S105 - a word that no model writes unless it is made to

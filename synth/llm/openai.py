@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from synth.llm._served import PATH, ServedChat, canary
-from synth.servers.clock import Clock, SystemClock
 from synth.servers.fleet import Fleet, Work
-from synth.servers.provider import Provider
+from synth.servers.http import Provider
+from synth.servers.pace import Clock, SystemClock
 from synth.stage import ClientSettings, JsonSchema
 
 __all__ = ["OpenAI"]

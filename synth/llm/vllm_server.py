@@ -8,11 +8,10 @@ from typing import Any, ClassVar
 from pydantic import Field, field_validator
 
 from synth.llm._served import PATH, ServedChat, canary
-from synth.servers.access import Access
-from synth.servers.clock import Clock, SystemClock
+from synth.servers.faults import expand_urls
 from synth.servers.fleet import Fleet, Work
-from synth.servers.http import HttpTransport
-from synth.servers.urls import expand_urls
+from synth.servers.http import Access, HttpTransport
+from synth.servers.pace import Clock, SystemClock
 from synth.stage import ClientSettings, JsonSchema
 
 __all__ = ["VllmServer"]

@@ -6,10 +6,8 @@ through _choosing, where _likeness and the reranker refuse false negatives.
 """
 
 from synth.negatives._choosing import Desk, Found, Negative
-from synth.negatives._corpus import Corpus, CorpusText, build, usable
-from synth.negatives._items import Item, Positives, query_key, query_keys
-from synth.negatives._options import Negatives
-from synth.negatives._search import products
+from synth.negatives._negatives import Item, Negatives, Positives, query_key, query_keys
+from synth.search import Corpus, CorpusText, build, products, usable
 
 __all__ = [
     "Corpus",

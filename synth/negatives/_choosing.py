@@ -6,20 +6,68 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from synth.answers import Memory, gathered, key_of
-from synth.encoding import encode_all
-from synth.negatives._corpus import Corpus, usable
-from synth.negatives._items import Item
-from synth.negatives._likeness import FLOOR, near_equal
-from synth.negatives._options import Negatives
-from synth.negatives._search import products
-from synth.seeds import item_random
+from synth.batching import Memory, encode_all, gathered, key_of
+from synth.hashing import Shingles, item_random, shingles
+from synth.negatives._negatives import Item, Negatives
+from synth.search import Corpus, products, usable
 from synth.stage import ChatModel, Encoder, Reranker
+
+FLOOR = 0.5
+"""Cosine with the positive below which words are not compared: no encoder puts a light edit so far away."""
+
+_RUN = 3
+_FEW = 0.3
+"""Share of the pieces between spaces below which two texts cannot be near-equal, whatever their punctuation does."""
+_SPACED = 20
+"""Characters a piece up to which a text counts as written with spaces."""
+
+
+def near_equal(passage: str, positive: str, threshold: float) -> bool:
+    """Whether the words of one are those of the other to the extent `threshold`.
+
+    Either their sets of words overlap so far (Jaccard), or that share of the word triples of the shorter one stands in
+    the longer one, as of a chunk in its document. Where a script has no spaces between words, characters count.
+    """
+    if _strange(passage, positive):
+        return False
+    words, others = _set(passage, 1), _set(positive, 1)
+    shared = _shared(words, others)
+    if shared >= threshold * (words.size + others.size - shared):
+        return True
+    if shared < threshold * threshold * min(words.size, others.size):
+        return False  # triples cannot be shared without their words; repeated words are what the square allows for
+    runs, others = _set(passage, _RUN), _set(positive, _RUN)
+    return _shared(runs, others) >= threshold * min(runs.size, others.size)
+
+
+def _strange(passage: str, positive: str) -> bool:
+    """Whether one look at the pieces between spaces shows that the texts differ."""
+    pieces, others = _pieces(passage), _pieces(positive)
+    least = min(len(pieces), len(others))
+    if least * _SPACED < min(len(passage), len(positive)):
+        return False
+    return len(pieces & others) < _FEW * least
+
+
+@lru_cache(maxsize=1 << 12)
+def _pieces(text: str) -> frozenset[str]:
+    return frozenset(text.casefold().split())
+
+
+@lru_cache(maxsize=1 << 12)
+def _set(text: str, size: int) -> Shingles:
+    return shingles(text, size)
+
+
+def _shared(a: Shingles, b: Shingles) -> int:
+    return int(np.intersect1d(a, b, assume_unique=True).size)
+
 
 Source = Literal["mined", "written", "given", "random"]
 

@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synth.errors import JobError
-from synth.negatives._corpus import Corpus
-from synth.negatives._search import Hits, Never, products
-from synth.shingles import tokens
+from synth.hashing import tokens
+from synth.search import Corpus, Hits, Never, products
 
 _K1, _B = 1.2, 0.75
 _FUSION = 60

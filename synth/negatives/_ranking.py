@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from synth.negatives._search import Hits, Scores
+from synth.search import Hits, Scores
 
 Mask = NDArray[np.bool_]
 

@@ -7,9 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from synth.negatives._choosing import Desk, Found, Pool
-from synth.negatives._corpus import Corpus
-from synth.negatives._items import Item
-from synth.negatives._options import Negatives
+from synth.negatives._negatives import Item, Negatives
+from synth.search import Corpus
 
 __all__ = ["Given"]
 

@@ -9,14 +9,12 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import BeforeValidator, Field, model_validator
 
+from synth.hashing import item_random
 from synth.negatives._choosing import Candidate, Desk, Found, Pool
-from synth.negatives._corpus import Corpus
-from synth.negatives._items import Item
 from synth.negatives._lexical import fused, lexical
-from synth.negatives._options import Negatives
+from synth.negatives._negatives import Item, Negatives
 from synth.negatives._ranking import Window, candidates
-from synth.negatives._search import Hits, Never, retrieve
-from synth.seeds import item_random
+from synth.search import Corpus, Hits, Never, retrieve
 
 __all__ = ["Mined"]
 

@@ -5,10 +5,10 @@ for every input row its pairs or its rejection. Inside: options → names, types
 → chunks (rows of any file), beir (three files joined) → reading.
 """
 
-from synth.pairs.files import inspect_pairs
-from synth.pairs.options import INSTRUCTION, PairData
-from synth.pairs.reading import own_schema, pair_files, read_pairs
-from synth.pairs.records import Layout, PairBlock, PairRow, PairSet
+from synth.sources.files import inspect_pairs
+from synth.sources.options import INSTRUCTION, PairData
+from synth.sources.pairs import own_schema, pair_files, read_pairs
+from synth.sources.records import Layout, PairBlock, PairRow, PairSet
 
 __all__ = [
     "INSTRUCTION",

@@ -6,12 +6,11 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable
 
+from synth.batching import Pairs
 from synth.errors import SynthError
-from synth.rerank._batches import Pairs
-from synth.servers.faults import NotServed, Setback
+from synth.servers.faults import NotServed, Setback, is_loopback, shown
 from synth.servers.fleet import Fleet
 from synth.servers.probe import ANSWER, QUESTION, UNRELATED, ProbeResult, facts, unusable
-from synth.servers.urls import is_loopback, shown
 
 PROBE_PAIRS = ((QUESTION, ANSWER), (QUESTION, UNRELATED))
 _NOISE = (

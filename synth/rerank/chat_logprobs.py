@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from synth.batching import Batches, Pairs
 from synth.errors import RequestRejected
 from synth.prompts import neutralise
-from synth.rerank._batches import Batches, Pairs
 from synth.rerank._probe import probe
-from synth.servers.clock import Clock, SystemClock
 from synth.servers.faults import Setback
 from synth.servers.fleet import Fleet, Work
+from synth.servers.http import Provider
+from synth.servers.pace import Clock, SystemClock
 from synth.servers.probe import ProbeResult
-from synth.servers.provider import Provider
 from synth.stage import ClientSettings
 
 __all__ = ["ChatLogprobsReranker"]

@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from synth.batching import Pairs
 from synth.errors import JobError
-from synth.rerank._batches import Pairs
+from synth.process import OneThread
 from synth.rerank._probe import PROBE_PAIRS, problems
 from synth.servers.probe import ProbeResult
 from synth.stage import ClientSettings, Stage
-from synth.threads import OneThread
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder

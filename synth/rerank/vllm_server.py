@@ -10,16 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
+from synth.batching import Batches, Pairs
 from synth.prompts import neutralise
-from synth.rerank._batches import Batches, Pairs
 from synth.rerank._probe import probe
-from synth.servers.access import Access
-from synth.servers.clock import Clock, SystemClock
-from synth.servers.faults import Setback
+from synth.servers.faults import Setback, expand_urls
 from synth.servers.fleet import Fleet, Work
-from synth.servers.http import HttpTransport
+from synth.servers.http import Access, HttpTransport
+from synth.servers.pace import Clock, SystemClock
 from synth.servers.probe import ProbeResult
-from synth.servers.urls import expand_urls
 from synth.stage import ClientSettings
 
 __all__ = ["VllmServerReranker"]

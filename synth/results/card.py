@@ -7,10 +7,9 @@ from collections.abc import Iterator
 import yaml
 
 from synth.languages import language
-from synth.results.files import totals
-from synth.results.summary import Summary
-from synth.run_folder import Run
-from synth.steps import views
+from synth.results.summary import Summary, totals
+from synth.run.run import Run
+from synth.steps import keep
 
 
 def card(run: Run, summary: Summary) -> str:
@@ -21,7 +20,7 @@ def card(run: Run, summary: Summary) -> str:
         configs.append({"config_name": "generated", "data_files": "generated/*.parquet"})
     configs += [
         {"config_name": name.removeprefix("views/"), "data_files": f"{name}/*.parquet"}
-        for name in views.names(run.folder)
+        for name in keep.names(run.folder)
         if run.folder.step(name).done()
     ]
     front = {
@@ -57,8 +56,8 @@ def _body(run: Run, summary: Summary, codes: list[str]) -> Iterator[str]:
     yield "|---|---|---|"
     yield f"| `kept` | {summary.kept:,} | pairs with their scores that passed the rules (supervised stage) |"
     yield f"| `generated` | {summary.pairs:,} | every usable pair, unfiltered (weakly supervised stage) |"
-    for name in views.names(run.folder):
-        record = views.record_of(run.folder, name)
+    for name in keep.names(run.folder):
+        record = keep.record_of(run.folder, name)
         rules = f"those that pass `{record.rules.describe()}`" if record else "another view"
         yield f"| `{name.removeprefix('views/')}` | {totals(run.folder.step(name))[1]:,} | {rules} |"
     yield ""

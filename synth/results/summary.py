@@ -2,16 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import polars as pl
 
-from synth import revisions, run_folder
-from synth.results.files import scan, scan_rejects, scores_in, totals
-from synth.run_folder import Run
+from synth.run import history
+from synth.run import run as runs
+from synth.run.run import Run
+from synth.shards import OutputFolder, StepFolder
 from synth.steps.keep import View
+from synth.tables import PAIRS
+
+
+def scan(step: StepFolder) -> pl.LazyFrame | None:
+    """All finished shards of a step in order; None while there is none."""
+    done = sorted(step.done())
+    if not done:
+        return None
+    return pl.scan_parquet([step.file(index) for index in done], missing_columns="insert", extra_columns="ignore")
+
+
+def scan_rejects(folder: OutputFolder, step: str) -> pl.LazyFrame | None:
+    """Rejected rows of a step; None where it rejected nothing."""
+    files = sorted((folder.path / "rejected" / step).glob("????????.parquet"))
+    return pl.scan_parquet(files, missing_columns="insert", extra_columns="ignore") if files else None
+
+
+def totals(step: StepFolder) -> tuple[int, int, int]:
+    """Rows (in, out, rejected) over all shards of a step, from their footers."""
+    metas = [step.meta(index) for index in step.done()]
+    return sum(m.rows_in for m in metas), sum(m.rows_out for m in metas), sum(m.rejected for m in metas)
+
+
+def score_columns(names: Iterable[str], carried: Iterable[str] = ()) -> list[str]:
+    """Of a kept shard's columns those that scorers made."""
+    known = {*PAIRS.names, *carried}
+    return [name for name in names if name not in known and not name.startswith("input_")]
+
+
+def scores_in(folder: OutputFolder, view: str) -> frozenset[str]:
+    """The columns that the rows of a view have beside those of their pairs; none while it has no shard."""
+    index = min(folder.step(view).done(), default=None)
+    if index is None:
+        return frozenset()
+    return frozenset(folder.step(view).schema(index).names) - frozenset(folder.step("generated").schema(index).names)
+
+
+def reasons(folder: OutputFolder, step: str) -> dict[str, int]:
+    """Rejected rows of a step by their reason, the most frequent first, ties by name."""
+    frame = scan_rejects(folder, step)
+    if frame is None:
+        return {}
+    counted = frame.group_by("reason").len().sort(["len", "reason"], descending=[True, False]).collect()
+    return {str(reason): int(count) for reason, count in counted.iter_rows()}
+
 
 _BINS = 10
 _SHUFFLED_ROWS = 200_000
@@ -58,7 +104,7 @@ class Summary:
 
 def summarise(run: Run, view: View) -> Summary:
     """Read what a run has made so far. Text columns are read for a handful of rows only."""
-    step0 = {"rows_in": 0, "passages": 0, "retried": 0} | (run_folder.totals(run.folder) or {})
+    step0 = {"rows_in": 0, "passages": 0, "retried": 0} | (runs.totals(run.folder) or {})
     existing = bool(run.job.data)
     generated = run.folder.step("generated")
     items, pairs, _ = totals(generated)
@@ -95,7 +141,7 @@ def summarise(run: Run, view: View) -> Summary:
 def _never_usable(run: Run) -> pl.LazyFrame | None:
     """Rejected items but for those that were asked again as new ones: they count as what became of those."""
     frame = scan_rejects(run.folder, "generated")
-    again = [item for record in revisions.read(run.folder) for item in record.retry]
+    again = [item for record in history.read_revisions(run.folder) for item in record.retry]
     return frame.filter(~pl.col("id").is_in(again)) if frame is not None and again else frame
 
 

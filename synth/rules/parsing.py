@@ -8,11 +8,11 @@ from itertools import product
 from math import isfinite
 from typing import Any
 
+from synth.document import KeyPath, Problem
 from synth.errors import JobError
 from synth.languages import language
 from synth.rules.conditions import COMPARE, LOWER, STRICT, UPPER, Condition, Grouped, Scalar, Unique
 from synth.scores import ScoreColumn
-from synth.yamlfile import KeyPath, Problem
 
 _OPERATORS = (*COMPARE, "is", "in")
 _MISSING = ("keep", "reject")

@@ -12,19 +12,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from synth import run_folder
 from synth.errors import OutputError, Stopped
 from synth.personas import encode_library
-from synth.run_folder import Run
-from synth.runners.counted import Counted
-from synth.runners.counters import Counters
-from synth.runners.finishing import clear_views
-from synth.runners.models import Models
+from synth.run import run as runs
+from synth.run.run import Run
+from synth.runners.models import Counted, Models
+from synth.runners.progress import Counters
 from synth.shards import Journal
 from synth.stage import Encoder
 from synth.steps import generate
 from synth.steps.generate import JournaledChat, OpenShard
-from synth.tasks._generator import Generator
+from synth.steps.keep import clear_views
+from synth.tasks.retrieval import Generator
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +75,7 @@ class Generation:
     async def _revision(self, number: int) -> _Under:
         """Templates, models and personas of a revision, opened once. Raises OutputError when they are gone."""
         if number not in self._under:
-            run = run_folder.at(self._run, number)
+            run = runs.at(self._run, number)
             encoder = self._models.encoder(run.job) if run.library is not None else None
             personas = None
             if run.library is not None and encoder is not None and run.job.embed is not None:

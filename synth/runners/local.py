@@ -9,21 +9,149 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from synth.errors import Stopped, SynthError
-from synth.run_folder import Run
-from synth.runners.counters import Counters
-from synth.runners.finishing import Finishing
+from synth.run.run import Run
 from synth.runners.generation import Generation
 from synth.runners.models import Models
-from synth.runners.plan import Share, count_items
-from synth.runners.scoring import Scoring
-from synth.runners.views import fill
-from synth.stage import Services
-from synth.steps import keep, score, views
+from synth.runners.progress import Counters, Share, count_items
+from synth.shards import StepFolder
+from synth.stage import ClientSettings, Services
+from synth.steps import keep, score
+from synth.steps.keep import View, fill
+from synth.steps.score import ScoreStep
+
+
+class Scoring:
+    """The score steps of one run; `open` comes before the first shard."""
+
+    def __init__(self, run: Run, steps: Sequence[ScoreStep]) -> None:
+        self._run = run
+        self._steps = steps
+        self._services: dict[str, Services] = {}
+
+    @property
+    def whole(self) -> bool:
+        """Whether a scorer has to wait until all shards are generated."""
+        return any(step.scorer.scope == "pass" for step in self._steps)
+
+    @property
+    def asks(self) -> bool:
+        """Whether a scorer asks a model whose answers are remembered."""
+        return any(step.remembers for step in self._steps)
+
+    @property
+    def ready(self) -> bool:
+        """Whether `open` was called."""
+        return len(self._services) == len(self._steps)
+
+    def wants(self, service: str) -> bool:
+        """Whether a scorer needs this one of the job's own models."""
+        return any(service in step.scorer.needs - step.scorer.brings for step in self._steps)
+
+    async def open(self, stack: AsyncExitStack, services: Services, client: ClientSettings) -> None:
+        """Open the models that scorers bring; `stack` closes them."""
+        for step in self._steps:
+            models: dict[str, Any] = dict(step.scorer.open(client, self._run.job.instruction))
+            for model in models.values():
+                stack.push_async_callback(model.close)
+            self._services[step.name] = replace(services, **models)
+
+    async def shard(self, index: int) -> bool:
+        """Score one generated shard by every scorer that needs no other; False when another process is at it."""
+        for step in self._steps:
+            if step.scorer.scope == "shard" and not await score.score(
+                self._run, step, index, self._services[step.name]
+            ):
+                return False
+        return True
+
+    def lacks(self, shards: Sequence[int]) -> bool:
+        """Whether a scorer that looks at the whole pass has not scored all of these shards."""
+        whole = [step for step in self._steps if step.scorer.scope == "pass"]
+        return any(not step.folder(self._run.folder).done().issuperset(shards) for step in whole)
+
+    async def all_shards(self, shards: Sequence[int], stop: Callable[[], bool], counters: Counters) -> None:
+        """Score all shards by the scorers that look at the whole pass; returns early when asked to stop."""
+        for step in self._steps:
+            if step.scorer.scope == "shard" or stop():
+                continue
+            counters.phase = f"scoring by {step.scorer.name}"
+            services = self._services[step.name]
+            found = await score.build(self._run, step.scorer, step.fingerprint, services)
+            for index in shards:
+                if stop():
+                    return
+                await score.score(self._run, step, index, services, found)
+
+
+AT_ONCE = 2
+"""Shards scored and sorted at once; more would only queue at the embedder."""
+
+
+class Finishing:
+    """Scores generated shards and applies the rules of the default view."""
+
+    def __init__(self, run: Run, scores: Sequence[ScoreStep], scoring: Scoring, counters: Counters) -> None:
+        self.view: View = keep.default_view(run, scores)
+        self._run = run
+        self._generated = run.folder.step("generated")
+        self._scores = [step.folder(run.folder) for step in scores if step.scorer.scope == "shard"]
+        self._scoring = scoring
+        self._counters = counters
+        self._room = asyncio.Semaphore(AT_ONCE)
+
+    @property
+    def shards(self) -> StepFolder:
+        """Where the view's shards are, or will be."""
+        return self.view.folder(self._run.folder)
+
+    @property
+    def late(self) -> bool:
+        """Whether rules have to wait until all shards are scored."""
+        return bool(self.view.rules.unique) or self._scoring.whole
+
+    def behind(self, generated: set[int]) -> list[int]:
+        """Generated shards that are still to be scored and sorted, in order; from one listing a step."""
+        complete = set(generated) if self.late else self.shards.done()
+        for step in self._scores:
+            complete &= step.done()
+        return sorted(generated - complete)
+
+    async def shard(self, index: int, stop: asyncio.Event) -> None:
+        """Score a generated shard and apply the rules, unless another process is at it or has done it."""
+        async with self._room:
+            if stop.is_set() or index in self._counters.avoid:
+                return
+            self._counters.at(index, True)
+            self._clear(index)
+            claim = self.shards.claim(index)
+            if claim is not None:
+                try:
+                    if await self._scoring.shard(index) and not self.late:
+                        self._counters.shard_done(*await asyncio.to_thread(keep.keep, self._run, self.view, index))
+                    if self._run.pairs:
+                        self._counters.pairs += self._generated.meta(index).rows_out
+                    claim.drop()
+                finally:
+                    claim.close()
+            self._counters.at(index, False)
+
+    def _clear(self, index: int) -> None:
+        """Remove what was made from other bytes than those that are there, or will be made of them."""
+        checksum = self._generated.checksum(index)
+        there = [step for step in self._scores if step.file(index).exists()]
+        stale = [step for step in there if step.stale(index, checksum)]
+        if (stale or len(there) < len(self._scores)) and self.shards.file(index).exists():
+            self.shards.discard(index)
+        for step in stale:
+            self._counters.notice(f"{step.file(index)}: was made from other pairs than there are now; made anew")
+            step.discard(index)
+
 
 DRAIN_SECONDS = 28.0
 """How long requests in flight may go on after a stop was asked for: with what follows, less than 30 s."""
@@ -194,7 +322,7 @@ class _Local:
     async def _settle_view(self, done: list[int]) -> None:
         folder = self.run.folder
         view = keep.default_view(self.run, self.scores)  # it may have been swapped in since
-        if not set(views.ready(folder, view.scores)).issuperset(done):
+        if not set(keep.ready(folder, view.scores)).issuperset(done):
             return
         if self.finishing.late:
             await asyncio.to_thread(fill, folder, view, progress=self.counters.shard_done)

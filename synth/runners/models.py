@@ -2,14 +2,110 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from synth.config import Job
-from synth.runners.counted import Counted
-from synth.runners.counters import Counters
-from synth.runners.recent import RecentVectors
-from synth.stage import ClientSettings
+from synth.errors import Stopped
+from synth.job import Job
+from synth.runners.progress import Counters
+from synth.stage import ChatModel, ChatReply, ChatRequest, ClientSettings, Encoded, Encoder, ReplyKey
+
+
+class RecentVectors:
+    """Wraps an Encoder; keeps the document vectors of the last `shards` calls, a few MB each."""
+
+    def __init__(self, encoder: Encoder, shards: int) -> None:
+        self._encoder = encoder
+        self._shards = shards
+        self._kept: OrderedDict[tuple[str, ...], Encoded] = OrderedDict()
+
+    async def encode(self, texts: Sequence[str], role: Literal["query", "document"]) -> Encoded:
+        """As the wrapped encoder; a repeated batch of documents costs nothing."""
+        if role == "query":
+            return await self._encoder.encode(texts, role)
+        key = tuple(texts)
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        encoded = await self._encoder.encode(texts, role)
+        self._kept[key] = encoded
+        while len(self._kept) > self._shards:
+            self._kept.popitem(last=False)
+        return encoded
+
+    async def close(self) -> None:
+        """Close the wrapped encoder."""
+        await self._encoder.close()
+
+
+_NAMED = 5
+
+
+@dataclass(slots=True)
+class Counted:
+    """A ChatModel that counts."""
+
+    chat: ChatModel
+    counters: Counters
+    pending: dict[ReplyKey, float] = field(default_factory=dict)
+    """What is in flight, and since when (monotonic seconds)."""
+    last: float = 0.0
+    """When a call last ended."""
+
+    @property
+    def slots(self) -> int:
+        """As many as the model itself."""
+        return self.chat.slots
+
+    async def complete(self, request: ChatRequest) -> ChatReply:
+        """The model's reply, counted."""
+        self.counters.in_flight += 1
+        self.pending[request.key] = time.monotonic()
+        try:
+            reply = await self.chat.complete(request)
+        finally:
+            self.counters.in_flight -= 1
+            del self.pending[request.key]
+            self.last = time.monotonic()
+        self.counters.replies += 1
+        self.counters.prompt_tokens += reply.prompt_tokens
+        self.counters.completion_tokens += reply.completion_tokens
+        return reply
+
+    async def watch(self, askers: Iterable[asyncio.Task[None]], stall: float) -> None:
+        """Return when all askers have ended.
+
+        Raises Stopped, naming what is in flight, once no call has ended for `stall` seconds. Servers that are known to
+        be in trouble have limits of their own, and what was in flight meanwhile gets its time afterwards.
+        """
+        excused = 0.0
+        while (await asyncio.wait(askers, timeout=stall / 4))[1]:
+            now = time.monotonic()
+            if getattr(self.chat, "troubled", False):
+                excused = now
+            since = max(excused, self.last, min(self.pending.values(), default=now))
+            if now - since >= stall:
+                raise Stopped(
+                    f"no model call has ended for {stall:g} s (limits.stall); in flight: {self._named(now)}.",
+                    "Look at the server's log, or raise limits.stall.",
+                )
+
+    def _named(self, now: float) -> str:
+        oldest = sorted(self.pending.items(), key=lambda each: each[1])
+        names = [
+            f"passage {key.position} slot {key.slot} ({key.stage}, attempt {key.attempt + 1}) for {now - since:.0f} s"
+            for key, since in oldest[:_NAMED]
+        ]
+        return "; ".join(names) + (f"; and {len(oldest) - _NAMED:,} more" if len(oldest) > _NAMED else "")
+
+    async def close(self) -> None:
+        await self.chat.close()
+
 
 RECENT_SHARDS = 4
 """Shards whose passage vectors are kept between finding personas and scoring."""

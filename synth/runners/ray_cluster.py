@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from synth.errors import JobError, OutputError, SystemFault
-from synth.run_folder import Run
+from synth.run.run import Run
 from synth.runners.worker import Hear, Task, Worker
 
 _WAITING_SECONDS = 60.0

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from synth.errors import Stopped, SynthError
-from synth.run_folder import Run
+from synth.run.run import Run
 from synth.runners import local
-from synth.runners.counters import Counters
-from synth.runners.plan import Share
+from synth.runners.progress import Counters, Share
 
 COUNTED = ("pairs", "unusable", "kept", "dropped", "replies", "in_flight", "prompt_tokens", "completion_tokens")
 """Fields of Counters that add up over workers."""

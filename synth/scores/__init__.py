@@ -11,8 +11,7 @@ To write your own, subclass `Scorer`, list its `outputs`, implement `score`, and
             return self.table([len(query.split()) for query in batch.texts("query")])
 """
 
-from synth.answers import Memory
-from synth.scores._batch import PairBatch, PassShard, PassSource
-from synth.scores._scorer import ScoreColumn, Scorer
+from synth.batching import Memory
+from synth.scores._scorer import PairBatch, PassShard, PassSource, ScoreColumn, Scorer
 
 __all__ = ["Memory", "PairBatch", "PassShard", "PassSource", "ScoreColumn", "Scorer"]

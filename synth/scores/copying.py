@@ -5,8 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from synth.measures import fold, longest_shared_run
-from synth.scores._batch import PairBatch
-from synth.scores._scorer import ScoreColumn, Scorer
+from synth.scores._scorer import PairBatch, ScoreColumn, Scorer
 from synth.stage import Services
 
 __all__ = ["Copying"]

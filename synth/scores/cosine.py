@@ -11,12 +11,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import model_validator
 
-from synth.encoding import encode_all
+from synth.batching import encode_all
 from synth.errors import JobError, ServerRefused
-from synth.scores._batch import PairBatch
-from synth.scores._ready import cosines
-from synth.scores._scorer import ScoreColumn, Scorer
-from synth.scores._vectors import dot
+from synth.scores._scorer import PairBatch, ScoreColumn, Scorer
+from synth.scores._vectors import cosines, dot
 from synth.stage import Encoded, Encoder, Services
 
 __all__ = ["Cosine"]

@@ -6,8 +6,7 @@ import pyarrow as pa
 
 from synth.languages import detect
 from synth.measures import language_matches
-from synth.scores._batch import PairBatch
-from synth.scores._scorer import ScoreColumn, Scorer
+from synth.scores._scorer import PairBatch, ScoreColumn, Scorer
 from synth.stage import Services
 
 __all__ = ["LanguageCheck"]

@@ -9,8 +9,7 @@ import pyarrow as pa
 from synth.errors import JobError
 from synth.languages import detect, language
 from synth.measures import outside_range, text_length
-from synth.scores._batch import PairBatch
-from synth.scores._scorer import ScoreColumn, Scorer
+from synth.scores._scorer import PairBatch, ScoreColumn, Scorer
 from synth.stage import Services
 
 __all__ = ["Length"]

@@ -9,11 +9,10 @@ from typing import Annotated, Any, ClassVar
 import pyarrow as pa
 from pydantic import BeforeValidator, SerializeAsAny
 
-from synth.answers import Memory, gathered, key_of
+from synth.batching import Memory, gathered, key_of
 from synth.errors import JobError
-from synth.nested import resolve, stage_identity
-from synth.scores._batch import PairBatch
-from synth.scores._scorer import ScoreColumn, Scorer
+from synth.registry import resolve, stage_identity
+from synth.scores._scorer import PairBatch, ScoreColumn, Scorer
 from synth.stage import ClientSettings, Reranker, Services, Stage
 
 __all__ = ["RerankerScore"]

@@ -13,11 +13,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from synth.errors import JobError, OutputError, ServerRefused, SynthError
-from synth.index import Index, part
-from synth.scores._batch import PairBatch, PassSource
-from synth.scores._scorer import ScoreColumn, Scorer
-from synth.scores._search import BLOCK, Search
+from synth.scores._scorer import PairBatch, PassSource, ScoreColumn, Scorer
 from synth.scores._vectors import unit_vectors
+from synth.search import BLOCK, Index, Search, part
 from synth.stage import Encoder, Services
 
 __all__ = ["RoundTrip"]

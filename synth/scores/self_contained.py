@@ -2,16 +2,66 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 from typing import ClassVar
 
 import pyarrow as pa
+import yaml
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from synth.scores._batch import PairBatch
-from synth.scores._pointing import pointing
-from synth.scores._scorer import ScoreColumn, Scorer
+from synth.scores._scorer import PairBatch, ScoreColumn, Scorer
 from synth.stage import Services
 
 __all__ = ["SelfContained"]
+
+_FILE = Path(__file__).with_name("_pointing.yaml")
+_END = r"(?:$|[?.!,;:)\]\"”»'、。，！？；：؟،؛।])"
+_NEVER = "(?!)"
+
+Expressions = Sequence[str]
+
+
+class Pointing(BaseModel):
+    """Regular expressions of one language, over casefolded text with single spaces."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    nouns: Expressions
+    according: Expressions = ()
+    this: Expressions = ()
+    inside: Expressions = ()
+    of: Expressions = ()
+    verbs: Expressions = ()
+    plain: Expressions = ()
+    spaced: bool = True
+
+
+@cache
+def pointing() -> re.Pattern[str]:
+    """Finds an expression of any language in a casefolded text."""
+    languages = TypeAdapter(dict[str, Pointing]).validate_python(yaml.safe_load(_FILE.read_text(encoding="utf-8")))
+    return re.compile("|".join(map(_expression, languages.values())))
+
+
+def _expression(each: Pointing) -> str:
+    left, right, gap = (r"(?<!\w)", r"(?!\w)", " ?") if each.spaced else ("", "", "")
+    says = f"{gap}{_any(each.verbs)}"
+    forms = list(each.plain)
+    for lead, follows in (
+        (each.according, f"(?!{gap}{_any(each.of)})"),
+        (each.this, f"(?={gap}{_END}|{says})"),
+        (each.inside, f"(?={says})"),
+    ):
+        if lead:
+            forms.append(f"{_any(lead)}{gap}{_any(each.nouns)}{right}{follows}")
+    return f"{left}{_any(forms)}"
+
+
+def _any(expressions: Expressions) -> str:
+    return f"(?:{'|'.join(expressions) or _NEVER})"
 
 
 class SelfContained(Scorer):

@@ -12,22 +12,125 @@ from __future__ import annotations
 
 import base64
 import errno
+import ipaddress
 import json
+import math
 import re
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, Literal
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from pydantic import SecretStr
 from pydantic_core import from_json
 
 from synth.errors import RequestRejected, ServerRefused, SystemFault
-from synth.servers.retry_after import retry_after
-from synth.servers.urls import shown
+
+LONGEST = 300.0
+"""Seconds; a server that asks for more is asked again after this, and ends as an outage if it stays closed."""
+
+
+def retry_after(headers: Mapping[str, str], wall: float) -> float | None:
+    """Seconds to wait, 0 to `LONGEST`, or None where nothing (sensible) is said; `wall` is seconds since 1970.
+
+    Reads `retry-after-ms`, then `retry-after` as seconds, then as HTTP date (RFC 9110, 10.2.3). `headers` must look
+    names up without regard to case, or have them in lower case.
+    """
+    milliseconds = _number(headers.get("retry-after-ms"))
+    if milliseconds is not None:
+        return _clamped(milliseconds / 1000)
+    text = headers.get("retry-after")
+    seconds = _number(text)
+    if seconds is not None:
+        return _clamped(seconds)
+    if text is None:
+        return None
+    try:
+        return _clamped(parsedate_to_datetime(text).timestamp() - wall)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        number = float(text) if text is not None else math.nan
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _clamped(seconds: float) -> float:
+    return min(max(seconds, 0.0), LONGEST)
+
+
+_RANGE = re.compile(r":(\d+)-(\d+)(?=/|$)")
+_MOST = 4096
+
+
+def expand_urls(written: list[str]) -> list[str]:
+    """All base URLs that a job's `base_urls` names, in order, without a trailing slash.
+
+    `http://host:8000-8006/v1` is seven servers. A URL without a path gets `/v1`, where OpenAI-shaped servers live.
+    Raises ValueError for another scheme than http(s), no host, a query, an empty range or a server named twice.
+    """
+    urls = [_checked(url) for text in written for url in _ports(text.strip())]
+    if not urls:
+        raise ValueError("no server is named; write at least one URL such as http://localhost:8000/v1")
+    twice = sorted({url for url in urls if urls.count(url) > 1})
+    if twice:
+        raise ValueError(f"{shown(twice[0])} is named twice")
+    return urls
+
+
+def _ports(text: str) -> list[str]:
+    match = _RANGE.search(text)
+    if not match:
+        return [text]
+    first, last = int(match[1]), int(match[2])
+    if not 0 < first <= last <= 65535 or last - first >= _MOST:  # noqa: PLR2004 - the highest TCP port
+        raise ValueError(f"{match[0][1:]} is not a range of ports, lowest first")
+    return [f"{text[: match.start()]}:{port}{text[match.end() :]}" for port in range(first, last + 1)]
+
+
+def _checked(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError(f"{shown(url)!r} is not an http or https URL")
+    if parts.username or parts.password:
+        raise ValueError(
+            f"{shown(url)} carries a name or password; put the key in a variable and name it in api_key_env"
+        )
+    if parts.query or parts.fragment:
+        raise ValueError(f"{shown(url)} has a query or fragment, which a base URL cannot have")
+    parts.port  # noqa: B018 - raises ValueError for a port that is none
+    return urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/") or "/v1", "", ""))
+
+
+@lru_cache(maxsize=1024)  # asked for with every call
+def shown(url: str) -> str:
+    """The URL without user, password, query and fragment: safe in messages."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "(not a URL)"
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def is_loopback(url: str) -> bool:
+    """True where a request to `url` stays on this machine."""
+    host = urlsplit(url).hostname or ""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
 
 Kind = Literal["unreachable", "overloaded", "throttled", "denied", "failed", "waiting"]
 LONGEST_QUOTE = 500

@@ -8,13 +8,10 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from synth.errors import RequestRejected, ServerRefused
-from synth.servers.clock import Clock
-from synth.servers.engines import Engines
-from synth.servers.faults import NotServed, Setback
-from synth.servers.pace import Load, Pace
-from synth.servers.pool import Pool
+from synth.servers.faults import NotServed, Setback, shown
+from synth.servers.pace import Clock, Load, Pace
+from synth.servers.pool import Engines, Pool
 from synth.servers.retry import Retry
-from synth.servers.urls import shown
 from synth.stage import ClientSettings
 
 T = TypeVar("T")

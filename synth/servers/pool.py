@@ -6,16 +6,14 @@ import asyncio
 import hashlib
 import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
 from synth.errors import RequestRejected, ServerRefused, ServerUnavailable
-from synth.servers.clock import Clock
-from synth.servers.faults import Setback
-from synth.servers.gate import Line
-from synth.servers.pace import Pace
-from synth.servers.urls import shown
+from synth.servers.faults import Setback, shown
+from synth.servers.pace import Clock, Line, Pace
 from synth.stage import ClientSettings
 
 DOWN_AFTER = 3
@@ -247,3 +245,43 @@ class Pool:
 
 def _weight(position: int, url: str) -> bytes:
     return hashlib.blake2b(f"{position} {url}".encode(), digest_size=8).digest()
+
+
+HEADER = "X-data-parallel-rank"
+_ENGINE_HOMES = 1 << 16
+_NONE: Mapping[str, str] = {}
+
+
+class Engines:
+    """Which engine of which server a passage goes to: the one with the fewest calls, and then always that one."""
+
+    def __init__(self) -> None:
+        self._busy: dict[str, list[int]] = {}
+        self._homes: OrderedDict[int, tuple[str, int]] = OrderedDict()
+
+    def learn(self, url: str, count: int) -> None:
+        """A server has so many engines (now)."""
+        self._busy[url] = [0] * count
+
+    @contextmanager
+    def headers(self, url: str, affinity: int) -> Iterator[Mapping[str, str]]:
+        """The headers of a call, counted as long as it takes; none where there is nothing to choose."""
+        busy = self._busy.get(url)
+        if busy is None or len(busy) < 2:  # noqa: PLR2004 - to choose from
+            yield _NONE
+            return
+        engine = self._home(url, affinity, busy)
+        busy[engine] += 1
+        try:
+            yield {HEADER: str(engine)}
+        finally:
+            busy[engine] -= 1
+
+    def _home(self, url: str, affinity: int, busy: list[int]) -> int:
+        home, engine = self._homes.get(affinity, ("", 0))
+        if home != url or engine >= len(busy):
+            engine = busy.index(min(busy))
+            self._homes[affinity] = url, engine
+            if len(self._homes) > _ENGINE_HOMES:
+                self._homes.popitem(last=False)
+        return engine

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from synth.errors import RequestRejected, SynthError
-from synth.servers.faults import NotServed, Setback
+from synth.servers.faults import NotServed, Setback, is_loopback, shown
 from synth.servers.fleet import Fleet
-from synth.servers.urls import is_loopback, shown
 
 QUESTION = "How do I change a password that I have forgotten?"
 ANSWER = "If you no longer know your password, choose “forgotten” on the login page and set a new one."

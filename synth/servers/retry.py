@@ -17,8 +17,8 @@ from typing import TypeVar
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
 from synth.errors import RequestRejected
-from synth.servers.clock import Clock
 from synth.servers.faults import Kind, Setback
+from synth.servers.pace import Clock
 from synth.servers.pool import LONGEST_PAUSE, Endpoint, Pool
 
 T = TypeVar("T")

@@ -3,6 +3,7 @@
 One system call a line, and no other module of this package creates, links or removes a name except through here. An
 OSError leaves as SystemFault (exit 7) that says what to mend, a symbolic link in our way as OutputError (exit 4).
 """
+
 # ruff: noqa: PTH102, PTH104, PTH105, PTH108 - the order of the system calls is the subject of this module; pathlib would hide it
 
 from __future__ import annotations
@@ -16,7 +17,36 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from synth.errors import OutputError, SynthError, SystemFault
-from synth.shards.rename import exchange, rename_new
+
+_AT_FDCWD = -100
+_NOREPLACE = 1
+_EXCHANGE = 2
+
+
+def rename_new(source: Path, target: Path) -> bool:
+    """Rename unless `target` exists; False when it does. Raises OSError, ENOSYS or EINVAL where unsupported."""
+    try:
+        _renameat2(source, target, _NOREPLACE)
+    except FileExistsError:
+        return False
+    return True
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Exchange two existing names in one step. Raises OSError, ENOSYS or EINVAL where unsupported."""
+    _renameat2(one, other, _EXCHANGE)
+
+
+def _renameat2(source: Path, target: Path, flags: int) -> None:
+    import ctypes  # noqa: PLC0415 - only the rare file system without hard links pays for it
+
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if call is None:
+        raise OSError(errno.ENOSYS, "the C library has no renameat2", str(source), None, str(target))
+    if call(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), flags) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), str(source), None, str(target))
+
 
 _MODE = 0o644  # narrowed by the umask, as for any file the user makes
 _CHUNK = 1 << 20

@@ -7,8 +7,7 @@ from pathlib import Path, PurePath
 
 from synth.errors import JobError, OutputError
 from synth.shards import disk
-from synth.shards.step import StepFolder
-from synth.shards.tree import Tree
+from synth.shards.step import StepFolder, Tree
 
 _MARK = "job.json"
 _BEFORE_MARK = frozenset({"tmp", "wip", "logs", "prompts", "lost+found"})

@@ -10,8 +10,8 @@ from synth.sources.chunking import chunk
 from synth.sources.files import inspect
 from synth.sources.options import Corpus, LanguageColumn, ReadLimits
 from synth.sources.passages import read_passages
+from synth.sources.readers import count_rows, sample_rows
 from synth.sources.records import InputFile, PassageRow, RejectedRow, RowOutcome
-from synth.sources.sampling import count_rows, sample_rows
 
 __all__ = [
     "Corpus",

@@ -159,7 +159,7 @@ class _Reading:
         memory: _Memory,
         carrying: _Carrying,
     ) -> None:
-        from synth.languages import detect, language  # noqa: PLC0415 - the detector is read when it is needed
+        from synth.languages import detect, language  # noqa: PLC0415 - the detector is loaded on first use
 
         self._corpus, self._file, self._start = corpus, file, start
         self._memory, self._carrying = memory, carrying

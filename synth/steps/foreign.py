@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from synth import parts, registry, revisions
-from synth.config import Job
+from synth import registry
 from synth.errors import JobError, SynthError
+from synth.job import Job
 from synth.pairs import PairRow, PairSet, own_schema, pair_files, read_pairs
-from synth.revisions import Record
-from synth.run_folder import Run
+from synth.run import history
+from synth.run.history import Record
+from synth.run.run import Run
 from synth.scores import Scorer
 from synth.shards import Origin, OutputFolder, StepFolder
 from synth.sources import RejectedRow, count_rows, sample_rows
@@ -58,15 +59,15 @@ def make(run: Run, tell: Progress, notify: Callable[[str], None] = print) -> Map
     step = run.folder.step("generated")
     sums = {"shards": 0, "pairs": 0, "rows_in": 0, "rows_used": 0, "rejected": 0}
     seen: set[tuple[int, str]] = set()
-    for record in revisions.read(run.folder):
-        done = parts.totals_of(run.folder, record)
+    for record in history.read_revisions(run.folder):
+        done = history.totals_of(run.folder, record)
         names = {(file.corpus_index, file.relative) for file in record.inputs}
         if done is None:
             step.settle()
             if not sums["shards"] and (new := renamed(*_columns(run))):
                 notify(f"carried under other names: {describe_renamed(new)}")
             done = _part(run, record, sums, seen, tell)
-            parts.put_totals(run.folder, record, done)
+            history.put_totals(run.folder, record, done)
         sums, seen = done, names
     if sums["shards"]:
         present = step.schema(0).names
@@ -115,7 +116,7 @@ def _part(
 
 def _columns(run: Run) -> tuple[list[PairSet], pa.Schema]:
     """The data that the run began with, and their columns, which all shards have."""
-    first = _of(run, revisions.read(run.folder)[0])
+    first = _of(run, history.read_revisions(run.folder)[0])
     return first, own_schema(first, run.job.read_limits())
 
 

@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from synth.config import Job
-from synth.encoding import Refused, encode_all
+from synth.batching import Refused, encode_all
 from synth.errors import RequestRejected, Stopped, SynthError
+from synth.job import Job
 from synth.personas import Library, nearest
-from synth.run_folder import Run
+from synth.run.run import Run
 from synth.shards import Journal, Origin, Shard, StepFolder
 from synth.stage import ChatModel, ChatReply, ChatRequest, Encoder
 from synth.steps import retry

@@ -3,24 +3,206 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import json
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from synth import identity, quality, run_folder
-from synth.config import Job
-from synth.errors import JobError
-from synth.rules import Mask, Verdict
-from synth.run_folder import Run
-from synth.shards import Origin, OutputFolder
+from synth.errors import JobError, OutputError
+from synth.job import Job
+from synth.rules import Mask, Rules, Verdict
+from synth.run import history, identity
+from synth.run import run as runs
+from synth.run.run import Run
+from synth.shards import Origin, OutputFolder, StepFolder
 from synth.steps.score import ScoreStep, scorer_name
-from synth.steps.views import DEFAULT, View, joined, record_of, selected
 from synth.tables import SCHEMA_VERSION
 
 __all__ = ["View", "beaten", "built_aside", "default_view", "keep", "keep_shard", "under_the_rules_of_kept"]
+
+DEFAULT = "kept"
+_FORMAT = 1
+_OWN = ("id",)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Rules over a list of score folders (`scores/cosine-1a2b3c4d`), and the folder they fill.
+
+    `hidden` is where the shards lie while the view replaces an older one. `competing` lists the shards whose rows a
+    `unique` rule compares: with others the same rules would keep other rows, so it is a part of the fingerprint then.
+    """
+
+    name: str
+    rules: Rules
+    scores: tuple[str, ...]
+    hidden: str = ""
+    competing: tuple[int, ...] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells one set of rules over one set of scores from another."""
+        what: dict[str, Any] = {"rules": self.rules.canonical(), "scores": list(self.scores)}
+        if self.rules.unique:
+            what["shards"] = list(self.competing)
+        return identity.sha256(what)
+
+    def folder(self, folder: OutputFolder) -> StepFolder:
+        """Where its shards are, or will be."""
+        return folder.step(self.name, hidden=self.hidden)
+
+    def holds(self, folder: OutputFolder) -> bool:
+        """Whether the shards in its folder, if there are any, were made by these rules over these scores."""
+        shards = self.folder(folder)
+        first = shards.first()
+        return first is None or shards.meta(first).identity == self.fingerprint
+
+    def write_record(self, folder: OutputFolder) -> None:
+        """Write down what the fingerprint stands for, unless that is done. Raises SystemFault, OutputError."""
+        path = _record_path(self.fingerprint)
+        if (folder.path / path).exists():
+            return
+        record = {
+            "format": _FORMAT,
+            "fingerprint": self.fingerprint,
+            "rules": self.rules.canonical(),
+            "scores": list(self.scores),
+            "shards": len(self.competing) if self.rules.unique else None,
+        }
+        folder.put_if_absent(path, (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The rules that made a view's shards, the score folders they read, and how many shards `unique` compared."""
+
+    fingerprint: str
+    rules: Rules
+    scores: tuple[str, ...]
+    shards: int | None
+
+
+def record_of(folder: OutputFolder, name: str) -> Record | None:
+    """What made the view `name`; None while it has no shard, or was made before records were kept.
+
+    Raises OutputError when the record is damaged.
+    """
+    shards = folder.step(name)
+    first = shards.first()
+    if first is None:
+        return None
+    path = folder.path / _record_path(shards.meta(first).identity)
+    try:
+        found = json.loads(path.read_bytes())
+        rules, problems = Rules.parse(found["rules"], None)
+        record = Record(found["fingerprint"], rules or Rules(), tuple(found["scores"]), found["shards"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        raise OutputError(f"{path}: is damaged ({exc}).", "Remove it, then run `synth keep` with the rules.") from exc
+    if problems:
+        raise OutputError(f"{path}: holds rules that this synth cannot read ({problems[0].message}).", "Upgrade synth.")
+    return record
+
+
+def names(folder: OutputFolder) -> list[str]:
+    """Every named view, as `views/<name>`, in order."""
+    return [f"views/{each.name}" for each in sorted((folder.path / "views").glob("[!.]*")) if each.is_dir()]
+
+
+def stored_scores(folder: OutputFolder, needed: Collection[str]) -> tuple[str, ...]:
+    """The score folders for rules that read the columns `needed`.
+
+    Those of `kept/` come first, in its order; others join only where a needed column is in none before them. Raises
+    JobError when two of those others hold the same column.
+    """
+    record = record_of(folder, DEFAULT)
+    chosen = list(record.scores) if record else []
+    present = {*_columns(folder.step("generated"))}
+    for name in chosen:
+        present |= {*_columns(folder.step(name))}
+    others = [f"scores/{each.name}" for each in sorted((folder.path / "scores").glob("[!.]*")) if each.is_dir()]
+    maker: dict[str, str] = {}
+    for name in (each for each in others if each not in chosen):
+        fresh = {*_columns(folder.step(name))} - present
+        if not (record is None or fresh & {*needed}):
+            continue
+        for column in sorted(fresh & maker.keys()):
+            raise JobError(
+                f"{folder.path}: both {maker[column]} and {name} hold the column {column}.",
+                "Run the job with the scorer that shall count, then this command; or remove the other folder.",
+            )
+        maker |= dict.fromkeys(fresh, name)
+        chosen.append(name)
+    return tuple(chosen)
+
+
+def ready(folder: OutputFolder, scores: Sequence[str]) -> list[int]:
+    """The shards that are generated and scored."""
+    done = folder.step("generated").done()
+    for name in scores:
+        done &= folder.step(name).done()
+    return sorted(done)
+
+
+def joined(folder: OutputFolder, scores: Sequence[str], index: int, pairs: pa.Table) -> pa.Table:
+    """Pairs and their score columns, side by side; a pair's column named like a score comes as `input_<name>`."""
+    table = pairs
+    for name in scores:
+        columns = folder.step(name).read(index).table
+        for field in columns.schema:
+            if field.name in _OWN:
+                continue
+            if field.name in pairs.schema.names:
+                renamed = [f"input_{each}" if each == field.name else each for each in table.schema.names]
+                table = table.rename_columns(renamed)
+            table = table.append_column(field, columns[field.name])
+    return table
+
+
+def selected(folder: OutputFolder, scores: Sequence[str], index: int, wanted: Collection[str]) -> pa.Table:
+    """Of what `joined` would give for a shard, the columns `wanted` that exist, read without the others."""
+    found: dict[str, pa.ChunkedArray] = {}
+    for name in ("generated", *scores):
+        step = folder.step(name)
+        here = [
+            column
+            for column in _columns(step, index)
+            if column in wanted and (name == "generated" or column not in _OWN)
+        ]
+        if here:
+            table = step.read_columns(index, here)
+            found |= {column: table[column] for column in here}
+    return pa.table(found)
+
+
+def column_types(folder: OutputFolder, scores: Sequence[str], index: int) -> dict[str, pa.DataType]:
+    """Every column of a joined shard with its type, from footers alone."""
+    types: dict[str, pa.DataType] = {}
+    for name in ("generated", *scores):
+        types |= {each.name: each.type for each in folder.step(name).schema(index)}
+    return types
+
+
+def _columns(step: StepFolder, index: int | None = None) -> list[str]:
+    """The columns of a step, from the footer of one shard; none while it has no shard."""
+    if index is None:
+        index = step.first()
+    return (
+        []
+        if index is None
+        else [name for name in step.schema(index).names if name not in _OWN or step.name == "generated"]
+    )
+
+
+def _record_path(fingerprint: str) -> str:
+    return f"index/rules-{fingerprint[:16]}.json"
 
 
 def default_view(run: Run, scores: Sequence[ScoreStep]) -> View:
@@ -28,7 +210,7 @@ def default_view(run: Run, scores: Sequence[ScoreStep]) -> View:
     rules = run.job.rules
     competing: tuple[int, ...] = ()
     if rules.unique:
-        totals = run_folder.totals(run.folder)
+        totals = runs.totals(run.folder)
         competing = tuple(range(totals["shards"])) if totals else tuple(sorted(run.folder.step("generated").done()))
     return built_aside(run.folder, View(DEFAULT, rules, tuple(step.name for step in scores), competing=competing))
 
@@ -63,12 +245,12 @@ def under_the_rules_of_kept(job: Job, folder: OutputFolder) -> Job:
 
 def remember(run: Run) -> None:
     """Write down the run's scorers and rules, unless whoever goes on with the folder alone would come to the same."""
-    used, record = quality.read(run.folder), record_of(run.folder, DEFAULT)
-    now, known = quality.of(run.job), used or quality.of(run_folder.recorded_job(run.folder))
+    used, record = history.read_rules(run.folder), record_of(run.folder, DEFAULT)
+    now, known = history.of(run.job), used or history.of(runs.recorded_job(run.folder))
     if used is None or used["keep"] is None:
         known = {"scores": known["scores"], "keep": record.rules.canonical() if record else known["keep"]}
     if known != now:
-        quality.write(run.folder, now)
+        history.write(run.folder, now)
 
 
 def keep(run: Run, view: View, index: int) -> tuple[int, int]:
@@ -157,3 +339,65 @@ def _rejects(table: pa.Table, verdict: Verdict, step: str) -> pa.Table:
     for name, column in own.items():
         rows = rows.append_column(name, column)
     return rows
+
+
+_ENOUGH_SHARDS = 3
+_MOST_WORKERS = 8
+_WAITING = 2
+"""Threads for every processor: a shard waits for the disk a third of its time, reading and writing hold no lock."""
+
+
+def fill(
+    folder: OutputFolder,
+    view: View,
+    shards: Sequence[int] | None = None,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] = lambda _kept, _dropped: None,
+) -> None:
+    """Apply a view's rules to `shards` (by default all that are scored) unless that is done.
+
+    `progress` is called with each shard's (kept, dropped).
+
+    `workers`: processors to use; by default all, at most 8. Killed at any moment it leaves whole shards, and the same
+    call makes the rest. Raises what `keep_shard` raises.
+    """
+    done = view.folder(folder).done()
+    shards = [index for index in (ready(folder, view.scores) if shards is None else shards) if index not in done]
+    if not shards:
+        return
+    view.write_record(folder)
+    losers = beaten(folder, view)
+    threads = _WAITING * (workers or min(len(os.sched_getaffinity(0)), _MOST_WORKERS))
+    if len(shards) < _ENOUGH_SHARDS:
+        threads = 1
+    pool = ThreadPoolExecutor(min(threads, len(shards)), thread_name_prefix="view")
+    try:
+        for counts in pool.map(lambda index: keep_shard(folder, view, index, losers.get(index)), shards):
+            progress(*counts)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def carry_out(folder: OutputFolder, view: View, shards: Sequence[int], workers: int | None = None) -> int:
+    """Bring the view to hold `shards`, and swap it in where it was built aside; returns how many shards that took.
+
+    Killed anywhere, the same call goes on where it was. Raises what `keep_shard` and `swap_view` raise.
+    """
+    step = view.folder(folder)
+    step.settle()
+    todo = [index for index in shards if index not in step.done()]
+    fill(folder, view, todo, workers)
+    if view.hidden:
+        folder.swap_view(view.hidden, view.name)
+    folder.step(view.name).settle()
+    return len(todo)
+
+
+def clear_views(folder: OutputFolder, index: int) -> None:
+    """Before shard `index` is generated: views that hold it were made from one that somebody has removed since."""
+    if folder.step("generated").file(index).exists():
+        return
+    for name in (DEFAULT, *names(folder)):
+        step = folder.step(name)
+        if step.file(index).exists():
+            step.discard(index)

@@ -1,8 +1,8 @@
 """Step 0: input rows become `passages/` shards, once. Every later position is a row of these.
 
-Each revision adds a part (`synth.parts`): the inputs that it brought, or the rejected items that it asks again. A part
-is a pure function of the recorded inputs and the shard size, so a killed run reads again from the start, commits only
-what is missing, and two processes that read at the same time write the same bytes.
+Each revision adds a part (`synth.run.history`): its new inputs, or the rejected items to ask again. A part is a pure
+function of the recorded inputs and the shard size, so a killed run reads again from the start, commits only what is
+missing, and two processes that read at the same time write the same bytes.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from synth import parts, revisions, run_folder
-from synth.config import Job
-from synth.run_folder import Run
+from synth.job import Job
+from synth.run import history
+from synth.run import run as runs
+from synth.run.run import Run
 from synth.shards import Origin, StepFolder
 from synth.sources import InputFile, PassageRow, RejectedRow, carried_schema, count_rows, read_passages, sample_rows
 from synth.steps import retry
@@ -46,13 +47,13 @@ def make(run: Run, tell: Progress, notify: Callable[[str], None] = print) -> Map
     """
     step = run.folder.step("passages")
     sums: dict[str, int] = dict(_NOTHING)
-    for record in revisions.read(run.folder):
-        done = parts.totals_of(run.folder, record)
+    for record in history.read_revisions(run.folder):
+        done = history.totals_of(run.folder, record)
         if done is None:
             step.settle()
-            own = run_folder.reading_at(run, record.number)
+            own = runs.reading_at(run, record.number)
             done = _again(own, step, sums) if record.retry else _read(own, step, sums, tell, notify)
-            parts.put_totals(run.folder, record, done)
+            history.put_totals(run.folder, record, done)
         sums = {**_NOTHING, **done}
     return sums
 
@@ -101,7 +102,7 @@ def _again(run: Run, step: StepFolder, sums: Mapping[str, int]) -> dict[str, int
 
 def _first(run: Run) -> tuple[Job, Sequence[InputFile]]:
     """Job and inputs of the first revision, whose columns all shards have."""
-    first = run_folder.reading_at(run, 1)
+    first = runs.reading_at(run, 1)
     return first.job, first.inputs
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from synth import parts, revisions
+from synth.run import history
 from synth.shards import OutputFolder
 from synth.tables import PASSAGES
 from synth.types import QueryConfig, Written
@@ -21,7 +21,7 @@ from synth.types import QueryConfig, Written
 def rejected_items(folder: OutputFolder) -> list[str]:
     """Ids of all rejected items of generation that no revision has asked again, in the order of positions."""
     generated = folder.step("generated")
-    retried = {item for record in revisions.read(folder) for item in record.retry}
+    retried = {item for record in history.read_revisions(folder) for item in record.retry}
     found = [
         item
         for index in sorted(generated.done())
@@ -37,7 +37,7 @@ def passages_of(folder: OutputFolder, items: Sequence[str], first: int) -> pa.Ta
 
     Raises OutputError when a shard that holds one of the passages is damaged or gone.
     """
-    step, where = folder.step("passages"), parts.read(folder)
+    step, where = folder.step("passages"), history.read_parts(folder)
     by_shard: dict[int, list[int]] = defaultdict(list)
     for number, item in enumerate(items):
         by_shard[where.shard_of(_place(item)[0])].append(number)
@@ -65,7 +65,7 @@ def slot_of(item: str) -> int:
 
 def written_before(folder: OutputFolder, items: Sequence[str]) -> Mapping[str, Sequence[Written]]:
     """For each retried item the queries that its passage has got when it was first asked, with their configurations."""
-    where = parts.read(folder)
+    where = history.read_parts(folder)
     origin = {item: _origin(folder, where, item) for item in items}
     found: dict[int, list[Written]] = defaultdict(list)
     wanted = set(origin.values())
@@ -83,7 +83,7 @@ def written_before(folder: OutputFolder, items: Sequence[str]) -> Mapping[str, S
     return {item: found[position] for item, position in origin.items()}
 
 
-def _origin(folder: OutputFolder, where: parts.Parts, item: str) -> int:
+def _origin(folder: OutputFolder, where: history.Parts, item: str) -> int:
     """The position at which the passage of an item was first asked."""
     position = _place(item)[0]
     while where.of_shard(index := where.shard_of(position)).retry:

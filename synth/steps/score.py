@@ -6,21 +6,68 @@ Scores never change a pair. A scorer added later computes only its own folder, a
 from __future__ import annotations
 
 import asyncio
+import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pyarrow as pa
 
-from synth import identity, parts
-from synth.config import Job
 from synth.errors import SynthError
-from synth.run_folder import Run
-from synth.scores import PairBatch, Scorer
-from synth.shards import Journal, Origin, OutputFolder, Shard, StepFolder
+from synth.job import Job
+from synth.run import history, identity
+from synth.run.run import Run
+from synth.scores import PairBatch, PassShard, Scorer
+from synth.shards import Journal, Origin, OutputFolder, Shard, StepFolder, disk
 from synth.stage import Services
 from synth.steps.foreign import stored_scores
 from synth.steps.generate import documents
-from synth.steps.passes import PassIndex
 from synth.tables import SCHEMA_VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class PassIndex:
+    """A finished index, and for every shard how many pairs the shards before it hold."""
+
+    folder: Path
+    firsts: dict[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedPass:
+    """The shards of `generated/` as a `synth.scores.PassSource`, read one at a time."""
+
+    run: Run
+    firsts: dict[int, int]
+
+    def shards(self) -> Iterator[PassShard]:
+        """Every shard in the order of its index, with the distinct passages that its pairs may come from."""
+        generated, passages = self.run.folder.step("generated"), self.run.folder.step("passages")
+        for index, first in self.firsts.items():
+            pairs = generated.read(index).table
+            texts = pairs["passage"] if self.run.pairs else passages.read_columns(index, ["text"])["text"]
+            yield PassShard(index, first, pairs, documents(texts.to_pylist()))
+
+
+async def build(run: Run, scorer: Scorer, fingerprint: str, services: Services) -> PassIndex:
+    """Build the index of a scorer of scope `pass`, or find it built; its folder names scorer and shards.
+
+    Call it when every shard of the pass is generated. Raises what the scorer raises.
+    """
+    generated = run.folder.step("generated")
+    firsts: dict[int, int] = {}
+    inputs = hashlib.sha256()
+    count = 0
+    for index in sorted(generated.done()):
+        firsts[index] = count
+        count += generated.meta(index).rows_out
+        inputs.update(f"{index}:{generated.checksum(index)}\n".encode())
+    root = run.folder.path / "index"
+    disk.make_folder(root)
+    folder = root / f"{fingerprint}-{inputs.hexdigest()[:8]}"
+    await scorer.build(GeneratedPass(run, firsts), folder, services)
+    return PassIndex(folder, firsts)
+
 
 _INSTRUCTED = frozenset({"encoder", "reranker"})
 """Services that are told what the searches are for, and answer accordingly."""
@@ -78,7 +125,7 @@ def steps(job: Job, instruction: str, whole: int | None = None) -> list[ScoreSte
 
 def steps_of(run: Run) -> list[ScoreStep]:
     """The scorers of a run with their folders. Raises OutputError."""
-    found = parts.read(run.folder)
+    found = history.read_parts(run.folder)
     return steps(run.job, run.job.instruction, found.shards if found.several else None)
 
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from synth.verify.files import REVISION, Layout, Unreadable, listed, sha256_of
 from synth.verify.findings import Book
-from synth.verify.layout import REVISION, Layout, listed
-from synth.verify.shard_file import Unreadable, sha256_of
 
 _BEIR = frozenset({"corpus", "queries", "qrels"})
 _NEEDED = frozenset({"format", "sha256", "sample", "identity", "job", "base", "inputs"})

@@ -2,21 +2,163 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from typing import Any
 
 import pyarrow as pa
 
-from synth.verify import items, views
+from synth.verify import ledgers
+from synth.verify.files import Layout, Opened, ShardFile, StepFiles, Unreadable, open_shard
 from synth.verify.findings import Book, StepTotals
-from synth.verify.items import ItemLedger, RowLedger
-from synth.verify.layout import Layout, StepFiles
-from synth.verify.links import Links
-from synth.verify.mined import Mined
-from synth.verify.opened import Opened, open_shard
+from synth.verify.ledgers import Bodies, ItemLedger, RowLedger, ScoreShard
 from synth.verify.records import Record, Records
-from synth.verify.rejects import Bodies
-from synth.verify.shard_file import ShardFile, Unreadable
+
+
+class Links:
+    """Puts blame into the book: on a torn source where there is one, else on what was made from other bytes."""
+
+    def __init__(self, book: Book) -> None:
+        self._book = book
+
+    def stale(self, source: Opened, stale: Sequence[Opened], *, of: int = 1) -> None:
+        """`stale` of the `of` shards that were made from `source` name another checksum than it has."""
+        if not stale or self._torn([source]):
+            return
+        if len(stale) == of > 1 and len({shard.stamp.input for shard in stale}) == 1:
+            self._book.damage(source.file.path, f"its bytes are not those that {of} shards were made from")
+            return
+        for shard in stale:
+            self._book.damage(shard.file.path, f"was made from other bytes of {source.name} than there are now")
+
+    def view(
+        self, view: Opened, pairs: Opened, scores: Sequence[Opened], folders: Sequence[StepFiles]
+    ) -> list[Opened] | None:
+        """The score shards that a view's shard was made from, in its order; None, with the blame, if there are none."""
+        shards = [ScoreShard(n, tuple(_columns(each)), each.file.sha256()) for n, each in enumerate(scores)]
+        rows = list(ledgers.candidates(view.file.names[len(pairs.file.names) :], shards))
+        for row in rows:
+            if ledgers.made_from(pairs.file.sha256(), row) == view.stamp.input:
+                made = [scores[each.place] for each in row]
+                self._check_record(view, [each.step.name for each in made])
+                return made
+        lost = [step for step in folders if view.stamp.shard not in step.shards]
+        if any(self._book.blames(each.file.path) for each in (pairs, *scores)):
+            return None
+        if not rows and lost:
+            self._book.damage(
+                lost[0].file(view.stamp.shard), f"is missing, and {view.name} has columns that no other has"
+            )
+        elif not rows:
+            self._book.damage(view.file.path, "has score columns that no folder of scores/ has")
+        elif not self._torn([pairs, *scores]):
+            sources = ", ".join(each.name for each in (pairs, *scores))
+            self._book.damage(view.file.path, f"was made from other bytes than there are now in one of {sources}")
+        return None
+
+    def _check_record(self, view: Opened, scores: Sequence[str]) -> None:
+        """Compare the record of a view's rules with what its shard names and was made from."""
+        identity = view.stamp.identity
+        path = self._book.root / "index" / f"rules-{identity[:16]}.json"
+        try:
+            record = json.loads(path.read_bytes())
+            named, recorded, rules = record["fingerprint"], record["scores"], record["rules"]
+        except FileNotFoundError:
+            self._book.note(path, f"the record of the rules of {view.step.name} is missing")
+        except (OSError, ValueError, KeyError, TypeError) as exc:
+            self._book.damage(path, f"cannot be read ({exc!r})")
+        else:
+            whole = record.get("shards") is None  # otherwise the fingerprint also holds the shards compared
+            if named != identity or (whole and ledgers.fingerprint(rules, recorded) != identity):
+                self._book.damage(path, "is not the record of the rules that its name tells")
+            elif recorded != scores:
+                self._book.damage(path, f"names other scores than {view.name} was made from")
+
+    def _torn(self, shards: Sequence[Opened]) -> bool:
+        torn = False
+        for shard in shards:
+            try:
+                shard.file.check_pages()
+            except Unreadable as exc:
+                self._book.damage(shard.file.path, str(exc))
+                torn = True
+        return torn
+
+
+def score_folders(layout: Layout, view: StepFiles) -> set[str] | None:
+    """Names of the score folders that a view was made from, judged by its first shard; None where it cannot be told."""
+    index = min(view.shards)
+    with ExitStack() as stack:
+        try:
+            mine, pairs = (open_shard(step, index, stack, ["id"]) for step in (view, layout.generated))
+            having = [step for step in layout.scores if index in step.shards]
+            scores = [open_shard(step, index, stack, ["id"]) for step in having]
+            made = Links(Book(layout.root)).view(mine, pairs, scores, layout.scores)
+        except Unreadable:
+            return None
+    return None if made is None else {each.step.name for each in made}
+
+
+def _columns(shard: Opened) -> list[str]:
+    return [name for name in shard.file.names if name != "id"]
+
+
+class Mined:
+    """`shard` for every shard of `mined/`, in ascending order."""
+
+    def __init__(self, book: Book, links: Links, *, deep: bool) -> None:
+        self._book, self._links, self._deep = book, links, deep
+        self._identity: str | None = None
+        self._record: Mapping[str, Any] | None = None
+        self._told = False
+
+    def shard(self, mined: Opened, shown: Sequence[Opened]) -> Iterable[str]:
+        """What is wrong with it; `shown` are the shards of that number of the views that readers see."""
+        if self._identity is None:
+            self._identity = mined.stamp.identity
+            self._record = self._read(mined)
+        if mined.stamp.identity != self._identity:
+            return ["was mined in another way than the shards before it"]
+        if self._record is None:
+            return []
+        view = next((each for each in shown if each.step.name == self._record["view"]), None)
+        if view is None or view.stamp.identity != self._record["rules"]:
+            self._outdated(mined, self._record["view"])
+            return []
+        if mined.stamp.input != view.file.sha256():
+            self._links.stale(view, [mined])
+            return []
+        return self._differences(mined, view)
+
+    def _differences(self, mined: Opened, view: Opened) -> Iterable[str]:
+        if mined.rejected is not None or not mined.stamp.rejected:
+            yield from ledgers.differences(view.ids, mined.ids, mined.rejected_ids)
+        if self._deep:
+            yield from ledgers.wrong_rows(view.table, [], mined.table, mined.rejected)
+
+    def _outdated(self, mined: Opened, view: str) -> None:
+        if not self._told:
+            what = f"was made from pairs that {view} does not hold any more; `synth mine` makes it anew"
+            self._book.note(mined.step.path, what)
+        self._told = True
+
+    def _read(self, mined: Opened) -> Mapping[str, Any] | None:
+        identity = mined.stamp.identity
+        path = self._book.root / "index" / f"mined-{identity[:16]}.json"
+        try:
+            record: Mapping[str, Any] = json.loads(path.read_bytes())
+            whole = {"view", "rules"} <= record.keys() and ledgers.sha256_of_json(record) == identity
+        except FileNotFoundError:
+            self._book.note(path, "the record of how mined/ was made is missing")
+            return None
+        except (OSError, ValueError, TypeError, AttributeError) as exc:
+            self._book.damage(path, f"cannot be read ({exc!r})")
+            return None
+        if not whole:
+            self._book.damage(path, "is not the record of the mining that its name tells")
+        return record if whole else None
+
 
 _SHOWN = 5
 
@@ -47,8 +189,8 @@ class Walk:
         with ExitStack() as stack:
             passages = None
             if not self._records.existing:
-                passages = self._open(layout.passages, index, stack, [*items.PASSAGE_COLUMNS, "retry_of"])
-            existing = items.PAIR_COLUMNS if self._records.existing else ["id"]
+                passages = self._open(layout.passages, index, stack, [*ledgers.PASSAGE_COLUMNS, "retry_of"])
+            existing = ledgers.PAIR_COLUMNS if self._records.existing else ["id"]
             pairs = self._open(layout.generated, index, stack, existing)
             scores = [self._open(step, index, stack, ["id"]) for step in layout.scores]
             shown = [self._open(step, index, stack, ["id"]) for step in layout.views if not step.hidden]
@@ -131,7 +273,7 @@ class Walk:
             self._book.damage(step.file(index), str(exc))
             return None
         stamp, first = opened.stamp, step is self._first
-        opened.rejected = self.bodies.read(step, stamp, items.ROW_COLUMNS if first else ["id"])
+        opened.rejected = self.bodies.read(step, stamp, ledgers.ROW_COLUMNS if first else ["id"])
         self._totals[step.name].add(stamp.rows_in, stamp.rows_out, stamp.rejected)
         if step is not self._layout.passages and opened.file.rows != stamp.rows_out:
             self._say(opened, [f"says {stamp.rows_out} rows, holds {opened.file.rows}"])
@@ -165,7 +307,7 @@ class Walk:
             begun = table.num_rows
             found += self._items.retry(table["position"].to_pylist(), retries)
         else:
-            rows = items.begun(table)
+            rows = ledgers.begun(table)
             begun = rows.num_rows
             found += self._rows.chunks(table)
             found += self._rows.rows(rows, shard.rejected, gapless=self._gapless())
@@ -180,7 +322,7 @@ class Walk:
 
     def _check_existing(self, shard: Opened) -> None:
         self._record(shard)
-        rows = items.begun(shard.table)
+        rows = ledgers.begun(shard.table)
         self._begun += rows.num_rows
         self._say(shard, self._rows.ids(shard.table, shard.stamp.first))
         self._say(shard, self._rows.rows(rows, shard.rejected, gapless=self._gapless()))
@@ -204,7 +346,7 @@ class Walk:
         if len(due) != shard.stamp.rows_in:
             self._say(shard, [f"says {shard.stamp.rows_in} items, its passages have {len(due)}"])
         if rejected_read:
-            self._say(shard, items.differences(due, shard.ids, shard.rejected_ids))
+            self._say(shard, ledgers.differences(due, shard.ids, shard.rejected_ids))
         if self._deep:
             self._say(shard, _other_texts(shard.table, passages.table))
 
@@ -224,10 +366,10 @@ class Walk:
         if view.stamp.identity != first:
             self._say(view, ["was made by other rules than the shards before it"])
         if view.rejected is not None or not view.stamp.rejected:
-            self._say(view, items.differences(pairs.ids, view.ids, view.rejected_ids))
+            self._say(view, ledgers.differences(pairs.ids, view.ids, view.rejected_ids))
         made = self._links.view(view, pairs, scores, self._layout.scores)
         if made is not None and self._deep:
-            self._say(view, views.wrong_rows(pairs.table, [each.table for each in made], view.table, view.rejected))
+            self._say(view, ledgers.wrong_rows(pairs.table, [each.table for each in made], view.table, view.rejected))
 
     def _say(self, shard: Opened, found: Iterable[str]) -> None:
         for what in found:

@@ -12,7 +12,7 @@ import pytest
 from asking import Said, ask, opened
 from loopback import FastClock, Fault, Loopback
 
-from synth.answers import gathered
+from synth.batching import gathered
 from synth.errors import ServerUnavailable
 
 pytestmark = pytest.mark.faults

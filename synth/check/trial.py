@@ -1,0 +1,188 @@
+"""A few passages taken through the whole pipeline in memory, every call recorded: what `synth preview` shows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+
+from synth import replies
+from synth.check.data import MOST_ROWS
+from synth.errors import InputError, JobError, RequestRejected, UnusableReply
+from synth.job import Job
+from synth.personas import Library, encode_library
+from synth.prompts import Prompts
+from synth.run import run as runs
+from synth.scores import PairBatch
+from synth.sources import InputFile, PassageRow, count_rows, inspect, read_passages, sample_rows
+from synth.stage import ChatModel, ChatReply, ChatRequest, ConfigInputs, Encoder, QueryInputs, Services
+from synth.steps import passages
+from synth.steps.generate import candidates_of
+from synth.tables import pair_table
+from synth.tables import passages as passage_records
+from synth.tasks.retrieval import Generator
+from synth.types import Candidates, Pair, Passage, Rejected
+
+Positioned = tuple[int, PassageRow]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One question to the model: reply None where the server rejected it, `verdict` what became of it."""
+
+    request: ChatRequest
+    reply: ChatReply | None
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A passage with all calls and outcomes; `rows` are its pairs as they would be stored, with scores and `kept`."""
+
+    passage: Passage
+    candidates: Candidates
+    calls: Sequence[Call]
+    outcomes: Sequence[Pair | Rejected]
+    rows: Sequence[dict[str, Any]]
+
+
+@dataclass(slots=True)
+class _Recording:
+    """A chat model that remembers what it was asked and what came back."""
+
+    chat: ChatModel
+    repair: bool
+    echoes: frozenset[str]
+    calls: list[Call] = field(default_factory=list)
+
+    @property
+    def slots(self) -> int:
+        return self.chat.slots
+
+    async def complete(self, request: ChatRequest) -> ChatReply:
+        try:
+            reply = await self.chat.complete(request)
+        except RequestRejected as exc:
+            self.calls.append(Call(request, None, f"rejected by the server: {exc}"))
+            raise
+        self.calls.append(Call(request, reply, self._verdict(request, reply)))
+        return reply
+
+    async def close(self) -> None:
+        await self.chat.close()
+
+    def _verdict(self, request: ChatRequest, reply: ChatReply) -> str:
+        """The judgement that the generator comes to on the same reply."""
+        inputs = request.inputs
+        try:
+            if isinstance(inputs, ConfigInputs):
+                _, repaired = replies.read_config(reply, inputs, repair=self.repair)
+            elif not isinstance(inputs, QueryInputs):
+                return "not judged here"
+            else:
+                repaired = replies.read_query(reply, inputs, repair=self.repair, echoes=self.echoes).repaired
+        except UnusableReply as exc:
+            return f"unusable: {exc}"
+        return "accepted after a repair" if repaired else "accepted"
+
+
+def choose(job: Job, inputs: Sequence[InputFile], count: int, passage_id: str | None) -> list[Positioned]:
+    """`count` passages spread over the corpora, or the one with this id, each with the position it has in a run.
+
+    Of more than 20,000 rows positions are not known without reading them all; then rows stand for them. Raises
+    JobError when no passage has the id, InputError when there is no passage at all.
+    """
+    limits = job.read_limits()
+    unknown = any(file.rows is None or file.kind == "hub" for file in inputs)
+    total = None if unknown else count_rows(inputs)
+    only = sample_rows(total, 4 * count) if total is not None and total > MOST_ROWS and passage_id is None else None
+    rows = read_passages(job.corpora, inputs, limits, only=only)
+    numbered: Iterator[Positioned] = ((n, row) for n, row in enumerate(_passages(rows)))
+    if passage_id is not None:
+        found = list(islice((each for each in numbered if each[1].id == passage_id), count))
+        if not found:
+            raise JobError(f"no passage has the id {passage_id!r}.", "Ids are those of the corpus, or FILE:ROW.")
+        return found
+    every = list(islice(numbered, MOST_ROWS))
+    if not every:
+        raise InputError(f"{job.source}: the inputs hold no usable passage.", "See `synth check`.")
+    picked = sorted(sample_rows(len(every), count))
+    return [every[n] for n in picked]
+
+
+def _passages(rows: Iterator[Any]) -> Iterator[PassageRow]:
+    return (row for row in rows if isinstance(row, PassageRow))
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A job ready to be tried out: nothing it does touches a disk but to read."""
+
+    job: Job
+    inputs: Sequence[InputFile]
+    prompts: Prompts
+    library: Library | None
+
+    @classmethod
+    def of(cls, job: Job) -> Trial:
+        """Reads templates, personas and the list of inputs. Raises JobError and InputError."""
+        prompts, library = runs.prepare(job)
+        return cls(job, inspect(job.corpora, job.base, job.read_limits()), prompts, library)
+
+    def generator(self) -> Generator:
+        return runs.generator(self.job, self.prompts)
+
+    async def run(self, chosen: Sequence[Positioned], notify: Any) -> list[Tried]:
+        """Generate and score for the chosen passages, one after the other. Raises what models raise."""
+        job, client = self.job, self.job.client(notify)
+        generator = self.generator()
+        async with AsyncExitStack() as stack:
+            encoder: Encoder | None = None
+            if job.embed is not None:
+                encoder = job.embed.open(client, generator.task.instruction)
+                stack.push_async_callback(encoder.close)
+            chat: ChatModel = job.llm.open(client)
+            stack.push_async_callback(chat.close)
+            vectors = await self._personas(encoder)
+            services = Services(chat=chat, encoder=encoder)
+            return [await self._try(each, generator, services, vectors) for each in chosen]
+
+    async def _personas(self, encoder: Encoder | None) -> Any:
+        if self.library is None or encoder is None or self.job.embed is None:
+            return None
+        model = json.dumps(self.job.embed.identity(), sort_keys=True)
+        return await encode_library(self.library, encoder, model, remember=False)
+
+    async def _try(self, chosen: Positioned, generator: Generator, services: Services, vectors: Any) -> Tried:
+        position, row = chosen
+        schema = passages.schema(self.job, self.inputs)
+        source = pa.Table.from_pylist([passages.record(row, position)], schema=schema)
+        record = passage_records(source)[0]
+        found, refused = await candidates_of(self.job, self.library, [record], services.encoder, vectors)
+        if refused:
+            raise InputError(f"passage {record.id!r}: the embedder refuses it: {refused[0]}.")
+        assert services.chat is not None  # noqa: S101 - opened by `run`
+        chat = _Recording(services.chat, self.job.repair, generator.echoes)
+        outcomes = await generator.generate(found[0], chat)
+        pairs = [outcome for outcome in outcomes if isinstance(outcome, Pair)]
+        rows = await self._scored(pairs, source, services) if pairs else []
+        return Tried(record, found[0], chat.calls, outcomes, rows)
+
+    async def _scored(self, pairs: Sequence[Pair], source: pa.Table, services: Services) -> list[dict[str, Any]]:
+        """The pairs with their score columns, `kept`, and the rules that each breaks."""
+        table = pair_table(pairs, self.prompts.folder.name, 1, source)
+        batch = PairBatch.of(table)
+        for scorer in self.job.scores:
+            scores = await scorer.score(batch, services)
+            for scored in scores.schema:
+                table = table.append_column(scored, scores[scored.name])
+        verdict = self.job.rules.apply(table)
+        rows: list[dict[str, Any]] = table.to_pylist()
+        for row, kept, failed in zip(rows, verdict.kept.tolist(), verdict.all_failed, strict=True):
+            row |= {"kept": kept, "failed": failed}
+        return rows

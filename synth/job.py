@@ -1,0 +1,355 @@
+"""A job: one YAML file, checked as a whole before any model is called, and the identity that resume compares.
+
+`load` gives either a `Job` made of stages, or one JobError that lists every mistake with its line and its cure.
+"""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from synth import document as documents
+from synth import registry
+from synth.document import Document, KeyPath, Problem
+from synth.errors import JobError
+from synth.pairs import INSTRUCTION, PairData
+from synth.rules import Rules
+from synth.scores import Scorer
+from synth.sources import Corpus, ReadLimits
+from synth.stage import ClientSettings, Stage
+from synth.tables import PAIRS
+from synth.validation import Duration, Size, as_written, override, plain, validate
+
+SPARE_DESCRIPTORS = 64
+"""For files, pipes and what libraries keep open."""
+
+
+class PersonaOptions(Stage):
+    """The persona library and how many personas each passage is offered."""
+
+    path: str = "personas/general.jsonl"
+    """JSONL, Parquet or plain text, one persona a row."""
+    field: str = "persona"
+    """The column that holds the sentence."""
+    top_k: Annotated[int, Field(ge=1, le=50)] = 5
+    """Candidates per passage."""
+    pool: Annotated[int, Field(ge=1, le=1000)] = 5
+    """Draw the candidates from this many nearest personas, with the item's seed."""
+
+
+class Limits(Stage):
+    """When to wait, when to stop, when to call a run failed."""
+
+    unusable: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Exit 6 when a larger share of items ends without a usable pair."""
+    outage: Duration = 1800.0
+    """How long servers may stay away before the run stops, resumable, with exit 75."""
+    startup: Duration = 900.0
+    """How long to wait for servers that are still loading at the start."""
+    stall: Duration = 900.0
+    """How long nothing may complete before the run names what is in flight and stops."""
+    line: Size = 64_000_000
+    """Longest line of a JSONL or CSV file, and most bytes of one batch of rows."""
+    strict: bool = False
+    """Stop with exit 3 at the first rejected input row."""
+
+
+class RunOptions(Stage):
+    """How a run is carried out; free to change between runs, but for `shard_size`."""
+
+    shard_size: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    """Passages per shard."""
+    workers: Annotated[int, Field(ge=1, le=256)] = 1
+    """Processes."""
+    concurrency: Annotated[int, Field(ge=1, le=65_536)] | Literal["auto"] = "auto"
+    """Requests in flight."""
+    request_timeout: Duration = 600.0
+    """Seconds one request may take, all in all."""
+    keep_replies: Literal["none", "rejected", "all"] = "rejected"
+    """Which items keep the model's raw replies."""
+
+    def in_flight(self, notify: Callable[[str], None]) -> int | None:
+        """`concurrency` as far as the file descriptors of a process allow, which `notify` is told; None for auto."""
+        if self.concurrency == "auto":
+            return None
+        allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        room = max(1, allowed - SPARE_DESCRIPTORS)
+        if allowed == resource.RLIM_INFINITY or self.concurrency <= room:
+            return self.concurrency
+        notify(
+            f"run.concurrency is {self.concurrency:,}, but a process here has {allowed:,} file descriptors: going on "
+            f"with {room:,}. For more run `ulimit -n {self.concurrency + SPARE_DESCRIPTORS}` first."
+        )
+        return room
+
+
+Spec = dict[str, Any]
+
+
+def _one_or_many(value: object) -> object:
+    return [value] if isinstance(value, dict) else value
+
+
+def _plain_folder(value: str) -> str:
+    if not value.strip() or value.startswith("~") or ".." in Path(value).parts:
+        raise ValueError("names a folder, without `~` or `..`")
+    return value
+
+
+class JobFile(Stage):
+    """The keys of a job file; what `use:` names is still unresolved."""
+
+    seed: int = 0
+    corpus: Annotated[list[Corpus], BeforeValidator(_one_or_many), Field(min_length=1)] | None = None
+    data: Annotated[list[PairData], BeforeValidator(_one_or_many), Field(min_length=1)] | None = None
+    personas: PersonaOptions | None = PersonaOptions()
+    llm: Spec | None = None
+    embed: Spec | None = None
+    task: Spec = Field(default={"use": "retrieval"})
+    scores: list[Spec] = Field(default=[{"use": "cosine"}, {"use": "language"}, {"use": "length"}, {"use": "copying"}])
+    keep: dict[str, Any] | None = None
+    limits: Limits = Limits()
+    run: RunOptions = RunOptions()
+    out: Annotated[str, AfterValidator(_plain_folder)] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A checked job. `base` is the folder that relative paths start from, `source` what to call it in messages."""
+
+    source: str
+    base: Path
+    file: JobFile
+    llm: Any
+    """A stage with `open(client) -> ChatModel`; None where nothing is generated."""
+    embed: Any
+    """A stage with `open(client, instruction) -> Encoder`, or None."""
+    task: Stage | None
+    """None in a pass over existing data."""
+    scores: tuple[Scorer, ...]
+    rules: Rules
+    repair: bool
+
+    @property
+    def corpora(self) -> Sequence[Corpus]:
+        return self.file.corpus or []
+
+    @property
+    def data(self) -> Sequence[PairData]:
+        """Existing pairs to work on, in place of corpora; empty in a job that generates."""
+        return self.file.data or []
+
+    @property
+    def instruction(self) -> str:
+        """The retrieval task in a sentence, for query vectors and rerankers."""
+        given = [str(getattr(self.task, "instruction", "")), *(each.instruction or "" for each in self.data)]
+        return next(filter(None, given), INSTRUCTION)
+
+    @property
+    def run(self) -> RunOptions:
+        return self.file.run
+
+    @property
+    def limits(self) -> Limits:
+        return self.file.limits
+
+    def client(self, notify: Any = print) -> ClientSettings:
+        """How adapters shall treat servers; `notify` takes one line at a time."""
+        return ClientSettings(
+            concurrency=self.run.in_flight(notify),
+            request_timeout=self.run.request_timeout,
+            outage=self.limits.outage,
+            startup=self.limits.startup,
+            stall=self.limits.stall,
+            notify=notify,
+        )
+
+    def read_limits(self) -> ReadLimits:
+        return ReadLimits(line=self.limits.line, strict=self.limits.strict)
+
+    def as_json(self) -> dict[str, Any]:
+        """The job with every default filled in, as `job.json` keeps it: enough to resume from."""
+        unused = _GENERATION if self.data else {"data"}
+        return self.file.model_dump(mode="json", by_alias=True, exclude=unused)
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Job:
+    """Read, override (`key.path=value`) and check a job file. Raises JobError naming every mistake."""
+    document = documents.load(path)
+    return build(document, overrides, base=Path.cwd())
+
+
+def from_json(data: Mapping[str, Any], name: str, base: Path, overrides: Sequence[str] = ()) -> Job:
+    """The job that a `job.json` holds."""
+    return build(Document(name, dict(data), {}, ()), overrides, base=base)
+
+
+def build(document: Document, overrides: Sequence[str], base: Path) -> Job:
+    """Turn a parsed document into a job. Raises JobError with the problems of all sections."""
+    found = draft(document, overrides)
+    if (job := found.job(base)) is None:
+        _raise(document, found.problems)
+    return job
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A job as far as it can be understood: sections with a mistake in them are missing, `problems` says why.
+
+    `data` is the document with the overrides in it, `stages` holds `llm`, `embed`, `task` and the list `scores`.
+    """
+
+    document: Document
+    data: Mapping[str, Any]
+    file: JobFile | None
+    stages: Mapping[str, Any]
+    rules: Rules | None
+    problems: Sequence[Problem]
+
+    def job(self, base: Path) -> Job | None:
+        """The job, or None while there are problems."""
+        if self.problems or self.file is None or self.rules is None:
+            return None
+        return Job(
+            source=self.document.name,
+            base=base,
+            file=self.file,
+            llm=self.stages.get("llm"),
+            embed=self.stages.get("embed"),
+            task=self.stages.get("task"),
+            scores=tuple(scorer.at(base) for scorer in self.stages["scores"]),
+            rules=self.rules,
+            repair=bool(getattr(self.stages.get("llm"), "repair", True)),
+        )
+
+
+def draft(document: Document, overrides: Sequence[str] = ()) -> Draft:
+    """Check a parsed document section by section. Raises JobError only for an override that cannot be applied."""
+    if not document.readable:
+        return Draft(document, {}, None, {}, None, document.problems)
+    data = plain(document.data)
+    given = override(data, overrides)
+    file, stages, found = _sections(data)
+    if as_written(data, found, given):
+        file, stages, found = _sections(data)
+    problems = [*document.problems, *found, *_between(data, stages)]
+    rules, found = Rules.parse(data.get("keep"), stages.get("scores", ()))
+    if rules is not None and file is not None and not found:
+        found = rules.absent(_columns(file.corpus, stages.get("scores", ()))) if file.corpus else []
+    problems += [Problem(("keep", *each.path), each.message, each.cure) for each in found]
+    return Draft(document, data, file, stages, rules, problems)
+
+
+def _raise(document: Document, problems: Sequence[Problem]) -> NoReturn:
+    lines = list(dict.fromkeys(document.describe(problem) for problem in problems))
+    if len(lines) == 1:
+        raise JobError(lines[0])
+    raise JobError(f"{document.name}: {len(lines)} mistakes\n" + "\n".join(f"  {line}" for line in lines))
+
+
+_KINDS = {"llm": "llm", "embed": "embed", "task": "tasks"}
+
+
+def _sections(data: Mapping[str, Any]) -> tuple[JobFile | None, dict[str, Any], list[Problem]]:
+    file, problems = validate(JobFile, data)
+    stages, found = _stages(data)
+    return file, stages, [*problems, *found]
+
+
+def _between(data: Mapping[str, Any], stages: Mapping[str, Any]) -> list[Problem]:
+    """What no section can see alone: a missing embedder, two scorers that make the same column."""
+    found: list[Problem] = []
+    made: dict[str, int] = {}
+    cure = "Add `embed:`, for example {use: sentence_transformers, model: all-MiniLM-L6-v2}"
+    if data.get("data") is None and data.get("embed") is None and data.get("personas", {}) is not None:
+        found.append(
+            Problem(("personas",), "need an embedder to find the nearest ones", f"{cure}, or set personas to null.")
+        )
+    found += _of_data(data) if data.get("data") is not None else _of_corpora(data)
+    for n, scorer in enumerate(stages.get("scores", ())):
+        path = ("scores", str(n))
+        if data.get("embed") is None and "encoder" in scorer.needs - scorer.brings:
+            found.append(Problem(path, "needs an embedder", f"{cure}, or leave this scorer out."))
+        if data.get("llm") is None and "chat" in scorer.needs - scorer.brings:
+            found.append(Problem(path, "needs a language model", "Add `llm:`, or leave this scorer out."))
+        grader = (getattr(scorer, "llm", None) or stages.get("llm")) if "chat" in scorer.needs else None
+        if not getattr(grader, "judges", True):
+            what = f"cannot be asked of {grader.__module__.rpartition('.')[2]}, a baseline that understands nothing"
+            found.append(Problem(path, what, "Give this scorer an `llm:` of its own, or leave it out."))
+        twice = [name for name, _ in scorer.named_outputs() if made.setdefault(name, n) != n]
+        if twice:
+            what = f"makes the column {twice[0]}, as scores.{made[twice[0]]} does"
+            found.append(Problem(path, what, f"Remove it, or give it another name: as: {scorer.name}_{n + 1}."))
+    return found
+
+
+_GENERATION = {"corpus", "personas", "task"}
+"""Sections that only a job which generates has."""
+
+
+def _of_corpora(data: Mapping[str, Any]) -> list[Problem]:
+    cure = {"corpus": "Add `corpus:`, or `data:` for a pass over existing pairs.", "llm": "Add `llm:`."}
+    return [Problem((key,), "is required and not given", cure[key]) for key in cure if data.get(key) is None]
+
+
+def _of_data(data: Mapping[str, Any]) -> list[Problem]:
+    """What a pass over existing data cannot have."""
+    found = [
+        Problem((key,), "belongs to a job that generates, this one works on `data`", f"Remove `{key}` or `data`.")
+        for key in sorted(_GENERATION)
+        if data.get(key) is not None
+    ]
+    entries = data["data"] if isinstance(data["data"], list) else []
+    told = {each["instruction"] for each in entries if isinstance(each, dict) and each.get("instruction")}
+    if len(told) > 1:
+        found.append(Problem(("data",), "gives several instructions", "One job scores with one: make two of it."))
+    return found
+
+
+def _columns(corpora: Sequence[Corpus], scorers: Sequence[Scorer]) -> set[str]:
+    """Every column that a rule can read: of pairs, scores, and what the corpora carry."""
+    carried = {name for corpus in corpora for path in corpus.carry for name in (path, path.rpartition(".")[2])}
+    made = {name for scorer in scorers for name, _ in scorer.named_outputs()}
+    return {*PAIRS.names, *carried, *(f"input_{name}" for name in carried), *made}
+
+
+def _stages(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    """Every section that names a stage with `use:`, resolved as far as it can be."""
+    found: list[Problem] = []
+    stages: dict[str, Any] = {}
+    for section, kind in _KINDS.items():
+        spec = data.get(section, JobFile.model_fields[section].default)
+        if spec is None or (section == "task" and data.get("data") is not None):
+            continue
+        if isinstance(spec, dict):
+            stages[section], problems = _stage(kind, spec, (section,))
+            found += problems
+    scorers: list[Any] = []
+    specs = data.get("scores", JobFile.model_fields["scores"].default)
+    for index, spec in enumerate(specs if isinstance(specs, list) else []):
+        if isinstance(spec, dict):
+            scorer, problems = _stage("scores", spec, ("scores", str(index)))
+            found += problems
+            scorers += [scorer] if scorer is not None else []
+    stages["scores"] = scorers
+    return stages, found
+
+
+def _stage(kind: str, spec: Mapping[str, Any], path: KeyPath) -> tuple[Any, list[Problem]]:
+    options = dict(spec)
+    use = options.pop("use", None)
+    if not isinstance(use, str):
+        return None, [Problem((*path, "use"), "names no stage", f"One of: {', '.join(registry.names(kind))}.")]
+    try:
+        cls = registry.find(kind, use)
+    except JobError as exc:
+        return None, [Problem((*path, "use"), exc.message, exc.hint)]
+    if issubclass(cls, Scorer) != (kind == "scores") or not hasattr(cls, "open"):
+        known = ", ".join(registry.names(kind))
+        return None, [Problem((*path, "use"), f"{use!r} is a stage of another kind", f"One of: {known}.")]
+    return validate(cls, options, path)

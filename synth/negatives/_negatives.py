@@ -1,0 +1,160 @@
+"""What every source of negatives is: its options, and two methods."""
+
+from __future__ import annotations
+
+import unicodedata
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BeforeValidator, Field, SerializeAsAny
+
+from synth.negatives._ranking import ScoreRules
+from synth.registry import resolve, stage_identity
+from synth.stage import ChatModel, ClientSettings, Encoder, Reranker, Stage
+
+if TYPE_CHECKING:
+    from synth.negatives._choosing import Desk, Found, Pool
+    from synth.search import Corpus
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Cosine = Annotated[float, Field(ge=-1, le=1)]
+
+
+def _reranker(value: object) -> object:
+    return resolve("rerank", value)
+
+
+class Negatives(Stage):
+    """Base of all sources of negatives: how many, and what may not be one."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"encoder"})
+    """Fields of `Services` that must be there."""
+    advice: ClassVar[str] = "raise --max-score, or lower --absolute-margin"
+    """What to try where no pair got a negative."""
+
+    num_negatives: Annotated[int, Field(ge=1, le=1000)] = 5
+    """Negatives of each pair."""
+    max_score: Cosine | None = 0.8
+    """No negative has a greater cosine with the query; null for no such rule."""
+    min_score: Cosine | None = None
+    """No negative has a lower one."""
+    absolute_margin: Annotated[float, Field(ge=0, le=2)] | None = 0.1
+    """A negative's cosine is at least this much below that of the query's least similar positive."""
+    relative_margin: Share | None = None
+    """The same as a share of the positive's cosine."""
+    near: Annotated[float, Field(gt=0, le=1)] | None = 0.8
+    """A passage whose words are those of a positive to this extent is near-equal to it; null compares no words."""
+    near_cosine: Cosine | None = 0.98
+    """So is one whose cosine with a positive is at least this."""
+    reranker: Annotated[SerializeAsAny[Stage] | None, BeforeValidator(_reranker)] = None
+    """Checks what is left: {use: vllm_server, model: …, base_urls: […]}; see `synth list rerank`."""
+    reject_above: Share = 0.5
+    """A passage to which the reranker gives more than this is no negative."""
+    promote_above: Share | None = 0.9
+    """One to which it gives more than this is a further positive of the pair; null for none."""
+    short: Literal["keep", "drop", "fill"] = "keep"
+    """A pair with too few: keep it as it is, drop it (it goes to `rejected/`), or fill with random passages."""
+
+    def identity(self) -> dict[str, Any]:
+        """The options, without where the reranker runs."""
+        return super().identity() | {"reranker": None if self.reranker is None else stage_identity(self.reranker)}
+
+    @property
+    def rules(self) -> ScoreRules:
+        """The thresholds on cosines."""
+        return ScoreRules(self.max_score, self.min_score, self.absolute_margin, self.relative_margin)
+
+    def open(self, client: ClientSettings, instruction: str) -> Mapping[str, ChatModel | Encoder | Reranker]:
+        """The models of its own, by field of `Services`; whoever opens them closes them."""
+        opener: Any = self.reranker
+        return {} if opener is None else {"reranker": opener.open(client, instruction)}
+
+    def unfit(self, passages: int) -> tuple[str, str] | None:
+        """Why a corpus of so many passages can give no pair a negative, and the cure; None where it can."""
+        return None if passages > 1 else (f"the corpus has {passages} passages", "Name a larger one with --corpus.")
+
+    def lacks(self, names: Sequence[str]) -> tuple[str, str] | None:  # noqa: ARG002 - for sources that read some
+        """Why pairs with these columns can get nothing from it, and the cure; None where they can."""
+        return None
+
+    def columns(self, names: Sequence[str]) -> list[str]:  # noqa: ARG002 - for sources that read some
+        """Those of a pair's columns that it reads, beside query and passage."""
+        return []
+
+    def brought(self, row: Mapping[str, Any]) -> tuple[str, ...]:  # noqa: ARG002 - as above
+        """The negatives that these columns of a pair hold."""
+        return ()
+
+    @abstractmethod
+    def search(self, items: Sequence[Item], corpus: Corpus, most: int) -> Sequence[Pool]:
+        """What each item may choose from; many items at once pay for one pass over the corpus.
+
+        `most` is the greatest number of positives that a query of the whole run has.
+        """
+
+    @abstractmethod
+    async def choose(self, items: Sequence[Item], pools: Sequence[Pool], desk: Desk) -> Sequence[Found]:
+        """The negatives of each item. Raises what the models raise when they end a run."""
+
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One pair. `known` are the rows of all passages known to answer its query, its own among them; ascending.
+
+    `vector` is the query's, float32 (width,); `bar` the least cosine of a positive of its query; `chunks` are rows of
+    the same documents, which the query must not find; `brought` are negatives that the data has of its own.
+    """
+
+    id: str
+    position: int
+    slot: int
+    shard: int
+    query: str
+    passage: str
+    vector: NDArray[np.float32]
+    known: Rows
+    bar: float
+    chunks: Rows
+    brought: tuple[str, ...] = ()
+
+
+class Positives:
+    """The rows of each query's passages, queries compared without case, white space and form: 16 bytes a pair."""
+
+    def __init__(self, pairs: Iterable[tuple[NDArray[np.uint64], Rows]]) -> None:
+        parts = list(pairs)
+        queries = np.concatenate([np.empty(0, np.uint64), *(each for each, _ in parts)])
+        rows = np.concatenate([np.empty(0, np.int64), *(each for _, each in parts)])
+        order = np.lexsort((rows, queries))
+        self._queries, self._rows = queries[order], rows[order]
+
+    def of(self, key: int) -> Rows:
+        """The distinct rows of a query, ascending."""
+        wanted = np.uint64(key)
+        low, high = np.searchsorted(self._queries, wanted), np.searchsorted(self._queries, wanted, side="right")
+        rows = self._rows[low:high]
+        return rows if len(rows) == 1 else np.unique(rows)
+
+    @property
+    def most(self) -> int:
+        """The greatest number of pairs of one query."""
+        return int(np.unique(self._queries, return_counts=True)[1].max(initial=0))
+
+
+def query_keys(queries: Iterable[str]) -> NDArray[np.uint64]:
+    """What queries are compared by; two that differ share a key once in 10^19 pairs."""
+    return np.array([query_key(query) for query in queries], np.uint64)
+
+
+def query_key(query: str) -> int:
+    """One of them."""
+    folded = " ".join(unicodedata.normalize("NFKC", query).casefold().split())
+    return int.from_bytes(blake2b(folded.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")

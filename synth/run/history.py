@@ -1,0 +1,369 @@
+"""Revisions of a run: what it was started as, and what it went on as when its job was edited.
+
+`job.json` is revision 1, `job.2.json` and so on the later ones; each is put there once and never changed. A revision
+holds the job, its identity and the list of inputs; `prompts/`, `prompts.2/` … hold the templates of each. Committed and
+started shards keep the revision that they were begun under, all others are made under the last.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, TypedDict
+
+from synth.errors import OutputError
+from synth.job import Job
+from synth.pairs import PairSet, own_schema
+from synth.run import identity
+from synth.shards import OutputFolder
+from synth.sources import InputFile
+
+FORMAT = 1
+_RESTORE = "Restore it from a backup, or choose another folder with -o."
+_NAME = re.compile(r"job\.([1-9][0-9]*)\.json")
+_NEEDED = frozenset({"sha256", "identity", "job", "base", "inputs", "sample"})
+_OWN = frozenset({"revision", "retry"})
+"""Keys that make a revision's identity its own; what is left of it are the settings."""
+_FIXED = ("version", "schema", "sample", "shard_size")
+"""What no revision can change: every shard of a folder shares it."""
+_LISTS = ("corpus", "data")
+_SHOWN = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One revision as it was written down; `retry` are the ids of the rejected items that it asks again."""
+
+    number: int
+    sha256: str
+    identity: Mapping[str, Any]
+    job: Mapping[str, Any]
+    base: Path
+    inputs: tuple[InputFile, ...]
+    sample: int | None
+    retry: tuple[str, ...] = ()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The identity without what only tells one revision from another."""
+        return {key: value for key, value in self.identity.items() if key not in _OWN}
+
+    @property
+    def existing(self) -> bool:
+        """Whether this is a pass over pairs that existed."""
+        return "data" in self.identity
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """How a job differs from a revision: what `--continue` allows, what it never does, and appended inputs."""
+
+    settings: Sequence[str]
+    forbidden: Sequence[str]
+    added: Sequence[InputFile]
+
+    def __bool__(self) -> bool:
+        return bool(self.settings or self.forbidden or self.added)
+
+    def lines(self) -> list[str]:
+        """One line for each change."""
+        new = [f"inputs: {each.path} is new" for each in self.added]
+        return [*self.forbidden, *self.settings, *new]
+
+
+def file_name(number: int) -> str:
+    """`job.json`, `job.2.json` and so on."""
+    return "job.json" if number == 1 else f"job.{number}.json"
+
+
+def prompts_name(number: int) -> str:
+    """`prompts`, `prompts.2`, …: the templates that a revision uses."""
+    return "prompts" if number == 1 else f"prompts.{number}"
+
+
+def read_revisions(folder: OutputFolder) -> tuple[Record, ...]:
+    """All revisions in order, at least one. Raises OutputError for a file that is missing, damaged or newer."""
+    found = {1, *(int(match[1]) for each in folder.path.glob("job.*.json") if (match := _NAME.fullmatch(each.name)))}
+    return tuple(_read(folder, number) for number in range(1, max(found) + 1))
+
+
+def last(folder: OutputFolder) -> Record:
+    """The revision that a run goes on under. Raises what `read` raises."""
+    return read_revisions(folder)[-1]
+
+
+def raw(folder: OutputFolder, number: int) -> dict[str, Any]:
+    """The content of a revision's file, checked. Raises OutputError when it is missing, damaged or newer."""
+    path = folder.path / file_name(number)
+    try:
+        record = json.loads(path.read_bytes())
+        newer = record["format"] > FORMAT
+        complete = record.keys() >= _NEEDED
+        complete = complete and isinstance(record["job"], dict) and isinstance(record["base"], str)
+    except FileNotFoundError as exc:
+        what = f"{folder.path} is not the folder of a run" if number == 1 else "later revisions are there"
+        raise OutputError(f"{path}: is not there; {what}.") from exc
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise OutputError(f"{path}: is damaged ({exc}).", _RESTORE) from exc
+    if newer:
+        raise OutputError(f"{path}: was written by a newer synth (format {record['format']}).", "Upgrade synth.")
+    if not complete or identity.sha256(record["identity"]) != record["sha256"]:
+        raise OutputError(f"{path}: is damaged: its identity does not match its own hash.", _RESTORE)
+    return dict(record)
+
+
+def put(folder: OutputFolder, job: Job, record: Record) -> bool:
+    """Write a revision down unless its number is taken; returns whether it was free."""
+    content: dict[str, Any] = {
+        "format": FORMAT,
+        "sha256": record.sha256,
+        "sample": record.sample,
+        "identity": record.identity,
+        "job": job.as_json(),
+        "base": str(job.base),
+        "inputs": [asdict(each) for each in record.inputs],
+    }
+    if record.retry:
+        content["retry"] = list(record.retry)
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    return folder.put_if_absent(file_name(record.number), text.encode())
+
+
+def following(
+    before: Record | None,
+    job: Job,
+    described: Mapping[str, Any],
+    inputs: Sequence[InputFile],
+    retry: Sequence[str] = (),
+) -> Record:
+    """The revision after `before` (None: the first), not written yet."""
+    number = 1 if before is None else before.number + 1
+    own: dict[str, Any] = {} if number == 1 else {"revision": number}
+    if retry:
+        own["retry"] = identity.sha256({"items": list(retry)})
+    whole = {**described, **own}
+    sample = described["sample"]
+    return Record(number, identity.sha256(whole), whole, job.as_json(), job.base, tuple(inputs), sample, tuple(retry))
+
+
+def in_order(before: Sequence[InputFile], now: Sequence[InputFile]) -> list[InputFile]:
+    """The inputs of today in the order of before, those that came since at the end: so positions never move."""
+    known = {(each.corpus_index, each.relative): n for n, each in enumerate(before)}
+    return sorted(now, key=lambda each: known.get((each.corpus_index, each.relative), len(known)))
+
+
+def compare(before: Record, described: Mapping[str, Any], inputs: Sequence[InputFile]) -> Changes:
+    """How today's job, described over `inputs` in their lasting order, differs from a revision."""
+    old, new = before.settings, dict(described)
+    forbidden: list[str] = []
+    for key in _FIXED:
+        forbidden += identity.differences({key: old.pop(key, None)}, {key: new.pop(key, None)})
+    forbidden += _gone(before.inputs, inputs)
+    added = list(inputs)[len(before.inputs) :]
+    if added and before.sample is not None:
+        forbidden.append(f"inputs: {added[0].path} is new, and a sample is not extended")
+    old.pop("inputs", None)
+    new.pop("inputs", None)
+    settings: list[str] = []
+    for key in _LISTS:
+        was, now = list(old.pop(key, None) or []), list(new.pop(key, None) or [])
+        forbidden += [f"{key}.{n}: is gone" for n in range(len(now), len(was))]
+        settings += identity.differences({key: was[: len(now)]}, {key: now[: len(was)]})
+    forbidden += _carried(before, described)
+    return Changes(sorted([*settings, *identity.differences(old, new)]), forbidden, added)
+
+
+def refuse(folder: OutputFolder, changes: Changes, *, go_on: bool) -> None:
+    """Raises OutputError naming the changes unless there are none, or `go_on` and all of them are allowed."""
+    if not changes or (go_on and not changes.forbidden):
+        return
+    lines = changes.forbidden if go_on else changes.lines()
+    told = f" {lines[0]}." if len(lines) == 1 else "\n  " + "\n  ".join(lines) + "\n"
+    hint = "Use -o for another folder, or --continue to go on with the new ones."
+    if changes.forbidden:
+        hint = "Use -o for another folder, or put that back: no revision can change it."
+    raise OutputError(f"{folder.path} was started with other settings:{told}", hint)
+
+
+def _gone(before: Sequence[InputFile], now: Sequence[InputFile]) -> list[str]:
+    """Inputs that were removed or changed since."""
+    today = {(each.corpus_index, each.relative): each for each in now}
+    found = []
+    for n, old in enumerate(before):
+        new = today.get((old.corpus_index, old.relative))
+        if new is None:
+            found.append(f"inputs.{n}: {old.path} was removed")
+        elif new.sha256 != old.sha256:
+            found.append(f"inputs.{n}.sha256: {new.path} changed, {old.sha256[:_SHOWN]} -> {new.sha256[:_SHOWN]}")
+    return found
+
+
+def _carried(before: Record, described: Mapping[str, Any]) -> list[str]:
+    """Columns that would be carried from now on: shards of one folder are read together, so all have the same ones."""
+    entries = [list(found.get("corpus") or []) for found in (before.identity, described)]
+    old, new = ({name for entry in each for name in entry.get("carry") or ()} for each in entries)
+    return [f"corpus.carry: {name} was not carried before" for name in sorted(new - old)]
+
+
+def _read(folder: OutputFolder, number: int) -> Record:
+    found = raw(folder, number)
+    try:
+        inputs = tuple(InputFile(**each) for each in found["inputs"])
+        retry = tuple(str(each) for each in found.get("retry", ()))
+    except TypeError as exc:
+        raise OutputError(f"{folder.path / file_name(number)}: is damaged ({exc}).", _RESTORE) from exc
+    base, sample = Path(found["base"]), found["sample"]
+    return Record(number, found["sha256"], found["identity"], found["job"], base, inputs, sample, retry)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The shards that one revision added: all hold `size` rows but for the last, whose rows end before `end`."""
+
+    number: int
+    shards: range
+    first: int
+    end: int
+    size: int
+    retry: bool
+    """Whether its rows are items asked again, one slot each."""
+
+    def rows(self, index: int) -> int:
+        """Passages (or pairs) of a shard."""
+        start = self.first + (index - self.shards.start) * self.size
+        return max(0, min(self.end - start, self.size))
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The finished parts in order."""
+
+    parts: Sequence[Part]
+
+    @property
+    def shards(self) -> int:
+        """How many shards there are to be."""
+        return self.parts[-1].shards.stop if self.parts else 0
+
+    @property
+    def several(self) -> bool:
+        """Whether shards were appended since the run began."""
+        return sum(bool(part.shards) for part in self.parts) > 1
+
+    def of_shard(self, index: int) -> Part:
+        """The part that holds a shard."""
+        return next(part for part in self.parts if index in part.shards)
+
+    def shard_of(self, position: int) -> int:
+        """The shard that holds a position."""
+        filled = [part for part in self.parts if part.end > part.first]
+        part = filled[bisect_right([each.first for each in filled], position) - 1]
+        return part.shards.start + (position - part.first) // part.size
+
+
+def totals_name(record: Record) -> str:
+    """The file that says that a revision's part is complete."""
+    stem = "pairs" if record.existing else "passages"
+    return f"index/{stem}.json" if record.number == 1 else f"index/{stem}.{record.number}.json"
+
+
+def put_totals(folder: OutputFolder, record: Record, totals: Mapping[str, int]) -> None:
+    """Record that a part is complete: shards, passages (or pairs), rows in and rejected of all parts so far."""
+    folder.put_if_absent(totals_name(record), (json.dumps(dict(totals), indent=2) + "\n").encode())
+
+
+def totals_of(folder: OutputFolder, record: Record) -> dict[str, int] | None:
+    """What `put_totals` recorded; None while that part is unfinished. Raises OutputError when it is damaged."""
+    path = folder.path / totals_name(record)
+    try:
+        return {str(key): int(value) for key, value in json.loads(path.read_bytes()).items()}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, AttributeError) as exc:
+        raise OutputError(f"{path}: is damaged ({exc}).", "Remove it and run again: step 0 counts anew.") from exc
+
+
+def totals(folder: OutputFolder) -> dict[str, int] | None:
+    """The sums over all parts; None while the last revision's is unfinished."""
+    return totals_of(folder, last(folder))
+
+
+def read_parts(folder: OutputFolder) -> Parts:
+    """The parts that are complete. Raises OutputError."""
+    found: list[Part] = []
+    shards = first = 0
+    for record in read_revisions(folder):
+        sums: dict[str, Any] | None = totals_of(folder, record)
+        if sums is None:
+            break
+        end = sums["pairs" if record.existing else "passages"]
+        size = int(record.identity["shard_size"])
+        part = Part(record.number, range(shards, sums["shards"]), first, end, size, bool(record.retry))
+        found.append(part)
+        shards, first = sums["shards"], end
+    return Parts(found)
+
+
+def require_same_columns(folder: OutputFolder, job: Job, sets: Sequence[PairSet], before: Record) -> None:
+    """Raises OutputError where appended pairs would bring columns, or types, that the shards of before do not have."""
+    known = {(each.corpus_index, each.relative) for each in before.inputs}
+    old = [
+        replace(each, files=kept)
+        for each in sets
+        if (kept := tuple(file for file in each.files if (file.corpus_index, file.relative) in known))
+    ]
+    new = sorted(_columns(job, sets) - _columns(job, old))
+    if new:
+        raise OutputError(
+            f"{folder.path}: the appended data bring columns that its shards do not have: {', '.join(new)}.",
+            "Leave them out with data.carry, or choose another folder with -o.",
+        )
+
+
+def _columns(job: Job, sets: Sequence[PairSet]) -> set[str]:
+    names = {f"{each.name} ({each.type})" for each in own_schema(sets, job.read_limits())}
+    names |= {"label" for each in sets if each.layout.label is not None}
+    return names | {"lists of positives" for each in sets if each.layout.kind in ("flag", "messages")}
+
+
+_FILE = "index/quality.json"
+
+
+class Quality(TypedDict):
+    """Two sections of a job; `keep` is None where `synth keep` has filled `kept/` since, which tells its own rules."""
+
+    scores: Any
+    keep: Any
+
+
+def of(job: Job) -> Quality:
+    """The sections of a job, with every default filled in."""
+    return {"scores": job.as_json()["scores"], "keep": job.rules.canonical()}
+
+
+def read_rules(folder: OutputFolder) -> Quality | None:
+    """What was used last, None where nobody has written that down. Raises OutputError when the file is damaged."""
+    path = folder.path / _FILE
+    try:
+        found = json.loads(path.read_bytes())
+        return {"scores": found["scores"], "keep": found["keep"]}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        raise OutputError(f"{path}: is damaged ({exc}).", "Remove it, then run with the job file.") from exc
+
+
+def write(folder: OutputFolder, used: Quality) -> None:
+    """Write it down. Raises SystemFault, OutputError."""
+    folder.replace_atomically(_FILE, (json.dumps(used, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def left_to_kept(folder: OutputFolder) -> None:
+    """From now on `kept/` tells the rules. Raises SystemFault, OutputError."""
+    used = read_rules(folder)
+    if used is not None and used["keep"] is not None:
+        write(folder, {"scores": used["scores"], "keep": None})

@@ -1,0 +1,132 @@
+"""What a run is: the settings that decide its output, their hash, and how two runs differ.
+
+Only keys that bear meaning are here, each named explicitly, so that upgrading the package or moving a server never
+refuses a resume, and changing what would come out always does. Rules and scorers are not part of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from synth.job import Job
+from synth.pairs import PairData
+from synth.sources import InputFile
+from synth.stage import Stage
+from synth.tables import SCHEMA_VERSION
+
+VERSION = 1
+"""Of the identity itself: a key added or read in another way raises it, and golden hashes in the tests notice."""
+
+
+_ELSEWHERE = frozenset({"examples", "prompts", "instruction"})
+"""Options of a task that its identity leaves out: the files of the first two count by content, and the instruction
+goes into query vectors only, so it belongs to the scorers that embed."""
+_SHOWN_CHARS = 80
+
+
+def describe(
+    job: Job,
+    inputs: Sequence[InputFile],
+    templates: Mapping[str, bytes],
+    persona_sha256: str | None,
+    sample: int | None,
+) -> dict[str, Any]:
+    """The identity of a job over these inputs and templates, as plain JSON values."""
+    if job.task is None:
+        return {
+            "version": VERSION,
+            "schema": SCHEMA_VERSION,
+            "sample": sample,
+            "shard_size": job.run.shard_size,
+            "data": [_pairs(entry) for entry in job.data],
+            "inputs": [_input(each) for each in inputs],
+        }
+    return {
+        "version": VERSION,
+        "schema": SCHEMA_VERSION,
+        "seed": job.file.seed,
+        "sample": sample,
+        "shard_size": job.run.shard_size,
+        "corpus": [_corpus(corpus.identity()) for corpus in job.corpora],
+        "inputs": [_input(each) for each in inputs],
+        "templates": {name: hashlib.sha256(content).hexdigest() for name, content in sorted(templates.items())},
+        "personas": None if persona_sha256 is None else _personas(job, persona_sha256),
+        "llm": _stage(job.llm),
+        "embed": None if job.embed is None or persona_sha256 is None else _stage(job.embed),
+        "task": {key: value for key, value in _stage(job.task).items() if key not in _ELSEWHERE},
+    }
+
+
+def sha256(identity: Mapping[str, Any]) -> str:
+    """Hash over canonical JSON: sorted keys, no spaces, ASCII."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def fingerprint(
+    stage: Stage, *, name: str, embed: Stage | None, instruction: str | None, chat: Stage | None = None
+) -> str:
+    """Eight hex digits that name one scorer's folder: its options, and the models and instruction it scores with."""
+    what = {"name": name, "scorer": _stage(stage), "embed": None if embed is None else _stage(embed)}
+    if chat is not None:
+        what["chat"] = _stage(chat)
+    return sha256(what | {"instruction": instruction, "schema": SCHEMA_VERSION})[:8]
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """The changed settings as `key.path: old -> new`, in order."""
+    before, after = _flat(old), _flat(new)
+    return [
+        f"{key}: {_shown(before.get(key))} -> {_shown(after.get(key))}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key, _MISSING) != after.get(key, _MISSING)
+    ]
+
+
+_MISSING = object()
+
+
+def _stage(stage: Stage) -> dict[str, Any]:
+    cls = type(stage)
+    return {"use": f"{cls.__module__}:{cls.__qualname__}"} | stage.identity()
+
+
+def _corpus(options: dict[str, Any]) -> dict[str, Any]:
+    # Where a corpus lies is told by its inputs, whose content counts.
+    return {key: value for key, value in options.items() if key != "path"}
+
+
+def _pairs(entry: PairData) -> dict[str, Any]:
+    # The instruction goes into query vectors only, so it belongs to the scorers that embed.
+    options = {key: value for key, value in entry.identity().items() if key not in ("path", "instruction")}
+    return options | {"name": entry.source}
+
+
+def _input(each: InputFile) -> dict[str, Any]:
+    return {"corpus": each.corpus_index, "name": each.relative, "sha256": each.sha256}
+
+
+def _personas(job: Job, digest: str) -> dict[str, Any]:
+    options = job.file.personas
+    assert options is not None  # noqa: S101 - there is a digest only where there are personas
+    return {"sha256": digest, "field": options.field, "top_k": options.top_k, "pool": options.pool}
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, Mapping) and value:
+        items = [(str(key), inner) for key, inner in value.items()]
+    elif isinstance(value, list) and value:
+        items = [(str(index), inner) for index, inner in enumerate(value)]
+    else:
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, inner in items:
+        flat |= _flat(inner, f"{prefix}.{key}" if prefix else key)
+    return flat
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= _SHOWN_CHARS else text[: _SHOWN_CHARS - 3] + "..."

@@ -164,7 +164,7 @@ def test_l15_the_second_try_has_twice_the_room_and_no_more(tmp_path):
 def test_l17_to_l20_are_measured_and_not_refused(tmp_path):
     out, _ = go(tmp_path, lambda _: say(json.dumps({"Query": PASSAGE})))
     (row,) = rows(out, "kept")
-    assert row["copied"] == pytest.approx(1)
+    assert row["copied_share"] == pytest.approx(1)
     assert row["language_ok"] is not False
     out, _ = go(tmp_path / "b" if (tmp_path / "b").mkdir() is None else tmp_path, lambda _: say('{"Query": "ferry"}'))
     (row,) = rows(out, "kept")

@@ -354,9 +354,9 @@ def test_rules_and_scorers_used_last_are_those_of_the_folder(place, server):
     assert len(rows(out, "kept")) == everything
     command(resolve(out, None, (), None), as_json=True)
     assert contents(out) == kept
-    assert "copied" in rows(out, "kept")[0]
-    assert main(["keep", str(out), "--above", "copied=2"]) == 2
-    assert main(["keep", str(out), "--max", "copied=0"]) == 0
+    assert "copied_share" in rows(out, "kept")[0]
+    assert main(["keep", str(out), "--above", "copied_share=2"]) == 2
+    assert main(["keep", str(out), "--max", "copied_share=0"]) == 0
     assert len(rows(out, "kept")) < everything
     few = contents(out)
     command(resolve(out, None, (), None), as_json=True)
@@ -406,7 +406,7 @@ def test_a_pass_over_existing_data_takes_appended_files(tmp_path):
     job = {
         "data": {"path": str(data / "*.jsonl"), "query_language": "en", "passage_language": "en"},
         "scores": [{"use": "length"}, {"use": "copying"}],
-        "keep": {"copied": {"max": 1}},
+        "keep": {"copied_share": {"max": 1}},
         "run": {"shard_size": 4},
     }
     path = tmp_path / "filter.yaml"

@@ -277,11 +277,11 @@ def test_labels_of_a_text_file_are_words_and_scorers_of_yes_and_no_have_an_auc(p
     (place / "pairs.csv").write_text("query,passage,good\n" + "".join(lines))
     assert run("pairs.csv", "-o", "out", "-s", "scores=[{use: self_contained}, {use: copying}]") == 0
     capsys.readouterr()
-    assert main(["sweep", "out", "--score", "copied", "--label-column", "good", "--at", "0.99", "--json"]) == 0
+    assert main(["sweep", "out", "--score", "copied_share", "--label-column", "good", "--at", "0.99", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert set(found["auc"]) == {"copied", "self_contained"}
+    assert set(found["auc"]) == {"copied_share", "self_contained"}
     assert found["cuts"][0]["recall"] == 1.0
-    assert main(["sweep", "out", "--score", "copied", "--label-column", "query"]) == 2
+    assert main(["sweep", "out", "--score", "copied_share", "--label-column", "query"]) == 2
     assert "holds text that is no label" in capsys.readouterr().err
 
 
@@ -526,7 +526,7 @@ def layouts(place):
 @pytest.mark.parametrize("kind", ["flag", "tuples", "messages", "beir"])
 def test_every_layout_passes_with_one_command_and_balances(place, kind):
     data, count, rejected = layouts(place)[kind]
-    words = ("-s", "scores=[{use: length}]", "-s", "run.shard_size=4", "--min", "length_got=1")
+    words = ("-s", "scores=[{use: length}]", "-s", "run.shard_size=4", "--min", "length=1")
     assert run(data, "-o", "out", *ENGLISH, *words) == 0
     assert main(["verify", "out", "--deep"]) == 0
     made = balance(place / "out")

@@ -107,7 +107,7 @@ def test_a_named_view_holds_what_the_rules_keep_and_the_rest_lies_in_rejected(ou
     assert set(rejected["id"].to_pylist()) == {key for key, value in cosine.items() if value <= 0.5}
     assert set(rejected["step"].to_pylist()) == {"views/half"}
     assert set(rejected["reason"].to_pylist()) == {"cosine above 0.5"}
-    assert {"query", "passage", "cosine", "copied", "failed"} <= set(rejected.column_names)
+    assert {"query", "passage", "cosine", "copied_share", "failed"} <= set(rejected.column_names)
     assert (done.rows, done.kept + done.rejected, done.made) == (len(cosine), len(cosine), SHARDS)
 
 
@@ -163,7 +163,7 @@ def test_the_default_view_is_exchanged_with_its_rejected_rows(out):
 def test_earlier_rules_come_back(out):
     before = {name: content for name, content in state(out).items() if name.startswith(("kept/", "rejected/kept/"))}
     original = keep.record_of(opened(out), "kept").rules
-    apply(opened(out), rules(copied={"max": 0.26}), None)
+    apply(opened(out), rules(copied_share={"max": 0.26}), None)
     apply(opened(out), original, None)
     after = {name: content for name, content in state(out).items() if name.startswith(("kept/", "rejected/kept/"))}
     assert after == before
@@ -239,7 +239,7 @@ def test_the_default_view_is_not_swapped_under_a_run_at_work(out):
 
 def test_unique_compares_all_shards_after_the_other_rules(out):
     unique = {"by": "query_cluster", "best": "cosine"}
-    apply(opened(out), rules(copied={"max": 1}, cosine={"below": 0.9}, unique=unique), "best")
+    apply(opened(out), rules(copied_share={"max": 1}, cosine={"below": 0.9}, unique=unique), "best")
     best: dict[int, tuple[float, str]] = {}
     for row in rows(out, COSINE).to_pylist():  # brute force, in the order of positions
         if row["cosine"] < 0.9 and row["cosine"] > best.get(row["query_cluster"], (-1.0, ""))[0]:

@@ -64,7 +64,7 @@ def test_operators(rule, expected):
             [True, False, False],
         ),
         ({"length_error": {"max": 0.5}}, {"length_error": [0.5, 0.6, None]}, [True, False, True]),
-        ({"copied": {"max": 0.8}}, {"copied": [0.8, 1.0, None]}, [True, False, True]),
+        ({"copied_share": {"max": 0.8}}, {"copied_share": [0.8, 1.0, None]}, [True, False, True]),
         ({"cosine": {"above": 0.7}}, {"cosine": [0.8, None, NAN]}, [True, False, False]),
         ({"cosine": {"above": 0.7, "missing": "keep"}}, {"cosine": [0.6, None, NAN]}, [False, True, True]),
         (
@@ -140,7 +140,7 @@ def test_a_group_without_threshold_is_named():
         ({"cosine": {"above": math.inf}}, ("cosine", "above"), "finite"),
         ({"cosine": {"above": 1.2}}, ("cosine", "above"), "-1 to 1"),
         ({"cosine": {"min": -1.5}}, ("cosine", "min"), "-1 to 1"),
-        ({"copied": {"max": 80}}, ("copied", "max"), "0 to 1"),
+        ({"copied_share": {"max": 80}}, ("copied_share", "max"), "0 to 1"),
         ({"length_error": {"max": -0.5}}, ("length_error", "max"), "outside"),
         ({"cosine": {"above": 0.7, "below": 0.5}}, ("cosine",), "nothing is above 0.7 and below 0.5"),
         ({"cosine": {"above": 0.7, "max": 0.7}}, ("cosine",), "nothing is"),
@@ -173,8 +173,8 @@ def test_each_mistake_has_its_path_and_cure(keep, path, says):
 
 
 def test_all_mistakes_come_at_once():
-    _, problems = Rules.parse({"cosine": 0.7, "copied": {"max": 2}, "length_error": {"most": 1}}, None)
-    assert [problem.path[0] for problem in problems] == ["cosine", "copied", "length_error"]
+    _, problems = Rules.parse({"cosine": 0.7, "copied_share": {"max": 2}, "length_error": {"most": 1}}, None)
+    assert [problem.path[0] for problem in problems] == ["cosine", "copied_share", "length_error"]
 
 
 def test_without_keep_a_cosine_must_be_above_seven_tenths():
@@ -194,11 +194,11 @@ def test_a_renamed_scorer_keeps_its_limits_and_its_treatment_of_nulls():
 
 
 def test_a_column_of_a_scorer_that_the_job_lacks_names_the_scorer():
-    _, (problem,) = Rules.parse({"copied": {"max": 0.8}}, [scorer("cosine")])
-    assert problem.path == ("copied",)
+    _, (problem,) = Rules.parse({"copied_share": {"max": 0.8}}, [scorer("cosine")])
+    assert problem.path == ("copied_share",)
     assert "use: copying" in problem.cure
     with pytest.raises(JobError, match="use: copying"):
-        rules({"copied": {"max": 0.8}}).apply(table(cosine=[0.5]))
+        rules({"copied_share": {"max": 0.8}}).apply(table(cosine=[0.5]))
     with pytest.raises(JobError, match="Did you mean cosine"):
         rules({"cosin": {"max": 0.8}}).apply(table(cosine=[0.5]))
 
@@ -269,9 +269,9 @@ def test_the_canonical_form_is_json_and_reads_back_as_the_same_rules(keep):
 
 def test_rules_name_their_columns_and_describe_themselves():
     parsed = rules(
-        {"cosine": {"above": GROUPED}, "length_error": {"max": 0.5}, "unique": {"by": "c", "best": "copied"}}
+        {"cosine": {"above": GROUPED}, "length_error": {"max": 0.5}, "unique": {"by": "c", "best": "copied_share"}}
     )
-    assert parsed.columns() == {"cosine", "query_language", "length_error", "c", "copied"}
+    assert parsed.columns() == {"cosine", "query_language", "length_error", "c", "copied_share"}
     assert "length_error at most 0.5" in parsed.describe()
     assert "\n" not in parsed.describe()
 
@@ -282,7 +282,7 @@ def test_one_column_of_the_rules_can_be_held_against_other_values():
     assert part.columns() == {"cosine", "query_language"}
     assert part.share(table(cosine=[0.65, 0.65, None, 0.1], query_language=["de", "en", "de", "de"])) == 0.25
     assert part.share(table(cosine=pa.array([], pa.float64()), query_language=pa.array([], pa.string()))) is None
-    assert parsed.only("copied").share(table(copied=[0.1])) == 1.0
+    assert parsed.only("copied_share").share(table(copied_share=[0.1])) == 1.0
 
 
 def test_chunked_tables_are_judged_row_by_row():

@@ -129,7 +129,7 @@ def test_a_new_scorer_computes_itself_only(place, server):
     assert {n: b for n, b in after.items() if not n.startswith(("kept", "rejected/kept"))}.items() >= {
         n: b for n, b in before.items() if not n.startswith(("kept", "rejected/kept"))
     }.items()
-    assert "copied" in pq.read_schema(shards(place / "out", "kept")[0]).names
+    assert "copied_share" in pq.read_schema(shards(place / "out", "kept")[0]).names
     audit(place / "out")
 
 

@@ -149,7 +149,7 @@ def test_cosine_equals_that_of_sentence_transformers():
     np.testing.assert_allclose(got["cosine"], expected, atol=1e-5)
 
 
-def test_language_got_and_ok():
+def test_detected_language_and_language_ok():
     queries = [
         ("How often should a sourdough starter be fed?", "en"),
         ("Wie oft muss man einen Sauerteig füttern?", "en"),
@@ -163,8 +163,8 @@ def test_language_got_and_ok():
     pairs = batch(*[(q, PASSAGES[0]) for q, _ in queries], query_language=[code for _, code in queries])
     got = scored("language", pairs)
     assert got["language_ok"] == [True, False, True, True, None, None, None, None]
-    assert got["language_got"][:4] == ["en", "de", "de", "zh-Hans"]
-    assert got["language_got"][7] == "und"
+    assert got["detected_language"][:4] == ["en", "de", "de", "zh-Hans"]
+    assert got["detected_language"][7] == "und"
     assert scored("language", batch(PAIRS[0]))["language_ok"] == [None]
 
 
@@ -187,7 +187,7 @@ def test_language_got_and_ok():
 def test_length_error_is_relative_to_the_nearest_bound(low, high, unit, length, error):
     columns = {"length_min": [low], "length_max": [high], "length_unit": [unit], "query_language": ["en"]}
     got = scored("length", batch(("how to feed a starter", PASSAGES[0]), **columns))
-    assert got["length_got"] == [length]
+    assert got["length"] == [length]
     assert got["length_error"] == [pytest.approx(error)]
 
 
@@ -196,8 +196,8 @@ def test_length_of_data_made_elsewhere_is_counted_by_its_own_script():
         ("怎样喂养酸面团才能保持活力？", PASSAGES[0]), ("feed a starter", PASSAGES[0]), query_language=["Klingon", None]
     )
     got = scored("length", pairs)
-    assert got["length_got"][0] > 3
-    assert got["length_got"][1] == 3
+    assert got["length"][0] > 3
+    assert got["length"][1] == 3
     assert got["length_error"] == [None, None]
 
 
@@ -212,7 +212,7 @@ def test_length_of_data_made_elsewhere_is_counted_by_its_own_script():
     ],
 )
 def test_copied_is_the_longest_shared_run_by_the_length_of_the_query(query, copied):
-    assert scored("copying", batch((query, PASSAGES[0])))["copied"] == [pytest.approx(copied)]
+    assert scored("copying", batch((query, PASSAGES[0])))["copied_share"] == [pytest.approx(copied)]
 
 
 def test_copied_folds_case_as_unicode_does_and_leaves_keywords_alone():
@@ -220,7 +220,7 @@ def test_copied_folds_case_as_unicode_does_and_leaves_keywords_alone():
     pairs = batch(
         ("STRASSE", passage), ("Straße", passage), (" ", passage), question_type=["summary", "keywords", "summary"]
     )
-    assert scored("copying", pairs)["copied"] == [1.0, None, None]
+    assert scored("copying", pairs)["copied_share"] == [1.0, None, None]
 
 
 @given(st.text("abc", max_size=12), st.text("abc", max_size=12))
@@ -243,8 +243,8 @@ def test_copying_takes_about_a_millisecond_a_pair():
     ("name", "columns"),
     [
         ("cosine", ["mini", "mini_passage_truncated", "mini_shuffled"]),
-        ("language", ["mini_got", "mini_ok"]),
-        ("length", ["mini_got", "mini_error"]),
+        ("language", ["mini_detected_language", "mini_ok"]),
+        ("length", ["mini", "mini_error"]),
         ("copying", ["mini"]),
     ],
 )
@@ -323,7 +323,7 @@ def test_the_scores_tell_recorded_faults_from_good_queries(capsys):
     verdicts = {
         "wrong_language": [ok is False for ok in scored("language", pairs)["language_ok"]],
         "far_over_length": [error > 0.5 for error in scored("length", pairs)["length_error"]],
-        "copied_sentence": [(share or 0) > 0.8 for share in scored("copying", pairs)["copied"]],
+        "copied_sentence": [(share or 0) > 0.8 for share in scored("copying", pairs)["copied_share"]],
     }
     counts = Counter()
     for n, row in enumerate(rows):
@@ -338,7 +338,7 @@ def test_the_scores_tell_recorded_faults_from_good_queries(capsys):
     for fault in verdicts:
         assert counts[fault, fault] == counts[fault, "rows"] > 0
         assert counts["good", fault] == 0
-    shares = scored("copying", pairs)["copied"]
+    shares = scored("copying", pairs)["copied_share"]
     copies = [share for share, row in zip(shares, rows, strict=True) if row["fault"] == "copied_sentence"]
     good = [share or 0 for share, row in zip(shares, rows, strict=True) if row["fault"] != "copied_sentence"]
     assert min(copies) > 0.98

@@ -431,7 +431,7 @@ def pass_over_existing_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     job = {
         "data": {"path": str(tmp_path / "pairs.jsonl")},
         "scores": [{"use": "copying"}],
-        "keep": {"copied": {"below": 0.5}},
+        "keep": {"copied_share": {"below": 0.5}},
         "run": {"shard_size": 3},
     }
     (tmp_path / "filter.yaml").write_text(yaml.safe_dump(job), "utf-8")

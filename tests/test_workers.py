@@ -246,7 +246,7 @@ def test_a_pass_over_existing_data_is_shared(tmp_path):
     job = {
         "data": {"path": str(tmp_path / "pairs.jsonl")},
         "scores": [{"use": "length"}, {"use": "copying"}],
-        "keep": {"copied": {"max": 1}},
+        "keep": {"copied_share": {"max": 1}},
         "run": {"shard_size": 5, "workers": 2},
     }
     (tmp_path / "job.yaml").write_text(json.dumps(job))

@@ -21,7 +21,7 @@ from synth.terminal import say, tell
 
 _NO_MEASURE = ("_shuffled", "_cluster", "_truncated")
 """Columns of which more is neither better nor worse: a chance level, names of groups, what the model did not see."""
-_LOWER_IS_BETTER = frozenset({"length_error", "copied", "contaminated", "contamination", "round_trip_rank"})
+_LOWER_IS_BETTER = frozenset({"length_error", "copied_share", "contaminated", "contamination", "round_trip_rank"})
 _BAR = 30
 _TEXT = 110
 

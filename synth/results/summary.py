@@ -126,7 +126,7 @@ def summarise(run: Run, view: View) -> Summary:
         languages=_by_language(scored, scan(kept_folder)),
         kept_share=kept / pairs if pairs else None,
         shuffled_share=_shuffled(scored, view, 1 + pairs // _SHUFFLED_ROWS),
-        median_copied=_number(scored, "copied", pl.col("copied").median()),
+        median_copied=_number(scored, "copied_share", pl.col("copied_share").median()),
         repaired=0 if existing else int(_number(frame, "repaired", pl.col("repaired").sum()) or 0),
         truncated_passages=int(_number(scored, "passage_truncated", pl.col("passage_truncated").sum()) or 0),
         tokens=(0, 0) if existing else _tokens(frame, scan_rejects(run.folder, "generated")),
@@ -179,9 +179,9 @@ def _reasons(frame: pl.LazyFrame | None) -> dict[str, int]:
 
 def _lengths(frame: pl.LazyFrame | None) -> dict[str, float]:
     """Shares of queries within, below and above the range they were asked in."""
-    if frame is None or not _has(frame, "length_got"):
+    if frame is None or not _has(frame, "length"):
         return {}
-    got = pl.col("length_got")
+    got = pl.col("length")
     known = frame.filter(got.is_not_null() & pl.col("length_min").is_not_null())
     row = known.select(
         inside=got.is_between(pl.col("length_min"), pl.col("length_max")).mean(),

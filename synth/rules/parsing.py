@@ -189,7 +189,7 @@ class Parser:
 
 
 def _is_language(column: str) -> bool:
-    return column in ("language", "language_got") or column.endswith("_language")
+    return column in ("language", "detected_language") or column.endswith("_language")
 
 
 def _short_cure(column: str, rule: object) -> str:

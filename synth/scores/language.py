@@ -19,9 +19,10 @@ class LanguageCheck(Scorer):
     """
 
     outputs = (
-        ScoreColumn("language_got", pa.string()),
+        ScoreColumn("detected_language", pa.string()),
         ScoreColumn("language_ok", pa.bool_(), missing="keep"),
     )
+    stem = "language"
 
     async def score(self, batch: PairBatch, services: Services) -> pa.Table:  # noqa: ARG002 - needs no service
         """Detect each query's language and compare it with `query_language`."""

@@ -22,7 +22,7 @@ class Length(Scorer):
     """The query's length in the unit it was asked in, and its distance from the range relative to the nearest bound."""
 
     outputs = (
-        ScoreColumn("length_got", pa.int64()),
+        ScoreColumn("length", pa.int64()),
         ScoreColumn("length_error", pa.float64(), low=0.0, missing="keep"),
     )
 

@@ -435,7 +435,7 @@ def test_flags_make_the_job_that_they_stand_for(tmp_path):
 def batch(**columns):
     count = len(next(iter(columns.values())))
     ids = pa.array([f"{n}-0" for n in range(count)], pa.large_string())
-    return PairBatch.of(pa.table({"id": ids, "query": ids, "passage": ids, **columns}))
+    return PairBatch(pa.table({"id": ids, "query": ids, "passage": ids, **columns}))
 
 
 async def scored(pairs):

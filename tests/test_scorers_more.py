@@ -328,7 +328,7 @@ SEARCHES = (
 def test_queries_that_point_at_an_unseen_text_are_told_from_searches_about_texts():
     rows = [(query, "p") for query in (*POINTING, *SEARCHES)]
     table = pa.table({"query": [q for q, _ in rows], "passage": [p for _, p in rows]})
-    found = asyncio.run(made("self_contained").score(PairBatch.of(table), Services()))["self_contained"].to_pylist()
+    found = asyncio.run(made("self_contained").score(PairBatch(table), Services()))["self_contained"].to_pylist()
     wrong = [
         query
         for (query, _), good, want in zip(rows, found, [False] * len(POINTING) + [True] * len(SEARCHES), strict=True)
@@ -378,7 +378,7 @@ def write_benchmark(folder, kind):
 def test_contamination_finds_runs_and_near_duplicates_in_every_kind_of_file(tmp_path, kind):
     path = write_benchmark(tmp_path, kind)
     table = pa.table({"query": SUSPECTS, "passage": ["p"] * 4})
-    found = asyncio.run(made("contamination", files=[str(path)]).score(PairBatch.of(table), Services())).to_pydict()
+    found = asyncio.run(made("contamination", files=[str(path)]).score(PairBatch(table), Services())).to_pydict()
     assert found["contaminated"] == [True, True, True, False]
     assert found["contaminated_by"] == [f"bench.{kind}:{n}" if n else None for n in (1, 2, 3, 0)]
     assert found["contamination"][1] == 1.0
@@ -401,7 +401,7 @@ def test_contamination_refuses_files_that_it_cannot_read(tmp_path):
     (tmp_path / "torn.parquet").write_bytes(b"PAR1 torn")
     (tmp_path / "torn.jsonl").write_text('{"query": "fine"}\n{"query": \n')
     (tmp_path / "other.jsonl").write_text('{"number": 3}\n')
-    batch = PairBatch.of(pa.table({"query": ["q"], "passage": ["p"]}))
+    batch = PairBatch(pa.table({"query": ["q"], "passage": ["p"]}))
     for name in ("torn.parquet", "torn.jsonl", "other.jsonl"):
         with pytest.raises(InputError, match=name):
             asyncio.run(made("contamination", files=[str(tmp_path / name)]).score(batch, Services()))

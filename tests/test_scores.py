@@ -56,7 +56,7 @@ def scorer(name, **options):
 
 def batch(*rows, documents=None, **columns):
     table = pa.table({"query": [row[0] for row in rows], "passage": [row[1] for row in rows], **columns})
-    return PairBatch.of(table) if documents is None else PairBatch(table, documents)
+    return PairBatch(table) if documents is None else PairBatch(table, documents)
 
 
 def scored(name, pairs, services=Services(), **options):  # noqa: B008 - frozen and empty

@@ -176,7 +176,7 @@ class Trial:
     async def _scored(self, pairs: Sequence[Pair], source: pa.Table, services: Services) -> list[dict[str, Any]]:
         """The pairs with their score columns, `kept`, and the rules that each breaks."""
         table = pair_table(pairs, self.prompts.folder.name, 1, source)
-        batch = PairBatch.of(table)
+        batch = PairBatch(table)
         for scorer in self.job.scores:
             scores = await scorer.score(batch, services)
             for scored in scores.schema:

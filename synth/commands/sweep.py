@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,13 @@ import numpy as np
 from synth.errors import JobError, SystemFault
 from synth.results import sweep as results
 from synth.results.sweep import Cut, Scored, Threshold
-from synth.rules import Rules
+from synth.rules import Rules, known_columns
 from synth.run import run as runs
+from synth.scores import ScoreColumn
 from synth.shards import OutputFolder
 from synth.steps import keep
 from synth.terminal import say, tell
 
-_NO_MEASURE = ("_shuffled", "_cluster", "_truncated")
-"""Columns of which more is neither better nor worse: a chance level, names of groups, what the model did not see."""
-_LOWER_IS_BETTER = frozenset({"length_error", "copied_share", "contaminated", "contamination", "round_trip_rank"})
 _BAR = 30
 _TEXT = 110
 
@@ -30,7 +28,7 @@ _TEXT = 110
 class Options:
     """What to sweep: the column, groups, thresholds (none: evenly spaced), goal, labels, pairs to show.
 
-    `falling` are the columns of which less is better.
+    `falling` are the columns with low values for good pairs, `neutral` those whose values are neither good nor bad.
     """
 
     score: str
@@ -40,6 +38,7 @@ class Options:
     label: str | None
     falling: frozenset[str]
     count: int
+    neutral: frozenset[str] = frozenset()
 
     @property
     def lower(self) -> bool:
@@ -56,8 +55,13 @@ class Options:
         except ValueError as exc:
             raise JobError(f"--at {at}: expects numbers with commas between them.", "For example --at 0.6,0.7") from exc
         wish = None if calibrate is None else results.goal(calibrate)
-        falling = _LOWER_IS_BETTER | ({score} if lower else set())
+        falling = frozenset({score} if lower else ())
         return cls(score, tuple(_words(by)), thresholds, wish, label, falling, count)
+
+    def with_columns(self, columns: Mapping[str, ScoreColumn]) -> Options:
+        """The same, with what the scorers state about their columns."""
+        low, neither = (frozenset(n for n, each in columns.items() if each.better == way) for way in ("low", None))
+        return replace(self, falling=self.falling | low, neutral=neither)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +94,7 @@ def sweep(out: Path, options: Options, write: Path | None, *, as_json: bool) -> 
     job, _ = runs.job_of(folder.path, ())
     if options.label in {each.label for each in job.data} - {None}:
         options = replace(options, label="label")  # the pass has given it this name
-    named = {name for scorer in job.scores for name, made in scorer.named_outputs() if made.name in _LOWER_IS_BETTER}
-    options = replace(options, falling=options.falling | named)
+    options = options.with_columns(known_columns(job.scores))
     found = _measure(folder, options)
     if write and options.goal and found.keep is not None:
         comment = f"synth sweep {folder.path.name} --score {options.score}" + "".join(
@@ -152,7 +155,7 @@ def _telling(scored: Scored, options: Options, rules: Rules) -> list[float]:
 def _aucs(folder: OutputFolder, stored: Sequence[str], options: Options) -> dict[str, float | None]:
     found: dict[str, float | None] = {}
     for name in dict.fromkeys([options.score, *results.numeric_scores(folder, stored)]):
-        if name.endswith(_NO_MEASURE) and name != options.score:
+        if name in options.neutral and name != options.score:
             continue
         scored = results.read(folder, stored, name, by=(), label=options.label)
         if scored.labels is not None:

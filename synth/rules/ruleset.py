@@ -86,7 +86,7 @@ class Rules:
         job's, None where nothing is known of them. With `stored` the rules are for stored scores, of which there may be
         more than those scorers make: only the table can tell.
         """
-        known = _known_columns(scorers)
+        known = known_columns(scorers)
         if keep is None:
             keep = _default(scorers or ())
         parser = Parser(known)
@@ -197,8 +197,8 @@ def _makers() -> Mapping[str, tuple[str, ScoreColumn]]:
     return found
 
 
-def _known_columns(scorers: Sequence[Scorer] | None) -> dict[str, ScoreColumn]:
-    """What is known of score columns under the names that they have in the job."""
+def known_columns(scorers: Sequence[Scorer] | None) -> dict[str, ScoreColumn]:
+    """Score columns by their name in the job; those of built-in scorers that the job does not use under plain names."""
     known = {name: column for scorer in scorers or () for name, column in scorer.named_outputs()}
     return known | {name: column for name, (_, column) in _makers().items() if name not in known}
 

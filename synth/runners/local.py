@@ -1,7 +1,7 @@
 """One process, one event loop: shards stream through generation while finished ones are scored and sorted.
 
-Any number of processes may do this in one folder: a shard is claimed before it is worked on, and whoever finds nothing
-more to claim leaves. What needs all shards, the last one to leave does.
+Any number of processes may do this in one folder. A process claims a shard before it works on it and leaves when it
+finds nothing more to claim; the last one to leave does what needs all shards.
 """
 
 from __future__ import annotations
@@ -20,120 +20,78 @@ from synth.runners.generation import Generation
 from synth.runners.models import Models
 from synth.runners.progress import Counters, Share, count_items
 from synth.shards import StepFolder
-from synth.stage import ClientSettings, Services
+from synth.stage import Services
 from synth.steps import keep, score
-from synth.steps.keep import View, fill
-from synth.steps.score import ScoreStep
-
-
-class Scoring:
-    """The score steps of one run; `open` comes before the first shard."""
-
-    def __init__(self, run: Run, steps: Sequence[ScoreStep]) -> None:
-        self._run = run
-        self._steps = steps
-        self._services: dict[str, Services] = {}
-
-    @property
-    def whole(self) -> bool:
-        """Whether a scorer has to wait until all shards are generated."""
-        return any(step.scorer.scope == "pass" for step in self._steps)
-
-    @property
-    def asks(self) -> bool:
-        """Whether a scorer asks a model whose answers are remembered."""
-        return any(step.remembers for step in self._steps)
-
-    @property
-    def ready(self) -> bool:
-        """Whether `open` was called."""
-        return len(self._services) == len(self._steps)
-
-    def wants(self, service: str) -> bool:
-        """Whether a scorer needs this one of the job's own models."""
-        return any(service in step.scorer.needs - step.scorer.brings for step in self._steps)
-
-    async def open(self, stack: AsyncExitStack, services: Services, client: ClientSettings) -> None:
-        """Open the models that scorers bring; `stack` closes them."""
-        for step in self._steps:
-            models: dict[str, Any] = dict(step.scorer.open(client, self._run.job.instruction))
-            for model in models.values():
-                stack.push_async_callback(model.close)
-            self._services[step.name] = replace(services, **models)
-
-    async def shard(self, index: int) -> bool:
-        """Score one generated shard by every scorer that needs no other; False when another process is at it."""
-        for step in self._steps:
-            if step.scorer.scope == "shard" and not await score.score(
-                self._run, step, index, self._services[step.name]
-            ):
-                return False
-        return True
-
-    def lacks(self, shards: Sequence[int]) -> bool:
-        """Whether a scorer that looks at the whole pass has not scored all of these shards."""
-        whole = [step for step in self._steps if step.scorer.scope == "pass"]
-        return any(not step.folder(self._run.folder).done().issuperset(shards) for step in whole)
-
-    async def all_shards(self, shards: Sequence[int], stop: Callable[[], bool], counters: Counters) -> None:
-        """Score all shards by the scorers that look at the whole pass; returns early when asked to stop."""
-        for step in self._steps:
-            if step.scorer.scope == "shard" or stop():
-                continue
-            counters.phase = f"scoring by {step.scorer.name}"
-            services = self._services[step.name]
-            found = await score.build(self._run, step.scorer, step.fingerprint, services)
-            for index in shards:
-                if stop():
-                    return
-                await score.score(self._run, step, index, services, found)
-
+from synth.steps.keep import View
 
 AT_ONCE = 2
 """Shards scored and sorted at once; more would only queue at the embedder."""
 
 
-class Finishing:
-    """Scores generated shards and applies the rules of the default view."""
+class ScoreAndKeep:
+    """Scores generated shards and applies the rules of the default view; call `open` before the first shard."""
 
-    def __init__(self, run: Run, scores: Sequence[ScoreStep], scoring: Scoring, counters: Counters) -> None:
-        self.view: View = keep.default_view(run, scores)
+    def __init__(self, run: Run, counters: Counters) -> None:
+        self.steps = score.steps_of(run)
+        self.view: View = keep.default_view(run, self.steps)
         self._run = run
-        self._generated = run.folder.step("generated")
-        self._scores = [step.folder(run.folder) for step in scores if step.scorer.scope == "shard"]
-        self._scoring = scoring
         self._counters = counters
+        self._generated = run.folder.step("generated")
+        self._per_shard = [step for step in self.steps if step.per_shard]
+        self._per_pass = [step for step in self.steps if not step.per_shard]
+        self._folders = [step.folder(run.folder) for step in self._per_shard]
+        self._services: dict[str, Services] = {}
         self._room = asyncio.Semaphore(AT_ONCE)
 
     @property
     def shards(self) -> StepFolder:
-        """Where the view's shards are, or will be."""
+        """The folder of the view's shards."""
         return self.view.folder(self._run.folder)
 
     @property
     def late(self) -> bool:
         """Whether rules have to wait until all shards are scored."""
-        return bool(self.view.rules.unique) or self._scoring.whole
+        return bool(self.view.rules.unique or self._per_pass)
+
+    @property
+    def journaled(self) -> bool:
+        """Whether a scorer asks a model whose answers go to a journal."""
+        return any(step.journaled for step in self.steps)
+
+    async def open(self, stack: AsyncExitStack, models: Models) -> None:
+        """Open the models that the scorers need, once; `stack` closes them."""
+        if len(self._services) == len(self.steps):
+            return
+        job = self._run.job
+        needs = {service for step in self.steps for service in step.scorer.needs - step.scorer.brings}
+        services = Services(
+            chat=models.chat(job) if "chat" in needs else None,
+            encoder=models.encoder(job) if "encoder" in needs else None,
+        )
+        for step in self.steps:
+            own: dict[str, Any] = dict(step.scorer.open(models.client, job.instruction))
+            for model in own.values():
+                stack.push_async_callback(model.close)
+            self._services[step.name] = replace(services, **own)
 
     def behind(self, generated: set[int]) -> list[int]:
         """Generated shards that are still to be scored and sorted, in order; from one listing a step."""
         complete = set(generated) if self.late else self.shards.done()
-        for step in self._scores:
-            complete &= step.done()
+        for folder in self._folders:
+            complete &= folder.done()
         return sorted(generated - complete)
 
     async def shard(self, index: int, stop: asyncio.Event) -> None:
-        """Score a generated shard and apply the rules, unless another process is at it or has done it."""
+        """Score a generated shard and apply the rules, unless another process does it or has done it."""
         async with self._room:
             if stop.is_set() or index in self._counters.avoid:
                 return
             self._counters.at(index, True)
-            self._clear(index)
+            self._discard_stale(index)
             claim = self.shards.claim(index)
             if claim is not None:
                 try:
-                    if await self._scoring.shard(index) and not self.late:
-                        self._counters.shard_done(*await asyncio.to_thread(keep.keep, self._run, self.view, index))
+                    await self._score_and_keep(index)
                     if self._run.pairs:
                         self._counters.pairs += self._generated.meta(index).rows_out
                     claim.drop()
@@ -141,16 +99,51 @@ class Finishing:
                     claim.close()
             self._counters.at(index, False)
 
-    def _clear(self, index: int) -> None:
-        """Remove what was made from other bytes than those that are there, or will be made of them."""
+    async def _score_and_keep(self, index: int) -> None:
+        """The shard is decoded once: scorers and rules get the same table."""
+        todo = [step for step in self._per_shard if not step.folder(self._run.folder).file(index).exists()]
+        opened = None
+        if todo:
+            opened = await asyncio.to_thread(score.open_shard, self._run, index, todo, whole=not self.late)
+            for step in todo:
+                if not await score.score(self._run, step, opened, self._services[step.name]):
+                    return
+        if not self.late:
+            counts = await asyncio.to_thread(keep.keep_shard, self._run.folder, self.view, index, opened=opened)
+            self._counters.shard_done(*counts)
+
+    def lacks(self, shards: Sequence[int]) -> bool:
+        """Whether a scorer that looks at the whole pass has not scored all of these shards."""
+        return any(not step.folder(self._run.folder).done().issuperset(shards) for step in self._per_pass)
+
+    async def whole_pass(self, shards: Sequence[int], stop: Callable[[], bool]) -> None:
+        """Score these shards, which are all, by the scorers that look at the whole pass; returns early when stopped."""
+        found = {}
+        for step in self._per_pass:
+            if stop():
+                return
+            self._counters.phase = f"scoring by {step.scorer.name}"
+            found[step.name] = await score.build(self._run, step, self._services[step.name])
+        for index in shards:
+            todo = [step for step in self._per_pass if not step.folder(self._run.folder).file(index).exists()]
+            if not todo:
+                continue
+            opened = await asyncio.to_thread(score.open_shard, self._run, index, todo, whole=False)
+            for step in todo:
+                if stop():
+                    return
+                await score.score(self._run, step, opened, self._services[step.name], found[step.name])
+
+    def _discard_stale(self, index: int) -> None:
+        """Remove what was made from other bytes than the shard has now, or will be made again."""
         checksum = self._generated.checksum(index)
-        there = [step for step in self._scores if step.file(index).exists()]
-        stale = [step for step in there if step.stale(index, checksum)]
-        if (stale or len(there) < len(self._scores)) and self.shards.file(index).exists():
+        there = [folder for folder in self._folders if folder.file(index).exists()]
+        stale = [folder for folder in there if folder.stale(index, checksum)]
+        if (stale or len(there) < len(self._folders)) and self.shards.file(index).exists():
             self.shards.discard(index)
-        for step in stale:
-            self._counters.notice(f"{step.file(index)}: was made from other pairs than there are now; made anew")
-            step.discard(index)
+        for folder in stale:
+            self._counters.notice(f"{folder.file(index)}: was made from other pairs than there are now; made anew")
+            folder.discard(index)
 
 
 DRAIN_SECONDS = 28.0
@@ -236,19 +229,18 @@ class _Local:
         self.stop = stop
         self.share = share
         self.generated = run.folder.step("generated")
-        self.scores = score.steps_of(run)
-        self.scoring = Scoring(run, self.scores)
-        self.finishing = Finishing(run, self.scores, self.scoring, counters)
+        self.score_and_keep = ScoreAndKeep(run, counters)
         self.tasks = asyncio.TaskGroup()
 
     @property
     def in_flight(self) -> bool:
         """Whether answers that are worth waiting for may be on their way."""
-        return self.counters.in_flight > 0 or self.scoring.asks
+        return self.counters.in_flight > 0 or self.score_and_keep.journaled
 
     async def all(self) -> None:
         """Rounds, until one finds nothing to do: another process may have died and left its shards."""
-        for step in (self.generated, *(each.folder(self.run.folder) for each in self.scores), self.finishing.shards):
+        scores = (each.folder(self.run.folder) for each in self.score_and_keep.steps)
+        for step in (self.generated, *scores, self.score_and_keep.shards):
             step.settle()
         self._count()
         async with AsyncExitStack() as stack:
@@ -265,13 +257,13 @@ class _Local:
         """Do what is there to do and nobody else does; False when that was nothing."""
         done = self.generated.done()
         todo = self.share.order([n for n in range(self.shards) if n not in done], set(self.generated.started()))
-        behind = self.share.order(self.finishing.behind(done & set(range(self.shards))))
+        behind = self.share.order(self.score_and_keep.behind(done & set(range(self.shards))))
         if not todo and not behind:
             return False
         before = state(self.run)
         if self.run.pairs:
             self.counters.phase = "scoring"
-        await self._open_scorers(models, stack)
+        await self.score_and_keep.open(stack, models)
         try:
             async with self.tasks:
                 for index in behind:
@@ -285,24 +277,15 @@ class _Local:
             self.tasks = asyncio.TaskGroup()
         return before != state(self.run)
 
-    async def _open_scorers(self, models: Models, stack: AsyncExitStack) -> None:
-        """Open the models that the scorers need, and no others."""
-        if self.scoring.ready:
-            return
-        job = self.run.job
-        chat = models.chat(job) if self.scoring.wants("chat") else None
-        encoder = models.encoder(job) if self.scoring.wants("encoder") else None
-        await self.scoring.open(stack, Services(chat=chat, encoder=encoder), models.client)
-
     def _finish(self, index: int) -> None:
-        self.tasks.create_task(self.finishing.shard(index, self.stop.event))
+        self.tasks.create_task(self.score_and_keep.shard(index, self.stop.event))
 
     async def _whole(self, models: Models, stack: AsyncExitStack) -> None:
         """What has to wait until all shards are there: scorers and rules that look at all of them, and the swap.
 
         One process does it; for the others it is done, or somebody is at it.
         """
-        if not (self.finishing.late or self.finishing.view.hidden):
+        if not (self.score_and_keep.late or self.score_and_keep.view.hidden):
             return
         if len(done := sorted(self.generated.done())) < self.shards:
             return
@@ -310,9 +293,9 @@ class _Local:
         if claim is None:
             return
         try:
-            if self.scoring.lacks(done):
-                await self._open_scorers(models, stack)
-                await self.scoring.all_shards(done, self.stop, self.counters)
+            if self.score_and_keep.lacks(done):
+                await self.score_and_keep.open(stack, models)
+                await self.score_and_keep.whole_pass(done, self.stop)
             if not self.stop():
                 await self._settle_view(done)
             claim.drop()
@@ -321,18 +304,18 @@ class _Local:
 
     async def _settle_view(self, done: list[int]) -> None:
         folder = self.run.folder
-        view = keep.default_view(self.run, self.scores)  # it may have been swapped in since
+        view = keep.default_view(self.run, self.score_and_keep.steps)  # it may have been swapped in since
         if not set(keep.ready(folder, view.scores)).issuperset(done):
             return
-        if self.finishing.late:
-            await asyncio.to_thread(fill, folder, view, progress=self.counters.shard_done)
+        if self.score_and_keep.late:
+            await asyncio.to_thread(keep.fill, folder, view, progress=self.counters.shard_done)
         if view.hidden and view.folder(folder).done().issuperset(done):
             folder.swap_view(view.hidden, view.name)
 
     def _count(self) -> None:
         done = self.generated.done()
         if self.run.pairs:
-            done -= set(self.finishing.behind(done))
+            done -= set(self.score_and_keep.behind(done))
         count_items(self.run, self.counters, done)
 
 

@@ -1,10 +1,10 @@
-"""What every scorer is: options, the columns it makes, and one method."""
+"""The base class of scorers, the columns they make, and the pairs they get."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, Self
@@ -20,8 +20,54 @@ from synth.stage import ChatModel, ClientSettings, Encoder, Reranker, Services, 
 
 
 @dataclass(frozen=True, slots=True)
+class PairBatch:
+    """The pairs of one shard. All scorers of a shard share one batch, so a column becomes a list once."""
+
+    pairs: pa.Table
+    passages: Sequence[str] | pa.ChunkedArray | None = None
+    """Texts of the shard's `passages/` file, whatever became a pair; None where the pairs have no such file."""
+    index: Path | None = None
+    """The index that `build` made, for a scorer of scope `pass`."""
+    first: int = 0
+    """Number of pairs in the shards before this one."""
+    remember: Memory | None = None
+    """Answers of models so far: look here before asking, and add what was answered."""
+    _lists: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def documents(self) -> tuple[str, ...]:
+        """The distinct passages to embed, in one call and in this order.
+
+        They include passages that became no pair, so the vectors do not depend on which items failed.
+        """
+        if "documents" not in self._lists:
+            texts = self.pairs["passage"] if self.passages is None else self.passages
+            if isinstance(texts, pa.ChunkedArray):
+                texts = texts.to_pylist()
+            self._lists["documents"] = tuple(dict.fromkeys(texts))
+        documents: tuple[str, ...] = self._lists["documents"]
+        return documents
+
+    def texts(self, name: str) -> list[str]:
+        """The column `query` or `passage`, one text a row. Raises InputError at the first null."""
+        column = self.pairs[name]
+        if column.null_count:
+            row = pc.index(pc.is_null(column), True).as_py()
+            raise InputError(f"pairs: row {row + 1}: field {name}: is null.", "Leave such rows out, or fill them.")
+        return self.values(name)
+
+    def values(self, name: str) -> list[Any]:
+        """Any column, one value a row; all None where the data has no such column."""
+        if name not in self._lists:
+            known = name in self.pairs.column_names
+            self._lists[name] = self.pairs[name].to_pylist() if known else [None] * self.pairs.num_rows
+        values: list[Any] = self._lists[name]
+        return values
+
+
+@dataclass(frozen=True, slots=True)
 class PassShard:
-    """One shard of a pass: `first` is how many pairs the shards before it hold, `documents` as in `PairBatch`."""
+    """One shard of a pass: its pairs and documents as in `PairBatch`, and how many pairs come before it."""
 
     index: int
     first: int
@@ -30,116 +76,55 @@ class PassShard:
 
 
 class PassSource(Protocol):
-    """All shards of a pass in the order of their index, read one at a time, as often as asked."""
+    """All shards of a pass in the order of their index, read one at a time, as often as needed."""
 
     def shards(self) -> Iterator[PassShard]: ...
 
 
 @dataclass(frozen=True, slots=True)
-class PairBatch:
-    """The pairs of one shard, and the distinct passage texts of its `passages/` file, a superset of the pairs' own.
-
-    `documents` is what a scorer embeds, in one call and in this order, whatever became a pair: so the vectors of a
-    shard do not depend on which of its items failed.
-    """
-
-    pairs: pa.Table
-    documents: tuple[str, ...]
-    index: Path | None = None
-    """Where `build` put the index of a scorer of scope `pass`."""
-    first: int = 0
-    """How many pairs the shards before this one hold: the ordinal of its first pair."""
-    remember: Memory | None = None
-    """Where to look before a model is asked, and to write what it answered."""
-
-    @classmethod
-    def of(cls, pairs: pa.Table) -> PairBatch:
-        """A batch of pairs that have no `passages/` file, such as data made elsewhere."""
-        return cls(pairs, tuple(pc.unique(pairs["passage"]).to_pylist()))
-
-    def texts(self, name: str) -> list[str]:
-        """The column `query` or `passage`, one text a row. Raises InputError at the first null."""
-        column = self.pairs[name]
-        if column.null_count:
-            row = pc.index(pc.is_null(column), True).as_py()
-            raise InputError(f"pairs: row {row + 1}: field {name}: is null.", "Leave such rows out, or fill them.")
-        texts: list[str] = column.to_pylist()
-        return texts
-
-    def values(self, name: str) -> list[Any]:
-        """Any other column, one value a row; all None where the data has no such column."""
-        if name not in self.pairs.column_names:
-            return [None] * self.pairs.num_rows
-        values: list[Any] = self.pairs[name].to_pylist()
-        return values
-
-
-Missing = Literal["keep", "reject"]
-
-
-@dataclass(frozen=True, slots=True)
 class ScoreColumn:
-    """One column of a scorer, and what keep-rules may assume of it.
+    """One column of a scorer.
 
-    No value lies outside `low`..`high` (inclusive), so a threshold out there is a mistake; `missing` is what becomes
-    of a row whose value is null when a rule does not say.
+    No value lies outside `low`..`high` (inclusive), so a rule with such a threshold is a mistake. A rule that does not
+    name `missing` treats a null as given here. `better` says which values are the good ones; None where neither are.
     """
 
     name: str
-    type: pa.DataType
+    type: pa.DataType = pa.float64()  # noqa: RUF009 - Arrow's types are immutable singletons
     low: float = -inf
     high: float = inf
-    missing: Missing = "reject"
+    missing: Literal["keep", "reject"] = "reject"
+    better: Literal["high", "low"] | None = "high"
 
 
-class Scorer(Stage):
-    """Base of all scorers: measures pairs and never judges them, which is what `keep:` does."""
+class ScorerHooks(Stage):
+    """What the runner asks of a scorer, with the answers that suit most of them."""
 
-    scope: ClassVar[Literal["shard", "pass"]] = "shard"
-    """`shard`: pure over one shard. `pass`: needs an index over all of them first, which `build` makes."""
-    needs: ClassVar[frozenset[str]] = frozenset()
-    """Fields of `Services` that must be there, such as `encoder`."""
     outputs: ClassVar[tuple[ScoreColumn, ...]] = ()
-    """The columns under their plain names."""
+    needs: ClassVar[frozenset[str]] = frozenset()
+    scope: ClassVar[Literal["shard", "pass"]] = "shard"
+    """`shard`: pure over one shard. `pass`: needs an index over all shards first, which `build` makes."""
     stem: ClassVar[str | None] = None
-    """What `as` replaces in those names; None for the first part of the first name."""
-
-    @property
-    def reads(self) -> tuple[str, ...] | None:
-        """The columns of the pairs that it looks at, where it is worth leaving the others unread; None for all."""
-        return None
+    """The part of the column names that `as` replaces; None for the first word of the first name."""
 
     as_: str | None = Field(default=None, alias="as", pattern=r"^[a-z][a-z0-9_]*$")
     """Another name for this scorer's columns, needed where a job has two of a kind."""
 
-    @abstractmethod
-    async def score(self, batch: PairBatch, services: Services) -> pa.Table:
-        """One row per pair, in order, with exactly `columns()`."""
+    @property
+    def name(self) -> str:
+        """The scorer in folder names and messages: its `as`, its module in synth, or its class outside of synth."""
+        module = type(self).__module__
+        builtin = module.startswith("synth.scores.")
+        return self.as_ or (module.rpartition(".")[2] if builtin else type(self).__name__.lower())
 
-    async def build(self, source: PassSource, folder: Path, services: Services) -> None:
-        """Make the index of a scorer of scope `pass` in `folder`, which may hold an unfinished one.
-
-        The folder is found as `batch.index` by `score` afterwards. Built again over the same shards, it gets the same
-        bytes; what is there is not made again, so a killed build goes on.
-        """
-
-    def index_bytes(self, pairs: int, dimensions: int) -> int:  # noqa: ARG002 - for scorers that make an index
-        """About how much its index over so many pairs takes on disk, where vectors have `dimensions`; at most."""
-        return 0
-
-    def at(self, base: Path) -> Self:  # noqa: ARG002 - for scorers that name files
-        """The same scorer with the paths among its options made whole; relative ones start from `base`."""
-        return self
-
-    def require(self) -> None:
-        """Look whether the files among its options can be used, before any model is asked.
-
-        Raises JobError, InputError, SystemFault.
-        """
+    @property
+    def reads(self) -> tuple[str, ...] | None:
+        """The columns of the pairs that it needs, where reading only those is worthwhile; None for all."""
+        return None
 
     @property
     def brings(self) -> frozenset[str]:
-        """Those of `needs` that come from options of its own, so that the job need not name them."""
+        """Those of `needs` that its own options provide, so that the job need not name them."""
         return frozenset()
 
     def open(
@@ -147,16 +132,29 @@ class Scorer(Stage):
         client: ClientSettings,  # noqa: ARG002 - for scorers that bring a model
         instruction: str,  # noqa: ARG002 - as above
     ) -> Mapping[str, ChatModel | Encoder | Reranker]:
-        """The models of `brings`, by field of `Services`; whoever opens them closes them."""
+        """The models of `brings`, by field of `Services`; the caller closes them."""
         return {}
 
-    @property
-    def name(self) -> str:
-        """What to call this scorer in file names and messages: its `as`, or the module it lives in."""
-        return self.as_ or type(self).__module__.rpartition(".")[2]
+    def at(self, base: Path) -> Self:  # noqa: ARG002 - for scorers that name files
+        """The same scorer with absolute paths among its options; relative ones start from `base`."""
+        return self
+
+    def require(self) -> None:
+        """Check the files among its options before any model is asked. Raises JobError, InputError, SystemFault."""
+
+    async def build(self, source: PassSource, folder: Path, services: Services) -> None:
+        """Make the index of a scorer of scope `pass` in `folder`, which may hold an unfinished one.
+
+        `score` finds the folder as `batch.index`. The same shards give the same bytes; finished parts are not made
+        again, so a killed build goes on.
+        """
+
+    def index_bytes(self, pairs: int, dimensions: int) -> int:  # noqa: ARG002 - for scorers that make an index
+        """Upper estimate of its index on disk for so many pairs and vectors of `dimensions`."""
+        return 0
 
     def named_outputs(self) -> tuple[tuple[str, ScoreColumn], ...]:
-        """Every column with the name that it has in this job."""
+        """Every column with its name in this job."""
         return tuple((self.column_name(output.name), output) for output in self.outputs)
 
     def columns(self) -> pa.Schema:
@@ -164,15 +162,29 @@ class Scorer(Stage):
         return pa.schema([(name, output.type) for name, output in self.named_outputs()])
 
     def column_name(self, name: str) -> str:
-        """Where a column stands under `as: x`: `cosine` as `x`, `length_error` as `x_error`, others as `x_<name>`."""
+        """A column's name under `as: x`: `cosine` becomes `x`, `length_error` `x_error`, others `x_<name>`."""
         if self.as_ is None:
             return name
         stem = self.stem or self.outputs[0].name.split("_")[0]
-        if name == stem:
-            return self.as_
-        return f"{self.as_}_{name.removeprefix(f'{stem}_')}"
+        return self.as_ if name == stem else f"{self.as_}_{name.removeprefix(f'{stem}_')}"
 
     def table(self, *columns: Sequence[Any] | NDArray[Any]) -> pa.Table:
         """The values of each output, in the order of `outputs`, as the table that `score` returns."""
         arrays = [pa.array(values, output.type) for values, output in zip(columns, self.outputs, strict=True)]
         return pa.Table.from_arrays(arrays, schema=self.columns())
+
+
+class Scorer(ScorerHooks):
+    """Base of all scorers. A scorer measures pairs; `keep:` decides on them.
+
+    Its fields are its options in the job file, its docstring its help.
+    """
+
+    outputs: ClassVar[tuple[ScoreColumn, ...]]
+    """The columns it makes."""
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """The models it uses, such as `encoder` or `chat`: fields of `Services`."""
+
+    @abstractmethod
+    async def score(self, batch: PairBatch, services: Services) -> pa.Table:
+        """One row per pair, in order: `return self.table(values)`, with a list for each of `outputs`."""

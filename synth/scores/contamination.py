@@ -174,9 +174,9 @@ class Contamination(Scorer):
     """
 
     outputs = (
-        ScoreColumn("contaminated", pa.bool_()),
-        ScoreColumn("contamination", pa.float64(), low=0.0, high=1.0),
-        ScoreColumn("contaminated_by", pa.string(), missing="keep"),
+        ScoreColumn("contaminated", pa.bool_(), better="low"),
+        ScoreColumn("contamination", pa.float64(), low=0.0, high=1.0, better="low"),
+        ScoreColumn("contaminated_by", pa.string(), missing="keep", better=None),
     )
 
     files: Annotated[tuple[str, ...], Field(strict=False, min_length=1)]

@@ -17,7 +17,7 @@ class Copying(Scorer):
     Good queries reach about 0.6, a sentence taken over reaches 1. Keywords are meant to be the passage's own terms.
     """
 
-    outputs = (ScoreColumn("copied_share", pa.float64(), low=0.0, high=1.0, missing="keep"),)
+    outputs = (ScoreColumn("copied_share", pa.float64(), low=0.0, high=1.0, missing="keep", better="low"),)
     stem = "copied_share"
 
     async def score(self, batch: PairBatch, services: Services) -> pa.Table:  # noqa: ARG002 - needs no service

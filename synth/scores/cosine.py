@@ -38,8 +38,8 @@ class Cosine(Scorer):
     needs: ClassVar[frozenset[str]] = frozenset({"encoder"})
     outputs = (
         ScoreColumn("cosine", pa.float64(), low=-1.0, high=1.0),
-        ScoreColumn("passage_truncated", pa.bool_()),
-        ScoreColumn("cosine_shuffled", pa.float64(), low=-1.0, high=1.0),
+        ScoreColumn("passage_truncated", pa.bool_(), better=None),
+        ScoreColumn("cosine_shuffled", pa.float64(), low=-1.0, high=1.0, better=None),
     )
 
     query_vector: str | None = None

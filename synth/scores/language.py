@@ -19,7 +19,7 @@ class LanguageCheck(Scorer):
     """
 
     outputs = (
-        ScoreColumn("detected_language", pa.string()),
+        ScoreColumn("detected_language", pa.string(), better=None),
         ScoreColumn("language_ok", pa.bool_(), missing="keep"),
     )
     stem = "language"

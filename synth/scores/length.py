@@ -22,8 +22,8 @@ class Length(Scorer):
     """The query's length in the unit it was asked in, and its distance from the range relative to the nearest bound."""
 
     outputs = (
-        ScoreColumn("length", pa.int64()),
-        ScoreColumn("length_error", pa.float64(), low=0.0, missing="keep"),
+        ScoreColumn("length", pa.int64(), better=None),
+        ScoreColumn("length_error", pa.float64(), low=0.0, missing="keep", better="low"),
     )
 
     async def score(self, batch: PairBatch, services: Services) -> pa.Table:  # noqa: ARG002 - needs no service

@@ -142,8 +142,8 @@ class NearDuplicate(Scorer):
     scope: ClassVar[Literal["shard", "pass"]] = "pass"
     stem: ClassVar[str | None] = "near_duplicate"
     outputs = (
-        ScoreColumn("query_cluster", pa.int64(), low=0, missing="keep"),
-        ScoreColumn("passage_cluster", pa.int64(), low=0, missing="keep"),
+        ScoreColumn("query_cluster", pa.int64(), low=0, missing="keep", better=None),
+        ScoreColumn("passage_cluster", pa.int64(), low=0, missing="keep", better=None),
     )
 
     threshold: Annotated[float, Field(gt=0, le=1)] = 0.8

@@ -38,7 +38,7 @@ class RoundTrip(Scorer):
     needs: ClassVar[frozenset[str]] = frozenset({"encoder"})
     stem: ClassVar[str | None] = "round_trip"
     outputs = (
-        ScoreColumn("round_trip_rank", pa.int64(), low=1),
+        ScoreColumn("round_trip_rank", pa.int64(), low=1, better="low"),
         ScoreColumn("round_trip_margin", pa.float64(), low=-2.0, high=2.0, missing="keep"),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,10 +21,8 @@ from synth.run import history, identity
 from synth.run import run as runs
 from synth.run.run import Run
 from synth.shards import Origin, OutputFolder, StepFolder
-from synth.steps.score import ScoreStep, scorer_name
+from synth.steps.score import ScoredShard, ScoreStep
 from synth.tables import SCHEMA_VERSION
-
-__all__ = ["View", "beaten", "built_aside", "default_view", "keep", "keep_shard", "under_the_rules_of_kept"]
 
 DEFAULT = "kept"
 _FORMAT = 1
@@ -153,9 +151,12 @@ def ready(folder: OutputFolder, scores: Sequence[str]) -> list[int]:
 
 def joined(folder: OutputFolder, scores: Sequence[str], index: int, pairs: pa.Table) -> pa.Table:
     """Pairs and their score columns, side by side; a pair's column named like a score comes as `input_<name>`."""
+    return _join(pairs, (folder.step(name).read(index).table for name in scores))
+
+
+def _join(pairs: pa.Table, scores: Iterable[pa.Table]) -> pa.Table:
     table = pairs
-    for name in scores:
-        columns = folder.step(name).read(index).table
+    for columns in scores:
         for field in columns.schema:
             if field.name in _OWN:
                 continue
@@ -233,7 +234,7 @@ def under_the_rules_of_kept(job: Job, folder: OutputFolder) -> Job:
     record = record_of(folder, DEFAULT)
     if record is None:
         return job
-    mine = {scorer_name(scorer) for scorer in job.scores}
+    mine = {scorer.name for scorer in job.scores}
     lacking = {name.removeprefix("scores/").rpartition("-")[0] for name in record.scores} - mine
     if lacking:
         raise JobError(
@@ -253,23 +254,22 @@ def remember(run: Run) -> None:
         history.write(run.folder, now)
 
 
-def keep(run: Run, view: View, index: int) -> tuple[int, int]:
-    """Apply the rules to shard `index` unless that is done; returns (kept, dropped) pairs."""
-    return keep_shard(run.folder, view, index)
+def keep_shard(
+    folder: OutputFolder, view: View, index: int, *, losers: Mask | None = None, opened: ScoredShard | None = None
+) -> tuple[int, int]:
+    """Apply the rules to shard `index` unless that is done; returns (kept, dropped) pairs.
 
-
-def keep_shard(folder: OutputFolder, view: View, index: int, losers: Mask | None = None) -> tuple[int, int]:
-    """The same without a job: all that it takes is stored. `losers` are the shard's rows that `beaten` found.
-
-    Returns (kept, dropped) pairs. Raises JobError for a column that is not there, SystemFault, OutputError.
+    `losers` are the shard's rows that `beaten` found; `opened` is the shard, where it was decoded for its scorers.
+    Raises JobError for an absent column, SystemFault, OutputError.
     """
     shards = view.folder(folder)
     if shards.file(index).exists():
         meta = shards.meta(index)
         return meta.rows_out, meta.rejected
     view.write_record(folder)
-    shard = folder.step("generated").read(index)
-    table = joined(folder, view.scores, index, shard.table)
+    shard = opened.pairs if opened else folder.step("generated").read(index)
+    scores = opened.scores if opened else {}
+    table = _join(shard.table, (scores[n] if n in scores else folder.step(n).read(index).table for n in view.scores))
     if view.rules.unique and losers is None:
         losers = beaten(folder, view)[index]
     verdict = view.rules.apply(table, losers)
@@ -372,7 +372,7 @@ def fill(
         threads = 1
     pool = ThreadPoolExecutor(min(threads, len(shards)), thread_name_prefix="view")
     try:
-        for counts in pool.map(lambda index: keep_shard(folder, view, index, losers.get(index)), shards):
+        for counts in pool.map(lambda index: keep_shard(folder, view, index, losers=losers.get(index)), shards):
             progress(*counts)
     finally:
         pool.shutdown(cancel_futures=True)

@@ -1,4 +1,4 @@
-"""One scorer over one shard: its columns beside the pairs, in a folder named after its options.
+"""Scores of one shard: the columns of each scorer in a folder of its own, named after the scorer's options.
 
 Scores never change a pair. A scorer added later computes only its own folder, and a rule reads columns only.
 """
@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,13 +21,68 @@ from synth.scores import PairBatch, PassShard, Scorer
 from synth.shards import Journal, Origin, OutputFolder, Shard, StepFolder, disk
 from synth.stage import Services
 from synth.steps.foreign import stored_scores
-from synth.steps.generate import documents
 from synth.tables import SCHEMA_VERSION
+
+_INSTRUCTED = frozenset({"encoder", "reranker"})
+"""Services that get the instruction for the search, and answer accordingly."""
+_JOURNALED = frozenset({"chat", "reranker"})
+"""Services whose answers are worth a journal; embeddings are not."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreStep:
+    """A scorer and the folder that its options give it."""
+
+    scorer: Scorer
+    fingerprint: str
+
+    @property
+    def name(self) -> str:
+        return f"scores/{self.scorer.name}-{self.fingerprint}"
+
+    @property
+    def per_shard(self) -> bool:
+        """Whether one shard is all that it looks at."""
+        return self.scorer.scope == "shard"
+
+    @property
+    def journaled(self) -> bool:
+        """Whether the answers of its models go to a journal."""
+        return bool(self.scorer.needs & _JOURNALED)
+
+    def folder(self, folder: OutputFolder) -> StepFolder:
+        return folder.step(self.name)
+
+
+def steps(job: Job, instruction: str, whole: int | None = None) -> list[ScoreStep]:
+    """The job's scorers with their folders, in the job's order.
+
+    `whole`: the number of shards, where some were appended. A scorer that looks at all of them then gives other values
+    than before, and other values have a folder of their own.
+    """
+    return [ScoreStep(scorer, _fingerprint(job, scorer, instruction, whole)) for scorer in job.scores]
+
+
+def steps_of(run: Run) -> list[ScoreStep]:
+    """The scorers of a run with their folders. Raises OutputError."""
+    found = history.read_parts(run.folder)
+    return steps(run.job, run.job.instruction, found.shards if found.several else None)
+
+
+def _fingerprint(job: Job, scorer: Scorer, instruction: str, whole: int | None) -> str:
+    own = identity.fingerprint(
+        scorer,
+        name=scorer.name,
+        embed=job.embed if "encoder" in scorer.needs - scorer.brings else None,
+        chat=job.llm if "chat" in scorer.needs - scorer.brings else None,
+        instruction=instruction if scorer.needs & _INSTRUCTED else None,
+    )
+    return own if whole is None or scorer.scope == "shard" else identity.sha256({"scorer": own, "shards": whole})[:8]
 
 
 @dataclass(frozen=True, slots=True)
 class PassIndex:
-    """A finished index, and for every shard how many pairs the shards before it hold."""
+    """A finished index, and for every shard the number of pairs in the shards before it."""
 
     folder: Path
     firsts: dict[int, int]
@@ -42,14 +97,14 @@ class GeneratedPass:
 
     def shards(self) -> Iterator[PassShard]:
         """Every shard in the order of its index, with the distinct passages that its pairs may come from."""
-        generated, passages = self.run.folder.step("generated"), self.run.folder.step("passages")
+        generated = self.run.folder.step("generated")
         for index, first in self.firsts.items():
             pairs = generated.read(index).table
-            texts = pairs["passage"] if self.run.pairs else passages.read_columns(index, ["text"])["text"]
-            yield PassShard(index, first, pairs, documents(texts.to_pylist()))
+            texts = _passages(self.run, index)
+            yield PassShard(index, first, pairs, PairBatch(pairs, texts).documents)
 
 
-async def build(run: Run, scorer: Scorer, fingerprint: str, services: Services) -> PassIndex:
+async def build(run: Run, step: ScoreStep, services: Services) -> PassIndex:
     """Build the index of a scorer of scope `pass`, or find it built; its folder names scorer and shards.
 
     Call it when every shard of the pass is generated. Raises what the scorer raises.
@@ -64,147 +119,96 @@ async def build(run: Run, scorer: Scorer, fingerprint: str, services: Services) 
         inputs.update(f"{index}:{generated.checksum(index)}\n".encode())
     root = run.folder.path / "index"
     disk.make_folder(root)
-    folder = root / f"{fingerprint}-{inputs.hexdigest()[:8]}"
-    await scorer.build(GeneratedPass(run, firsts), folder, services)
+    folder = root / f"{step.fingerprint}-{inputs.hexdigest()[:8]}"
+    await step.scorer.build(GeneratedPass(run, firsts), folder, services)
     return PassIndex(folder, firsts)
 
 
-_INSTRUCTED = frozenset({"encoder", "reranker"})
-"""Services that are told what the searches are for, and answer accordingly."""
-_REMEMBERED = frozenset({"chat", "reranker"})
-"""Services whose answers are worth a journal; embeddings are not."""
-
-
 @dataclass(frozen=True, slots=True)
-class ScoreStep:
-    """A scorer and the folder that its options give it."""
+class ScoredShard:
+    """A generated shard, decoded once for all scorers and for the rules, and the scores made of it so far."""
 
-    scorer: Scorer
-    fingerprint: str
+    pairs: Shard
+    checksum: str
+    batch: PairBatch
+    scores: dict[str, pa.Table] = field(default_factory=dict)
+    """By name of the step, as stored."""
 
     @property
-    def name(self) -> str:
-        return f"scores/{scorer_name(self.scorer)}-{self.fingerprint}"
-
-    @property
-    def remembers(self) -> bool:
-        """Whether what its models answer is journaled."""
-        return bool(self.scorer.needs & _REMEMBERED)
-
-    def folder(self, folder: OutputFolder) -> StepFolder:
-        return folder.step(self.name)
+    def index(self) -> int:
+        return self.pairs.meta.shard
 
 
-@dataclass(frozen=True, slots=True)
-class _Beside:
-    """What a scorer gets beside the pairs."""
-
-    found: PassIndex | None = None
-    journal: Journal | None = None
-
-    def of(self, batch: PairBatch, index: int) -> PairBatch:
-        if self.found is not None:
-            batch = replace(batch, index=self.found.folder, first=self.found.firsts[index])
-        return replace(batch, remember=self.journal)
-
-
-def scorer_name(scorer: Scorer) -> str:
-    """Its `as` name, else that of its module, or of its class where that lies outside of synth."""
-    module = type(scorer).__module__
-    return scorer.as_ or (module.rsplit(".", 1)[-1] if module.startswith("synth.") else type(scorer).__name__.lower())
+def open_shard(run: Run, index: int, scorers: Sequence[ScoreStep], *, whole: bool) -> ScoredShard:
+    """Read a shard of `generated/` for these scorers, and with `whole` for rules, which copy every column."""
+    generated = run.folder.step("generated")
+    columns = [step.scorer.reads for step in scorers]
+    if whole or None in columns:
+        shard = generated.read(index)
+    else:
+        wanted = {"id", "source", "source_row", *(name for names in columns for name in names or ())}
+        known = generated.schema(index).names
+        shard = Shard(generated.read_columns(index, [name for name in known if name in wanted]), generated.meta(index))
+    return ScoredShard(shard, generated.checksum(index), PairBatch(shard.table, _passages(run, index)))
 
 
-def steps(job: Job, instruction: str, whole: int | None = None) -> list[ScoreStep]:
-    """The job's scorers with their folders, in the job's order.
+async def score(
+    run: Run, step: ScoreStep, shard: ScoredShard, services: Services, found: PassIndex | None = None
+) -> bool:
+    """Score a shard unless that is done; `found` is the index of a scorer of scope `pass`.
 
-    `whole`: how many shards there are, where some were appended. A scorer that looks at all of them then gives other
-    values than before, and other values have a folder of their own.
-    """
-    return [ScoreStep(scorer, _fingerprint(job, scorer, instruction, whole)) for scorer in job.scores]
-
-
-def steps_of(run: Run) -> list[ScoreStep]:
-    """The scorers of a run with their folders. Raises OutputError."""
-    found = history.read_parts(run.folder)
-    return steps(run.job, run.job.instruction, found.shards if found.several else None)
-
-
-def _fingerprint(job: Job, scorer: Scorer, instruction: str, whole: int | None) -> str:
-    own = identity.fingerprint(
-        scorer,
-        name=scorer_name(scorer),
-        embed=job.embed if "encoder" in scorer.needs - scorer.brings else None,
-        chat=job.llm if "chat" in scorer.needs - scorer.brings else None,
-        instruction=instruction if scorer.needs & _INSTRUCTED else None,
-    )
-    return own if whole is None or scorer.scope == "shard" else identity.sha256({"scorer": own, "shards": whole})[:8]
-
-
-async def score(run: Run, step: ScoreStep, index: int, services: Services, found: PassIndex | None = None) -> bool:
-    """Score shard `index` of `generated/` unless it is done; `found` is the index of a scorer of scope `pass`.
-
-    Returns whether the scores are there: not so while another process makes them. What chat models and rerankers answer
-    is journaled until the shard is committed. Raises SynthError when a scorer loses a row.
+    Returns whether the scores are there: False while another process makes them. Answers of chat models and rerankers
+    are journaled until the shard is committed. Raises SynthError when a scorer loses a row.
     """
     folder = step.folder(run.folder)
-    if folder.file(index).exists():
+    if folder.file(shard.index).exists():
         return True
-    if not step.remembers:
-        await _score(run, step, index, services, _Beside(found))
+    batch = shard.batch
+    if found is not None:
+        batch = replace(batch, index=found.folder, first=found.firsts[shard.index])
+    if not step.journaled:
+        await _score(run, step, shard, batch, services)
         return True
-    journal = folder.claim(index)
+    journal: Journal | None = folder.claim(shard.index)
     if journal is None:
-        return folder.file(index).exists()
+        return folder.file(shard.index).exists()
     try:
-        await _score(run, step, index, services, _Beside(found, journal))
+        await _score(run, step, shard, replace(batch, remember=journal), services)
         journal.drop()
     finally:
         journal.close()
     return True
 
 
-async def _score(run: Run, step: ScoreStep, index: int, services: Services, beside: _Beside) -> None:
-    folder = step.folder(run.folder)
-    source = run.folder.step("generated")
-    shard, digest = await asyncio.to_thread(lambda: (_read(source, step.scorer, index), source.checksum(index)))
+async def _score(run: Run, step: ScoreStep, shard: ScoredShard, batch: PairBatch, services: Services) -> None:
+    pairs, promised = shard.pairs, step.scorer.columns()
     table = None
-    if run.pairs and step.scorer.scope == "shard":
-        table = stored_scores(run, step.name, step.fingerprint, shard.table)
+    if run.pairs and step.per_shard:
+        table = await asyncio.to_thread(stored_scores, run, step.name, step.fingerprint, pairs.table)
     if table is not None:
-        table = table.select(step.scorer.columns().names)
+        table = table.select(promised.names)
     else:
-        table = await step.scorer.score(beside.of(_batch(run, index, shard.table), index), services)
-    if table.num_rows != shard.table.num_rows or table.schema.names != step.scorer.columns().names:
+        table = await step.scorer.score(batch, services)
+    if table.num_rows != pairs.table.num_rows or table.schema.names != promised.names:
         raise SynthError(
-            f"{step.name}: gave {table.num_rows} rows of {table.schema.names} for {shard.table.num_rows} pairs; "
-            f"it promised {step.scorer.columns().names}."
+            f"{step.name}: returned {table.num_rows} rows of {table.schema.names} for {pairs.table.num_rows} pairs; "
+            f"expected one row a pair of {promised.names}."
         )
-    table = pa.Table.from_arrays([shard.table["id"], *table.columns], schema=_schema(step.scorer))
+    schema = pa.schema([("id", pa.string()), *promised])
+    table = pa.Table.from_arrays([pairs.table["id"], *table.columns], schema=schema)
     origin = Origin(
         identity=step.fingerprint,
-        input=digest,
-        first=shard.meta.first,
+        input=shard.checksum,
+        first=pairs.meta.first,
         rows_in=table.num_rows,
         rows_out=table.num_rows,
         schema=SCHEMA_VERSION,
     )
-    await asyncio.to_thread(folder.commit, index, table, origin)
+    # Where another process was first, its copy counts, and the rules read that one.
+    if await asyncio.to_thread(step.folder(run.folder).commit, shard.index, table, origin):
+        shard.scores[step.name] = table
 
 
-def _read(source: StepFolder, scorer: Scorer, index: int) -> Shard:
-    """A shard, or the columns of it that a scorer looks at."""
-    if scorer.reads is None:
-        return source.read(index)
-    known = source.schema(index).names
-    wanted = ("id", "source", "source_row", *scorer.reads)
-    return Shard(source.read_columns(index, [name for name in known if name in wanted]), source.meta(index))
-
-
-def _batch(run: Run, index: int, pairs: pa.Table) -> PairBatch:
-    if run.pairs:
-        return PairBatch.of(pairs)
-    return PairBatch(pairs, documents(run.folder.step("passages").read(index).table["text"].to_pylist()))
-
-
-def _schema(scorer: Scorer) -> pa.Schema:
-    return pa.schema([("id", pa.string()), *scorer.columns()])
+def _passages(run: Run, index: int) -> pa.ChunkedArray | None:
+    """The texts of the shard's `passages/` file; None for pairs made elsewhere, which have none."""
+    return None if run.pairs else run.folder.step("passages").read_columns(index, ["text"])["text"]

@@ -214,7 +214,7 @@ NEGATIVE = pa.struct(
 COLUMNS = pa.schema(
     [
         ("negatives", pa.list_(NEGATIVE)),
-        ("further_positives", pa.list_(NEGATIVE)),
+        ("extra_positives", pa.list_(NEGATIVE)),
         ("refused", pa.list_(pa.struct([("reason", pa.string()), ("count", pa.int32())]))),
     ]
 )
@@ -225,7 +225,7 @@ _DETAILS = {
     "no_query": "the query is empty",
     "no_positive": "the pair has no passage that answers its query",
     "no_vector": "the embedder gives its query, or all of its positives, no usable vector",
-    "short": "fewer than {wanted} negatives are left",
+    "too_few": "fewer than {wanted} negatives are left",
 }
 
 

@@ -87,7 +87,7 @@ def test_a_row_short_of_negatives_is_left_out_and_counted_or_filled(out, tmp_pat
     with pytest.raises(JobError, match="train would be empty: a row needs 9 negatives"):
         made(out, tmp_path / "b", "sentence-transformers", negatives=9)
     capsys.readouterr()
-    folder = made(out, tmp_path / "c", "sentence-transformers", negatives=9, short="fill")
+    folder = made(out, tmp_path / "c", "sentence-transformers", negatives=9, on_short="fill")
     said = json.loads(capsys.readouterr().out)
     rows = table(folder / "data")
     assert said["filled"] == len(rows) == 60
@@ -109,7 +109,7 @@ def test_without_mining_pairs_go_as_they_are_where_the_format_allows(tmp_path):
     assert lines(made(out, tmp_path / "tev", "tevatron") / "train.jsonl")[0]["negative_passages"] == []
     with pytest.raises(JobError, match="needs a negative in every row"):
         made(out, tmp_path / "flag", "flagembedding")
-    filled = lines(made(out, tmp_path / "flag", "flagembedding", negatives=2, short="fill") / "train/train.jsonl")
+    filled = lines(made(out, tmp_path / "flag", "flagembedding", negatives=2, on_short="fill") / "train/train.jsonl")
     assert all(len({*row["pos"], *row["neg"]}) == 3 for row in filled)
 
 
@@ -369,7 +369,7 @@ def test_what_a_pair_of_another_shard_gives_for_the_query_fills_no_row(tmp_path)
     asked[1]["query"] = "which things were founded?"
     again = {**said[0], "query": "the ferry of Bergen"}
     out = pairs(tmp_path, [asked[0], *said[:3], asked[1], again, *said[4:]], size=4, negatives=0)
-    options = {"negatives": 2, "short": "fill"}
+    options = {"negatives": 2, "on_short": "fill"}
     rows = lines(made(out, tmp_path / "two", "flagembedding", **options) / "train/train.jsonl")
     assert [{*row["neg"]} for row in rows if row["pos"] == [said[3]["passage"]]] == [
         {said[4]["passage"], said[5]["passage"]}

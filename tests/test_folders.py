@@ -124,7 +124,7 @@ def mined(place):
 
 def mined_with_losses(place):
     place.filter()
-    mine(place.out, "--num-negatives", 15, "--short", "drop")
+    mine(place.out, "--num-negatives", 15, "--on-short", "drop")
     assert list((place.out / "rejected" / "mined").iterdir())
 
 

@@ -296,22 +296,22 @@ def test_an_embedder_that_gives_nothing_but_nan_is_refused(tmp_path):
         asyncio.run(build(tmp_path / "index", lambda: texts, mining.Bag().open(None, ""), print))
 
 
-@pytest.mark.parametrize("short", ["keep", "drop", "fill"])
-def test_too_few_are_kept_dropped_or_filled(tmp_path, short):
+@pytest.mark.parametrize("on_short", ["keep", "drop", "fill"])
+def test_too_few_are_kept_dropped_or_filled(tmp_path, on_short):
     out = pairs(tmp_path)
     # Ranks counted before the rules: what the margin refuses among them is missing.
-    found = mine(out, {"num_negatives": "12", "range": "0:12", "window": "before", "short": short})
+    found = mine(out, {"num_negatives": "12", "range": "0:12", "window": "before", "on_short": on_short})
     lost = rows(out, "rejected/mined")
     assert len(found) + len(lost) == 80
     counts = {len(row["negatives"]) for row in found}
-    if short == "keep":
+    if on_short == "keep":
         assert min(counts) < 12
         assert not lost
-    if short == "drop":
+    if on_short == "drop":
         assert counts == {12}
-        assert {(row["reason"], row["detail"]) for row in lost} == {("short", "fewer than 12 negatives are left")}
+        assert {(row["reason"], row["detail"]) for row in lost} == {("too_few", "fewer than 12 negatives are left")}
         assert all(len(row["negatives"]) < 12 for row in lost)
-    if short == "fill":
+    if on_short == "fill":
         assert (counts, lost) == ({12}, [])
         assert {each["source"] for row in found for each in row["negatives"]} == {"mined", "random"}
     for row in found:
@@ -330,7 +330,7 @@ def test_the_reranker_rejects_promotes_and_leaves_what_it_cannot_judge(tmp_path)
     found = mine(pairs(tmp_path, given), options)
     taken = [each for row in found for each in row["negatives"]]
     assert {each["reranker"] for each in taken} <= {0.1, 0.2}
-    promoted = [each for row in found for each in row["further_positives"]]
+    promoted = [each for row in found for each in row["extra_positives"]]
     assert promoted
     assert {each["reranker"] for each in promoted} == {0.95}
     reasons = {each["reason"] for row in found for each in row["refused"]}
@@ -356,7 +356,7 @@ def test_negatives_can_be_written_and_are_checked_the_same_way(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("by", ["words", "both"])
+@pytest.mark.parametrize("by", ["bm25", "hybrid"])
 def test_words_find_what_vectors_miss(tmp_path, by):
     pytest.importorskip("bm25s")
     out = pairs(tmp_path)
@@ -364,7 +364,7 @@ def test_words_find_what_vectors_miss(tmp_path, by):
     for row in found:
         for each in row["negatives"]:
             assert each["score"] == pytest.approx(float(vector(each["passage"]) @ vector(row["query"])), abs=2e-3)
-    if by == "words":
+    if by == "bm25":
         thing = [row["query"].split()[3] for row in found]
         place = [row["query"].split()[5] for row in found]
         rarest = [row["negatives"][0]["passage"] for row in found]
@@ -424,7 +424,7 @@ def test_the_command_says_what_it_did(tmp_path, capsys):
     assert "80 passages, 96 dimensions: 0.0 MB of vectors" in told
     assert "80 pairs:" in said_
     assert "refused: " in said_
-    assert pq.read_schema(shards(out, "mined")[0]).names[-3:] == ["negatives", "further_positives", "refused"]
+    assert pq.read_schema(shards(out, "mined")[0]).names[-3:] == ["negatives", "extra_positives", "refused"]
 
 
 def test_status_counts_mined_shards_and_says_how_to_go_on(tmp_path, capsys):

@@ -67,7 +67,7 @@ def test_they_are_checked_like_any_other(tmp_path):
     refused = {each["reason"]: each["count"] for each in first["refused"]}
     reasons = ("positive", "near_positive", "reranker", "promoted", "absolute_margin", "no_vector")
     assert refused == dict.fromkeys(reasons, 1)
-    assert (first["negatives"], [each["passage"] for each in first["further_positives"]]) == ([], [VIOLIN + " P=0.95"])
+    assert (first["negatives"], [each["passage"] for each in first["extra_positives"]]) == ([], [VIOLIN + " P=0.95"])
     assert second["refused"] == [{"reason": "not_given", "count": 1}]
 
 

@@ -92,7 +92,7 @@ def test_a_served_reranker_rejects_and_promotes(tmp_path):
     assert {body["instruction"] for body in asked} == {"Find the year."}
     found = rows(out, "mined")
     assert {each["reranker"] for row in found for each in row["negatives"]} == {0.1, 0.5}  # 0.5 is not above 0.5
-    assert {each["reranker"] for row in found for each in row["further_positives"]} == {0.95}
+    assert {each["reranker"] for row in found for each in row["extra_positives"]} == {0.95}
     assert {"reranker", "promoted"} <= {each["reason"] for row in found for each in row["refused"]}
     assert {len(row["negatives"]) for row in found} == {3}
 
@@ -101,7 +101,7 @@ def test_a_served_reranker_rejects_and_promotes(tmp_path):
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("action", CALLS)
 def test_a_fault_at_any_system_call_changes_no_byte(tmp_path, action):
-    options = Given(options=OPTIONS | {"reranker": "{use: 'mining:Verdicts'}", "short": "drop"})
+    options = Given(options=OPTIONS | {"reranker": "{use: 'mining:Verdicts'}", "on_short": "drop"})
     base, clean, out = pairs(tmp_path, size=12), tmp_path / "clean", tmp_path / "again"
     shutil.copytree(base, clean)
     mining.asked.clear()

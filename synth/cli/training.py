@@ -18,9 +18,9 @@ Number = Annotated[str | None, typer.Option(metavar="NUMBER|null", help="A thres
     epilog=examples(
         "synth mine out",
         "synth mine out --range 0:50 --num-negatives 3 --random",
-        "synth mine out --corpus 'docs/*.jsonl' --by both",
+        "synth mine out --corpus 'docs/*.jsonl' --by hybrid",
         "synth mine out --reranker '{use: cross_encoder, model: cross-encoder/ms-marco-MiniLM-L6-v2}'",
-        "synth mine out --use written --short fill",
+        "synth mine out --use written --on-short fill",
     )
 )
 def mine(
@@ -30,7 +30,7 @@ def mine(
         Path | None, typer.Option("-c", metavar="FILE.yaml", help="Options; see docs/negatives.md.")
     ] = None,
     use: Annotated[str | None, typer.Option(metavar="mined|written|given", help="Where negatives come from.")] = None,
-    by: Annotated[str | None, typer.Option(metavar="vectors|words|both", help="What ranks the passages.")] = None,
+    by: Annotated[str | None, typer.Option(metavar="bm25|dense|hybrid", help="What ranks the passages.")] = None,
     corpus: Annotated[
         list[str], typer.Option(metavar="FILE", help="Take them from these files in place of the run's passages.")
     ] = [],  # noqa: B006 - typer copies it
@@ -54,7 +54,7 @@ def mine(
     reject_above: Number = None,
     promote_above: Number = None,
     llm: Annotated[str | None, typer.Option(metavar="YAML", help="Writes negatives; else the job's.")] = None,
-    short: Annotated[
+    on_short: Annotated[
         str | None, typer.Option(metavar="keep|drop|fill", help="What becomes of a pair with too few.")
     ] = None,
     settings: Settings = [],  # noqa: B006 - typer copies it
@@ -87,7 +87,7 @@ def mine(
         "reject_above": reject_above,
         "promote_above": promote_above,
         "llm": llm,
-        "short": short,
+        "on_short": on_short,
     }
     command(out, Given(view, corpus, document, file, options, settings), as_json=json)
 
@@ -95,7 +95,7 @@ def mine(
 @app.command(
     epilog=examples(
         "synth export out --to sentence-transformers -o train-data --split test=0.05",
-        "synth export out --to ms-swift -o swift --negatives 5 --short fill",
+        "synth export out --to ms-swift -o swift --negatives 5 --on-short fill",
         "synth export out --to beir -o benchmark --group doc --document contract_id --split test=0.1",
         "synth export out --to hub -o dataset --view strict --push owner/name",
     )
@@ -127,7 +127,7 @@ def export(
         int | None,
         typer.Option(min=0, metavar="N", help="Negatives of a row; else all that were mined; 0: pairs alone."),
     ] = None,
-    short: Annotated[
+    on_short: Annotated[
         str | None, typer.Option(metavar="drop|fill", help="A row with too few: leave it out, or fill at random.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of splits and random passages; else the job's.")] = None,
@@ -145,5 +145,5 @@ def export(
     from synth.commands.export import Given
     from synth.commands.export import export as command
 
-    given = Given(to, folder, view, split, group, document, negatives, short, seed, push, settings)
+    given = Given(to, folder, view, split, group, document, negatives, on_short, seed, push, settings)
     command(out, given, as_json=json)

@@ -34,7 +34,7 @@ class Given:
     group: str | None = None
     document: str | None = None
     negatives: int | None = None
-    short: str | None = None
+    on_short: str | None = None
     seed: int | None = None
     push: str | None = None
     settings: Sequence[str] = ()
@@ -89,7 +89,7 @@ def options_of(given: Given) -> Export:
         raise JobError(f"--to {given.to}: is no export.", f"One of: {', '.join(_names())}.")
     data: dict[str, Any] = {}
     written = override(data, given.settings)
-    flags = {"negatives": given.negatives, "short": given.short}
+    flags = {"negatives": given.negatives, "on_short": given.on_short}
     data |= {name: value for name, value in flags.items() if value is not None}
     options, problems = validate(cls, plain(data))
     if as_written(data, problems, written):
@@ -213,10 +213,10 @@ def _usable(facts: Facts) -> None:
         if rows:
             continue
         lengths = ", ".join(f"{pairs:,} with {n}" for n, pairs in sorted(counts.lengths.items()))
-        if counts.short:
+        if counts.too_few:
             raise JobError(
                 f"{split} would be empty: a row needs {facts.shape.least} negatives, and there are {lengths}.",
-                "Ask for fewer with --negatives, fill with --short fill, or mine with wider rules.",
+                "Ask for fewer with --negatives, fill with --on-short fill, or mine with wider rules.",
             )
         raise JobError(f"{split} would be empty.", "Give it a larger --split share, or group less: --group passage_id")
 
@@ -248,10 +248,10 @@ def _report(given: Given, options: Export, facts: Facts, *, as_json: bool) -> No
     say(f"{given.out}: {options.title}, {rows} rows of {counts.pairs:,} pairs, {facts.negatives()} negatives at most")
     for count, what in (
         (counts.unusable, "pairs without a query or a passage that answers it"),
-        (counts.short, f"pairs left out: fewer than {facts.shape.least} negatives (--negatives, --short fill)"),
+        (counts.too_few, f"pairs left out: fewer than {facts.shape.least} negatives (--negatives, --on-short fill)"),
         (counts.filled, "pairs filled with random passages of others"),
         (counts.held_out, "passages left out of train, because another split shows them"),
-        (counts.further_positives, "further positives, verified by the reranker"),
+        (counts.extra_positives, "extra positives, verified by the reranker"),
     ):
         if count:
             say(f"  {count:,} {what}")

@@ -24,7 +24,7 @@ from synth.steps.mine import CorpusSource, Counts, Mining, Plan, Tell, finished
 from synth.terminal import say, tell
 from synth.validation import plain, validate
 
-_WORDS = frozenset({"use", "by", "range", "window", "strategy", "short"})
+_WORDS = frozenset({"use", "by", "range", "window", "strategy", "on_short"})
 """Options that are text, which YAML could take for something else (20:50 is 1250 to it)."""
 
 
@@ -72,7 +72,7 @@ def plan_of(out: Path, given: Given) -> Plan:
     shards = finished(run, view)
     if not any(step.meta(index).rows_out for index in shards):
         raise JobError(f"{step.path}: no pair passed its rules.", f"Keep some first: synth keep {out} --above …")
-    lacks = (options.lacks(step.schema(index).names) for index in shards)
+    lacks = (options.column_problem(step.schema(index).names) for index in shards)
     if (lack := next(lacks)) and all(lacks):
         raise JobError(f"{step.path}: {lack[0]}.", lack[1])
     return Plan(run, use, options, view, CorpusSource.of(run, given.corpus, given.document))
@@ -169,15 +169,15 @@ def _lines(counts: Counts, options: Negatives, seconds: float, made: int) -> Seq
 def _facts(counts: Counts, options: Negatives) -> Sequence[str]:
     wanted = options.num_negatives
     dropped = sum(counts.dropped.values())
-    fewer = f"{counts.short:,} with fewer (short: {options.short})"
+    fewer = f"{counts.too_few:,} with fewer (on_short: {options.on_short})"
     lines = [
         f"{counts.rows:,} pairs: {counts.full:,} with {wanted} negatives, {fewer}, {dropped:,} dropped",
-        f"{counts.negatives:,} negatives, {counts.promoted:,} further positives",
+        f"{counts.negatives:,} negatives, {counts.promoted:,} extra positives",
         f"refused: {_listed(counts.refused)}",
     ]
     if counts.dropped:
         lines.append(f"dropped: {_listed(counts.dropped)}; see rejected/mined")
-    if counts.short and not counts.negatives:
+    if counts.too_few and not counts.negatives:
         lines.append(f"no pair got a negative: {options.advice}")
     return lines
 

@@ -32,7 +32,7 @@ class Export(Stage):
 
     negatives: Annotated[int, Field(ge=0, le=1000)] | None = None
     """Negatives of a row, the hardest ones; null: as many as were mined; 0: pairs alone."""
-    short: Literal["drop", "fill"] = "drop"
+    on_short: Literal["drop", "fill"] = "drop"
     """A row with too few for its trainer: leave it out, or fill it with passages of other pairs at random."""
     query_template: str = "Instruct: {instruction}\nQuery:{query}"
     """Text around a query for the trained model; the default is Qwen3-Embedding's, `{query}` for none."""
@@ -46,9 +46,9 @@ class Export(Stage):
 
     def shape(self, found: Counts, asked: int | None) -> Shape:  # noqa: ARG002 - `asked` is for formats with a fixed number
         """How many negatives rows get, given those that pairs have and how many were mined for (None: none were)."""
-        if self.negatives == 0 or not (any(found.lengths) or self.short == "fill"):
-            return Shape(0, self.negatives, self.short)
-        return Shape(self.negatives or 1 if self.short == "fill" else 1, self.negatives, self.short)
+        if self.negatives == 0 or not (any(found.lengths) or self.on_short == "fill"):
+            return Shape(0, self.negatives, self.on_short)
+        return Shape(self.negatives or 1 if self.on_short == "fill" else 1, self.negatives, self.on_short)
 
     def prefix(self, instruction: str) -> str:
         """What stands before a query."""
@@ -91,8 +91,8 @@ def page(facts: Facts, title: str, *parts: str) -> str:
     rows = ", ".join(f"{split} {count:,}" for split, count in facts.counts.rows.items())
     what = f"Rows: {rows}; made of {facts.counts.pairs:,} pairs of `{facts.view}` of {facts.title}."
     notes = [what]
-    if facts.counts.short:
-        notes.append(f"Left out for want of negatives: {facts.counts.short:,}.")
+    if facts.counts.too_few:
+        notes.append(f"Left out for want of negatives: {facts.counts.too_few:,}.")
     if facts.counts.filled:
         notes.append(f"Filled with random passages: {facts.counts.filled:,}.")
     if facts.counts.held_out:

@@ -51,7 +51,7 @@ def _key(query: str, passage: str) -> int:
     return int.from_bytes(digest(f"{digest(query).hex()} {digest(passage).hex()}")[:8], "little")
 
 
-MINED = ("negatives", "further_positives", "refused")
+MINED = ("negatives", "extra_positives", "refused")
 """Columns of `mined/` beyond those of the pairs."""
 Short = Literal["drop", "fill"]
 
@@ -95,7 +95,7 @@ class Shape:
 
     least: int = 0
     most: int | None = None
-    short: Short = "drop"
+    on_short: Short = "drop"
 
 
 @dataclass(slots=True)
@@ -107,11 +107,11 @@ class Counts:
     negatives: int = 0
     lengths: Counter[int] = field(default_factory=Counter)
     """Pairs by how many negatives they have, before any is left out or filled in."""
-    short: int = 0
+    too_few: int = 0
     filled: int = 0
     unusable: int = 0
     held_out: int = 0
-    further_positives: int = 0
+    extra_positives: int = 0
     teacher: bool = True
     """Whether a reranker graded every positive and every negative."""
     query_bytes: int = 0
@@ -136,7 +136,7 @@ class Source:
     def batches(self, shape: Shape, counts: Counts | None = None) -> Iterator[Batch]:
         """Rows of the wanted shape in order, first by shard and then by split; `counts` is added to."""
         counts = Counts() if counts is None else counts
-        answers = Answers.of(self.folder.step("generated")) if shape.short == "fill" and shape.least else Answers()
+        answers = Answers.of(self.folder.step("generated")) if shape.on_short == "fill" and shape.least else Answers()
         for index in self.shards:
             own, rows = self._read(index)
             counts.pairs += len(rows)
@@ -176,11 +176,11 @@ class Source:
         """The row with as many negatives as wanted; None where it falls short."""
         counts.lengths[len(row.negatives)] += 1
         found = row.negatives if shape.most is None else row.negatives[: shape.most]
-        filled = len(found) < shape.least and shape.short == "fill"
+        filled = len(found) < shape.least and shape.on_short == "fill"
         if filled:
             found += self._drawn(row, others, answers, shape.least - len(found))
         if len(found) < shape.least:
-            counts.short += 1
+            counts.too_few += 1
             return None
         counts.filled += filled
         fitted = row._replace(negatives=found)
@@ -232,13 +232,13 @@ class Facts:
         return max(reached, self.shape.least if self.counts.filled else 0)
 
 
-_COLUMNS = ("id", "query", "passage", "passage_id", "label", "reranker", "negatives", "further_positives")
+_COLUMNS = ("id", "query", "passage", "passage_id", "label", "reranker", "negatives", "extra_positives")
 
 
 def _row(row: Mapping[str, Any]) -> Row:
     label = row.get("label")
     negatives = tuple(Negative(**each) for each in row.get("negatives") or ())
-    positives = tuple(Negative(**each) for each in row.get("further_positives") or ())
+    positives = tuple(Negative(**each) for each in row.get("extra_positives") or ())
     relevance = 1 if label is None else int(label) if label > 1 else int(label > 0)
     score = row.get("reranker")
     return Row(
@@ -260,7 +260,7 @@ def _usable(row: Row) -> bool:
 
 def _measure(row: Row, counts: Counts) -> None:
     counts.negatives += len(row.negatives)
-    counts.further_positives += len(row.positives)
+    counts.extra_positives += len(row.positives)
     graded = row.reranker is not None and all(each.reranker is not None for each in (*row.negatives, *row.positives))
     counts.teacher = counts.teacher and graded
     counts.query_bytes = max(counts.query_bytes, _size(row.query))
@@ -357,7 +357,7 @@ def whole(batch: Batch) -> pa.Table:
     table = batch.table
     for name, lists in (
         ("negatives", [row.negatives for row in batch.rows]),
-        ("further_positives", [row.positives for row in batch.rows]),
+        ("extra_positives", [row.positives for row in batch.rows]),
     ):
         found = [[each._asdict() for each in row] for row in lists]
         table = table.append_column(name, pa.array(found, pa.list_(WITH_TEXT)))

@@ -28,7 +28,7 @@ class Beir(Export):
     def shape(self, found: Counts, asked: int | None) -> Shape:
         """Any number."""
         del found, asked
-        return Shape(0, self.negatives, self.short)
+        return Shape(0, self.negatives, self.on_short)
 
     def write(self, source: Source, facts: Facts, files: Files) -> None:
         """The corpus, then queries and judgements as they come."""

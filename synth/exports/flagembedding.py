@@ -26,17 +26,17 @@ _SURE = 1e-6
 class FlagEmbedding(Export):
     """`query`, `pos`, `neg`, `prompt`, each split in a folder of its own because the trainer reads whole folders.
 
-    A row without negatives divides by zero there, so none is written: mine first, or `short: fill`.
+    A row without negatives divides by zero there, so none is written: mine first, or `on_short: fill`.
     """
 
     title: ClassVar[str] = "FlagEmbedding"
 
     def shape(self, found: Counts, asked: int | None) -> Shape:
         """One at least. Raises JobError where no pair has any."""
-        if self.negatives == 0 or (self.short == "drop" and not any(found.lengths)):
+        if self.negatives == 0 or (self.on_short == "drop" and not any(found.lengths)):
             raise JobError(
                 "flagembedding: needs a negative in every row, and there are none.",
-                "Mine them with `synth mine`, or let random passages of other pairs stand in: --short fill",
+                "Mine them with `synth mine`, or let random passages of other pairs stand in: --on-short fill",
             )
         return super().shape(found, asked)
 

@@ -24,7 +24,7 @@ class Hub(Export):
     def shape(self, found: Counts, asked: int | None) -> Shape:
         """Any number."""
         del found, asked
-        return Shape(0, self.negatives, self.short)
+        return Shape(0, self.negatives, self.on_short)
 
     def write(self, source: Source, facts: Facts, files: Files) -> None:
         """Tables as they come."""

@@ -15,7 +15,7 @@ __all__ = ["Jsonl"]
 
 
 class Jsonl(Export):
-    """All columns of the pairs, `negatives` and `further_positives` with their numbers, and the `instruction`."""
+    """All columns of the pairs, `negatives` and `extra_positives` with their numbers, and the `instruction`."""
 
     title: ClassVar[str] = "JSON lines"
     hub: ClassVar[bool] = True
@@ -23,7 +23,7 @@ class Jsonl(Export):
     def shape(self, found: Counts, asked: int | None) -> Shape:
         """Any number."""
         del found, asked
-        return Shape(0, self.negatives, self.short)
+        return Shape(0, self.negatives, self.on_short)
 
     def write(self, source: Source, facts: Facts, files: Files) -> None:
         """Rows as they stand, and the types of their columns, which no reader can tell from nulls."""

@@ -36,7 +36,7 @@ class SentenceTransformers(Export):
         count = self.negatives
         if count is None:
             count = next((n for n in range(asked or 0, 1, -1) if _share(found, n) >= _ENOUGH), 1 if asked else 0)
-        return Shape(count, count, self.short)
+        return Shape(count, count, self.on_short)
 
     def write(self, source: Source, facts: Facts, files: Files) -> None:
         """Rows, and beside them what is known of each."""

@@ -5,19 +5,19 @@ Inside: _options → _ranking (band, margin, pick), _search and _lexical (retrie
 through _choosing, where _likeness and the reranker refuse false negatives.
 """
 
-from synth.negatives._choosing import Desk, Found, Negative
+from synth.negatives._choosing import Found, Negative, Selector
 from synth.negatives._negatives import Item, Negatives, Positives, query_key, query_keys
 from synth.search import Corpus, CorpusText, build, products, usable
 
 __all__ = [
     "Corpus",
     "CorpusText",
-    "Desk",
     "Found",
     "Item",
     "Negative",
     "Negatives",
     "Positives",
+    "Selector",
     "build",
     "products",
     "query_key",

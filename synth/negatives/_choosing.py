@@ -127,7 +127,7 @@ class Pool:
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class Selector:
     """What choosing works with. `memory` keeps the answers of models until the shard is done."""
 
     options: Negatives
@@ -142,7 +142,7 @@ class Desk:
         """Go through each pool until its item has enough, all items side by side; then fill up, if that is asked."""
         found = [Found(refused=Counter(pool.refused)) for pool in pools]
         await self._rounds(items, pools, found)
-        if self.options.short == "fill":
+        if self.options.on_short == "fill":
             await self._rounds(
                 items, [self._random(item, each) for item, each in zip(items, found, strict=True)], found
             )
@@ -165,7 +165,7 @@ class Desk:
             for n, text in enumerate(mine):
                 vector = vectors[text]
                 score = float((vector.astype(np.float64) * item.vector).sum())
-                rules = self.options.rules.refusals(np.array([score]), np.array([item.bar]))
+                rules = self.options.rules.refusals(np.array([score]), np.array([item.min_positive_score]))
                 broken = next((name for name, hit in rules if hit[0]), None) if vector.any() else "no_vector"
                 broken = "positive" if text in answers else broken
                 if broken is not None:
@@ -210,7 +210,9 @@ class Desk:
 
     def _negative(self, item: Item, each: Candidate, text: str, verdict: float | None) -> Negative:
         passage_id = each.id or self.corpus.id(each.row)
-        return Negative(text, passage_id, each.rank, each.score, item.bar - each.score, verdict, each.source)
+        return Negative(
+            text, passage_id, each.rank, each.score, item.min_positive_score - each.score, verdict, each.source
+        )
 
     def _likeness(self, items: Sequence[Item], taken: Sequence[tuple[int, Candidate]]) -> list[NDArray[np.float64]]:
         """Cosines of each candidate with every known positive of its item."""
@@ -267,7 +269,7 @@ class Desk:
         rows = np.array([row for row in drawn if row not in never and self.corpus.id(row) not in taken], np.int64)
         scores = products(item.vector[None], np.zeros(len(rows), np.int64), self.corpus, rows)
         passing = self.corpus.gather(rows).any(axis=1)
-        for _, broken in self.options.rules.refusals(scores, np.full(1, item.bar)):
+        for _, broken in self.options.rules.refusals(scores, np.full(1, item.min_positive_score)):
             passing &= ~broken
         chosen = zip(rows[passing].tolist(), scores[passing].tolist(), strict=True)
         return Pool([Candidate(None, score, "random", row) for row, score in chosen])

@@ -18,7 +18,7 @@ from synth.registry import resolve, stage_identity
 from synth.stage import ChatModel, ClientSettings, Encoder, Reranker, Stage
 
 if TYPE_CHECKING:
-    from synth.negatives._choosing import Desk, Found, Pool
+    from synth.negatives._choosing import Found, Pool, Selector
     from synth.search import Corpus
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -57,7 +57,7 @@ class Negatives(Stage):
     """A passage to which the reranker gives more than this is no negative."""
     promote_above: Share | None = 0.9
     """One to which it gives more than this is a further positive of the pair; null for none."""
-    short: Literal["keep", "drop", "fill"] = "keep"
+    on_short: Literal["keep", "drop", "fill"] = "keep"
     """A pair with too few: keep it as it is, drop it (it goes to `rejected/`), or fill with random passages."""
 
     def identity(self) -> dict[str, Any]:
@@ -74,11 +74,11 @@ class Negatives(Stage):
         opener: Any = self.reranker
         return {} if opener is None else {"reranker": opener.open(client, instruction)}
 
-    def unfit(self, passages: int) -> tuple[str, str] | None:
+    def corpus_problem(self, passages: int) -> tuple[str, str] | None:
         """Why a corpus of so many passages can give no pair a negative, and the cure; None where it can."""
         return None if passages > 1 else (f"the corpus has {passages} passages", "Name a larger one with --corpus.")
 
-    def lacks(self, names: Sequence[str]) -> tuple[str, str] | None:  # noqa: ARG002 - for sources that read some
+    def column_problem(self, names: Sequence[str]) -> tuple[str, str] | None:  # noqa: ARG002 - for sources that read some
         """Why pairs with these columns can get nothing from it, and the cure; None where they can."""
         return None
 
@@ -86,7 +86,7 @@ class Negatives(Stage):
         """Those of a pair's columns that it reads, beside query and passage."""
         return []
 
-    def brought(self, row: Mapping[str, Any]) -> tuple[str, ...]:  # noqa: ARG002 - as above
+    def supplied(self, row: Mapping[str, Any]) -> tuple[str, ...]:  # noqa: ARG002 - as above
         """The negatives that these columns of a pair hold."""
         return ()
 
@@ -98,7 +98,7 @@ class Negatives(Stage):
         """
 
     @abstractmethod
-    async def choose(self, items: Sequence[Item], pools: Sequence[Pool], desk: Desk) -> Sequence[Found]:
+    async def choose(self, items: Sequence[Item], pools: Sequence[Pool], selector: Selector) -> Sequence[Found]:
         """The negatives of each item. Raises what the models raise when they end a run."""
 
 
@@ -109,8 +109,8 @@ Rows = NDArray[np.int64]
 class Item:
     """One pair. `known` are the rows of all passages known to answer its query, its own among them; ascending.
 
-    `vector` is the query's, float32 (width,); `bar` the least cosine of a positive of its query; `chunks` are rows of
-    the same documents, which the query must not find; `brought` are negatives that the data has of its own.
+    `vector` is the query's, float32 (width,); `min_positive_score` the least cosine of its query's positives; `chunks`
+    are rows of the same documents, which the query must not find; `supplied` are negatives from the data's own columns.
     """
 
     id: str
@@ -121,9 +121,9 @@ class Item:
     passage: str
     vector: NDArray[np.float32]
     known: Rows
-    bar: float
+    min_positive_score: float
     chunks: Rows
-    brought: tuple[str, ...] = ()
+    supplied: tuple[str, ...] = ()
 
 
 class Positives:

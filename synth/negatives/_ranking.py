@@ -25,16 +25,16 @@ class ScoreRules:
     absolute_margin: float | None = None
     relative_margin: float | None = None
 
-    def refusals(self, scores: Scores, bar: Scores) -> list[tuple[str, Mask]]:
-        """For each rule the scores that break it; `bar` is the least cosine of a positive, of the same shape or (n, 1).
+    def refusals(self, scores: Scores, lowest: Scores) -> list[tuple[str, Mask]]:
+        """For each rule the scores that break it; `lowest` is the least cosine of a positive, (n,) or (n, 1).
 
         Strict as in sentence-transformers: a score exactly at a threshold passes.
         """
         found: list[tuple[str, Mask]] = []
         if self.absolute_margin is not None:
-            found.append(("absolute_margin", scores + self.absolute_margin > bar))
+            found.append(("absolute_margin", scores + self.absolute_margin > lowest))
         if self.relative_margin is not None:
-            found.append(("relative_margin", scores > bar - np.abs(bar) * self.relative_margin))
+            found.append(("relative_margin", scores > lowest - np.abs(lowest) * self.relative_margin))
         if self.max_score is not None:
             found.append(("max_score", scores > self.max_score))
         if self.min_score is not None:
@@ -68,17 +68,17 @@ def band(left: Mask, window: Window) -> Mask:
     return np.asarray(left & (place > window.low) & (place <= window.high))
 
 
-def margin(hits: Hits, left: Mask, bar: Scores, rules: ScoreRules) -> tuple[Mask, dict[str, NDArray[np.int64]]]:
+def margin(hits: Hits, left: Mask, lowest: Scores, rules: ScoreRules) -> tuple[Mask, dict[str, NDArray[np.int64]]]:
     """What passes the score rules, and how many of each query every rule was the first to refuse: (n, k) and (n,)."""
     refused = {}
-    for reason, broken in rules.refusals(hits.scores, bar[:, None]):
+    for reason, broken in rules.refusals(hits.scores, lowest[:, None]):
         refused[reason] = np.asarray((left & broken).sum(axis=1), np.int64)
         left = left & ~broken
     return left, refused
 
 
 def candidates(
-    hits: Hits, positive: Mask, bar: Scores, rules: ScoreRules, window: Window
+    hits: Hits, positive: Mask, lowest: Scores, rules: ScoreRules, window: Window
 ) -> tuple[Mask, dict[str, NDArray[np.int64]]]:
     """What may be drawn from, and how many were refused, by reason; `positive` marks hits that are known positives."""
     found = hits.rows >= 0
@@ -86,7 +86,7 @@ def candidates(
     left = found & ~positive
     if window.when == "before":
         left = band(left, window)
-    left, broken = margin(hits, left, bar, rules)
+    left, broken = margin(hits, left, lowest, rules)
     if window.when == "after":
         left = band(left, window)
     return left, refused | broken

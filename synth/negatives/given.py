@@ -1,4 +1,4 @@
-"""Negatives that pairs made elsewhere brought along."""
+"""Negatives that external pairs carry in columns of their own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-from synth.negatives._choosing import Desk, Found, Pool
+from synth.negatives._choosing import Found, Pool, Selector
 from synth.negatives._negatives import Item, Negatives
 from synth.search import Corpus
 
@@ -24,8 +24,8 @@ class Given(Negatives):
 
     advice: ClassVar[str] = "raise --max-score, lower --absolute-margin, or look for others with --use mined"
 
-    def lacks(self, names: Sequence[str]) -> tuple[str, str] | None:
-        """Pairs without such a column brought nothing."""
+    def column_problem(self, names: Sequence[str]) -> tuple[str, str] | None:
+        """Pairs without such a column have no negatives to take."""
         if self.columns(names):
             return None
         return "no column of the pairs holds negatives (neg, negatives, negative_1 …)", "Look for some: --use mined"
@@ -34,11 +34,11 @@ class Given(Negatives):
         """Those of the names that hold negatives."""
         return [name for name in names if _COLUMN.fullmatch(name)]
 
-    def brought(self, row: Mapping[str, Any]) -> tuple[str, ...]:
+    def supplied(self, row: Mapping[str, Any]) -> tuple[str, ...]:
         """The distinct texts in these columns."""
         return tuple(dict.fromkeys(text for name in self.columns([*row]) for text in _texts(row[name])))
 
-    def unfit(self, passages: int) -> tuple[str, str] | None:
+    def corpus_problem(self, passages: int) -> tuple[str, str] | None:
         """Any corpus will do."""
         return None if passages else ("the corpus has no passage", "Name one with --corpus.")
 
@@ -46,9 +46,9 @@ class Given(Negatives):
         """Nothing: they are there."""
         return [Pool() for _ in items]
 
-    async def choose(self, items: Sequence[Item], pools: Sequence[Pool], desk: Desk) -> Sequence[Found]:  # noqa: ARG002 - they are empty
-        """What each pair brought, as far as it passes the rules and checks."""
-        return await desk.choose(items, await desk.judged(items, [item.brought for item in items], "given"))
+    async def choose(self, items: Sequence[Item], pools: Sequence[Pool], selector: Selector) -> Sequence[Found]:  # noqa: ARG002 - they are empty
+        """The negatives of each pair that pass the rules and checks."""
+        return await selector.choose(items, await selector.judged(items, [item.supplied for item in items], "given"))
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BeforeValidator, Field, model_validator
 
 from synth.hashing import item_random
-from synth.negatives._choosing import Candidate, Desk, Found, Pool
+from synth.negatives._choosing import Candidate, Found, Pool, Selector
 from synth.negatives._lexical import fused, lexical
 from synth.negatives._negatives import Item, Negatives
 from synth.negatives._ranking import Window, candidates
@@ -43,7 +43,7 @@ class Mined(Negatives):
 
     advice: ClassVar[str] = "lower --range, raise --max-score, or lower --absolute-margin"
 
-    by: Literal["vectors", "words", "both"] = "vectors"
+    by: Literal["bm25", "dense", "hybrid"] = "dense"
     """What ranks: cosine, BM25 (needs the extra `mine`), or both by reciprocal rank."""
     range: Annotated[tuple[Annotated[int, Field(ge=0)], int | None], BeforeValidator(_range), Field(strict=False)] = (
         20,
@@ -66,9 +66,9 @@ class Mined(Negatives):
             )
         return self
 
-    def unfit(self, passages: int) -> tuple[str, str] | None:
+    def corpus_problem(self, passages: int) -> tuple[str, str] | None:
         """A corpus that ends before the window begins gives no pair anything."""
-        if passages - 1 > self.range[0] or (self.short == "fill" and passages > 1):
+        if passages - 1 > self.range[0] or (self.on_short == "fill" and passages > 1):
             return None
         what = f"the corpus has {passages} passages, and the window begins after {self.range[0]} of them"
         return what, f"Lower it, for example --range 0:{max(passages, self.num_negatives)}, or give more with --corpus."
@@ -87,10 +87,10 @@ class Mined(Negatives):
             found |= zip(asked[start : start + step], self._pools(part, corpus, window, depth), strict=True)
         return [found[item.shard, item.query] for item in items]
 
-    async def choose(self, items: Sequence[Item], pools: Sequence[Pool], desk: Desk) -> Sequence[Found]:
+    async def choose(self, items: Sequence[Item], pools: Sequence[Pool], selector: Selector) -> Sequence[Found]:
         """The first of each pool that pass the checks."""
-        return await desk.choose(
-            items, [self._ordered(item, pool, desk.seed) for item, pool in zip(items, pools, strict=True)]
+        return await selector.choose(
+            items, [self._ordered(item, pool, selector.seed) for item, pool in zip(items, pools, strict=True)]
         )
 
     def _room(self, most: int) -> int:
@@ -101,8 +101,8 @@ class Mined(Negatives):
         positive = hits.rows == np.array([item.known[0] for item in items])[:, None]
         for n in (n for n, item in enumerate(items) if len(item.known) > 1):
             positive[n] = np.isin(hits.rows[n], items[n].known)
-        bar = np.array([item.bar for item in items])
-        left, refused = candidates(hits, positive, bar, self.rules, window)
+        lowest = np.array([item.min_positive_score for item in items])
+        left, refused = candidates(hits, positive, lowest, self.rules, window)
         ranks = np.cumsum((hits.rows >= 0) & ~positive, axis=1)
         pools = []
         for n in range(len(items)):
@@ -116,10 +116,10 @@ class Mined(Negatives):
     def _hits(self, items: Sequence[Item], corpus: Corpus, depth: int) -> Hits:
         queries = np.array([item.vector for item in items], np.float32)
         never = Never.of([(n, item.chunks) for n, item in enumerate(items)])
-        if self.by == "vectors":
+        if self.by == "dense":
             return retrieve(queries, corpus, depth, never)
         words = lexical(corpus, [item.query for item in items], queries, depth, never)
-        if self.by == "words":
+        if self.by == "bm25":
             return words
         return fused((retrieve(queries, corpus, depth, never), words))
 

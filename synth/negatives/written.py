@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny
 from synth.batching import gathered
 from synth.errors import JobError, RequestRejected, UnusableReply
 from synth.hashing import item_seed
-from synth.negatives._choosing import Desk, Found, Pool
+from synth.negatives._choosing import Found, Pool, Selector
 from synth.negatives._negatives import Item, Negatives
 from synth.prompts import neutralise
 from synth.prompts.sandbox import Templates
@@ -138,7 +138,7 @@ class Written(Negatives):
         own = {} if opener is None else {"chat": opener.open(client)}
         return {**super().open(client, instruction), **own}
 
-    def unfit(self, passages: int) -> tuple[str, str] | None:
+    def corpus_problem(self, passages: int) -> tuple[str, str] | None:
         """Any corpus will do."""
         return None if passages else ("the corpus has no passage", "Name one with --corpus.")
 
@@ -146,19 +146,19 @@ class Written(Negatives):
         """Nothing: what is written is written when it is chosen."""
         return [Pool() for _ in items]
 
-    async def choose(self, items: Sequence[Item], pools: Sequence[Pool], desk: Desk) -> Sequence[Found]:  # noqa: ARG002 - they are empty
+    async def choose(self, items: Sequence[Item], pools: Sequence[Pool], selector: Selector) -> Sequence[Found]:  # noqa: ARG002 - they are empty
         """What the model writes for each pair, as far as it passes the rules and checks."""
-        if desk.chat is None:
+        if selector.chat is None:
             raise JobError("written: needs a language model.", "Add `llm` to it, or to the job.")
-        writer = _Writer(self, desk.chat, WriterPrompt.load(self.prompts), desk.seed)
-        room = asyncio.Semaphore(desk.chat.slots)
+        writer = _Writer(self, selector.chat, WriterPrompt.load(self.prompts), selector.seed)
+        room = asyncio.Semaphore(selector.chat.slots)
 
         async def one(item: Item) -> list[str]:
             async with room:
                 return await writer.write(item)
 
         texts = await gathered(one(item) for item in items)
-        return await desk.choose(items, await desk.judged(items, texts, "written"))
+        return await selector.choose(items, await selector.judged(items, texts, "written"))
 
 
 @dataclass(frozen=True, slots=True)

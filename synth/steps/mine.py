@@ -24,11 +24,11 @@ from synth.errors import JobError
 from synth.negatives import (
     Corpus,
     CorpusText,
-    Desk,
     Found,
     Item,
     Negatives,
     Positives,
+    Selector,
     build,
     products,
     query_key,
@@ -206,7 +206,7 @@ class Counts:
     done: int = 0
     rows: int = 0
     full: int = 0
-    short: int = 0
+    too_few: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
     negatives: int = 0
     promoted: int = 0
@@ -219,8 +219,8 @@ class Counts:
         self.rows += table.num_rows
         self.negatives += int(lengths.sum())
         self.full += int((lengths >= wanted).sum())
-        self.short += int((lengths < wanted).sum())
-        self.promoted += int(pc.list_value_length(table["further_positives"]).to_numpy().sum())
+        self.too_few += int((lengths < wanted).sum())
+        self.promoted += int(pc.list_value_length(table["extra_positives"]).to_numpy().sum())
         for row in table["refused"].to_pylist():
             for each in row:
                 self.refused[each["reason"]] = self.refused.get(each["reason"], 0) + each["count"]
@@ -289,9 +289,9 @@ class Mining:
         return self.services.encoder
 
     def _enough(self, passages: int) -> None:
-        unfit = self.plan.options.unfit(passages)
-        if unfit is not None:
-            raise JobError(f"{unfit[0]}, so that no pair would get a negative.", unfit[1])
+        problem = self.plan.options.corpus_problem(passages)
+        if problem is not None:
+            raise JobError(f"{problem[0]}, so no pair would get a negative.", problem[1])
 
     async def _items(self, index: int, table: pa.Table) -> tuple[list[Item], dict[int, str]]:
         """The pairs of a shard that can be mined for, and why the others cannot, by row."""
@@ -304,13 +304,13 @@ class Mining:
             return [], lost
         encoded, _ = await encode_all(self._encoder, queries, "query")
         vectors = dict(zip(queries, usable(encoded.vectors, self._corpus.width), strict=True))
-        bars = self._bars(queries, vectors)
+        lowest = self._min_positive_scores(queries, vectors)
         items = []
         for n, row in enumerate(rows):
             if n in lost:
                 continue
             query = row["query"]
-            if not vectors[query].any() or not np.isfinite(bars[query]):
+            if not vectors[query].any() or not np.isfinite(lowest[query]):
                 lost[n] = "no_vector"
                 continue
             known = self._known.of(query_key(query))
@@ -319,23 +319,23 @@ class Mining:
             chunks = self._chunks(known)
             chunks = np.setdiff1d(chunks, known, assume_unique=True) if len(chunks) else chunks
             texts = (query, row["passage"], vectors[query])
-            items.append(Item(row["id"], *place, *texts, known, bars[query], chunks, options.brought(row)))
+            items.append(Item(row["id"], *place, *texts, known, lowest[query], chunks, options.supplied(row)))
         return items, lost
 
     def _chunks(self, known: Any) -> Any:
         allowed = getattr(self.plan.options, "same_document", False)
         return np.empty(0, np.int64) if allowed else self._corpus.chunks(known)
 
-    def _bars(self, queries: Sequence[str], vectors: Mapping[str, Any]) -> dict[str, float]:
+    def _min_positive_scores(self, queries: Sequence[str], vectors: Mapping[str, Any]) -> dict[str, float]:
         """For each query the least cosine of its positives in the view; infinite where none of them has a vector."""
         found = [self._positives.of(query_key(query)) for query in queries]
         which = np.repeat(np.arange(len(queries)), [len(rows) for rows in found])
         rows = np.concatenate([np.empty(0, np.int64), *found])
         scores = products(np.array([vectors[query] for query in queries]), which, self._corpus, rows)
         scores[~self._corpus.gather(rows).any(axis=1)] = np.inf
-        bars = np.full(len(queries), np.inf)
-        np.minimum.at(bars, which, scores)
-        return dict(zip(queries, bars.tolist(), strict=True))
+        lowest = np.full(len(queries), np.inf)
+        np.minimum.at(lowest, which, scores)
+        return dict(zip(queries, lowest.tolist(), strict=True))
 
     async def _finish(
         self, index: int, shard: Shard, items: Sequence[Item], pools: Sequence[Any], lost: Mapping[int, str]
@@ -346,10 +346,10 @@ class Mining:
         try:
             run, services = self.plan.run, self.services
             chat = JournaledChat(services.chat, journal, lambda: False) if services.chat is not None else None
-            desk = Desk(
+            selector = Selector(
                 self.plan.options, self._corpus, run.job.file.seed, self._encoder, chat, services.reranker, journal
             )
-            found = await self.plan.options.choose(items, pools, desk) if items else []
+            found = await self.plan.options.choose(items, pools, selector) if items else []
             self._commit(index, shard, found, lost)
         except BaseException:
             journal.close()
@@ -362,9 +362,9 @@ class Mining:
         ends = iter(found)
         by_row = [Found() if n in lost else next(ends) for n in range(shard.table.num_rows)]
         reasons = [lost.get(n) for n in range(len(by_row))]
-        if self.plan.options.short == "drop":
-            few = [len(each.negatives) < wanted for each in by_row]
-            reasons = [reason or ("short" if short else None) for reason, short in zip(reasons, few, strict=True)]
+        if self.plan.options.on_short == "drop":
+            few = ["too_few" if len(each.negatives) < wanted else None for each in by_row]
+            reasons = [reason or other for reason, other in zip(reasons, few, strict=True)]
         whole = with_columns(shard.table, by_row)
         table, rejects = parted(whole, reasons, wanted)
         origin = Origin(

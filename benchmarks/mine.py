@@ -28,9 +28,9 @@ import numpy as np
 import pyarrow as pa
 from clusters import Ready, Size, directions, text, vectors
 
-from synth.negatives import CorpusText, build
 from synth.negatives.mined import Mined
 from synth.rules import Rules
+from synth.search import CorpusText, build
 from synth.shards import Origin, OutputFolder
 from synth.stage import Services
 from synth.steps import mine

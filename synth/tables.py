@@ -7,8 +7,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from synth.negatives import Found
-from synth.types import Attempt, Pair, Passage, Rejected
+from synth.types import Attempt, MinedPair, Pair, Passage, Rejected
 
 SCHEMA_VERSION = "1"
 """Of the columns below and of the checks that rows passed; part of a run's identity."""
@@ -229,11 +228,11 @@ _DETAILS = {
 }
 
 
-def with_columns(table: pa.Table, found: Sequence[Found]) -> pa.Table:
+def with_columns(table: pa.Table, found: Sequence[MinedPair]) -> pa.Table:
     """The table with what was found for each row; a column of the data with one of these names is `input_<name>`."""
     values = (
         [[each._asdict() for each in one.negatives] for one in found],
-        [[each._asdict() for each in one.positives] for one in found],
+        [[each._asdict() for each in one.extra_positives] for one in found],
         [[{"reason": reason, "count": count} for reason, count in sorted(one.refused.items())] for one in found],
     )
     for column, rows in zip(COLUMNS, values, strict=True):

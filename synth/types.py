@@ -6,8 +6,9 @@ from synth. `position` is the row number of a passage in `passages/` and the onl
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 LengthUnit = Literal["words", "characters"]
 ReplyStage = Literal["config", "query", "judge", "negatives"]
@@ -126,3 +127,28 @@ class Rejected:
     @property
     def id(self) -> str:
         return f"{self.passage.position}-{self.slot}"
+
+
+class Negative(NamedTuple):
+    """A hard negative, or an extra positive. None stands for what is not known of a passage drawn at random."""
+
+    passage: str
+    passage_id: str | None
+    rank: int | None
+    """Counts from 1 over all passages that are not positives of the query; None for a passage that was not searched."""
+    score: float | None
+    """Cosine with the query."""
+    margin: float | None
+    """How far the score is below that of the least similar positive."""
+    reranker: float | None
+    source: str
+    """`mined`, `written`, `given` or `random`."""
+
+
+@dataclass(slots=True)
+class MinedPair:
+    """What mining found for one pair: its negatives by rank, extra positives, and how many it refused, by reason."""
+
+    negatives: list[Negative] = field(default_factory=list)
+    extra_positives: list[Negative] = field(default_factory=list)
+    refused: Counter[str] = field(default_factory=Counter)

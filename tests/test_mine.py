@@ -17,9 +17,8 @@ from synth.cli import main
 from synth.commands.mine import Given, options_of, plan_of, services
 from synth.commands.mine import mine as command
 from synth.errors import JobError, ServerRefused
-from synth.negatives import CorpusText, build
 from synth.negatives._choosing import near_equal
-from synth.search import Never, retrieve
+from synth.search import CorpusText, Excluded, build, retrieve
 from synth.steps import mine as step
 
 THINGS = (
@@ -116,7 +115,7 @@ def test_search_finds_what_a_plain_loop_finds():
             def gather(self, rows, stored=stored):
                 return stored[rows]
 
-        hits = retrieve(queries, Stored(), depth, Never.of(never))
+        hits = retrieve(queries, Stored(), depth, Excluded.of(never))
         exact = (queries.astype(np.float64)[:, None] * stored.astype(np.float64)).sum(axis=2)
         for n, (_, out) in enumerate(never):
             order = [r for r in np.lexsort((np.arange(count), -exact[n])) if stored[r].any() and r not in out][:depth]
@@ -287,7 +286,7 @@ def test_rows_of_a_corpus_that_cannot_be_used_are_counted_aloud(tmp_path, capsys
     corpus.write_text("".join(f"{line}\n" for line in [*good, *bad]), encoding="utf-8")
     out = pairs(tmp_path)
     command(out, Given(options=EASY, corpus=(str(corpus),)), as_json=False)
-    assert "3 rows without a usable text are left out" in capsys.readouterr().err
+    assert "3 rows without usable text" in capsys.readouterr().err
 
 
 def test_an_embedder_that_gives_nothing_but_nan_is_refused(tmp_path):

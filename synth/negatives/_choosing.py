@@ -17,6 +17,7 @@ from synth.hashing import Shingles, item_random, shingles
 from synth.negatives._negatives import Item, Negatives
 from synth.search import Corpus, products, usable
 from synth.stage import ChatModel, Encoder, Reranker
+from synth.types import MinedPair, Negative
 
 FLOOR = 0.5
 """Cosine with the positive below which words are not compared: no encoder puts a light edit so far away."""
@@ -75,30 +76,6 @@ _DRAWS = 20
 """Random passages looked at for each that is missing."""
 
 
-class Negative(NamedTuple):
-    """One negative. `score` is its cosine with the query, `margin` how far that is below the least similar positive's.
-
-    `rank` counts from 1 over all passages that are no positive of the query; None for one that was not searched.
-    """
-
-    passage: str
-    passage_id: str
-    rank: int | None
-    score: float
-    margin: float
-    reranker: float | None
-    source: Source
-
-
-@dataclass(slots=True)
-class Found:
-    """What a pair ended with: its negatives by rank, further positives, and how many were refused, by reason."""
-
-    negatives: list[Negative] = field(default_factory=list)
-    positives: list[Negative] = field(default_factory=list)
-    refused: Counter[str] = field(default_factory=Counter)
-
-
 class Candidate(NamedTuple):
     """What may become a negative: row `row` of the corpus, or a text with a vector of its own."""
 
@@ -138,9 +115,9 @@ class Selector:
     reranker: Reranker | None = None
     memory: Memory | None = None
 
-    async def choose(self, items: Sequence[Item], pools: Sequence[Pool]) -> list[Found]:
+    async def choose(self, items: Sequence[Item], pools: Sequence[Pool]) -> list[MinedPair]:
         """Go through each pool until its item has enough, all items side by side; then fill up, if that is asked."""
-        found = [Found(refused=Counter(pool.refused)) for pool in pools]
+        found = [MinedPair(refused=Counter(pool.refused)) for pool in pools]
         await self._rounds(items, pools, found)
         if self.options.on_short == "fill":
             await self._rounds(
@@ -176,7 +153,7 @@ class Selector:
             pools.append(pool)
         return pools
 
-    async def _rounds(self, items: Sequence[Item], pools: Sequence[Pool], found: list[Found]) -> None:
+    async def _rounds(self, items: Sequence[Item], pools: Sequence[Pool], found: list[MinedPair]) -> None:
         wanted = self.options.num_negatives
         while taken := [
             (n, candidate) for n, pool in enumerate(pools) for candidate in pool.take(wanted - len(found[n].negatives))
@@ -193,7 +170,7 @@ class Selector:
             for (n, candidate, text), verdict in zip(asked, verdicts, strict=True):
                 self._place(found[n], self._negative(items[n], candidate, text, verdict))
 
-    def _place(self, found: Found, each: Negative) -> None:
+    def _place(self, found: MinedPair, each: Negative) -> None:
         """By the reranker's verdict, where there is one; without a verdict from it, it is refused."""
         verdict, promote = each.reranker, self.options.promote_above
         if verdict is None:
@@ -202,7 +179,7 @@ class Selector:
             found.refused["no_verdict"] += 1
         elif promote is not None and verdict > promote:
             found.refused["promoted"] += 1
-            found.positives.append(each)
+            found.extra_positives.append(each)
         elif verdict > self.options.reject_above:
             found.refused["reranker"] += 1
         else:
@@ -257,14 +234,14 @@ class Selector:
                 self.memory.append(key, known)
         return [math.nan if value is None else float(value) for value in known["scores"]]
 
-    def _random(self, item: Item, found: Found) -> Pool:
+    def _random(self, item: Item, found: MinedPair) -> Pool:
         """Passages drawn from the whole corpus that break no score rule, for an item that has too few."""
         missing = self.options.num_negatives - len(found.negatives)
         if missing <= 0:
             return Pool()
         draw = item_random(self.seed, "negatives/fill", item.position, item.slot)
         drawn = draw.sample(range(self.corpus.count), min(self.corpus.count, _DRAWS * missing))
-        taken = {each.passage_id for each in (*found.negatives, *found.positives)}
+        taken = {each.passage_id for each in (*found.negatives, *found.extra_positives)}
         never = {*item.known.tolist(), *item.chunks.tolist()}
         rows = np.array([row for row in drawn if row not in never and self.corpus.id(row) not in taken], np.int64)
         scores = products(item.vector[None], np.zeros(len(rows), np.int64), self.corpus, rows)

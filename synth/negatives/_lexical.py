@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from synth.errors import JobError
 from synth.hashing import tokens
-from synth.search import Corpus, Hits, Never, products
+from synth.search import Corpus, Excluded, Hits, products
 
 _K1, _B = 1.2, 0.75
 _FUSION = 60
@@ -29,7 +29,9 @@ def terms(text: str) -> list[str]:
     return words + pairs
 
 
-def lexical(corpus: Corpus, queries: Sequence[str], vectors: NDArray[np.float32], depth: int, never: Never) -> Hits:
+def lexical(
+    corpus: Corpus, queries: Sequence[str], vectors: NDArray[np.float32], depth: int, excluded: Excluded
+) -> Hits:
     """The `depth` best passages of each query by BM25, those without a common term left out, with their cosines.
 
     Equal ones in the order of the rows. Raises JobError without the package bm25s.
@@ -41,7 +43,7 @@ def lexical(corpus: Corpus, queries: Sequence[str], vectors: NDArray[np.float32]
         if not known:
             continue
         scores = np.array(model.get_scores(known), np.float32)
-        scores[never.row[never.query == n]] = 0
+        scores[excluded.row[excluded.query == n]] = 0
         found = np.flatnonzero(scores > 0)
         if len(found) > depth:
             least = np.partition(scores[found], len(found) - depth)[len(found) - depth]

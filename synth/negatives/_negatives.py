@@ -18,8 +18,9 @@ from synth.registry import resolve, stage_identity
 from synth.stage import ChatModel, ClientSettings, Encoder, Reranker, Stage
 
 if TYPE_CHECKING:
-    from synth.negatives._choosing import Found, Pool, Selector
+    from synth.negatives._choosing import Pool, Selector
     from synth.search import Corpus
+    from synth.types import MinedPair
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Cosine = Annotated[float, Field(ge=-1, le=1)]
@@ -98,7 +99,7 @@ class Negatives(Stage):
         """
 
     @abstractmethod
-    async def choose(self, items: Sequence[Item], pools: Sequence[Pool], selector: Selector) -> Sequence[Found]:
+    async def choose(self, items: Sequence[Item], pools: Sequence[Pool], selector: Selector) -> Sequence[MinedPair]:
         """The negatives of each item. Raises what the models raise when they end a run."""
 
 

@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-from synth.negatives._choosing import Found, Pool, Selector
+from synth.negatives._choosing import Pool, Selector
 from synth.negatives._negatives import Item, Negatives
 from synth.search import Corpus
+from synth.types import MinedPair
 
 __all__ = ["Given"]
 
@@ -46,7 +47,7 @@ class Given(Negatives):
         """Nothing: they are there."""
         return [Pool() for _ in items]
 
-    async def choose(self, items: Sequence[Item], pools: Sequence[Pool], selector: Selector) -> Sequence[Found]:  # noqa: ARG002 - they are empty
+    async def choose(self, items: Sequence[Item], pools: Sequence[Pool], selector: Selector) -> Sequence[MinedPair]:  # noqa: ARG002 - they are empty
         """The negatives of each pair that pass the rules and checks."""
         return await selector.choose(items, await selector.judged(items, [item.supplied for item in items], "given"))
 

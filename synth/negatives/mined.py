@@ -10,11 +10,12 @@ import numpy as np
 from pydantic import BeforeValidator, Field, model_validator
 
 from synth.hashing import item_random
-from synth.negatives._choosing import Candidate, Found, Pool, Selector
+from synth.negatives._choosing import Candidate, Pool, Selector
 from synth.negatives._lexical import fused, lexical
 from synth.negatives._negatives import Item, Negatives
 from synth.negatives._ranking import Window, candidates
-from synth.search import Corpus, Hits, Never, retrieve
+from synth.search import Corpus, Excluded, Hits, retrieve
+from synth.types import MinedPair
 
 __all__ = ["Mined"]
 
@@ -87,7 +88,7 @@ class Mined(Negatives):
             found |= zip(asked[start : start + step], self._pools(part, corpus, window, depth), strict=True)
         return [found[item.shard, item.query] for item in items]
 
-    async def choose(self, items: Sequence[Item], pools: Sequence[Pool], selector: Selector) -> Sequence[Found]:
+    async def choose(self, items: Sequence[Item], pools: Sequence[Pool], selector: Selector) -> Sequence[MinedPair]:
         """The first of each pool that pass the checks."""
         return await selector.choose(
             items, [self._ordered(item, pool, selector.seed) for item, pool in zip(items, pools, strict=True)]
@@ -115,13 +116,13 @@ class Mined(Negatives):
 
     def _hits(self, items: Sequence[Item], corpus: Corpus, depth: int) -> Hits:
         queries = np.array([item.vector for item in items], np.float32)
-        never = Never.of([(n, item.chunks) for n, item in enumerate(items)])
+        excluded = Excluded.of([(n, item.chunks) for n, item in enumerate(items)])
         if self.by == "dense":
-            return retrieve(queries, corpus, depth, never)
-        words = lexical(corpus, [item.query for item in items], queries, depth, never)
+            return retrieve(queries, corpus, depth, excluded)
+        words = lexical(corpus, [item.query for item in items], queries, depth, excluded)
         if self.by == "bm25":
             return words
-        return fused((retrieve(queries, corpus, depth, never), words))
+        return fused((retrieve(queries, corpus, depth, excluded), words))
 
     def _ordered(self, item: Item, pool: Pool, seed: int) -> Pool:
         """The same candidates in the order in which this very pair tries them."""

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny
 from synth.batching import gathered
 from synth.errors import JobError, RequestRejected, UnusableReply
 from synth.hashing import item_seed
-from synth.negatives._choosing import Found, Pool, Selector
+from synth.negatives._choosing import Pool, Selector
 from synth.negatives._negatives import Item, Negatives
 from synth.prompts import neutralise
 from synth.prompts.sandbox import Templates
@@ -35,6 +35,7 @@ from synth.stage import (
     Reranker,
     Stage,
 )
+from synth.types import MinedPair
 
 __all__ = ["Written"]
 
@@ -146,7 +147,7 @@ class Written(Negatives):
         """Nothing: what is written is written when it is chosen."""
         return [Pool() for _ in items]
 
-    async def choose(self, items: Sequence[Item], pools: Sequence[Pool], selector: Selector) -> Sequence[Found]:  # noqa: ARG002 - they are empty
+    async def choose(self, items: Sequence[Item], pools: Sequence[Pool], selector: Selector) -> Sequence[MinedPair]:  # noqa: ARG002 - they are empty
         """What the model writes for each pair, as far as it passes the rules and checks."""
         if selector.chat is None:
             raise JobError("written: needs a language model.", "Add `llm` to it, or to the job.")

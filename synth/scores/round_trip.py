@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from synth.errors import JobError, OutputError, ServerRefused, SynthError
 from synth.scores._scorer import PairBatch, PassSource, ScoreColumn, Scorer
 from synth.scores._vectors import unit_vectors
-from synth.search import BLOCK, Index, Search, part
+from synth.search import BLOCK, Excluded, Index, part, products, retrieve
 from synth.stage import Encoder, Services
 
 __all__ = ["RoundTrip"]
@@ -95,10 +95,7 @@ class RoundTrip(Scorer):
             )
         place = {text: n for n, text in enumerate(distinct)}
         vectors = asked[[place[query] for query in queries]]
-        found = await asyncio.to_thread(_search, passages, vectors, batch.texts("passage"))
-        alone = ~np.isfinite(found.best)
-        margins = found.own - np.where(alone, 0.0, found.best)
-        return self.table(pa.array(found.rank, mask=found.unknown), pa.array(margins, mask=found.unknown | alone))
+        return self.table(*await asyncio.to_thread(_search, passages, vectors, batch.texts("passage")))
 
 
 class _Passages:
@@ -136,17 +133,27 @@ class _Passages:
                 yield first + start, vectors[start : start + BLOCK]
             first += count
 
+    def gather(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
+        """Vectors of some rows, as stored."""
+        found = np.empty((len(rows), self.width), "<f2")
+        ends = np.cumsum([count for _, count in self._parts])
+        places = np.searchsorted(ends, rows, side="right")
+        for place in np.unique(places).tolist():
+            here, (number, count) = places == place, self._parts[place]
+            found[here] = self._index.get(part("vectors", number), "<f2", self.width)[rows[here] - ends[place] + count]
+        return found
 
-def _search(passages: _Passages, queries: NDArray[np.float32], texts: list[str]) -> Search:
+
+def _search(passages: _Passages, queries: NDArray[np.float32], texts: list[str]) -> tuple[pa.Array, pa.Array]:
+    """Rank and margin of each query's own passage."""
     rows = passages.rows(texts)
-    own = np.zeros(queries.shape, np.float32)
-    for first, block in passages.blocks():
-        here = np.flatnonzero((rows >= first) & (rows < first + len(block)))
-        own[here] = block[rows[here] - first]
-    search = Search(queries, own, rows)
-    for first, block in passages.blocks():
-        search.see(first, block)
-    return search
+    unknown = ~(queries.any(axis=1) & passages.gather(rows).any(axis=1))
+    own = products(queries, np.arange(len(rows)), passages, rows)
+    hits = retrieve(queries, passages, 1, Excluded.of(list(enumerate(rows[:, None]))), own)
+    best = hits.scores[:, 0]
+    alone = np.isneginf(best)
+    margins = own - np.where(alone, 0.0, best)
+    return pa.array(1 + hits.ahead, mask=unknown), pa.array(margins, mask=unknown | alone)
 
 
 async def _half(encoder: Encoder, texts: tuple[str, ...]) -> NDArray[Any]:

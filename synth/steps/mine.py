@@ -21,29 +21,18 @@ from numpy.typing import NDArray
 
 from synth.batching import encode_all
 from synth.errors import JobError
-from synth.negatives import (
-    Corpus,
-    CorpusText,
-    Found,
-    Item,
-    Negatives,
-    Positives,
-    Selector,
-    build,
-    products,
-    query_key,
-    query_keys,
-    usable,
-)
+from synth.negatives import Item, Negatives, Positives, Selector, query_key, query_keys
 from synth.run import identity
 from synth.run import run as runs
 from synth.run.run import Run
+from synth.search import Corpus, CorpusText, build, products, usable
 from synth.shards import Origin, OutputFolder, Shard, StepFolder
 from synth.sources import Corpus as CorpusOptions
 from synth.sources import InputFile, PassageRow, inspect, read_passages
 from synth.stage import Encoder, Services
 from synth.steps.generate import JournaledChat
 from synth.tables import SCHEMA_VERSION, parted, with_columns
+from synth.types import MinedPair
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,10 +346,10 @@ class Mining:
         journal.drop()
         return True
 
-    def _commit(self, index: int, shard: Shard, found: Sequence[Found], lost: Mapping[int, str]) -> None:
+    def _commit(self, index: int, shard: Shard, found: Sequence[MinedPair], lost: Mapping[int, str]) -> None:
         wanted = self.plan.options.num_negatives
         ends = iter(found)
-        by_row = [Found() if n in lost else next(ends) for n in range(shard.table.num_rows)]
+        by_row = [MinedPair() if n in lost else next(ends) for n in range(shard.table.num_rows)]
         reasons = [lost.get(n) for n in range(len(by_row))]
         if self.plan.options.on_short == "drop":
             few = ["too_few" if len(each.negatives) < wanted else None for each in by_row]

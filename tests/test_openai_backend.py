@@ -16,8 +16,8 @@ from pydantic import ValidationError
 from synth.batching import gathered
 from synth.errors import RequestRejected, ServerRefused, ServerUnavailable
 from synth.llm.openai import OpenAI
-from synth.servers.faults import NotServed, Redactor, Setback
-from synth.servers.http import sdk_fault
+from synth.servers.faults import NotFoundError, Redactor, TransientError
+from synth.servers.sdk import sdk_error
 from synth.stage import ClientSettings
 
 
@@ -86,6 +86,34 @@ def test_gateways_get_what_they_want(server, monkeypatch):
     assert seen.body["response_format"] == {"type": "json_object"}
     assert (seen.body["max_tokens"], seen.body["top_k"], seen.body["min_p"], seen.body["store"]) == (99, 20, 0.0, False)
     assert not {"temperature", "top_p", "max_completion_tokens"} & set(seen.body)
+
+
+AMBIENT = {
+    "OPENAI_ORG_ID": "org-1",
+    "OPENAI_PROJECT_ID": "proj-1",
+    "OPENAI_ADMIN_KEY": "sk-admin-1",
+    "OPENAI_CUSTOM_HEADERS": "X-Tenant: tenant-1\nAuthorization: Bearer ambient-1",
+    "OPENAI_BASE_URL": "http://ambient.invalid/v1",
+}
+
+
+@pytest.mark.parametrize("key", [None, "MY_KEY"])
+def test_of_the_environment_only_the_key_that_the_job_names_is_sent(server, monkeypatch, key):
+    monkeypatch.setenv("MY_KEY", "sk-mine-1")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-openai-1")
+    for name, value in AMBIENT.items():
+        monkeypatch.setenv(name, value)
+    complete(server, api_key_env=key)
+    headers = server.posts[0].headers
+    assert headers.get("authorization") == ("Bearer sk-mine-1" if key else None)
+    sent = " ".join(f"{name}: {value}" for name, value in headers.items())
+    assert not [value for value in ("org-1", "proj-1", "admin-1", "tenant", "ambient", "sk-openai") if value in sent]
+    assert not [name for name in headers if name.startswith(("openai-", "x-stainless-os", "x-stainless-runtime"))]
+
+
+def test_half_a_surrogate_pair_is_a_rejected_item(server):
+    with pytest.raises(RequestRejected, match="surrogate"):
+        complete(server, requests=[ask(text="what is \ud800 here?")])
 
 
 def test_a_local_server_needs_no_key(server, monkeypatch):
@@ -180,7 +208,7 @@ def test_a_server_that_goes_away_ends_as_an_outage(server):
 
 def test_a_server_that_never_was_there_is_refused(server):
     server.stop()
-    with pytest.raises(ServerRefused, match=r"nobody answers .*limits\.startup") as caught:
+    with pytest.raises(ServerRefused, match=r"no server answers .*limits\.startup") as caught:
         complete(server, client={"startup": 30.0})
     assert caught.value.exit_code == 5
 
@@ -222,18 +250,18 @@ def _bare(cls):
 
 _OF_OPENAI = {  # how to make one, and what it means; the nearest base class counts
     openai.BadRequestError: (_status(400), RequestRejected),
-    openai.AuthenticationError: (_status(401), Setback),
-    openai.PermissionDeniedError: (_status(403), Setback),
-    openai.NotFoundError: (_status(404), NotServed),
-    openai.ConflictError: (_status(409), Setback),
+    openai.AuthenticationError: (_status(401), TransientError),
+    openai.PermissionDeniedError: (_status(403), TransientError),
+    openai.NotFoundError: (_status(404), NotFoundError),
+    openai.ConflictError: (_status(409), TransientError),
     openai.UnprocessableEntityError: (_status(422), RequestRejected),
-    openai.RateLimitError: (_status(429), Setback),
-    openai.InternalServerError: (_status(503), Setback),
+    openai.RateLimitError: (_status(429), TransientError),
+    openai.InternalServerError: (_status(503), TransientError),
     openai.APIStatusError: (_status(302), ServerRefused),
-    openai.APITimeoutError: (lambda cls: cls(_REQUEST), Setback),
-    openai.APIConnectionError: (lambda cls: cls(request=_REQUEST), Setback),
-    openai.APIResponseValidationError: (lambda cls: cls(httpx2.Response(200, request=_REQUEST), None), Setback),
-    openai.APIError: (lambda cls: cls("words", _REQUEST, body=None), Setback),
+    openai.APITimeoutError: (lambda cls: cls(_REQUEST), TransientError),
+    openai.APIConnectionError: (lambda cls: cls(request=_REQUEST), TransientError),
+    openai.APIResponseValidationError: (lambda cls: cls(httpx2.Response(200, request=_REQUEST), None), TransientError),
+    openai.APIError: (lambda cls: cls("words", _REQUEST, body=None), TransientError),
     openai.LengthFinishReasonError: (_bare, RequestRejected),
     openai.ContentFilterFinishReasonError: (lambda cls: cls(), RequestRejected),
     openai.OpenAIError: (_bare, ServerRefused),
@@ -253,11 +281,11 @@ _NOT_OF_REQUESTS = {
 def test_every_exception_of_openai_has_a_meaning(cls):
     nearest = next(base for base in inspect.getmro(cls) if base in _OF_OPENAI)
     known = nearest is not openai.OpenAIError or cls is nearest or cls.__name__ in _NOT_OF_REQUESTS
-    assert known, f"{cls.__name__} is new: say in sdk_fault what it means"
+    assert known, f"{cls.__name__} is new: say in sdk_error what it means"
     make, expected = _OF_OPENAI[nearest]
     if cls.__name__ == "OAuthError":
         make = _bare_status
-    assert type(sdk_fault(make(cls), "http://h/v1", 0.0, Redactor())) is expected
+    assert type(sdk_error(make(cls), "http://h/v1", 0.0, Redactor())) is expected
 
 
 def _bare_status(cls):

@@ -16,8 +16,8 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from synth.batching import gathered
 from synth.errors import RequestRejected, ServerRefused, ServerUnavailable, SystemFault
-from synth.servers.faults import Redactor, Setback
-from synth.servers.http import client_fault
+from synth.servers.faults import Redactor, TransientError
+from synth.servers.http import client_error
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_a_server_that_never_comes_up_ends_at_startup():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
-        with pytest.raises(ServerRefused, match=r"nobody answers .*limits\.startup"):
+        with pytest.raises(ServerRefused, match=r"no server answers .*limits\.startup"):
             complete(url, client={"startup": 60.0})
 
 
@@ -178,7 +178,7 @@ def test_requests_of_a_passage_meet_one_server_and_a_dead_one_hands_over(server)
                 other.stop()
                 await gathered(model.complete(ask(i)) for i in range(40))
                 assert len(server.posts) >= shares[0] + 40
-                assert "going on with 1 other" in said[0]
+                assert "continuing with 1 other" in said[0]
                 other.start()
                 while not any(line.endswith("is back") for line in said):
                     await model.complete(ask(1))
@@ -202,23 +202,23 @@ _OF_AIOHTTP = {  # how to make one, and what it means; the nearest base class co
     aiohttp.RedirectClientError: (lambda cls: cls("words"), ServerRefused),
     aiohttp.NonHttpUrlClientError: (lambda cls: cls("words"), ServerRefused),
     aiohttp.TooManyRedirects: (lambda cls: cls(_ASKED, ()), ServerRefused),
-    aiohttp.client_exceptions.UnixClientConnectorError: (lambda cls: cls("/s", _KEY, _REFUSED), Setback),
-    aiohttp.ClientConnectorError: (lambda cls: cls(_KEY, _REFUSED), Setback),
-    aiohttp.ClientResponseError: (lambda cls: cls(_ASKED, ()), Setback),
-    aiohttp.ClientConnectionError: (lambda cls: cls("words"), Setback),
-    aiohttp.ClientPayloadError: (lambda cls: cls("words"), Setback),
-    aiohttp.client_exceptions.UploadAbortedError: (lambda cls: cls("words"), Setback),
+    aiohttp.client_exceptions.UnixClientConnectorError: (lambda cls: cls("/s", _KEY, _REFUSED), TransientError),
+    aiohttp.ClientConnectorError: (lambda cls: cls(_KEY, _REFUSED), TransientError),
+    aiohttp.ClientResponseError: (lambda cls: cls(_ASKED, ()), TransientError),
+    aiohttp.ClientConnectionError: (lambda cls: cls("words"), TransientError),
+    aiohttp.ClientPayloadError: (lambda cls: cls("words"), TransientError),
+    aiohttp.client_exceptions.UploadAbortedError: (lambda cls: cls("words"), TransientError),
 }
 
 
 @pytest.mark.parametrize("cls", sorted(_every(aiohttp.ClientError) - {aiohttp.ClientError}, key=lambda c: c.__name__))
 def test_every_exception_of_aiohttp_has_a_meaning(cls):
     nearest = next((base for base in inspect.getmro(cls) if base in _OF_AIOHTTP), None)
-    assert nearest is not None, f"{cls.__name__} is new: say in client_fault what it means"
+    assert nearest is not None, f"{cls.__name__} is new: say in client_error what it means"
     make, expected = _OF_AIOHTTP[nearest]
-    assert type(client_fault(make(cls), "http://h/v1", Redactor())) is expected
+    assert type(client_error(make(cls), "http://h/v1", Redactor())) is expected
 
 
 def test_out_of_file_descriptors_is_the_machines_fault():
     exc = aiohttp.ClientOSError(24, os.strerror(24))
-    assert isinstance(client_fault(exc, "s", Redactor()), SystemFault)
+    assert isinstance(client_error(exc, "s", Redactor()), SystemFault)

@@ -622,7 +622,7 @@ def test_check_asks_a_reranker_whether_it_prefers_an_answer(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (Fault(404), r"for the model 'tiny': is this the server of a reranker\?$"),
+        (Fault(404), r"for the model 'tiny': was the server started for this kind of model\?$"),
         (Fault(200, {"data": [{"index": n, "score": 0.5} for n in (0, 1)]}), "is this a reranker"),
         (Fault(200, {"data": []}), "something that is not scores"),
         (Fault(400), "scripted 400"),

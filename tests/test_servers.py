@@ -11,19 +11,20 @@ from pydantic import SecretStr, ValidationError
 from synth.errors import JobError, RequestRejected, ServerRefused, ServerUnavailable
 from synth.llm.vllm_server import VllmServer
 from synth.servers.faults import (
-    LONGEST,
+    MAX_RETRY_AFTER,
     Answer,
-    NotServed,
+    NotFoundError,
     Redactor,
-    Setback,
+    TransientError,
     expand_urls,
     is_loopback,
-    refusal,
     retry_after,
     shown,
+    status_error,
 )
-from synth.servers.http import Access, Provider
+from synth.servers.http import ServerAuth
 from synth.servers.pool import Pool
+from synth.servers.sdk import Provider
 from synth.stage import ClientSettings
 
 WALL = 1_800_000_000.0  # Fri, 15 Jan 2027 08:00:00 GMT
@@ -91,7 +92,7 @@ def test_loopback_is_known(url, local):
         ({"retry-after-ms": "250", "retry-after": "9"}, 0.25),
         ({"retry-after": "Fri, 15 Jan 2027 08:00:20 GMT"}, 20.0),
         ({"retry-after": "Fri, 15 Jan 2027 07:00:00 GMT"}, 0.0),
-        ({"retry-after": "86400"}, LONGEST),
+        ({"retry-after": "86400"}, MAX_RETRY_AFTER),
         ({"retry-after": "-3"}, 0.0),
         ({"retry-after": "soon"}, None),
         ({"retry-after": "nan"}, None),
@@ -138,15 +139,15 @@ def test_error_bodies_are_short_unprintables_escaped_and_the_key_gone():
     ],
 )
 def test_every_status_has_its_meaning(status, body, expected):
-    exc = refusal(Answer(status, {}, body), "http://h/v1", WALL, Redactor())
-    assert isinstance(exc, RequestRejected | Setback)
+    exc = status_error(Answer(status, {}, body), "http://h/v1", WALL, Redactor())
+    assert isinstance(exc, RequestRejected | TransientError)
     assert (exc.reason if isinstance(exc, RequestRejected) else exc.kind) == expected
 
 
 def test_statuses_that_waiting_does_not_cure():
-    assert isinstance(refusal(Answer(404, {}, b""), "s", WALL, Redactor()), NotServed)
-    assert isinstance(refusal(Answer(405, {}, b""), "s", WALL, Redactor()), ServerRefused)
-    moved = refusal(Answer(307, {"location": "http://u:p@else/v1?k=1"}, b""), "s", WALL, Redactor())
+    assert isinstance(status_error(Answer(404, {}, b""), "s", WALL, Redactor()), NotFoundError)
+    assert isinstance(status_error(Answer(405, {}, b""), "s", WALL, Redactor()), ServerRefused)
+    moved = status_error(Answer(307, {"location": "http://u:p@else/v1?k=1"}, b""), "s", WALL, Redactor())
     assert isinstance(moved, ServerRefused)
     assert "http://else/v1" in str(moved)
     assert "p@" not in str(moved)
@@ -154,7 +155,7 @@ def test_statuses_that_waiting_does_not_cure():
 
 def test_the_key_comes_from_the_environment_and_stays_out_of_sight(monkeypatch):
     monkeypatch.setenv("MY_KEY", "sk-canary")
-    access = Access(api_key_env="MY_KEY")
+    access = ServerAuth(api_key_env="MY_KEY")
     key = access.key()
     assert key is not None
     assert key.get_secret_value() == "sk-canary"
@@ -166,7 +167,7 @@ def test_the_key_comes_from_the_environment_and_stays_out_of_sight(monkeypatch):
 
 def test_a_missing_ca_file_is_a_mistake_of_the_job(tmp_path):
     with pytest.raises(JobError, match="ca_file"):
-        Access(ca_file=str(tmp_path / "none.pem")).tls()
+        ServerAuth(ca_file=str(tmp_path / "none.pem")).tls()
 
 
 def test_a_provider_named_by_url_may_do_without_a_key_but_openai_may_not(monkeypatch):
@@ -195,11 +196,11 @@ def test_a_position_keeps_its_server_and_only_those_of_a_dead_one_move():
     def check():
         pool, said = _pool(5, speed=1.0)
         before = {position: pool.pick(position)[0] for position in range(500)}
-        dead = pool.endpoints[2]
-        shares = [sum(e is endpoint for e in before.values()) for endpoint in pool.endpoints]
+        dead = pool.servers[2]
+        shares = [sum(e is endpoint for e in before.values()) for endpoint in pool.servers]
         assert min(shares) > 60
         pool.answered(dead)
-        pool.failed(dead, Setback("refused", "unreachable"), 0.0, trial=False)
+        pool.failed(dead, TransientError("refused", "unreachable"), 0.0, trial=False)
         after = {position: pool.pick(position)[0] for position in range(500)}
         assert all(after[p] is before[p] for p in after if before[p] is not dead)
         assert dead not in after.values()
@@ -211,14 +212,14 @@ def test_a_position_keeps_its_server_and_only_those_of_a_dead_one_move():
 def test_one_request_at_a_time_tries_a_server_that_was_down():
     async def run():
         pool, said = _pool(1)
-        only = pool.endpoints[0]
-        pool.failed(only, Setback("refused", "unreachable"), FastClock().now(), trial=False)
-        with pytest.raises(Setback) as waiting:
+        only = pool.servers[0]
+        pool.failed(only, TransientError("refused", "unreachable"), FastClock().now(), trial=False)
+        with pytest.raises(TransientError) as waiting:
             pool.pick(1)
         assert waiting.value.kind == "waiting"
         await FastClock().sleep(1.5)
         assert pool.pick(1) == (only, True)
-        with pytest.raises(Setback):
+        with pytest.raises(TransientError):
             pool.pick(2)
         only.on_trial = False
         pool.answered(only)
@@ -233,16 +234,16 @@ def test_the_outage_clock_starts_at_the_first_failure_and_stops_at_any_answer():
     async def run():
         pool, _ = _pool(2, outage=100.0, startup=10.0)
         clock = FastClock()
-        first, second = pool.endpoints
+        first, second = pool.servers
         pool.answered(first)
-        pool.failed(first, Setback("500"), clock.now(), trial=False)
+        pool.failed(first, TransientError("500"), clock.now(), trial=False)
         assert 0 < pool.remaining() <= 100
         pool.answered(second)
         assert pool.remaining() == float("inf")
-        pool.failed(first, Setback("500"), clock.now(), trial=False)
+        pool.failed(first, TransientError("500"), clock.now(), trial=False)
         await clock.sleep(120)
         with pytest.raises(ServerUnavailable, match=r"limits\.outage"):
-            pool.failed(second, Setback("500"), clock.now(), trial=False)
+            pool.failed(second, TransientError("500"), clock.now(), trial=False)
 
     asyncio.run(run())
 
@@ -252,6 +253,6 @@ def test_before_the_first_answer_startup_counts():
         pool, _ = _pool(1, outage=1000.0, startup=10.0)
         clock = FastClock()
         with pytest.raises(ServerUnavailable, match=r"limits\.startup"):
-            pool.failed(pool.endpoints[0], Setback("503", "overloaded"), clock.now() - 11, trial=False)
+            pool.failed(pool.servers[0], TransientError("503", "overloaded"), clock.now() - 11, trial=False)
 
     asyncio.run(run())

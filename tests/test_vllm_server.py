@@ -23,7 +23,7 @@ def server():
 
 
 def test_the_request_says_everything_that_vllm_would_otherwise_fill_in(server):
-    (reply,) = complete(server, extra={"include_reasoning": False})
+    (reply,) = complete(server, extra_body={"include_reasoning": False})
     assert (reply.text, reply.finish_reason, reply.model) == ('{"kind": "summary"}', "stop", "tiny")
     assert (reply.prompt_tokens, reply.completion_tokens) == (11, 7)
     assert server.posts[0].body == {

@@ -14,7 +14,7 @@ from synth.check.findings import Finding, Findings
 from synth.check.job import check_descriptors
 from synth.errors import SynthError
 from synth.scores import Scorer
-from synth.servers.faults import expand_urls, is_loopback, shown
+from synth.servers.faults import is_loopback, shown
 from synth.servers.probe import ProbeResult
 from synth.stage import ClientSettings, Stage
 
@@ -147,5 +147,4 @@ def hosts(stage: Any) -> list[str]:
 
 
 def _urls(stage: Any) -> list[str]:
-    written = getattr(stage, "base_urls", None)
-    return expand_urls(list(written)) if written else [stage.url()] if hasattr(stage, "url") else []
+    return list(stage.urls()) if hasattr(stage, "urls") else []

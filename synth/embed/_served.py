@@ -1,4 +1,4 @@
-"""An embedder behind an OpenAI-shaped `/embeddings`, whichever transport carries it."""
+"""An embedder behind an OpenAI-compatible `/embeddings`, over either transport."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, Protocol
 
@@ -18,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
-from synth.errors import RequestRejected, ServerRefused, SynthError
-from synth.servers.faults import NotServed, Setback, is_loopback, shown
+from synth.batching import gathered
+from synth.errors import RequestRejected, ServerRefused
+from synth.servers.faults import TransientError, shown
 from synth.servers.fleet import Fleet
-from synth.servers.probe import ANSWER, QUESTION, UNRELATED, ProbeResult, facts, unusable
+from synth.servers.probe import ANSWER, QUESTION, UNRELATED, ProbeResult, probe_servers
 from synth.stage import Encoded, Stage
 
 Role = Literal["query", "document"]
@@ -30,7 +30,7 @@ QWEN3_TEMPLATE = "Instruct: {instruction}\nQuery:{query}"
 
 
 class EmbedOptions(Stage):
-    """The model and how texts are put to it."""
+    """The model and how texts are given to it."""
 
     model: str
     """The model's name."""
@@ -39,17 +39,17 @@ class EmbedOptions(Stage):
     dimensions: int | None = Field(default=None, gt=0)
     """Keep this many leading dimensions of a Matryoshka model, cut here and scaled to unit length again."""
     truncate: Literal["record", "error"] = "record"
-    """A text longer than the model reads: embed its beginning and record that, or reject it."""
+    """What to do with a text longer than the model reads: embed its beginning and record that, or reject it."""
 
     @field_validator("query_template")
     @classmethod
     def _has_query(cls, value: str | None) -> str | None:
         if value is not None and "{query}" not in value:
-            raise ValueError("the template has no {query} in it")
+            raise ValueError("must contain {query}")
         return value
 
     def wrapped(self, text: str, role: Role, instruction: str) -> str:
-        """The text as the model gets it: queries in their template, filled in one pass, so braces in them stay."""
+        """The text as the model gets it: a query is put into the template, braces in it stay as they are."""
         if role == "document":
             return text
         template = self.query_template
@@ -65,22 +65,22 @@ Row = NDArray[np.float32]
 def read_rows(answer: Any, count: int) -> list[Row | None]:
     """One row for each of `count` inputs, placed by `index`; None where it is null, not numbers, not finite or zero.
 
-    Base64 is little-endian float32. Raises Setback where the answer is no list of embeddings or the indices are not
+    Base64 is little-endian float32. Raises TransientError when the answer is not a list of embeddings whose indices are
     0 to count-1, once each.
     """
     data = answer.get("data") if isinstance(answer, dict) else None
     if not isinstance(data, list):
-        raise Setback("HTTP 200 with something that is not embeddings")
+        raise TransientError("HTTP 200 with something that is not embeddings")
     rows: list[Row | None] = [None] * count
     seen = [False] * count
     for entry in data:
         index = entry.get("index") if isinstance(entry, dict) else None
         if type(index) is not int or not 0 <= index < count or seen[index]:
-            raise Setback(f"HTTP 200 with an embedding for input {index!r} of {count}")
+            raise TransientError(f"HTTP 200 with an embedding for input {index!r} of {count}")
         seen[index] = True
         rows[index] = _row(entry.get("embedding"))
     if not all(seen):
-        raise Setback(f"HTTP 200 with {sum(seen)} embeddings for {count} inputs")
+        raise TransientError(f"HTTP 200 with {sum(seen)} embeddings for {count} inputs")
     return rows
 
 
@@ -94,7 +94,7 @@ def _row(value: Any) -> Row | None:
         return None
     if row.ndim != 1:
         return None
-    squared = float(row.dot(row))  # between zero and infinity for nearly every row, and then no value needs a look
+    squared = float(row.dot(row))  # between zero and infinity for nearly every row: then all values are finite
     return row if 0 < squared < math.inf or (np.isfinite(row).all() and row.any()) else None
 
 
@@ -118,70 +118,55 @@ _NOISE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What the vectors of the probe texts tell; cosines are None where there are no sound vectors."""
-
-    problems: tuple[str, ...]
-    dimension: int | None = None
-    norm: float | None = None
-    paraphrase: float | None = None
-    unrelated: float | None = None
-
-
-def judge(rows: Sequence[Row | None], dimensions: int | None) -> Seen:
-    """Reads the rows of `PROBE_TEXTS`."""
+def judge(server: str, rows: Sequence[Row | None], dimensions: int | None) -> ProbeResult:
+    """What the rows of `PROBE_TEXTS` show about an embedder."""
     sound = [row for row in rows if row is not None]
     widths = {row.size for row in sound}
     if len(sound) < len(rows) or len(widths) != 1:
-        return Seen(("vectors are missing, zero, not finite or of different widths: is this an embedding model?",))
+        problem = "vectors are missing, zero, not finite or of different widths: is this an embedding model?"
+        return ProbeResult(server, True, (problem,))
     width = widths.pop()
     if (dimensions or 0) > width:
-        return Seen(
-            (f"vectors have {width} dimensions, the job asks for {dimensions}: lower embed.dimensions.",), width
-        )
+        problem = f"vectors have {width} dimensions, the job asks for {dimensions}: lower embed.dimensions."
+        return ProbeResult(server, True, (problem,), dimension=width)
     query, answer, other = unit(sound, dimensions)
     paraphrase, unrelated = float(query @ answer), float(query @ other)
-    problems: tuple[str, ...] = ()
-    if paraphrase <= unrelated:
-        problems = (_NOISE.format(paraphrase, unrelated),)
-    return Seen(problems, width, float(np.linalg.norm(sound[0])), paraphrase, unrelated)
-
-
-PATH = "/embeddings"
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """How much at once: texts in a request, requests in flight."""
-
-    batch_size: int
-    slots: int
+    return ProbeResult(
+        server,
+        reachable=True,
+        problems=(_NOISE.format(paraphrase, unrelated),) if paraphrase <= unrelated else (),
+        dimension=width,
+        norm=float(np.linalg.norm(sound[0])),
+        paraphrase=paraphrase,
+        unrelated=unrelated,
+    )
 
 
 class Cut(Protocol):
-    """Puts the beginning of one text that is too long: the n-th try's (text, further body fields), None to give up."""
+    """Shortens a text that is too long: for the n-th attempt (text, further fields), None to give up."""
 
     def __call__(self, text: str, attempt: int) -> tuple[str, Mapping[str, Any]] | None: ...
 
 
 def body(model: str, texts: Sequence[str]) -> dict[str, Any]:
-    """A request for base64 vectors: a quarter of the bytes of JSON numbers, and no parsing."""
+    """A request for base64 vectors, which have a quarter of the bytes of JSON numbers and need no parsing."""
     return {"model": model, "input": list(texts), "encoding_format": "base64"}
 
 
 class ServedEncoder:
-    """An Encoder over a fleet; `slots` requests are kept in flight by one `encode`.
+    """An Encoder over a fleet; one `encode` keeps `slots` requests of `batch_size` texts in flight.
 
-    A batch that is refused is halved until the one text is found that the server will not take.
+    A rejected batch is halved until the one text is found that the server does not accept.
     """
 
-    def __init__(self, options: EmbedOptions, instruction: str, fleet: Fleet, pace: Pace, cut: Cut) -> None:
-        self.slots = pace.slots
+    def __init__(
+        self, options: EmbedOptions, instruction: str, fleet: Fleet, cut: Cut, *, batch_size: int, slots: int
+    ) -> None:
+        self.slots = slots
         self._options = options
         self._instruction = instruction
         self._fleet = fleet
-        self._batch_size = pace.batch_size
+        self._batch_size = batch_size
         self._cut = cut
         self._width: int | None = None
 
@@ -204,8 +189,8 @@ class ServedEncoder:
         return Encoded(vectors[order], truncated[order])
 
     async def probe(self) -> list[ProbeResult]:
-        """One result per server: reachable, width and length of its vectors, and whether they mean anything."""
-        return list(await asyncio.gather(*(self._probe(url) for url in self._fleet.urls)))
+        """One result per server: reachable, width and length of its vectors, and whether they are meaningful."""
+        return await probe_servers(self._fleet, self._examine)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -218,12 +203,7 @@ class ServedEncoder:
             async with room:
                 return await self._embed(batch)
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(one(batch)) for batch in batches]
-        except* SynthError as failures:
-            raise _first(failures) from None
-        return [task.result() for task in tasks]
+        return await gathered(one(batch) for batch in batches)
 
     async def _embed(self, texts: list[str]) -> list[tuple[Row, bool]]:
         try:
@@ -241,10 +221,9 @@ class ServedEncoder:
         ]
 
     async def _ask(self, texts: Sequence[str], more: Mapping[str, Any], count: int) -> list[Row | None]:
-        asked = body(self._options.model, texts) | dict(more)
-        return await self._fleet.call(
-            asked, zlib.crc32(texts[0].encode("utf-8", "replace")), partial(read_rows, count=count)
-        )
+        affinity = zlib.crc32(texts[0].encode("utf-8", "replace"))
+        request = body(self._options.model, texts) | dict(more)
+        return await self._fleet.call(request, affinity, partial(read_rows, count=count))
 
     async def _beginning(self, text: str, rejection: RequestRejected) -> Row:
         attempt = 0
@@ -287,34 +266,11 @@ class ServedEncoder:
         self._width = width
         return [row if row is not None and row.size == width else None for row in rows]
 
-    async def _probe(self, url: str) -> ProbeResult:
-        model = self._options.model
-        try:
-            found = await facts(self._fleet, url, model)
-            texts = [self._options.wrapped(text, role, self._instruction) for text, role in PROBE_TEXTS]
-            rows = read_rows(await self._fleet.transport.post(url, PATH, body(model, texts)), len(texts))
-        except (NotServed, Setback, SynthError) as exc:
-            return unusable(url, exc)
-        seen = judge(rows, self._options.dimensions)
-        return ProbeResult(
-            shown(url),
-            reachable=True,
-            problems=seen.problems,
-            models=found.models,
-            max_model_len=found.max_model_len,
-            version=found.version,
-            dimension=seen.dimension,
-            norm=seen.norm,
-            paraphrase=seen.paraphrase,
-            unrelated=seen.unrelated,
-            remote=not is_loopback(url),
-        )
+    async def _examine(self, url: str) -> ProbeResult:
+        texts = [self._options.wrapped(text, role, self._instruction) for text, role in PROBE_TEXTS]
+        answer = await self._fleet.transport.send(url, body(self._options.model, texts))
+        return judge(shown(url), read_rows(answer, len(texts)), self._options.dimensions)
 
 
 def _start(text: str) -> str:
     return repr(text if len(text) <= 60 else text[:60] + "…")  # noqa: PLR2004 - enough to recognise it
-
-
-def _first(failures: BaseExceptionGroup[SynthError]) -> SynthError:
-    first = failures.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first

@@ -1,4 +1,4 @@
-"""Embeddings from any OpenAI-shaped provider."""
+"""Embeddings from any OpenAI-compatible provider."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from synth.embed._served import PATH, EmbedOptions, Pace, ServedEncoder, body
-from synth.servers.fleet import Fleet, Work
-from synth.servers.http import Provider
-from synth.servers.pace import Clock, SystemClock
+from synth.embed._served import EmbedOptions, ServedEncoder, body
+from synth.servers.fleet import Fleet, FleetOptions
+from synth.servers.limiter import Clock, SystemClock
+from synth.servers.sdk import Provider, SdkTransport
 from synth.stage import ClientSettings
 
 __all__ = ["OpenAIEmbedder"]
@@ -19,7 +19,7 @@ _SLOTS = 8
 
 
 class OpenAIEmbedder(EmbedOptions, Provider):
-    """An OpenAI-shaped provider, reached through the openai package.
+    """An OpenAI-compatible provider, reached through the openai package.
 
     A text that the provider calls too long is cut by a quarter until it fits. Some local servers cut silently instead;
     nothing can be recorded there.
@@ -34,10 +34,10 @@ class OpenAIEmbedder(EmbedOptions, Provider):
         """An Encoder over this provider. Raises JobError when the key or CA file is missing."""
         clock = clock or SystemClock()
         slots = client.concurrency or _SLOTS
-        transport = self.transport(client.request_timeout, slots + 1, clock)
-        work = Work(self.model, PATH, body(self.model, ["yes"]), compare=False)
-        fleet = Fleet([self.url()], transport, work, client, clock)
-        return ServedEncoder(self, instruction, fleet, Pace(self.batch_size, slots), _by_quarters)
+        transport = SdkTransport(self, "embeddings", client.request_timeout, slots + 1, clock)
+        options = FleetOptions(self.model, body(self.model, ["yes"]), check_models=False)
+        fleet = Fleet(self.urls(), transport, options, client, clock)
+        return ServedEncoder(self, instruction, fleet, _by_quarters, batch_size=self.batch_size, slots=slots)
 
 
 def _by_quarters(text: str, attempt: int) -> tuple[str, Mapping[str, Any]] | None:

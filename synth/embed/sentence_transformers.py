@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,20 +96,8 @@ class LocalEncoder:
         texts = [self._options.wrapped(text, role, self._instruction) for text, role in PROBE_TEXTS]
         computed = await self._thread.run(self._computed, texts)
         length = self._loaded().max_seq_length
-        seen = judge(list(computed.vectors), self._options.dimensions)
-        return [
-            ProbeResult(
-                self._options.model,
-                reachable=True,
-                problems=seen.problems,
-                models=(self._options.model,),
-                max_model_len=length,
-                dimension=seen.dimension,
-                norm=seen.norm,
-                paraphrase=seen.paraphrase,
-                unrelated=seen.unrelated,
-            )
-        ]
+        found = judge(self._options.model, list(computed.vectors), self._options.dimensions)
+        return [replace(found, models=(self._options.model,), max_model_len=length)]
 
     async def close(self) -> None:
         """Let go of the model."""

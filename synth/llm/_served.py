@@ -1,31 +1,30 @@
-"""A chat model behind an OpenAI-shaped `/chat/completions`, whichever transport carries it."""
+"""A chat model behind an OpenAI-compatible `/chat/completions`, over either transport."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
-from synth.errors import SynthError
-from synth.servers.faults import NotServed, Setback, is_loopback, shown
+from synth.servers.faults import TransientError, shown
 from synth.servers.fleet import Fleet
-from synth.servers.probe import ProbeResult, facts, unusable
+from synth.servers.probe import ProbeResult, probe_servers
 from synth.stage import ChatReply, ChatRequest, JsonSchema
 
 
 def read_reply(answer: Any) -> ChatReply:
-    """The first choice of a completion, text None where there is none; raises Setback for what is no completion."""
+    """The first choice of a completion, with text None when it is empty. Raises TransientError for anything else."""
     if not isinstance(answer, dict) or "choices" not in answer:
-        raise Setback("HTTP 200 with something that is not a chat completion")
+        raise TransientError("HTTP 200 with something that is not a chat completion")
     choices = answer["choices"] or [{}]
     choice = choices[0] if isinstance(choices, list) else None
     message = (choice.get("message") or {}) if isinstance(choice, dict) else None
     if not isinstance(choice, dict) or not isinstance(message, dict):
-        raise Setback("HTTP 200 with a damaged chat completion")
+        raise TransientError("HTTP 200 with a damaged chat completion")
     text = message.get("content")
     if not (text is None or isinstance(text, str)):
-        raise Setback("HTTP 200 with a message whose content is not text")
+        raise TransientError("HTTP 200 with a message whose content is not text")
     if text is None and message.get("refusal"):
         text = str(message["refusal"])
     usage = answer.get("usage")
@@ -43,8 +42,7 @@ def _count(value: Any) -> int:
     return value if isinstance(value, int) and value > 0 else 0
 
 
-PATH = "/chat/completions"
-_TOKEN = "kq7-zebu-41"  # noqa: S105 - a word that no model writes unless it is made to
+_TOKEN = "kq7-zebu-41"  # noqa: S105 - no model writes this word unless a schema makes it
 _PROBE_SCHEMA: JsonSchema = {
     "type": "object",
     "properties": {"word": {"type": "string", "enum": [_TOKEN]}},
@@ -52,19 +50,19 @@ _PROBE_SCHEMA: JsonSchema = {
     "additionalProperties": False,
 }
 _RUNS_ON = (
-    "the reply to a schema did not end within 256 tokens: if it runs on in white space, start vLLM with "
+    "the reply to a schema did not end within 256 tokens: if it continues in white space, start vLLM with "
     '--structured-outputs-config \'{"backend":"xgrammar","disable_any_whitespace":true}\'; if it thinks, turn that off.'
 )
-_FREE = (
-    "replies are not held to the JSON schema: use a server with structured output (vLLM 0.32 or later does it by "
-    "response_format), or set structured: json_object where the backend has that option."
+_UNCONSTRAINED = (
+    "replies do not follow the JSON schema: use a server with structured output (vLLM 0.32 or later has it), or set "
+    "structured: json_object where the backend has that option."
 )
 
 
-class Dialect(Protocol):
+class ChatOptions(Protocol):
     """How one kind of server wants its requests.
 
-    `frame` is the body without a schema, `shape` the fields that hold the reply to one (empty where it cannot be held).
+    `frame` is the request without a schema, `shape` the fields that make the reply follow one (empty where it cannot).
     """
 
     @property
@@ -75,20 +73,20 @@ class Dialect(Protocol):
     def shape(self, schema: JsonSchema, name: str) -> dict[str, Any]: ...
 
 
-def canary(dialect: Dialect) -> Mapping[str, Any]:
+def canary(options: ChatOptions) -> Mapping[str, Any]:
     """The smallest request that makes the model work."""
-    return dialect.frame([("user", "Say yes.")], 0, 1)
+    return options.frame([("user", "Say yes.")], 0, 1)
 
 
 class ServedChat:
-    """A ChatModel over a fleet; `slots` requests are worth having in flight."""
+    """A ChatModel over a fleet."""
 
-    def __init__(self, dialect: Dialect, fleet: Fleet, slots: int, notify: Callable[[str], None]) -> None:
+    def __init__(self, options: ChatOptions, fleet: Fleet, slots: int, notify: Callable[[str], None]) -> None:
         self.slots = slots
-        self._dialect = dialect
+        self._options = options
         self._fleet = fleet
         self._notify = notify
-        self._names = {dialect.model, ""}
+        self._names = {options.model, ""}
 
     @property
     def troubled(self) -> bool:
@@ -96,54 +94,41 @@ class ServedChat:
         return self._fleet.troubled
 
     async def complete(self, request: ChatRequest) -> ChatReply:
-        """The model's reply, unjudged. Raises RequestRejected, ServerRefused, ServerUnavailable, SystemFault."""
-        body = self._dialect.frame(request.messages, request.seed, request.max_tokens)
-        body |= self._dialect.shape(request.schema, request.schema_name)
+        """The model's reply, unchecked. Raises RequestRejected, ServerRefused, ServerUnavailable, SystemFault."""
+        body = self._options.frame(request.messages, request.seed, request.max_tokens)
+        body |= self._options.shape(request.schema, request.schema_name)
         reply = await self._fleet.call(body, request.key.position, read_reply)
         if reply.model not in self._names:
             self._names.add(reply.model)
-            self._notify(f"asked for {self._dialect.model!r}, the server says it answers as {reply.model!r}")
+            self._notify(f"the job asks for {self._options.model!r}, the server answers as {reply.model!r}")
         return reply
 
     async def probe(self) -> list[ProbeResult]:
-        """One result per server: reachable, what it serves, and whether it holds a reply to a schema."""
-        return list(await asyncio.gather(*(self._probe(url) for url in self._fleet.urls)))
+        """One result per server: reachable, what it serves, and whether replies follow a schema."""
+        model = self._options.model
+        results = []
+        for result in await probe_servers(self._fleet, self._examine):
+            problems = result.problems
+            if result.models and model not in result.models:
+                listed = ", ".join(result.models[:10])
+                problems = (*problems, f"does not list the model {model!r}; it lists {listed}.")
+            results.append(replace(result, problems=problems))
+        return results
 
     async def close(self) -> None:
         """Close every connection."""
         await self._fleet.close()
 
-    async def _probe(self, url: str) -> ProbeResult:
-        model = self._dialect.model
-        try:
-            found = await facts(self._fleet, url, model)
-            constrained, problems = await self._constrained(url)
-        except (NotServed, Setback, SynthError) as exc:
-            return unusable(url, exc)
-        if found.models and model not in found.models:
-            problems = (*problems, f"does not list the model {model!r}; it lists {', '.join(found.models[:10])}.")
-        return ProbeResult(
-            shown(url),
-            reachable=True,
-            problems=problems,
-            models=found.models,
-            max_model_len=found.max_model_len,
-            version=found.version,
-            engines=await self._fleet.engines(url),
-            constrained=constrained,
-            remote=not is_loopback(url),
-        )
-
-    async def _constrained(self, url: str) -> tuple[bool | None, tuple[str, ...]]:
-        shape = self._dialect.shape(_PROBE_SCHEMA, "probe")
-        body = self._dialect.frame([("user", "Reply with a JSON object that has a `word`.")], 0, 256)
-        reply = read_reply(await self._fleet.transport.post(url, PATH, body | shape))
+    async def _examine(self, url: str) -> ProbeResult:
+        shape = self._options.shape(_PROBE_SCHEMA, "probe")
+        body = self._options.frame([("user", "Reply with a JSON object that has a `word`.")], 0, 256)
+        reply = read_reply(await self._fleet.transport.send(url, body | shape))
+        found = ProbeResult(shown(url), reachable=True, engines=await self._fleet.engines(url))
         if shape.get("response_format", {}).get("type") != "json_schema":
-            return None, ()
+            return found
         try:
-            held = json.loads(reply.text or "") == {"word": _TOKEN}
+            constrained = json.loads(reply.text or "") == {"word": _TOKEN}
         except (ValueError, RecursionError):
-            held = False
-        if held:
-            return True, ()
-        return False, (_RUNS_ON if reply.finish_reason == "length" else _FREE,)
+            constrained = False
+        problem = _RUNS_ON if reply.finish_reason == "length" else _UNCONSTRAINED
+        return replace(found, constrained=constrained, problems=() if constrained else (problem,))

@@ -3,36 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic import Field, field_validator
 
-from synth.llm._served import PATH, ServedChat, canary
-from synth.servers.faults import expand_urls
-from synth.servers.fleet import Fleet, Work
-from synth.servers.http import Access, HttpTransport
-from synth.servers.pace import Clock, SystemClock
+from synth.llm._served import ServedChat, canary
+from synth.servers.fleet import Fleet, FleetOptions
+from synth.servers.http import HttpTransport, VllmServers
+from synth.servers.limiter import Clock, SystemClock
 from synth.stage import ClientSettings, JsonSchema
 
 __all__ = ["VllmServer"]
 
 _PER_SERVER = 1024
-"""Calls a server gets at once at the most; how many it really takes is found while working."""
+"""The most requests for one server at once; the best number below it is found while working."""
 _OURS = frozenset(
     {"model", "messages", "seed", "max_tokens", "max_completion_tokens", "response_format", "stream", "n"}
     | {"temperature", "top_p", "top_k", "min_p", "chat_template_kwargs"}
 )
 
 
-class VllmServer(Access):
+class VllmServer(VllmServers):
     """One or more vLLM servers of the same model."""
-
-    tuning: ClassVar[frozenset[str]] = Access.tuning | {"base_urls"}
 
     model: str
     """The name under which the servers serve it."""
-    base_urls: list[str]
-    """Where they are; `http://host:8000-8006/v1` is seven servers, a URL without a path gets `/v1`."""
     temperature: float = Field(default=0.7, ge=0)
     top_p: float = Field(default=0.8, gt=0, le=1)
     top_k: int = 20
@@ -42,20 +37,12 @@ class VllmServer(Access):
     """Room for one reply; a reply cut there is asked again once with twice as much."""
     thinking: bool = False
     """Let the model think first; then also set its own sampling values (Qwen3: 0.6, 0.95, 20, 0)."""
-    revision: str | None = None
-    """The checkpoint's revision, for the record: servers do not tell theirs."""
     repair: bool = True
     """Accept replies whose JSON needs a stated small repair."""
-    extra: dict[str, Any] = Field(default_factory=dict)
-    """Further fields of the request body."""
+    extra_body: dict[str, Any] = Field(default_factory=dict)
+    """Further fields of the request."""
 
-    @field_validator("base_urls")
-    @classmethod
-    def _urls(cls, value: list[str]) -> list[str]:
-        expand_urls(value)
-        return value
-
-    @field_validator("extra")
+    @field_validator("extra_body")
     @classmethod
     def _new_fields(cls, value: dict[str, Any]) -> dict[str, Any]:
         if taken := sorted(_OURS & set(value)):
@@ -64,16 +51,21 @@ class VllmServer(Access):
 
     def open(self, client: ClientSettings, clock: Clock | None = None) -> ServedChat:
         """A ChatModel over these servers. Raises JobError when the key or CA file is missing."""
-        clock = clock or SystemClock()
-        urls = expand_urls(self.base_urls)
-        most = None if client.concurrency else _PER_SERVER
+        clock, urls = clock or SystemClock(), self.urls()
         slots = client.concurrency or _PER_SERVER * len(urls)
-        transport = HttpTransport(self, client.request_timeout, slots + len(urls), clock)
-        work = Work(self.model, PATH, canary(self), compare=True, most=most, load=transport.load, doubt=True)
-        return ServedChat(self, Fleet(urls, transport, work, client, clock), slots, client.notify)
+        transport = HttpTransport(self, "/chat/completions", client.request_timeout, slots + len(urls), clock)
+        options = FleetOptions(
+            self.model,
+            canary(self),
+            check_models=True,
+            most=None if client.concurrency else _PER_SERVER,
+            load=transport.load,
+            blame_job_first=True,
+        )
+        return ServedChat(self, Fleet(urls, transport, options, client, clock), slots, client.notify)
 
     def frame(self, messages: Sequence[tuple[str, str]], seed: int, max_tokens: int) -> dict[str, Any]:
-        """The request body without a schema; all sampling values are sent, or vLLM fills in the model's own."""
+        """The request without a schema; all sampling values are sent, because vLLM fills gaps from the model's own."""
         return {
             "model": self.model,
             "messages": [{"role": role, "content": content} for role, content in messages],
@@ -84,10 +76,10 @@ class VllmServer(Access):
             "top_k": self.top_k,
             "min_p": self.min_p,
             "chat_template_kwargs": {"enable_thinking": self.thinking},
-            **self.extra,
+            **self.extra_body,
         }
 
     def shape(self, schema: JsonSchema, name: str) -> dict[str, Any]:
-        """The fields that hold a reply to a schema."""
+        """The fields that make a reply follow a schema."""
         wanted = {"name": name, "schema": schema, "strict": True}
         return {"response_format": {"type": "json_schema", "json_schema": wanted}}

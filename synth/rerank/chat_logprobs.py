@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,17 +14,16 @@ from pydantic import Field
 from synth.batching import Batches, Pairs
 from synth.errors import RequestRejected
 from synth.prompts import neutralise
-from synth.rerank._probe import probe
-from synth.servers.faults import Setback
-from synth.servers.fleet import Fleet, Work
-from synth.servers.http import Provider
-from synth.servers.pace import Clock, SystemClock
-from synth.servers.probe import ProbeResult
+from synth.rerank._probe import PROBE_PAIRS, judge
+from synth.servers.faults import TransientError, shown
+from synth.servers.fleet import Fleet, FleetOptions
+from synth.servers.limiter import Clock, SystemClock
+from synth.servers.probe import ProbeResult, probe_servers
+from synth.servers.sdk import Provider, SdkTransport
 from synth.stage import ClientSettings
 
 __all__ = ["ChatLogprobsReranker"]
 
-_PATH = "/chat/completions"
 _SLOTS = 64
 _SYSTEM = (
     "Judge whether the Document meets the requirements based on the Query and the Instruct provided. "
@@ -45,8 +44,6 @@ class ChatLogprobsReranker(Provider):
     than 0.001, the pair gets no score.
     """
 
-    tuning: ClassVar[frozenset[str]] = Provider.tuning
-
     model: str
     """The name by which the server knows it."""
     top_logprobs: int = Field(default=5, ge=2, le=128)
@@ -62,9 +59,10 @@ class ChatLogprobsReranker(Provider):
         """A Reranker over this server. Raises JobError when the key or CA file is missing."""
         clock = clock or SystemClock()
         slots = client.concurrency or _SLOTS
-        transport = self.transport(client.request_timeout, slots + 1, clock)
-        work = Work(self.model, _PATH, self.body("yes", "yes", instruction, self.top_logprobs), compare=False)
-        return ChatReranker(self, instruction, Fleet([self.url()], transport, work, client, clock), slots, client)
+        transport = SdkTransport(self, "chat", client.request_timeout, slots + 1, clock)
+        canary = self.body("yes", "yes", instruction, self.top_logprobs)
+        fleet = Fleet(self.urls(), transport, FleetOptions(self.model, canary, check_models=False), client, clock)
+        return ChatReranker(self, instruction, fleet, slots, client)
 
     def body(self, query: str, document: str, instruction: str, listed: int) -> dict[str, Any]:
         """The request for one pair."""
@@ -76,7 +74,7 @@ class ChatLogprobsReranker(Provider):
             self.max_tokens_field: 1,
             "logprobs": True,
             "top_logprobs": listed,
-            **self.extra_body,
+            "extra_body": self.extra_body,
         }
 
 
@@ -100,13 +98,13 @@ class ChatReranker:
     async def probe(self) -> list[ProbeResult]:
         """One result: the server is reachable, and its verdicts mean something."""
 
-        async def ask(url: str, pairs: Pairs) -> list[float]:
+        async def examine(url: str) -> ProbeResult:
             async def send(body: Mapping[str, Any]) -> Mapping[str, float]:
-                return _first_token(await self._fleet.transport.post(url, _PATH, body))
+                return _first_token(await self._fleet.transport.send(url, body))
 
-            return [await self._verdict(pair, send) for pair in pairs]
+            return judge(shown(url), [await self._verdict(pair, send) for pair in PROBE_PAIRS])
 
-        return await probe(self._fleet, self._options.model, ask)
+        return await probe_servers(self._fleet, examine)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -145,10 +143,13 @@ def p_yes(listed: Mapping[str, float]) -> float | None:
 
 
 def _first_token(answer: Any) -> dict[str, float]:
-    """Log-probabilities of the first token by text. Raises Setback for no completion, RequestRejected without any."""
+    """Log-probabilities of the first token by text.
+
+    Raises TransientError when the answer is not a completion and RequestRejected when it has no log-probabilities.
+    """
     choices = answer.get("choices") if isinstance(answer, dict) else None
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        raise Setback("HTTP 200 with something that is not a chat completion")
+        raise TransientError("HTTP 200 with something that is not a chat completion")
     content = (choices[0].get("logprobs") or {}).get("content")
     if not content:
         raise RequestRejected("score", "the server returns no log-probabilities")
@@ -156,6 +157,6 @@ def _first_token(answer: Any) -> dict[str, float]:
     for entry in content[0].get("top_logprobs") or [content[0]]:
         token, logprob = entry.get("token"), entry.get("logprob")
         if not isinstance(token, str) or not isinstance(logprob, int | float) or math.isnan(logprob):
-            raise Setback("HTTP 200 with damaged log-probabilities")
+            raise TransientError("HTTP 200 with damaged log-probabilities")
         found[token] = max(logprob, found.get(token, -math.inf))
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -11,7 +12,7 @@ from pydantic import Field
 from synth.batching import Pairs
 from synth.errors import JobError
 from synth.process import OneThread
-from synth.rerank._probe import PROBE_PAIRS, problems
+from synth.rerank._probe import PROBE_PAIRS, judge
 from synth.servers.probe import ProbeResult
 from synth.stage import ClientSettings, Stage
 
@@ -60,10 +61,8 @@ class LocalReranker:
 
     async def probe(self) -> list[ProbeResult]:
         """One result: the model loads, and its scores mean something. Raises as `score`."""
-        answer, unrelated = (await self.score(PROBE_PAIRS)).tolist()
         name = self._options.model
-        found = problems(answer, unrelated)
-        return [ProbeResult(name, True, found, (name,), paraphrase=answer, unrelated=unrelated)]
+        return [replace(judge(name, (await self.score(PROBE_PAIRS)).tolist()), models=(name,))]
 
     async def close(self) -> None:
         """Let go of the model."""

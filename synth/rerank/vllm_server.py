@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import zlib
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from synth.batching import Batches, Pairs
 from synth.prompts import neutralise
-from synth.rerank._probe import probe
-from synth.servers.faults import Setback, expand_urls
-from synth.servers.fleet import Fleet, Work
-from synth.servers.http import Access, HttpTransport
-from synth.servers.pace import Clock, SystemClock
-from synth.servers.probe import ProbeResult
+from synth.rerank._probe import PROBE_PAIRS, judge
+from synth.servers.faults import TransientError, shown
+from synth.servers.fleet import Fleet, FleetOptions
+from synth.servers.http import HttpTransport, VllmServers
+from synth.servers.limiter import Clock, SystemClock
+from synth.servers.probe import ProbeResult, probe_servers
 from synth.stage import ClientSettings
 
 __all__ = ["VllmServerReranker"]
 
-_PATH = "/score"
 _PER_SERVER = 8
 
 
-class VllmServerReranker(Access):
+class VllmServerReranker(VllmServers):
     """One or more vLLM servers of the same reranker, such as Qwen3-Reranker.
 
     Qwen3-Reranker is a language model; vLLM reads P(yes) of {yes, no} off it when it is served so (one line):
@@ -35,37 +34,24 @@ class VllmServerReranker(Access):
     --hf-overrides '{"architectures": ["Qwen3ForSequenceClassification"], "classifier_from_token": ["no", "yes"],
     "is_original_qwen3_reranker": true}' --chat-template prompts/reranker/qwen3_reranker.jinja
 
-    The order no, yes and the template matter: without either the scores are of no use, and vLLM hardly says so.
+    The order no, yes and the template matter: without either the scores mean nothing, and vLLM reports no error.
     Cross-encoders that need neither are served with `--runner pooling` alone; they see no instruction.
     """
 
-    tuning: ClassVar[frozenset[str]] = Access.tuning | {"base_urls"}
-
     model: str
     """The name under which the servers serve it."""
-    base_urls: list[str]
-    """Where they are; `http://host:8200-8203/v1` is four servers, a URL without a path gets `/v1`."""
-    revision: str | None = None
-    """The checkpoint's revision, for the record: servers do not tell theirs."""
     max_tokens_per_doc: int | None = Field(default=None, gt=0)
-    """Cut passages to so many tokens; null cuts none, and a pair that is too long for the model gets no score."""
+    """Cut passages to this many tokens; null cuts none, and a pair that is too long for the model gets no score."""
     batch_size: int = Field(default=32, gt=0)
     """Pairs in one request."""
 
-    @field_validator("base_urls")
-    @classmethod
-    def _urls(cls, value: list[str]) -> list[str]:
-        expand_urls(value)
-        return value
-
     def open(self, client: ClientSettings, instruction: str, clock: Clock | None = None) -> ServedReranker:
         """A Reranker over these servers. Raises JobError when the key or CA file is missing."""
-        clock = clock or SystemClock()
-        urls = expand_urls(self.base_urls)
+        clock, urls = clock or SystemClock(), self.urls()
         slots = client.concurrency or _PER_SERVER * len(urls)
-        transport = HttpTransport(self, client.request_timeout, slots + len(urls), clock)
-        work = Work(self.model, _PATH, self.body([("yes", "yes")], instruction), compare=True)
-        return ServedReranker(self, instruction, Fleet(urls, transport, work, client, clock), slots, client)
+        transport = HttpTransport(self, "/score", client.request_timeout, slots + len(urls), clock)
+        options = FleetOptions(self.model, self.body([("yes", "yes")], instruction), check_models=True)
+        return ServedReranker(self, instruction, Fleet(urls, transport, options, client, clock), slots, client)
 
     def body(self, pairs: Pairs, instruction: str) -> dict[str, Any]:
         """The request for some pairs; control tokens in the texts are broken up, the template's own stay."""
@@ -97,13 +83,13 @@ class ServedReranker:
         return await self._batches.score(pairs)
 
     async def probe(self) -> list[ProbeResult]:
-        """One result per server: reachable, and whether its scores mean anything."""
+        """One result per server: reachable, and whether its scores are meaningful."""
 
-        async def ask(url: str, pairs: Pairs) -> list[float]:
-            answer = await self._fleet.transport.post(url, _PATH, self._options.body(pairs, self._instruction))
-            return _scores(answer, len(pairs))
+        async def examine(url: str) -> ProbeResult:
+            answer = await self._fleet.transport.send(url, self._options.body(PROBE_PAIRS, self._instruction))
+            return judge(shown(url), _scores(answer, len(PROBE_PAIRS)))
 
-        return await probe(self._fleet, self._options.model, ask)
+        return await probe_servers(self._fleet, examine)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -116,16 +102,16 @@ class ServedReranker:
 
 
 def _scores(answer: Any, count: int) -> list[float]:
-    """The scores by `index`. Raises Setback where the answer is not one number in 0..1 for each of `count` pairs."""
+    """The scores by `index`. Raises TransientError unless there is one number in 0..1 for each of `count` pairs."""
     data = answer.get("data") if isinstance(answer, dict) else None
     if not isinstance(data, list) or len(data) != count:
-        raise Setback("HTTP 200 with something that is not scores")
+        raise TransientError("HTTP 200 with something that is not scores")
     found: dict[int, float] = {}
     for entry in data:
         index, score = (entry.get("index"), entry.get("score")) if isinstance(entry, dict) else (None, None)
         if type(index) is not int or not isinstance(score, int | float) or not 0 <= score <= 1:
-            raise Setback(f"HTTP 200 with a score of {score!r} for pair {index!r}; it must lie in 0..1")
+            raise TransientError(f"HTTP 200 with a score of {score!r} for pair {index!r}; it must lie in 0..1")
         found[index] = float(score)
     if found.keys() != set(range(count)):
-        raise Setback(f"HTTP 200 with {len(found)} scores for {count} pairs")
+        raise TransientError(f"HTTP 200 with {len(found)} scores for {count} pairs")
     return [found[index] for index in range(count)]

@@ -1,11 +1,11 @@
-"""What one failed call means.
+"""What a failed call means.
 
-Setback           time cures it: down, overloaded, throttled, garbled; costs no item anything
-NotServed         404: the model or the path is not there
-RequestRejected   this item will never be answered
-ServerRefused     no item will ever be answered
+TransientError    may pass with time: down, overloaded, throttled, garbled; the call is tried again
+NotFoundError     HTTP 404: the server has no such model or path
+RequestRejected   this request will never be answered
+ServerRefused     no request will ever be answered
 
-Everything a server says is untrusted: it may echo the key, and it may drive a terminal.
+Whatever a server sends is untrusted: it may contain the key or control a terminal.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from pydantic_core import from_json
 
 from synth.errors import RequestRejected, ServerRefused, SystemFault
 
-LONGEST = 300.0
-"""Seconds; a server that asks for more is asked again after this, and ends as an outage if it stays closed."""
+MAX_RETRY_AFTER = 300.0
+"""Seconds; a server that asks for a longer pause is tried again after this."""
 
 
 def retry_after(headers: Mapping[str, str], wall: float) -> float | None:
-    """Seconds to wait, 0 to `LONGEST`, or None where nothing (sensible) is said; `wall` is seconds since 1970.
+    """Seconds to wait, 0 to `MAX_RETRY_AFTER`, or None when no header gives a usable value.
 
-    Reads `retry-after-ms`, then `retry-after` as seconds, then as HTTP date (RFC 9110, 10.2.3). `headers` must look
-    names up without regard to case, or have them in lower case.
+    Reads `retry-after-ms`, then `retry-after` as seconds, then as HTTP date (RFC 9110, 10.2.3). `wall` is seconds since
+    1970. `headers` must ignore case, or have its names in lower case.
     """
     milliseconds = _number(headers.get("retry-after-ms"))
     if milliseconds is not None:
@@ -65,11 +65,12 @@ def _number(text: str | None) -> float | None:
 
 
 def _clamped(seconds: float) -> float:
-    return min(max(seconds, 0.0), LONGEST)
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER)
 
 
-_RANGE = re.compile(r":(\d+)-(\d+)(?=/|$)")
-_MOST = 4096
+_PORT_RANGE = re.compile(r":(\d+)-(\d+)(?=/|$)")
+_MAX_PORT = 65535
+_MAX_SERVERS = 4096
 
 
 def expand_urls(written: list[str]) -> list[str]:
@@ -80,7 +81,7 @@ def expand_urls(written: list[str]) -> list[str]:
     """
     urls = [_checked(url) for text in written for url in _ports(text.strip())]
     if not urls:
-        raise ValueError("no server is named; write at least one URL such as http://localhost:8000/v1")
+        raise ValueError("the list is empty; write at least one URL such as http://localhost:8000/v1")
     twice = sorted({url for url in urls if urls.count(url) > 1})
     if twice:
         raise ValueError(f"{shown(twice[0])} is named twice")
@@ -88,12 +89,12 @@ def expand_urls(written: list[str]) -> list[str]:
 
 
 def _ports(text: str) -> list[str]:
-    match = _RANGE.search(text)
+    match = _PORT_RANGE.search(text)
     if not match:
         return [text]
     first, last = int(match[1]), int(match[2])
-    if not 0 < first <= last <= 65535 or last - first >= _MOST:  # noqa: PLR2004 - the highest TCP port
-        raise ValueError(f"{match[0][1:]} is not a range of ports, lowest first")
+    if not 0 < first <= last <= _MAX_PORT or last - first >= _MAX_SERVERS:
+        raise ValueError(f"{match[0][1:]} is not a range of ports such as 8000-8006")
     return [f"{text[: match.start()]}:{port}{text[match.end() :]}" for port in range(first, last + 1)]
 
 
@@ -103,15 +104,15 @@ def _checked(url: str) -> str:
         raise ValueError(f"{shown(url)!r} is not an http or https URL")
     if parts.username or parts.password:
         raise ValueError(
-            f"{shown(url)} carries a name or password; put the key in a variable and name it in api_key_env"
+            f"{shown(url)} contains a user name or password; put the key in a variable and name it in api_key_env"
         )
     if parts.query or parts.fragment:
         raise ValueError(f"{shown(url)} has a query or fragment, which a base URL cannot have")
-    parts.port  # noqa: B018 - raises ValueError for a port that is none
+    parts.port  # noqa: B018 - raises ValueError for an invalid port
     return urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/") or "/v1", "", ""))
 
 
-@lru_cache(maxsize=1024)  # asked for with every call
+@lru_cache(maxsize=1024)  # called with every request
 def shown(url: str) -> str:
     """The URL without user, password, query and fragment: safe in messages."""
     try:
@@ -122,7 +123,7 @@ def shown(url: str) -> str:
 
 
 def is_loopback(url: str) -> bool:
-    """True where a request to `url` stays on this machine."""
+    """Whether a request to `url` stays on this machine."""
     host = urlsplit(url).hostname or ""
     if host == "localhost" or host.endswith(".localhost"):
         return True
@@ -133,20 +134,18 @@ def is_loopback(url: str) -> bool:
 
 
 Kind = Literal["unreachable", "overloaded", "throttled", "denied", "failed", "waiting"]
-LONGEST_QUOTE = 500
-_THIS_REQUEST = frozenset(
-    {HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY}
-)
-_TIMING = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_EARLY})
-_TOO_LONG = re.compile(
+MAX_QUOTE = 500
+_REJECTED = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY})
+_TRY_AGAIN = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_EARLY})
+_TOO_LONG_TEXT = re.compile(
     r"context[ _](length|window|size)|maximum (input|sequence|prompt) length|max_model_len|too (long|many tokens)"
     r"|longer than the (maximum|model)|exceeds? the (model|maximum|available)|input is too large",
     re.IGNORECASE,
 )
 
 
-class Setback(Exception):  # noqa: N818 - not an error yet: it becomes one when the outage lasts
-    """One call failed in a way that time may cure; `pause` is the seconds the server asked for, if it did."""
+class TransientError(Exception):
+    """One call failed in a way that may pass; `pause` is the seconds the server asked for, if any."""
 
     def __init__(self, message: str, kind: Kind = "failed", pause: float | None = None) -> None:
         super().__init__(message)
@@ -155,8 +154,8 @@ class Setback(Exception):  # noqa: N818 - not an error yet: it becomes one when 
         self.pause = pause
 
 
-class NotServed(Exception):  # noqa: N818 - an answer, not yet an error: the caller adds what is served
-    """The server answers, but has neither this model nor this path (HTTP 404)."""
+class NotFoundError(Exception):
+    """The server has no such model or path (HTTP 404)."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -164,7 +163,7 @@ class NotServed(Exception):  # noqa: N818 - an answer, not yet an error: the cal
 
 
 class Redactor:
-    """Makes a server's words fit to show: without the key in any usual form, short, nothing unprintable."""
+    """Makes a server's text safe to print: no key in any usual encoding, short, printable characters only."""
 
     def __init__(self, secret: SecretStr | None = None) -> None:
         value = secret.get_secret_value() if secret is not None else ""
@@ -175,14 +174,14 @@ class Redactor:
     def __call__(self, text: str) -> str:
         for form in self._forms:
             text = text.replace(form, "[key]")
-        cut = text[: LONGEST_QUOTE + 1].strip()
+        cut = text[: MAX_QUOTE + 1].strip()
         safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
-        return safe if len(safe) <= LONGEST_QUOTE else safe[: LONGEST_QUOTE - 1] + "…"
+        return safe if len(safe) <= MAX_QUOTE else safe[: MAX_QUOTE - 1] + "…"
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One HTTP answer; names in `headers` are found in lower case."""
+    """One HTTP answer; `headers` finds names in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -193,47 +192,47 @@ class Answer:
         return self.status in range(200, 300)
 
 
-def parsed(answer: Answer, server: str) -> Any:
-    """The JSON of a 2xx answer; raises Setback where it is none: half an answer, or a proxy's error page."""
+def parse_json(answer: Answer, server: str) -> Any:
+    """The JSON of a 2xx answer. Raises TransientError when it is not JSON: half an answer, or a proxy's error page."""
     with suppress(ValueError):
-        return from_json(answer.body)  # a fifth of the time; what it is too strict for, the slow one may read
+        return from_json(answer.body)  # takes a fifth of the time of `json.loads`, which accepts a little more
     try:
         return json.loads(answer.body)
     except (ValueError, RecursionError):
         kind = "HTML" if answer.body.lstrip()[:1] == b"<" else "something that is not JSON"
-        raise Setback(f"{server}: HTTP {answer.status} with {kind}") from None
+        raise TransientError(f"{server}: HTTP {answer.status} with {kind}") from None
 
 
-def refusal(answer: Answer, server: str, wall: float, hide: Redactor) -> Exception:
-    """The exception that a non-2xx answer stands for; `wall` is seconds since 1970, to read HTTP dates by."""
+def status_error(answer: Answer, server: str, wall: float, redact: Redactor) -> Exception:
+    """The error for a non-2xx answer; `wall` is seconds since 1970, for HTTP dates."""
     status = answer.status
     error = _error_object(answer.body)
-    said = hide(str(error.get("message") or answer.body.decode("utf-8", "replace")))
-    message = f"{server}: HTTP {status}: {said}" if said else f"{server}: HTTP {status}"
-    kind = _passing(status)
+    text = redact(str(error.get("message") or answer.body.decode("utf-8", "replace")))
+    message = f"{server}: HTTP {status}: {text}" if text else f"{server}: HTTP {status}"
+    kind = _transient_kind(status)
     if kind is not None:
-        return Setback(message, kind, retry_after(answer.headers, wall))
-    if status in _THIS_REQUEST:
-        return RequestRejected(_reason(status, error, said), said or f"HTTP {status}")
+        return TransientError(message, kind, retry_after(answer.headers, wall))
+    if status in _REJECTED:
+        return RequestRejected(_reason(status, error, text), text or f"HTTP {status}")
     if status == HTTPStatus.NOT_FOUND:
-        return NotServed(message)
+        return NotFoundError(message)
     if status in range(300, 400):
-        target = hide(shown(answer.headers.get("location", "")))
+        target = redact(shown(answer.headers.get("location", "")))
         return ServerRefused(
             f"{server} redirects to {target or 'nowhere'}.",
-            "Redirects are not followed, because they would carry passages elsewhere; write the final URL in the job.",
+            "Write the final URL in the job: redirects are not followed, because they could send passages elsewhere.",
         )
-    return ServerRefused(f"{message}.", "Is this the base URL of an OpenAI-shaped server?")
+    return ServerRefused(f"{message}.", "Check that this is the base URL of an OpenAI-compatible server.")
 
 
-def _passing(status: int) -> Kind | None:
+def _transient_kind(status: int) -> Kind | None:
     if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
         return "denied"
     if status in {HTTPStatus.PAYMENT_REQUIRED, HTTPStatus.TOO_MANY_REQUESTS}:
         return "throttled"
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         return "overloaded"
-    return "failed" if status in _TIMING or status >= HTTPStatus.INTERNAL_SERVER_ERROR else None
+    return "failed" if status in _TRY_AGAIN or status >= HTTPStatus.INTERNAL_SERVER_ERROR else None
 
 
 def _error_object(body: bytes) -> Mapping[str, Any]:
@@ -247,39 +246,39 @@ def _error_object(body: bytes) -> Mapping[str, Any]:
     return inner if isinstance(inner, dict) else {}
 
 
-def is_too_long(said: str) -> bool:
-    """True where an error text says that a prompt does not fit the model."""
-    return _TOO_LONG.search(said) is not None
+def is_too_long(text: str) -> bool:
+    """Whether an error message is about a prompt that does not fit the model."""
+    return _TOO_LONG_TEXT.search(text) is not None
 
 
-def _reason(status: int, error: Mapping[str, Any], said: str) -> str:
+def _reason(status: int, error: Mapping[str, Any], text: str) -> str:
     if error.get("code") == "content_filter":
         return "filtered"
     if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE or error.get("code") == "context_length_exceeded":
         return "too_long"
     if error.get("param") in {"max_tokens", "max_completion_tokens"}:
         return "bad_request"
-    if error.get("param") in {"input_tokens", "input_text"} or is_too_long(said):
+    if error.get("param") in {"input_tokens", "input_text"} or is_too_long(text):
         return "too_long"
     return "bad_request"
 
 
 def system_fault(exc: BaseException) -> SystemFault | None:
-    """Where the machine itself has run out of file descriptors, which no server can help."""
+    """The error for a machine that has run out of file descriptors, None for every other cause."""
     for link in _chain(exc):
         if isinstance(link, OSError) and link.errno in {errno.EMFILE, errno.ENFILE}:
             return SystemFault("too many open files.", "Raise `ulimit -n` or lower run.concurrency.")
     return None
 
 
-def tls_refusal(exc: BaseException, server: str, hide: Redactor) -> ServerRefused | None:
-    """A certificate or handshake that will not get better; a connection lost in the handshake is not one."""
+def tls_error(exc: BaseException, server: str, redact: Redactor) -> ServerRefused | None:
+    """The error for a certificate or handshake that will keep failing, None for a connection that was only lost."""
     for link in _chain(exc):
-        passing = isinstance(link, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError)
-        if isinstance(link, ssl.SSLError | ssl.CertificateError) and not passing:
+        lost = isinstance(link, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError)
+        if isinstance(link, ssl.SSLError | ssl.CertificateError) and not lost:
             return ServerRefused(
-                f"{server}: TLS: {hide(str(link))}.",
-                "If the server's certificate comes from your own authority, name its PEM file in ca_file.",
+                f"{server}: TLS: {redact(str(link))}.",
+                "If the certificate comes from your own authority, name its PEM file in ca_file.",
             )
     return None
 

@@ -1,40 +1,56 @@
-"""A set of equal servers behind one call: transport, pool and retry policy put together, and what they serve."""
+"""One model on interchangeable servers behind one call, with the one retry policy of all served models.
+
+Transport failures cost time, never an item, unless the item itself is their cause: a server that fails on one item for
+ever must not stop the run, and an outage must not cost items. The server's other work tells them apart. A failure
+counts against an item only when the same server answered at least `OTHERS` other requests since that item's previous
+failure, and `MAX_CHARGES` such failures reject it. At the end of a run there is no other work; then tiny requests of
+our own (canaries) show whether the server is healthy.
+"""
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from synth.errors import RequestRejected, ServerRefused
-from synth.servers.faults import NotServed, Setback, shown
-from synth.servers.pace import Clock, Load, Pace
-from synth.servers.pool import Engines, Pool
-from synth.servers.retry import Retry
+from synth.servers.faults import Kind, NotFoundError, TransientError, shown
+from synth.servers.limiter import AdaptiveLimit, Clock, Load
+from synth.servers.pool import MAX_PAUSE, Engines, Pool, Server
 from synth.stage import ClientSettings
 
 T = TypeVar("T")
 
+OTHERS = 20
+MAX_CHARGES = 5
+_CANARY_AFTER: dict[Kind, int] = {"failed": 2, "overloaded": 8}
+"""Failures of one item on one server after which canaries show whether the item is at fault."""
+
 
 class Transport(Protocol):
-    """JSON over HTTP: `post` and `get` return the parsed body of a 2xx answer.
+    """Sends requests of one kind to a base URL; `send` and `models` give the JSON of a 2xx answer.
 
-    For everything else they raise Setback, NotServed, RequestRejected, ServerRefused or SystemFault.
+    Raises TransientError, NotFoundError, RequestRejected, ServerRefused or SystemFault for every other outcome.
     """
 
-    async def post(
-        self, url: str, path: str, body: Mapping[str, Any], headers: Mapping[str, str] | None = None
-    ) -> Any: ...
+    path: str
+    """Where requests go, below the base URL."""
 
-    async def get(self, url: str, path: str) -> Any: ...
+    async def send(self, url: str, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Any: ...
+
+    async def models(self, url: str) -> Any: ...
+
+    async def version(self, url: str) -> str | None: ...
 
     async def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """One line of `/v1/models`; `root` is the checkpoint behind the served name, where the server tells."""
+    """One entry of `/v1/models`; `root` is the checkpoint behind the served name, where the server reports it."""
 
     id: str
     root: str | None = None
@@ -42,103 +58,210 @@ class ModelCard:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """What a fleet is for: the model it must serve, and a tiny call that shows whether it works."""
+class FleetOptions:
+    """The model that the servers must serve, and how to treat them."""
 
     model: str
-    path: str
     canary: Mapping[str, Any]
-    compare: bool
-    """Look into `/v1/models` before a server gets work: right for vLLM, where the list is the truth."""
+    """The body of a tiny request that shows whether a server works."""
+    check_models: bool
+    """Look into `/v1/models` before a server gets work, as is right for vLLM, which lists exactly what it serves."""
     most: int | None = None
-    """Calls that a server gets at once at the most, where the right number is to be found; None: as many as come."""
+    """The most requests for one server at once, when the right number is to be found; None means unlimited."""
     load: Callable[[str], Awaitable[Load | None]] | None = None
-    """Asks a server for its load, where it tells."""
-    doubt: bool = False
-    """Believe no bad request before something has succeeded; not for callers who try a refused batch in halves."""
+    """Asks a server for its load, where it reports any."""
+    blame_job_first: bool = False
+    """Retry a rejected request as long as none has succeeded: the job itself may be at fault, so do not charge the
+    item. Not for callers that halve a rejected batch."""
+
+
+@dataclass(slots=True)
+class _History:
+    """The failures of one request; `marks` and `tries` are by URL."""
+
+    marks: dict[str, int] = field(default_factory=dict)
+    tries: dict[str, int] = field(default_factory=dict)
+    kind: Kind = "waiting"
+    charges: int = 0
+    streak: int = 0
+    healthy: bool = False
 
 
 class Fleet:
-    """Calls one of several equal servers; see `synth.servers.retry` for what happens when they fail."""
+    """Sends requests to the servers at `urls` until they are answered."""
 
-    def __init__(self, urls: list[str], transport: Transport, work: Work, client: ClientSettings, clock: Clock) -> None:
+    def __init__(
+        self, urls: list[str], transport: Transport, options: FleetOptions, client: ClientSettings, clock: Clock
+    ) -> None:
         self.urls = urls
         self.transport = transport
-        self._work = work
+        self.model = options.model
+        self._options = options
         self._clock = clock
-        self._retry = Retry(Pool(urls, client, clock, self._pace), clock, self._greet, self._canary, doubt=work.doubt)
-        self._card: ModelCard | None = None
+        self._pool = Pool(urls, client, clock, self._rate)
         self._engines = Engines()
+        self._card: ModelCard | None = None
+        self._admitted_urls: set[str] = set()
+        self._jitter = random.Random()  # noqa: S311 - spreads load, decides nothing that is written
 
     @property
     def troubled(self) -> bool:
-        """Whether no server has answered since one failed."""
-        return self._retry.troubled
+        """Whether no server has answered since one failed; then `limits.outage` or `limits.startup` counts."""
+        return self._pool.remaining() < math.inf
 
     async def call(self, body: Mapping[str, Any], affinity: int, read: Callable[[Any], T]) -> T:
-        """What `read` makes of the JSON that `work.path` answers; it raises Setback where that is garbled.
+        """What `read` makes of the JSON of the answer; `read` raises TransientError for a garbled one.
 
-        Calls of one `affinity` meet the same server while it is up. Raises RequestRejected, ServerRefused,
+        Requests of one `affinity` go to the same server while it is up. Raises RequestRejected, ServerRefused,
         ServerUnavailable, SystemFault.
         """
+        history = _History()
+        try:
+            return await self._attempt(body, affinity, read, history)
+        except TransientError as error:
+            first_wait = self._wait(error, history)
+        # Entered only after a failure: tenacity costs a third of a request.
+        from tenacity import AsyncRetrying, retry_if_exception_type  # noqa: PLC0415 - as above
 
-        async def send(url: str) -> T:
-            with self._engines.headers(url, affinity) as headers:
-                answer = await self._post(url, body, headers)
-            try:
-                return read(answer)
-            except Setback as setback:
-                raise Setback(f"{shown(url)}: {setback.message}", setback.kind) from None
-
-        return await self._retry(send, affinity)
+        await self._clock.sleep(first_wait)
+        policy = AsyncRetrying(
+            retry=retry_if_exception_type(TransientError),
+            wait=lambda state: self._wait(state.outcome.exception(), history) if state.outcome else 0.0,
+            sleep=self._clock.sleep,
+            reraise=True,
+        )
+        result: T = await policy(self._attempt, body, affinity, read, history)
+        return result
 
     async def models(self, url: str) -> list[ModelCard]:
-        """What a server lists, empty where it has no such list."""
+        """The models that a server lists, empty when it has no list."""
         try:
-            listed = await self.transport.get(url, "/models")
-        except (NotServed, RequestRejected):
+            listed = await self.transport.models(url)
+        except (NotFoundError, RequestRejected):
             return []
         data = listed.get("data") if isinstance(listed, dict) else None
         return [_card(entry) for entry in data or [] if isinstance(entry, dict)]
 
     async def engines(self, url: str) -> int | None:
-        """Data-parallel engines behind a URL, None where it does not say."""
-        load = await self._work.load(url) if self._work.load is not None else None
+        """Data-parallel engines behind a URL, None when the server does not report them."""
+        load = await self._options.load(url) if self._options.load is not None else None
         return load.engines if load is not None else None
 
     async def close(self) -> None:
         """Close every connection."""
-        self._retry.close()
+        for server in self._pool.servers:
+            server.rate.close()
         await self.transport.close()
 
-    def _pace(self, url: str) -> Pace:
-        load = self._work.load
-        return Pace(self._work.most, self._clock, partial(load, url) if load else None)
+    def _rate(self, url: str) -> AdaptiveLimit:
+        load = self._options.load
+        return AdaptiveLimit(self._options.most, self._clock, partial(load, url) if load else None)
 
-    async def _post(self, url: str, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Any:
+    async def _attempt(self, body: Mapping[str, Any], affinity: int, read: Callable[[Any], T], history: _History) -> T:
+        server, trial = await self._acquire(affinity)
+        started = self._clock.now()
+        sent = False
         try:
-            answer = await self.transport.post(url, self._work.path, body, headers)
-        except NotServed as exc:
-            raise await self._not_served(url, exc.message) from None
+            await self._prepare(server, history, trial=trial)
+            sent = True
+            with self._engines.choose(server.url, affinity) as headers:
+                answer = await self._send(server.url, body, headers)
+            result = _read(answer, read, server)
+        except TransientError as error:
+            self._pool.failed(server, error, started, trial=trial)
+            if sent:
+                _charge(history, server, error)
+            raise
+        except RequestRejected as rejection:
+            self._pool.rejected(server, rejection)
+            if self._options.blame_job_first and rejection.reason == "bad_request" and not self._pool.succeeded:
+                raise TransientError(str(rejection), "waiting") from None
+            raise
+        finally:
+            server.on_trial = server.on_trial and not trial
+            server.rate.limiter.release()
+        self._pool.answered(server)
+        return result
+
+    async def _acquire(self, affinity: int) -> tuple[Server, bool]:
+        """A server with room for this request, and whether the request is a trial, which waits for no room."""
+        while True:
+            try:
+                server, trial = self._pool.pick(affinity)
+            except TransientError as error:
+                self._pool.check_outage(error)
+                raise
+            if server is None:
+                server = await self._pool.wait(affinity)
+                if server is not None:
+                    return server, False
+                continue
+            server.rate.poll()
+            if trial:
+                server.rate.limiter.in_flight += 1
+                return server, trial
+            if await server.rate.limiter.acquire():
+                return server, trial
+
+    async def _prepare(self, server: Server, history: _History, *, trial: bool) -> None:
+        """Check the model of a server that is new or was down, and the health of one that failed on this request."""
+        if trial or server.url not in self._admitted_urls:
+            async with server.lock:
+                if trial or server.url not in self._admitted_urls:
+                    if self._options.check_models:
+                        await self._check_model(server.url)
+                    self._engines.set_count(server.url, await self.engines(server.url) or 1)
+                    self._admitted_urls.add(server.url)
+        if trial:
+            await self._run_canary(server)
+        history.healthy = False
+        if history.tries.get(server.url, 0) >= _CANARY_AFTER.get(history.kind, math.inf):
+            async with server.lock:
+                start = server.answered if history.kind == "overloaded" else history.marks[server.url]
+                while server.answered - start < OTHERS:
+                    await self._run_canary(server)
+            history.healthy = True
+            history.streak = 0
+
+    async def _run_canary(self, server: Server) -> None:
+        try:
+            await self._send(server.url, self._options.canary)
+        except RequestRejected:  # a clear no is a sign of life as well
+            self._pool.answered(server, usable=False)
+        else:
+            self._pool.answered(server)
+
+    def _wait(self, error: BaseException | None, history: _History) -> float:
+        """Seconds before the next attempt."""
+        if not isinstance(error, TransientError):
+            raise TypeError("only a TransientError is retried")
+        if error.kind in {"unreachable", "denied"} and self._pool.has_ready():
+            return 0.0  # that server is down now, another is not
+        requested = error.pause or 0.0
+        if error.kind == "waiting":
+            seconds = requested + self._jitter.random()
+        else:
+            history.streak += 1
+            longest = min(MAX_PAUSE, 0.5 * 2 ** min(history.streak, 10))
+            seconds = max(longest * self._jitter.uniform(0.5, 1.0), requested)
+        return max(0.0, min(seconds, self._pool.remaining()))
+
+    async def _send(self, url: str, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Any:
+        try:
+            answer = await self.transport.send(url, body, headers)
+        except NotFoundError as exc:
+            raise await self._not_found(url, exc.message) from None
         if isinstance(answer, dict) and answer.get("error") and not answer.get("choices"):
-            raise Setback(f"{shown(url)}: HTTP 200 with an error in it")
+            raise TransientError(f"{shown(url)}: HTTP 200 with an error in it")
         return answer
 
-    async def _canary(self, url: str) -> None:
-        await self._post(url, self._work.canary)
-
-    async def _greet(self, url: str) -> None:
-        if self._work.compare:
-            await self._recognise(url)
-        self._engines.learn(url, await self.engines(url) or 1)
-
-    async def _recognise(self, url: str) -> None:
+    async def _check_model(self, url: str) -> None:
         cards = await self.models(url)
         if not cards:
             return
-        card = next((c for c in cards if c.id == self._work.model), None)
+        card = next((card for card in cards if card.id == self.model), None)
         if card is None:
-            raise _other_models(url, self._work.model, cards)
+            raise _other_models(url, self.model, cards)
         if self._card is not None and card.root != self._card.root:
             raise ServerRefused(
                 f"{shown(url)} serves {card.root} as {card.id!r}, before it was {self._card.root}.",
@@ -146,16 +269,38 @@ class Fleet:
             )
         self._card = card
 
-    async def _not_served(self, url: str, message: str) -> ServerRefused:
+    async def _not_found(self, url: str, message: str) -> ServerRefused:
         try:
             cards = await self.models(url)
-        except (Setback, ServerRefused):
+        except (TransientError, ServerRefused):
             cards = []
-        if any(card.id == self._work.model for card in cards) or not cards:
+        if any(card.id == self.model for card in cards) or not cards:
             return ServerRefused(
-                f"{message} (POST {self._work.path}).", "Check the base URL and what the server is for."
+                f"{message} (POST {self.transport.path}).",
+                "Check the base URL, and that the server was started for this kind of model.",
             )
-        return _other_models(url, self._work.model, cards)
+        return _other_models(url, self.model, cards)
+
+
+def _read(answer: Any, read: Callable[[Any], T], server: Server) -> T:
+    try:
+        return read(answer)
+    except TransientError as error:
+        raise TransientError(f"{server.name}: {error.message}", error.kind) from None
+
+
+def _charge(history: _History, server: Server, error: TransientError) -> None:
+    """Count a failure against the request when its server is healthy. Raises RequestRejected for the last one."""
+    url = server.url
+    others = server.answered - history.marks.get(url, server.answered)
+    history.marks[url] = server.answered
+    history.tries[url] = history.tries.get(url, 0) + 1
+    history.kind = error.kind
+    history.charges += {"failed": others >= OTHERS, "overloaded": history.healthy}.get(error.kind, False)
+    if history.charges >= MAX_CHARGES:
+        # without the server's name: rejected rows must not depend on where a job runs
+        message = error.message.removeprefix(f"{server.name}: ")
+        raise RequestRejected("server_error", f"the server fails on this request while it answers others: {message}")
 
 
 def _other_models(url: str, model: str, cards: list[ModelCard]) -> ServerRefused:

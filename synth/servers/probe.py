@@ -1,11 +1,13 @@
-"""What `synth check` learns of a server: facts, and problems in words that say how to mend them."""
+"""What `synth check` finds out about a server: facts, and problems with their cure."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 
 from synth.errors import RequestRejected, SynthError
-from synth.servers.faults import NotServed, Setback, is_loopback, shown
+from synth.servers.faults import NotFoundError, TransientError, is_loopback, shown
 from synth.servers.fleet import Fleet
 
 QUESTION = "How do I change a password that I have forgotten?"
@@ -15,7 +17,7 @@ UNRELATED = "Spring tides follow the new and the full moon by about two days on 
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """One server, or one local model, as found; None where a fact does not apply or could not be learnt."""
+    """One server, or one local model; None where a fact does not apply or is unknown."""
 
     server: str
     """URL without secrets, or the path of a local model."""
@@ -27,41 +29,38 @@ class ProbeResult:
     engines: int | None = None
     """Data-parallel engines behind the URL."""
     constrained: bool | None = None
-    """The model's freedom was held to a schema that it would not meet by chance."""
+    """Whether a reply followed a schema that no model follows by chance."""
     dimension: int | None = None
     norm: float | None = None
-    """Length of a vector as it came, before we normalise."""
+    """Length of a vector before normalisation."""
     paraphrase: float | None = None
-    """How near an answer is to its question: the cosine of an embedder, P(yes) of a reranker."""
+    """Similarity of a question and its answer: the cosine of an embedder, P(yes) of a reranker."""
     unrelated: float | None = None
-    """The same of a text that has nothing to do with the question; must be the lower one."""
+    """The same for a question and an unrelated text; must be lower."""
     remote: bool = False
     """Passages leave this machine."""
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What a server says of itself."""
+async def probe_servers(fleet: Fleet, examine: Callable[[str], Awaitable[ProbeResult]]) -> list[ProbeResult]:
+    """One result per server: what it serves, and what `examine` finds when it sends requests to a base URL."""
 
-    models: tuple[str, ...]
-    max_model_len: int | None
-    version: str | None
+    async def probe(url: str) -> ProbeResult:
+        try:
+            cards = await fleet.models(url)
+            found = await examine(url)
+        except (NotFoundError, TransientError, SynthError) as exc:
+            problem = str(exc)
+            if isinstance(exc, NotFoundError):
+                asked = f"(POST {fleet.transport.path}) for the model {fleet.model!r}"
+                problem += f" {asked}: was the server started for this kind of model?"
+            answered = isinstance(exc, NotFoundError | RequestRejected)
+            return ProbeResult(shown(url), reachable=answered, problems=(problem,), remote=not is_loopback(url))
+        return replace(
+            found,
+            models=tuple(card.id for card in cards),
+            max_model_len=next((card.max_model_len for card in cards if card.id == fleet.model), None),
+            version=await fleet.transport.version(url),
+            remote=not is_loopback(url),
+        )
 
-
-async def facts(fleet: Fleet, url: str, model: str) -> Facts:
-    """Models, context length and version of one server; raises Setback or ServerRefused when it cannot be reached."""
-    cards = await fleet.models(url)
-    mine = next((card for card in cards if card.id == model), None)
-    try:
-        told = await fleet.transport.get(url.removesuffix("/v1"), "/version")
-        version = told.get("version") if isinstance(told, dict) else None
-    except (NotServed, Setback, SynthError):
-        version = None
-    length = mine.max_model_len if mine is not None else None
-    return Facts(tuple(card.id for card in cards), length, version if isinstance(version, str) else None)
-
-
-def unusable(url: str, exc: Exception) -> ProbeResult:
-    """The result for a server that could not be spoken to, or would not do this work at all."""
-    answered = isinstance(exc, NotServed | RequestRejected)
-    return ProbeResult(shown(url), reachable=answered, problems=(str(exc),), remote=not is_loopback(url))
+    return list(await asyncio.gather(*(probe(url) for url in fleet.urls)))

@@ -1,0 +1,271 @@
+"""How many requests one server gets at once, adjusted while working.
+
+vLLM reports on `/metrics` how many requests run and wait and how full its cache is: the limit rises while none waits
+and falls when many do, so that a short queue keeps every slot busy. Other servers only refuse: one request more with
+every round of answers, a third fewer after a refusal (AIMD, Chiu and Jain 1989).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """`now` is monotonic seconds, `wall` seconds since 1970 (only to read HTTP dates), `sleep` waits."""
+
+    def now(self) -> float: ...
+
+    def wall(self) -> float: ...
+
+    async def sleep(self, seconds: float) -> None: ...
+
+
+class SystemClock:
+    """The machine's own clocks."""
+
+    def now(self) -> float:
+        """Monotonic seconds."""
+        return time.monotonic()
+
+    def wall(self) -> float:
+        """Seconds since 1970, UTC."""
+        return time.time()
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait that long."""
+        await asyncio.sleep(seconds)
+
+
+class NewPassageQueue:
+    """Requests that start a passage: each goes to the first server with room.
+
+    Assigned to a server beforehand, they would still queue at a slow one when the others have nothing left to do.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[asyncio.Future[Limiter | None]] = deque()
+
+    async def wait(self) -> Limiter | None:
+        """The limiter that admitted this request, to be released later; None after `dismiss`."""
+        waiting: asyncio.Future[Limiter | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiting)
+        try:
+            return await waiting
+        except asyncio.CancelledError:
+            if waiting.done() and not waiting.cancelled() and (limiter := waiting.result()) is not None:
+                limiter.release()  # admitted in the same moment
+            raise
+
+    def dismiss(self) -> None:
+        """Let all waiting requests choose again, because the set of usable servers has changed."""
+        while (waiting := self.pop()) is not None:
+            waiting.set_result(None)
+
+    def pop(self) -> asyncio.Future[Limiter | None] | None:
+        """Remove the request that has waited longest, None when nothing waits."""
+        while self._waiting:
+            if not (waiting := self._waiting.popleft()).done():
+                return waiting
+        return None
+
+
+class Limiter:
+    """At most `limit` requests at once (None means unlimited); a passage's later requests go before new passages.
+
+    Otherwise they would queue behind the first requests of many others, and the passage's prefix would be gone from the
+    server's cache by then.
+    """
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.limit = limit
+        self.queue = NewPassageQueue()
+        """Shared by the servers of one model."""
+        self.is_open: Callable[[], bool] = lambda: True
+        """Whether the server may be given new passages now."""
+        self.in_flight = 0
+        self.was_full = False
+        """Whether the limit was reached since somebody set this to False."""
+        self._waiting: deque[asyncio.Future[bool]] = deque()
+
+    @property
+    def load(self) -> float:
+        """Requests in flight and waiting, as a share of the limit if there is one."""
+        return (self.in_flight + len(self._waiting)) / (self.limit or 1)
+
+    @property
+    def full(self) -> bool:
+        return self.limit is not None and self.in_flight >= self.limit
+
+    async def acquire(self) -> bool:
+        """Wait for room at this server; True requires a `release` later, False comes after `dismiss`."""
+        if not self.full:
+            self._admit()
+            return True
+        waiting: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiting)
+        try:
+            return await waiting
+        except asyncio.CancelledError:
+            if waiting.done() and not waiting.cancelled() and waiting.result():
+                self.release()  # admitted in the same moment
+            raise
+
+    def release(self) -> None:
+        """Give the room back."""
+        self.in_flight -= 1
+        self._admit_waiting()
+
+    def set_limit(self, limit: int) -> None:
+        """Change the limit; requests in flight continue when it falls below their number."""
+        self.limit = limit
+        self._admit_waiting()
+
+    def dismiss(self) -> None:
+        """Let all waiting requests choose another server, because this one is down."""
+        while self._waiting:
+            if not (waiting := self._waiting.popleft()).done():
+                waiting.set_result(False)
+        self.queue.dismiss()
+
+    def _admit(self) -> None:
+        self.in_flight += 1
+        self.was_full = self.was_full or self.full
+
+    def _admit_waiting(self) -> None:
+        while not self.full and self._waiting:
+            if not (waiting := self._waiting.popleft()).done():
+                self._admit()
+                waiting.set_result(True)
+        while not self.full and self.is_open() and (first := self.queue.pop()) is not None:
+            self._admit()
+            first.set_result(self)
+
+
+START = 16
+"""The first limit; doubled with every reading until the server is full."""
+MIN_LIMIT = 4
+_READ_SECONDS = 0.5
+_CUT_SECONDS = 1.0
+_CUT = 0.7
+_FULL_CACHE = 0.9
+_QUEUE = 0.05
+"""Desired number of waiting requests for each running one: they start as soon as others end."""
+_LONG_QUEUE = 0.1
+_GAUGE = re.compile(r"^vllm:(\w+)(?:\{[^}]*\})?\s+([0-9.eE+-]+)$", re.MULTILINE)
+_ENGINE = re.compile(r'^vllm:num_requests_running\{(?:[^}]*,)?engine="(\d+)"', re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a server reports; `cache` is the fullest of its engines, from 0 to 1, the rest are sums."""
+
+    running: float
+    waiting: float
+    cache: float = 0.0
+    preemptions: float = 0.0
+    engines: int = 1
+    """Data-parallel replicas of the model behind the URL."""
+
+
+def read_load(text: str) -> Load | None:
+    """The load on a page of `/metrics`, None when the page is not vLLM's."""
+    found: dict[str, list[float]] = {}
+    for name, value in _GAUGE.findall(text):
+        found.setdefault(name, []).append(float(value))
+    if not {"num_requests_running", "num_requests_waiting"} <= found.keys():
+        return None
+    return Load(
+        sum(found["num_requests_running"]),
+        sum(found["num_requests_waiting"]),
+        max(found.get("kv_cache_usage_perc", [0.0])),
+        sum(found.get("num_preemptions_total", [0.0])),
+        len(set(_ENGINE.findall(text))) or 1,
+    )
+
+
+class AdaptiveLimit:
+    """Adjusts the limit of one server's limiter, up to `most`; None for `most` means unlimited.
+
+    `fetch_load` asks the server for its load, and is dropped when the server reports none.
+    """
+
+    def __init__(
+        self, most: int | None, clock: Clock, fetch_load: Callable[[], Awaitable[Load | None]] | None = None
+    ) -> None:
+        self.limiter = Limiter(None if most is None else min(START, most))
+        self._most = most
+        self._clock = clock
+        self._fetch_load = fetch_load
+        self._fetching: asyncio.Task[None] | None = None
+        self._fetched_at = -math.inf
+        self._reports_load = False
+        self._was_saturated = False
+        """Whether the server has ever been full: from then on the limit grows slowly."""
+        self._long_queues = 0
+        self._preemptions = math.inf
+        self._cut_at = -math.inf
+        self._limit = float(self.limiter.limit or 0)
+
+    def poll(self) -> None:
+        """Fetch the server's load when the limit holds requests back and the last reading is old; call this often."""
+        if self._most is None or self._fetch_load is None or not self.limiter.was_full:
+            return
+        now = self._clock.now()
+        if now - self._fetched_at >= _READ_SECONDS:
+            self._fetched_at = now
+            if self._fetching is None or self._fetching.done():
+                self._fetching = asyncio.get_running_loop().create_task(self._fetch(self._fetch_load))
+
+    def answered(self) -> None:
+        """A request succeeded: without reports of the load, this raises the limit."""
+        self.poll()
+        if self._most is not None and not self._reports_load and self.limiter.was_full:
+            self._set(self._limit + (1 / self._limit if self._was_saturated else 1.0))
+
+    def refused(self) -> None:
+        """The server refused a request because it has too many."""
+        now = self._clock.now()
+        if self._most is not None and now - self._cut_at >= _CUT_SECONDS:
+            self._cut_at, self._was_saturated = now, True
+            self._set(self._limit * _CUT)
+
+    def update(self, load: Load) -> None:
+        """Adjust the limit to the load that the server reports."""
+        if self._most is None:
+            return
+        self._reports_load = True
+        preempted, self._preemptions = load.preemptions > self._preemptions, load.preemptions
+        surplus = load.waiting - math.ceil(load.running * _QUEUE)
+        self._long_queues = self._long_queues + 1 if load.waiting > max(1.0, load.running * _LONG_QUEUE) else 0
+        if preempted:
+            self._was_saturated = True
+            self._set(min(self._limit, load.running + load.waiting) * _CUT)
+        elif load.waiting > load.running or self._long_queues > 1:
+            self._was_saturated = True
+            self._set(self.limiter.in_flight - surplus)  # not from the limit: a surplus takes a while to drain
+        elif load.waiting == 0 and load.cache < _FULL_CACHE and self.limiter.was_full:
+            self._set(self._limit * (1 + _QUEUE) + 1 if self._was_saturated else self._limit * 2)
+        self.limiter.was_full = self.limiter.full
+
+    def close(self) -> None:
+        """Cancel a reading that is under way."""
+        if self._fetching is not None:
+            self._fetching.cancel()
+
+    async def _fetch(self, fetch_load: Callable[[], Awaitable[Load | None]]) -> None:
+        load = await fetch_load()
+        if load is None:
+            self._fetch_load, self._reports_load = None, False
+        else:
+            self.update(load)
+
+    def _set(self, limit: float) -> None:
+        self._limit = max(float(min(MIN_LIMIT, self._most or MIN_LIMIT)), min(float(self._most or 0), limit))
+        self.limiter.set_limit(int(self._limit))

@@ -1,0 +1,240 @@
+"""Every other provider, through the openai package."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, SecretStr, field_validator
+
+from synth.errors import JobError, RequestRejected, ServerRefused
+from synth.servers.faults import (
+    Answer,
+    Redactor,
+    TransientError,
+    expand_urls,
+    is_loopback,
+    parse_json,
+    shown,
+    status_error,
+    system_fault,
+    tls_error,
+)
+from synth.servers.http import CONNECT_TIMEOUT, GET_TIMEOUT, ServerAuth, client_error
+from synth.servers.limiter import Clock
+
+if TYPE_CHECKING:
+    import openai
+
+_OPENAI = "https://api.openai.com/v1"
+_SECRET_HEADERS = frozenset({"authorization", "api-key", "x-api-key", "proxy-authorization", "cookie"})
+Resource = Literal["chat", "embeddings"]
+
+
+class Provider(ServerAuth):
+    """An OpenAI-compatible provider: its URL, key, headers and query."""
+
+    tuning: ClassVar[frozenset[str]] = ServerAuth.tuning | {
+        "base_url",
+        "api_key_header",
+        "extra_headers",
+        "default_query",
+    }
+
+    base_url: str | None = None
+    """Null is OpenAI itself; a URL without a path gets `/v1`."""
+    api_key_env: str | None = "OPENAI_API_KEY"
+    """Environment variable with the API key, sent to `base_url`; null sends none. With a `base_url`, an unset
+    OPENAI_API_KEY is not an error, because local servers need no key."""
+    api_key_header: str | None = None
+    """Header for the bare key instead of `Authorization: Bearer …`; `api-key` on Azure."""
+    extra_headers: dict[str, str] = Field(default_factory=dict)
+    """Further headers; never the key."""
+    default_query: dict[str, str] = Field(default_factory=dict)
+    """Query of every URL, such as Azure's `api-version`."""
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_one_url(cls, value: str | None) -> str | None:
+        if value is not None and len(expand_urls([value])) > 1:
+            raise ValueError("must be one server; use vllm_server for several")
+        return value
+
+    @field_validator("extra_headers")
+    @classmethod
+    def _has_no_secrets(cls, value: dict[str, str]) -> dict[str, str]:
+        if secret := sorted(name for name in value if name.lower() in _SECRET_HEADERS):
+            raise ValueError(f"{secret[0]} would put a secret into the job file; use api_key_env and api_key_header")
+        return value
+
+    def urls(self) -> list[str]:
+        """The one base URL."""
+        return expand_urls([self.base_url or _OPENAI])
+
+    def key(self) -> SecretStr | None:
+        """The API key, None for a `base_url` whose job names no variable. Raises JobError as `ServerAuth.key`."""
+        named = "api_key_env" in self.model_fields_set
+        if not named and self.base_url is not None and not os.environ.get(self.api_key_env or ""):
+            return None
+        if self.base_url is None and self.api_key_env is None:
+            raise JobError("field api_key_env: OpenAI requires a key.", "Name the variable that contains it.")
+        return super().key()
+
+
+class SdkTransport:
+    """A `synth.servers.fleet.Transport` over one resource of the SDK's client.
+
+    A request's body is the keyword arguments of the resource's `create`. `timeout` is seconds for a whole exchange.
+    Raises JobError when the key or the CA file cannot be read.
+    """
+
+    def __init__(self, provider: Provider, resource: Resource, timeout: float, connections: int, clock: Clock) -> None:
+        self.path = "/chat/completions" if resource == "chat" else "/embeddings"
+        self._provider = provider
+        self._resource = resource
+        self._key = provider.key()
+        self._redact = Redactor(self._key)
+        self._tls = provider.tls()
+        self._timeout = timeout
+        self._connections = connections
+        self._clock = clock
+        self._client: openai.AsyncOpenAI | None = None
+        self._extra_headers: Mapping[str, Any] = {}
+
+    async def send(self, url: str, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Any:
+        """The JSON of the answer to one request."""
+        client = self._connected()
+        # Raw answers: the SDK would build its own models only for us to take them apart, at half a millisecond each.
+        create: Any = client.chat.completions.with_raw_response.create
+        if self._resource == "embeddings":
+            create = client.embeddings.with_raw_response.create
+        asked = create(**body, extra_headers={**self._extra_headers, **(headers or {})})
+        return await self._exchange(asked, shown(url), self._timeout)
+
+    async def models(self, url: str) -> Any:
+        """The JSON of `/models`, within 30 s."""
+        listed: Any = self._connected().models.with_raw_response.list(extra_headers=dict(self._extra_headers))
+        return await self._exchange(listed, shown(url), min(GET_TIMEOUT, self._timeout))
+
+    async def version(self, url: str) -> str | None:  # noqa: ARG002 - the seam's signature
+        """None: only vLLM reports a version."""
+        return None
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._client is not None:
+            await self._client.close()
+            self._client = None
+
+    async def _exchange(self, request: Awaitable[Any], server: str, timeout: float) -> Any:
+        import aiohttp  # noqa: PLC0415 - heavy, needed only by runs with a server
+        import openai  # noqa: PLC0415 - as above
+
+        try:
+            async with asyncio.timeout(timeout):
+                raw = await request
+        except openai.OpenAIError as exc:
+            raise sdk_error(exc, server, self._clock.wall(), self._redact) from None  # its text may contain the key
+        except aiohttp.ClientError as exc:  # the SDK's aiohttp client lets some of them through
+            raise client_error(exc, server, self._redact) from None
+        except TimeoutError as exc:
+            raise TransientError(f"{server}: no full answer within {timeout:.0f} s") from exc
+        except UnicodeEncodeError:
+            raise RequestRejected("encoding", "the text has half of a surrogate pair") from None
+        except OSError as exc:
+            raise system_fault(exc) or TransientError(f"{server}: {self._redact(str(exc))}") from exc
+        return parse_json(Answer(raw.status_code, raw.headers, raw.content), server)
+
+    def _connected(self) -> openai.AsyncOpenAI:
+        if self._client is not None:
+            return self._client
+        import httpx2  # noqa: PLC0415 - as above
+        import openai  # noqa: PLC0415 - as above
+
+        provider, url = self._provider, self._provider.urls()[0]
+        key = self._key.get_secret_value() if self._key is not None else ""
+        headers = {"Accept": "application/json", "Content-Type": "application/json", "User-Agent": "synth"}
+        if key and provider.api_key_header:
+            headers[provider.api_key_header] = key
+        if not key or provider.api_key_header:
+            self._extra_headers = {"Authorization": openai.Omit()}
+        timeout = httpx2.Timeout(None, connect=CONNECT_TIMEOUT)
+        self._client = _client_class()(
+            headers | provider.extra_headers,
+            api_key=key or "none",
+            admin_api_key="",  # an empty text, because None is looked up in the environment
+            organization="",
+            project="",
+            webhook_secret="",
+            base_url=url,
+            max_retries=0,
+            timeout=timeout,
+            default_query=dict(provider.default_query),
+            http_client=openai.DefaultAioHttpClient(
+                limits=httpx2.Limits(
+                    max_connections=self._connections, max_keepalive_connections=self._connections, keepalive_expiry=4.0
+                ),
+                verify=self._tls,
+                follow_redirects=False,
+                trust_env=provider.trust_env and not is_loopback(url),
+                timeout=timeout,
+            ),
+        )
+        return self._client
+
+
+@cache
+def _client_class() -> Any:
+    import openai  # noqa: PLC0415 - as above
+
+    class Client(openai.AsyncOpenAI):
+        """Sends the headers of the job, and none that come from OPENAI_CUSTOM_HEADERS or describe this machine."""
+
+        def __init__(self, headers: Mapping[str, str], **options: Any) -> None:
+            super().__init__(**options)
+            self._headers: dict[str, str | openai.Omit] = dict(headers)
+
+        @property
+        def default_headers(self) -> dict[str, str | openai.Omit]:
+            return self._headers
+
+    return Client
+
+
+def sdk_error(exc: openai.OpenAIError, server: str, wall: float, redact: Redactor) -> Exception:
+    """The error for an exception of the openai package, as `synth.servers.faults` names it."""
+    import openai  # noqa: PLC0415 - as above
+
+    if isinstance(exc, openai.APIStatusError):
+        response = exc.response
+        answer = Answer(response.status_code, response.headers, response.content)
+        return TransientError(f"{server}: unusable answer") if answer.ok else status_error(answer, server, wall, redact)
+    if isinstance(exc, openai.APIConnectionError):
+        return _connection_error(exc, server, redact)
+    if isinstance(exc, openai.APIError):
+        return TransientError(f"{server}: {redact(exc.message)}")
+    if isinstance(exc, openai.ContentFilterFinishReasonError | openai.LengthFinishReasonError):
+        filtered = isinstance(exc, openai.ContentFilterFinishReasonError)
+        return RequestRejected("filtered" if filtered else "too_long", redact(str(exc)))
+    return ServerRefused(f"{server}: openai client: {redact(str(exc))}.", "Check the llm or embed section of the job.")
+
+
+def _connection_error(exc: openai.APIConnectionError, server: str, redact: Redactor) -> Exception:
+    import aiohttp  # noqa: PLC0415 - as above
+    import httpx2  # noqa: PLC0415 - as above
+
+    known = system_fault(exc) or tls_error(exc, server, redact)
+    if known is not None:
+        return known
+    link: BaseException | None = exc
+    while link is not None:
+        if isinstance(link, aiohttp.ClientError):
+            return client_error(link, server, redact)
+        if isinstance(link, httpx2.UnsupportedProtocol | httpx2.InvalidURL):
+            return ServerRefused(f"{server}: {redact(str(link))}.", "Check base_url.")
+        link = link.__cause__
+    unreachable = isinstance(exc.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.ProxyError)
+    return TransientError(f"{server}: {redact(str(exc.__cause__ or exc))}", "unreachable" if unreachable else "failed")

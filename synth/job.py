@@ -53,7 +53,7 @@ class Limits(Stage):
     """How long to wait for servers that are still loading at the start."""
     stall: Duration = 900.0
     """How long nothing may complete before the run names what is in flight and stops."""
-    line: Size = 64_000_000
+    max_line_bytes: Size = 64_000_000
     """Longest line of a JSONL or CSV file, and most bytes of one batch of rows."""
     strict: bool = False
     """Stop with exit 3 at the first rejected input row."""
@@ -170,7 +170,7 @@ class Job:
         )
 
     def read_limits(self) -> ReadLimits:
-        return ReadLimits(line=self.limits.line, strict=self.limits.strict)
+        return ReadLimits(max_line_bytes=self.limits.max_line_bytes, strict=self.limits.strict)
 
     def as_json(self) -> dict[str, Any]:
         """The job with every default filled in, as `job.json` keeps it: enough to resume from."""

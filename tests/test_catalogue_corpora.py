@@ -222,12 +222,12 @@ CASES = [
     ),
     Case("C7 invalid UTF-8 in Parquet", column(bad_utf8), rejected={"encoding": 1}, passages=1),
     Case("C8 half a surrogate pair", records(b'{"text": "\\ud800 long enough to be kept"}'), rejected={"surrogate": 1}),
-    Case("C10 a line of 10 MB", text("word " * 2_000_000, long="reject"), rejected={"too_long": 1}, passages=3),
+    Case("C10 a line of 10 MB", text("word " * 2_000_000, on_long="reject"), rejected={"too_long": 1}, passages=3),
     Case(
-        "C10 a line beyond limits.line",
-        lambda folder: {**records(line({"text": "x" * 3000}))(folder), "limits": {"line": 2000}},
+        "C10 a line beyond limits.max_line_bytes",
+        lambda folder: {**records(line({"text": "x" * 3000}))(folder), "limits": {"max_line_bytes": 2000}},
         3,
-        ("line 3", "limits.line"),
+        ("line 3", "limits.max_line_bytes"),
     ),
     Case("C11 the last line without its end", file("in.jsonl", line(good()[0])), passages=1),
     Case(
@@ -312,10 +312,13 @@ CASES = [
     Case("C43 control tokens, rejected", text(TOKENS, control_tokens="reject"), rejected={"control_token": 1}),
     Case("C44 odd characters", records(*(line({"text": each}) for each in ODD)), passages=6, after=kept_as(*ODD)),
     Case(
-        "C45 too long: reject", text("word " * 50, long="reject", max_chars=200), rejected={"too_long": 1}, passages=3
+        "C45 too long: reject",
+        text("word " * 50, on_long="reject", max_chars=200),
+        rejected={"too_long": 1},
+        passages=3,
     ),
-    Case("C45 too long: truncate", text("word " * 50, long="truncate", max_chars=200), passages=4),
-    Case("C45 too long: chunk", text("word " * 50, long="chunk", max_chars=200), passages=5),
+    Case("C45 too long: truncate", text("word " * 50, on_long="truncate", max_chars=200), passages=4),
+    Case("C45 too long: chunk", text("word " * 50, on_long="chunk", max_chars=200), passages=5),
     Case(
         "C47 a wrong language", text("Der Hafen liegt an der Küste, und die Fähre fährt am Morgen hinaus."), passages=4
     ),
@@ -368,7 +371,7 @@ def test_c29_a_huge_row_group_is_read_in_batches(tmp_path, capsys):
     """Batches are bounded in bytes: one row group of 60 MB does not become one batch."""
     values = [f"{n} {'word ' * 1200}" for n in range(10_000)]
     path = parquet(tmp_path / "in.parquet", values, row_group_size=10_000)
-    corpus = {"path": str(path), "language": "en", "long": "truncate", "max_chars": 100}
+    corpus = {"path": str(path), "language": "en", "on_long": "truncate", "max_chars": 100}
     assert main(["check", write_job(tmp_path, corpus=corpus)[0], "--offline"]) == 0, capsys.readouterr()
 
 

@@ -51,7 +51,7 @@ def changed(old, new):
 def test_what_a_job_leaves_out_has_its_default(job):
     got = job("corpus: {path: a}\nllm: {use: extractive}\nembed: {use: sentence_transformers}\n")
     assert (got.file.seed, got.run.shard_size, got.run.workers, got.run.concurrency) == (0, 1000, 1, "auto")
-    assert (got.limits.outage, got.limits.line, got.limits.unusable) == (1800.0, 64_000_000, 0.5)
+    assert (got.limits.outage, got.limits.max_line_bytes, got.limits.unusable) == (1800.0, 64_000_000, 0.5)
     assert [type(scorer).__name__ for scorer in got.scores] == ["Cosine", "LanguageCheck", "Length", "Copying"]
     assert [(c.column, c.value) for c in got.rules.conditions if c.column == "cosine"] == [("cosine", 0.7)]
     assert (got.file.personas.top_k, got.file.personas.pool) == (5, 5)
@@ -77,7 +77,11 @@ def test_what_a_job_leaves_out_has_its_default(job):
         (changed("shard_size: 20", "request_timeout: -1m"), "run.request_timeout", "15m"),
         (changed("shard_size: 20", "request_timeout: .inf"), "run.request_timeout", "finite"),
         (GOOD + "limits: {outage: 5 parsecs}\n", "job.yaml:14: limits.outage: '5 parsecs' is not a duration", "30s"),
-        (GOOD + "limits: {line: 64 furlongs}\n", "limits.line: '64 furlongs' is not a size", "64MB"),
+        (
+            GOOD + "limits: {max_line_bytes: 64 furlongs}\n",
+            "limits.max_line_bytes: '64 furlongs' is not a size",
+            "64MB",
+        ),
         (GOOD + "limits: {unusable: 1.5}\n", "limits.unusable: 1.5 is out of range", "<= 1"),
         (changed("attempts: 3", "languages: {no: 0.2}"), "job.yaml:8: task.languages.no: YAML reads", '"no"'),
         (changed("path: docs.jsonl", "{path: a, language: no}").replace("\n  {", " {"), "corpus.language", '"no"'),
@@ -183,7 +187,7 @@ def test_a_corpus_is_one_mapping_or_a_list(job):
         ("corpus.language=no", lambda j: j.corpora[0].language, "no"),
         ("limits.outage=90", lambda j: j.limits.outage, 90.0),
         ("limits.outage=1.5h", lambda j: j.limits.outage, 5400.0),
-        ("limits.line=2MiB", lambda j: j.limits.line, 2 * 2**20),
+        ("limits.max_line_bytes=2MiB", lambda j: j.limits.max_line_bytes, 2 * 2**20),
         ("scores.1.use=copying", lambda j: type(j.scores[1]).__name__, "Copying"),
         ("task.languages={same: 1, de: 1}", lambda j: j.task.languages.root, {"other": {"same": 1.0, "de": 1.0}}),
         ("task.guidance=12", lambda j: j.task.guidance, "12"),

@@ -112,7 +112,7 @@ def test_a_file_that_is_not_what_it_claims_to_be_is_refused(tmp_path, name):
     content, said = BROKEN[name]
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=said) as caught:
-        inspect([corpus(name)], tmp_path, ReadLimits(line=2000))
+        inspect([corpus(name)], tmp_path, ReadLimits(max_line_bytes=2000))
     assert name in str(caught.value) or said == "no input has any row"
 
 
@@ -341,7 +341,13 @@ def test_a_bad_line_is_one_rejected_row_among_good_ones(tmp_path, case):
         else first + line + b"\n" + years[1] + last
     )
     (tmp_path / "a.jsonl").write_bytes(content)
-    options = {"language": {"column": "lang"}, "title": "title", "long": "reject", "max_chars": 400, "carry": ["year"]}
+    options = {
+        "language": {"column": "lang"},
+        "title": "title",
+        "on_long": "reject",
+        "max_chars": 400,
+        "carry": ["year"],
+    }
     pick = corpus("a.jsonl", control_tokens="reject", **options)
     got = read(tmp_path, pick)
     assert reasons(got) == [reason]
@@ -497,10 +503,10 @@ def test_long_passages_are_chunked_cut_or_rejected(tmp_path):
     ]
     assert " ".join(texts(got)[:-1]) == long
     assert all(text.endswith(".") and 250 <= len(text) <= 500 for text in texts(got)[:-1])
-    cut = read(tmp_path, corpus("a.jsonl", max_chars=500, long="truncate"))
+    cut = read(tmp_path, corpus("a.jsonl", max_chars=500, on_long="truncate"))
     assert [row.id for row in cut] == ["d", "e"]
     assert long.startswith(cut[0].text)
-    assert reasons(read(tmp_path, corpus("a.jsonl", max_chars=500, long="reject"))) == ["too_long"]
+    assert reasons(read(tmp_path, corpus("a.jsonl", max_chars=500, on_long="reject"))) == ["too_long"]
 
 
 # carried columns ------------------------------------------------------------------------------------------------------
@@ -612,10 +618,10 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path, encoding):
     pq.write_table(pa.table({"text": ["x" * 1_000_000] * 40}), path, compression="zstd", **options[encoding])
     assert path.stat().st_size < 20_000
     with pytest.raises(InputError, match=r"a\.parquet: row group 0"):
-        read(tmp_path, corpus("a.parquet"), limits=ReadLimits(batch=500_000))
+        read(tmp_path, corpus("a.parquet"), limits=ReadLimits(max_batch_bytes=500_000))
     with pytest.raises(InputError, match=r"row group 0: a text of 1000000 bytes"):
-        read(tmp_path, corpus("a.parquet"), limits=ReadLimits(line=500_000))
-    assert len(read(tmp_path, corpus("a.parquet", duplicates="keep", long="truncate"))) == 40
+        read(tmp_path, corpus("a.parquet"), limits=ReadLimits(max_line_bytes=500_000))
+    assert len(read(tmp_path, corpus("a.parquet", duplicates="keep", on_long="truncate"))) == 40
 
 
 # samples, hub, options ------------------------------------------------------------------------------------------------

@@ -106,7 +106,7 @@ def _count(report: DataReport, corpora: Sequence[Corpus], outcome: PassageRow | 
     report.bytes += len(outcome.text.encode())
     report.longest = max(report.longest, len(outcome.text))
     corpus = next((each for each in corpora if each.source == outcome.source), None)
-    if corpus is not None and corpus.long == "truncate":
+    if corpus is not None and corpus.on_long == "truncate":
         report.cut += len(outcome.text) >= corpus.max_chars
     if report.passages % _spacing(report) == 0 and len(report.sample) < KEPT_PASSAGES:
         report.sample.append(outcome)
@@ -160,7 +160,7 @@ class PairsReport:
 def look_at_pairs(job: Job, document: Document, findings: Findings) -> PairsReport:
     """Read as a run would, up to 20,000 rows; what would end a run becomes a finding."""
     report = PairsReport()
-    limits = ReadLimits(line=job.limits.line, strict=False)
+    limits = ReadLimits(max_line_bytes=job.limits.max_line_bytes, strict=False)
     try:
         sets = inspect_pairs(job.data, job.base, limits)
         own = own_schema(sets, limits)

@@ -51,7 +51,11 @@ def _files(draft: Draft, base: Path, findings: Findings) -> list[InputFile]:
     """The inputs of every corpus that can be understood, each looked at by itself."""
     given = draft.data.get("corpus")
     specs = given if isinstance(given, list) else [given] if isinstance(given, dict) else []
-    limits = ReadLimits() if draft.file is None else ReadLimits(line=draft.file.limits.line, strict=False)
+    limits = (
+        ReadLimits()
+        if draft.file is None
+        else ReadLimits(max_line_bytes=draft.file.limits.max_line_bytes, strict=False)
+    )
     files: list[InputFile] = []
     names: dict[str, int] = {}
     for index, spec in enumerate(specs):

@@ -93,7 +93,7 @@ def examine(draft: Draft, base: Path, *, offline: bool, quiet: bool = True) -> R
     if job is not None and job.data:
         data = look_at_pairs(job, draft.document, findings)
     elif job is not None:
-        limits = ReadLimits(line=job.limits.line, strict=False)
+        limits = ReadLimits(max_line_bytes=job.limits.max_line_bytes, strict=False)
         data = look(job.corpora, material.files, limits, findings)
         check_languages(job, list(data.languages), findings)
         job.run.in_flight(findings.warn)

@@ -112,7 +112,7 @@ def rows(file: InputFile, column: str | None) -> Iterator[tuple[str, str]]:
 def _texts(file: InputFile, column: str | None) -> Iterator[tuple[int, object]]:
     if file.kind == "text":
         with opened(file.path) as stream:
-            for line in lines(stream, _LIMITS.line, file.path):
+            for line in lines(stream, _LIMITS.max_line_bytes, file.path):
                 try:
                     yield line.number, line.data.decode()
                 except UnicodeDecodeError as exc:

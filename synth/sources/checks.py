@@ -56,7 +56,7 @@ def _check_form(text: str, corpus: Corpus) -> Fault | None:
     if len(text) < corpus.min_chars or len(text.strip()) < corpus.min_chars:
         detail = f"{len(text.strip())} characters, corpus.min_chars is {corpus.min_chars}"
         return Fault("too_short", detail, excerpt(text))
-    if corpus.long == "reject" and len(text) > corpus.max_chars:
+    if corpus.on_long == "reject" and len(text) > corpus.max_chars:
         return Fault("too_long", f"{len(text)} characters, corpus.max_chars is {corpus.max_chars}", excerpt(text))
     return None
 

@@ -72,10 +72,10 @@ class _Table:
 
     def __init__(self, stream: IO[bytes], path: str, limits: ReadLimits) -> None:
         self._path = path
-        self._lines = lines(stream, limits.line, path)
+        self._lines = lines(stream, limits.max_line_bytes, path)
         self._read: list[Line] = []  # the lines of the present record, to say where one is broken
         # one setting for the whole process: the default of 131,072 characters is shorter than many documents
-        csv.field_size_limit(max(csv.field_size_limit(), limits.line))
+        csv.field_size_limit(max(csv.field_size_limit(), limits.max_line_bytes))
         first = next(self._lines, None)
         head = "" if first is None else first.data.decode(errors="surrogateescape")
         tsv = Path(path.removesuffix(".gz").removesuffix(".zst")).suffix.lower() == ".tsv"
@@ -115,7 +115,7 @@ class _Table:
         number = self._read[0].number if self._read else 0
         if "unexpected end" in str(exc) or "field larger" in str(exc):
             raise InputError(
-                f"{self._path}: line {number}: a quote is opened and not closed within the file or `limits.line`.",
+                f"{self._path}: line {number}: a quote is not closed within the file or `limits.max_line_bytes`.",
                 "Mend the line, or write the file as JSON lines.",
             ) from exc
         return Fault("csv", f"line {number}: {exc}", self._excerpt())

@@ -24,7 +24,7 @@ def count(path: Path, limits: ReadLimits) -> int:
 
 def _lines(path: str, limits: ReadLimits) -> Iterator[Line]:
     with opened(path) as stream:
-        yield from filter(_not_blank, lines(stream, limits.line, path))
+        yield from filter(_not_blank, lines(stream, limits.max_line_bytes, path))
 
 
 def read(
@@ -33,7 +33,7 @@ def read(
     """Raw rows; a line that is no JSON object or no UTF-8 has a fault instead of values."""
     fetch = fetcher(columns)
     with opened(file.path) as stream:
-        for row, line in enumerate(filter(_not_blank, lines(stream, limits.line, file.path))):
+        for row, line in enumerate(filter(_not_blank, lines(stream, limits.max_line_bytes, file.path))):
             if wanted is not None and not wanted(row):
                 continue
             parsed = _parse(line)
@@ -46,13 +46,13 @@ def read(
 def objects(path: str, limits: ReadLimits) -> Iterator[dict[str, Any] | Fault]:
     """Every row of a file, whole: its object, or why it is none."""
     with opened(path) as stream:
-        yield from map(_parse, filter(_not_blank, lines(stream, limits.line, path)))
+        yield from map(_parse, filter(_not_blank, lines(stream, limits.max_line_bytes, path)))
 
 
 def peek(path: str, limits: ReadLimits) -> list[dict[str, Any]]:
     """The objects among the first lines of a file."""
     with opened(path) as stream:
-        first = islice(filter(_not_blank, lines(stream, limits.line, path)), PEEK)
+        first = islice(filter(_not_blank, lines(stream, limits.max_line_bytes, path)), PEEK)
         return [parsed for parsed in map(_parse, first) if not isinstance(parsed, Fault)]
 
 

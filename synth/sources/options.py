@@ -48,7 +48,7 @@ class Corpus(Stage):
     """`auto` detects it; a language of the table holds for every row; anything else is a column of languages."""
     carry: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Further columns to keep with every passage and pair."""
-    long: Literal["reject", "truncate", "chunk"] = "chunk"
+    on_long: Literal["reject", "truncate", "chunk"] = "chunk"
     """What becomes of a passage of more than `max_chars` characters."""
     min_chars: int = Field(default=20, ge=0)
     """Fewer characters than this, without the white space around them, and the row is rejected."""
@@ -83,11 +83,11 @@ class Corpus(Stage):
 
 @dataclass(frozen=True, slots=True)
 class ReadLimits:
-    """The job's `limits` as far as reading goes; `line` and `batch` are bytes."""
+    """The job's `limits` as far as reading goes; sizes in bytes."""
 
-    line: int = 64_000_000
+    max_line_bytes: int = 64_000_000
     """The longest line, CSV field, text file or Parquet cell; beyond it reading stops with InputError."""
-    batch: int = 256_000_000
+    max_batch_bytes: int = 256_000_000
     """The most that one batch of Parquet rows may unpack to."""
     strict: bool = False
     """Stop with InputError at the first rejected row."""

@@ -1,4 +1,4 @@
-"""Parquet in batches of bounded size: no file, however packed, unpacks more than `limits.batch` bytes at once.
+"""Parquet in batches of bounded size: no file, however packed, unpacks more than `limits.max_batch_bytes` at once.
 
 Two encodings of Parquet let a few bytes stand for a long text again and again: dictionaries and shared prefixes. What
 one row can take at most is known before it is unpacked (the size of the dictionary page), and decides how many rows
@@ -78,8 +78,8 @@ def read(
 ) -> Iterator[RawRow]:
     """Raw rows, row group by row group; a column that the schema calls null gives None.
 
-    Raises InputError, naming the row group, for a damaged page, a batch beyond `limits.batch` bytes or a text beyond
-    `limits.line`.
+    Raises InputError, naming the row group, for a damaged page, a batch beyond `limits.max_batch_bytes`, a text beyond
+    `limits.max_line_bytes`.
     """
     for row, batch, where in batches(file, columns.names, limits):
         numbers = range(row, row + batch.num_rows)
@@ -111,10 +111,10 @@ def _batches(
             raise InputError(f"{path}: row group {group} is damaged ({exc}).", "Write the file again.") from exc
         if batch is None:
             return
-        if batch.nbytes > limits.batch:
+        if batch.nbytes > limits.max_batch_bytes:
             raise InputError(
                 f"{path}: row group {group}: {batch.num_rows} rows unpack to {batch.nbytes} bytes, more than "
-                f"{limits.batch}.",
+                f"{limits.max_batch_bytes}.",
                 "Write the file with smaller row groups.",
             )
         yield batch
@@ -126,11 +126,11 @@ def _batch_rows(metadata: pq.RowGroupMetaData, names: list[str], limits: ReadLim
     chunks = [chunk for chunk in chunks if any(f"{chunk.path_in_schema}.".startswith(f"{name}.") for name in names)]
     total = sum(max(chunk.total_uncompressed_size, _VALUE * chunk.num_values) for chunk in chunks)
     widest = sum(_widest(chunk, path) for chunk in chunks)
-    share, rows = limits.batch // _SHARE, max(1, metadata.num_rows)
-    if max(total // rows, widest) > limits.batch:
+    share, rows = limits.max_batch_bytes // _SHARE, max(1, metadata.num_rows)
+    if max(total // rows, widest) > limits.max_batch_bytes:
         raise InputError(
             f"{path}: row group {group}: one row may unpack to {max(total // rows, widest)} bytes, more than "
-            f"{limits.batch}.",
+            f"{limits.max_batch_bytes}.",
             "Cut the long texts in it.",
         )
     return int(max(1, min(_ROWS, share * rows // max(1, total), share // max(1, widest))))
@@ -179,7 +179,7 @@ def column_values(
 ) -> list[Any]:
     """A column's Python values; rows whose value is no UTF-8 get a fault, by their place in the batch.
 
-    Raises InputError for a text beyond `limits.line`.
+    Raises InputError for a text beyond `limits.max_line_bytes`.
     """
     array = _column(batch, name)
     _check_lengths(array, limits, where)
@@ -201,8 +201,10 @@ def _check_lengths(array: pa.Array, limits: ReadLimits, where: str) -> None:
     if is_text(array.type):
         lengths = pc.binary_length(array.cast(pa.large_binary()))
         longest = pc.max(lengths).as_py() or 0
-        if longest > limits.line:
-            raise InputError(f"{where}: a text of {longest} bytes.", "Cut it, or raise `limits.line` in the job.")
+        if longest > limits.max_line_bytes:
+            raise InputError(
+                f"{where}: a text of {longest} bytes.", "Cut it, or raise `limits.max_line_bytes` in the job."
+            )
 
 
 def _values(array: pa.Array) -> list[Any]:

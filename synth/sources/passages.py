@@ -201,7 +201,7 @@ class _Reading:
         pieces = [text]
         if len(text) > self._corpus.max_chars:
             limit = self._corpus.max_chars
-            pieces = chunk(text, limit) if self._corpus.long == "chunk" else [truncate(text, limit)]
+            pieces = chunk(text, limit) if self._corpus.on_long == "chunk" else [truncate(text, limit)]
         ident, title = self._id(raw), str(raw.title) if raw.title else None
         for place, piece in enumerate(pieces):
             yield PassageRow(

@@ -11,13 +11,16 @@ from synth.sources.streams import BOM, opened, undecodable
 
 
 def read(file: InputFile, limits: ReadLimits, wanted: Callable[[int], bool] | None) -> Iterator[RawRow]:
-    """The one row of a text file. Raises InputError when it is longer than `limits.line` bytes."""
+    """The one row of a text file. Raises InputError when it is longer than `limits.max_line_bytes` bytes."""
     if wanted is not None and not wanted(0):
         return
     with opened(file.path) as stream:
-        data = stream.read(limits.line + 1)
-    if len(data) > limits.line:
-        raise InputError(f"{file.path}: longer than {limits.line} bytes.", "Cut it, or raise `limits.line` in the job.")
+        data = stream.read(limits.max_line_bytes + 1)
+    if len(data) > limits.max_line_bytes:
+        raise InputError(
+            f"{file.path}: longer than {limits.max_line_bytes} bytes.",
+            "Cut it, or raise `limits.max_line_bytes` in the job.",
+        )
     try:
         yield RawRow(0, data.removeprefix(BOM).decode())
     except UnicodeDecodeError:

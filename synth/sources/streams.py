@@ -73,7 +73,8 @@ def lines(stream: IO[bytes], limit: int, path: str) -> Iterator[Line]:
     for number, data in enumerate(iter(lambda: stream.readline(limit + 2), b""), start=1):
         if len(data) > limit + 1 or (len(data) > limit and not data.endswith(b"\n")):
             raise InputError(
-                f"{path}: line {number} is longer than {limit} bytes.", "Cut it, or raise `limits.line` in the job."
+                f"{path}: line {number} is longer than {limit} bytes.",
+                "Cut it, or raise `limits.max_line_bytes` in the job.",
             )
         if number == 1 and data.startswith(BOM):
             yield Line(number, len(BOM), data[len(BOM) :])

@@ -80,7 +80,7 @@ def test_the_hash_of_a_fixed_job_never_changes(tmp_path):
     assert identity.sha256(described) == GOLDEN
 
 
-GOLDEN = "05258608b22518dcb7a18f700da772e9ec48786b2dbb4115fa1fa6171d5e1a57"
+GOLDEN = "4d078a651e82c57b691d4ad9c53f533976e7890e52cb64b4b46da2035a31467b"
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ GOLDEN = "05258608b22518dcb7a18f700da772e9ec48786b2dbb4115fa1fa6171d5e1a57"
         ("corpus.0.language", "de", 'corpus.0.language: "en" -> "de"'),
         ("corpus.0.max_chars", 900, "corpus.0.max_chars: 8000 -> 900"),
         ("corpus.0.min_chars", 1, "corpus.0.min_chars: 20 -> 1"),
-        ("corpus.0.long", "reject", "corpus.0.long"),
+        ("corpus.0.on_long", "reject", "corpus.0.on_long"),
         ("corpus.0.duplicates", "keep", "corpus.0.duplicates"),
         ("corpus.0.control_tokens", "keep", "corpus.0.control_tokens"),
         ("corpus.0.name", "boats", "corpus.0.name"),

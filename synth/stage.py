@@ -72,6 +72,11 @@ class ConfigInputs:
     """Configurations already used for this passage, which must not come again."""
 
 
+def letters(count: int) -> tuple[str, ...]:
+    """Names of `count` candidates: A to Z, then AA, AB and so on."""
+    return tuple((chr(64 + n // 26) if n >= 26 else "") + chr(65 + n % 26) for n in range(count))  # noqa: PLR2004 - letters
+
+
 @dataclass(frozen=True, slots=True)
 class QueryInputs:
     """What stage two's prompt is rendered from."""

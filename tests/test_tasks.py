@@ -129,8 +129,9 @@ def test_stage_one_has_its_own_attempts():
 def test_a_truncated_reply_gets_twice_the_room_and_no_more():
     chat = Scripted(query=lambda _: finished('{"Query": "when', "length"))
     (item,) = generate(chat, {"attempts": 4})
+    room = chat.stage("query")[0].max_tokens
     assert item.reason == "truncated"
-    assert [request.max_tokens for request in chat.stage("query")] == [256, 512, 512, 512]
+    assert [request.max_tokens for request in chat.stage("query")] == [room, 2 * room, 2 * room, 2 * room]
 
 
 def test_a_filtered_reply_is_final():
@@ -342,10 +343,66 @@ def test_a_rejected_rows_reply_is_cut_to_eight_kibibytes():
     assert len(item.attempts[-1].reply.encode()) <= 8192
 
 
+@pytest.mark.parametrize(
+    ("lengths", "language", "granted", "chars", "room"),
+    [
+        ([3, 7], "en", 512, 108, 132),
+        ([8, 24], "en", 512, 312, 336),
+        ([8, 24], "zh-Hans", 512, 132, 156),
+        ([3, 7], "en", 100, 108, 100),
+        ([3, 7], "en", 4096, 108, 3716),
+    ],
+)
+def test_the_room_for_a_query_follows_the_length_that_is_asked(lengths, language, granted, chars, room):
+    """What a job grants beyond the default is for a model that reasons first."""
+    chat = Scripted()
+    generate(chat, {"languages": {language: 1}, "lengths": lengths}, max_tokens=granted)
+    (request,) = chat.stage("query")
+    assert request.schema["properties"]["Query"]["maxLength"] == chars
+    assert request.max_tokens == room
+
+
+def test_stage_one_has_one_schema_for_the_whole_run():
+    options = {"queries_per_passage": 4, "question_types": {"summary": 1, "keywords": 1}}
+    chat = Scripted()
+    for position in range(5):
+        generate(chat, options, candidates(position, people=tuple(f"person {position} {n}" for n in range(5))), top_k=5)
+    schemas = {json.dumps(request.schema) for request in chat.stage("config")}
+    assert len(schemas) == 1
+    assert set(json.loads(schemas.pop())["properties"]) == {"Character", "Difficulty"}, "the type is drawn, not asked"
+
+
+def test_stage_one_may_answer_by_letter_or_by_sentence():
+    for character in ("C", PEOPLE[2], f"C. {PEOPLE[2]}"):
+        reply = {"Character": character, "Question_Type": "summary", "Difficulty": "phd"}
+        (pair,) = generate(Scripted(config=lambda _, reply=reply: reply))
+        assert pair.config.character == PEOPLE[2]
+
+
+@pytest.mark.parametrize(
+    ("query", "reason"),
+    [
+        (PROMPTS.examples[0].query, "echo"),
+        (PROMPTS.examples[0].query + "?", "echo"),
+        ("so " + PROMPTS.examples[0].query, "echo"),
+        ("Spark transmitters changed this", "echo"),
+        ("ferry ferry ferry ferry", "repetition"),
+        ("when does the ferry leave when does the ferry leave", "repetition"),
+    ],
+)
+def test_a_reply_that_repeats_an_example_or_itself_is_refused(query, reason):
+    (item,) = generate(Scripted(query=lambda _: {"Query": query}))
+    assert item.reason == reason
+
+
 def test_stage_one_offers_exactly_what_the_job_allows():
     chat = Scripted()
     generate(chat)
     request = chat.stage("config")[0]
     assert isinstance(request.inputs, ConfigInputs)
     enums = {name: tuple(part["enum"]) for name, part in request.schema["properties"].items()}
-    assert enums == {"Character": PEOPLE, "Question_Type": QUESTION_TYPES, "Difficulty": DIFFICULTIES}
+    assert enums == {
+        "Character": ("A", "B", "C", "D", "E"),
+        "Question_Type": QUESTION_TYPES,
+        "Difficulty": DIFFICULTIES,
+    }

@@ -30,7 +30,8 @@ def preview(path: Path, settings: Sequence[str], *, count: int, passage_id: str 
     if not as_json:
         tell(f"{path}: asking the models about {len(chosen)} {'passage' if len(chosen) == 1 else 'passages'}")
     tried = asyncio.run(trial.run(chosen, tell))
-    system = trial.generator().system.text
+    calls = [call for each in tried for call in each.calls]
+    system = next((text for call in calls[:1] for role, text in call.request.messages if role == "system"), None)
     if as_json:
         say(json.dumps({"system": system, "passages": [_facts(each) for each in tried]}, ensure_ascii=False))
         return

@@ -17,7 +17,7 @@ from synth.hashing import item_seed
 from synth.negatives._choosing import Pool, Selector
 from synth.negatives._negatives import Item, Negatives
 from synth.prompts import neutralise
-from synth.prompts.sandbox import Templates
+from synth.prompts.templates import Templates
 from synth.registry import resolve, stage_identity
 from synth.replies.objects import read_object
 from synth.search import Corpus

@@ -23,13 +23,14 @@ from typing import Any
 from synth.errors import JobError
 from synth.prompts.control_tokens import has_control_tokens, neutralise
 from synth.prompts.examples import Definitions, Example, decode, load_examples, parse_definitions, parse_examples
-from synth.prompts.sandbox import compiled
-from synth.prompts.schemas import config_schema, query_schema
+from synth.prompts.schemas import config_schema, query_chars, query_schema
+from synth.prompts.templates import Messages, compiled
 from synth.shipped import shipped
-from synth.stage import ConfigInputs, QueryInputs
+from synth.stage import ConfigInputs, QueryInputs, letters
 from synth.types import Candidates, Passage, QueryConfig, Requirement
 
 __all__ = [
+    "CHOICES",
     "Definitions",
     "Example",
     "Messages",
@@ -40,20 +41,21 @@ __all__ = [
     "load_examples",
     "neutralise",
     "prompt_folder",
+    "query_chars",
     "query_schema",
 ]
 
-Messages = tuple[tuple[str, str], ...]
-"""(role, content) pairs, as ChatRequest takes them."""
+CHOICES = ("Character", "Question_Type", "Difficulty")
+"""The keys of stage one's reply."""
 
 _FALLBACK = ("definitions.yaml", "examples.jsonl")
 
 
 @dataclass(frozen=True, slots=True)
 class SystemPart:
-    """What is the same for every call of a run: the system message (None without a `system.j2`) and its values."""
+    """What is the same for every call of a run: the messages of `system.j2` (none without one) and its values."""
 
-    text: str | None
+    messages: Messages
     types: Mapping[str, str]
     difficulties: Mapping[str, str]
     values: Mapping[str, Any]
@@ -109,11 +111,13 @@ class Prompts:
         examples: Sequence[Example],
         *,
         personas: bool = True,
+        choices: Sequence[str] = CHOICES,
     ) -> SystemPart:
         """The part that never varies within a run, from name → meaning of the job's question types and difficulties.
 
-        `difficulties` is empty where the job asks for none, `personas` False where it has none. Examples of a type or
-        difficulty that the job does not ask for are left out. Raises JobError where the template fails.
+        `difficulties` is empty where the job asks for none, `personas` False where it has none, `choices` are the keys
+        that the model chooses in stage one. Examples of a type or difficulty that the job does not ask for are left
+        out. Raises JobError where the template fails.
         """
         fitting = [
             example
@@ -125,10 +129,11 @@ class Prompts:
             "levels": tuple(difficulties.items()),
             "guidance": guidance or "",
             "personas": personas,
-            "examples": tuple(_example_values(e, personas=personas, levels=bool(difficulties)) for e in fitting),
+            "choices": tuple(choices),
+            "examples": tuple(_example_values(example, choices) for example in fitting),
         }
-        text = self._templates.render("system.j2", values) if "system.j2" in self._templates else None
-        return SystemPart(text, types, difficulties, MappingProxyType(values))
+        messages = self._templates.messages("system.j2", values, "system") if "system.j2" in self._templates else ()
+        return SystemPart(messages, types, difficulties, MappingProxyType(values))
 
     def config_messages(self, system: SystemPart, inputs: ConfigInputs, passage_text: str) -> Messages:
         """Stage one's messages; `passage_text` goes in as it is given."""
@@ -142,14 +147,13 @@ class Prompts:
         return self._messages("query.j2", system, values)
 
     def _messages(self, name: str, system: SystemPart, values: dict[str, Any]) -> Messages:
-        user = ("user", self._templates.render(name, {**system.values, **values}))
-        return (user,) if system.text is None else (("system", system.text), user)
+        return system.messages + self._templates.messages(name, {**system.values, **values})
 
     def _try_out(self) -> None:
         """Finds at load what would fail at the first call, so that `synth check` sees it."""
         definitions = self.definitions
-        part = SystemPart(None, definitions.question_types, definitions.difficulties, {})
-        fixed = dict.fromkeys(("types", "levels", "guidance", "personas", "examples"), "")
+        part = SystemPart((), definitions.question_types, definitions.difficulties, {})
+        fixed = dict.fromkeys(("types", "levels", "guidance", "personas", "choices", "examples"), "")
         passage = Passage(0, "0", "passage", "en", "sample", "title")
         candidates = Candidates(passage, ("persona",), (1.0,))
         config = QueryConfig("persona", next(iter(definitions.question_types)), next(iter(definitions.difficulties)))
@@ -175,24 +179,27 @@ def _clean(text: str | None) -> str:
     return neutralise(text)[0] if text else ""
 
 
-def _choice(config: QueryConfig) -> dict[str, str]:
-    named = {"Character": config.character, "Question_Type": config.question_type, "Difficulty": config.difficulty}
-    return {key: _clean(value) for key, value in named.items() if value is not None}
+def _choice(config: QueryConfig, personas: Sequence[str], keys: Sequence[str] = CHOICES) -> str:
+    """A configuration as the model writes it: the character by its letter among `personas`."""
+    letter = dict(zip(reversed(personas), reversed(letters(len(personas))), strict=True)).get(config.character or "")
+    named = {"Character": letter, "Question_Type": config.question_type, "Difficulty": config.difficulty}
+    return json.dumps({key: value for key, value in named.items() if value and key in keys}, ensure_ascii=False)
 
 
-def _example_values(example: Example, *, personas: bool, levels: bool) -> dict[str, Any]:
-    choice = _choice(example.config)
-    if not personas:
-        del choice["Character"]
-    if not levels:
-        del choice["Difficulty"]
+def _lettered(personas: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    return tuple(zip(letters(len(personas)), map(_clean, personas), strict=True))
+
+
+def _example_values(example: Example, choices: Sequence[str]) -> dict[str, Any]:
     return {
         "passage": _clean(example.passage),
-        "candidates": tuple(map(_clean, example.candidates)),
+        "candidates": _lettered(example.candidates),
+        "character": _clean(example.config.character),
+        "question_type": example.config.question_type,
+        "difficulty": example.config.difficulty,
         "language": example.language,
         "length": example.length,
-        "choice": choice,
-        "config_reply": json.dumps(choice, ensure_ascii=False),
+        "config_reply": _choice(example.config, example.candidates, choices),
         "query_reply": json.dumps({"Query": _clean(example.query)}, ensure_ascii=False),
     }
 
@@ -201,10 +208,10 @@ def _config_values(inputs: ConfigInputs, passage_text: str) -> dict[str, Any]:
     return {
         "passage": passage_text,
         "title": _clean(inputs.candidates.passage.title),
-        "candidates": tuple(map(_clean, inputs.candidates.personas)),
+        "candidates": _lettered(inputs.candidates.personas),
         "question_types": inputs.question_types,
         "difficulties": inputs.difficulties,
-        "used": tuple(json.dumps(_choice(config), ensure_ascii=False) for config in inputs.used),
+        "used": tuple(_choice(config, inputs.candidates.personas) for config in inputs.used),
     }
 
 

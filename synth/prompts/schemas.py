@@ -7,20 +7,31 @@ from __future__ import annotations
 
 from typing import Any
 
-from synth.stage import ConfigInputs
+from synth.languages import Language
+from synth.stage import ConfigInputs, letters
+
+_WORD_CHARS = 12
+"""Room for a word and its space in a spaced script; elsewhere three times the mean length of a word."""
+_SPARE_CHARS = 24
 
 
 def config_schema(inputs: ConfigInputs) -> dict[str, Any]:
-    """Schema of stage one's reply: `Character` verbatim from the candidates, `Question_Type`, `Difficulty`.
+    """Schema of stage one's reply: `Character` by its letter, `Question_Type`, `Difficulty`.
 
-    A key whose choice the job leaves out (no personas, no difficulties) is left out here too.
+    A key with nothing to choose is left out, so the schema is the same for every item of a run.
     """
     choices = {
-        "Character": inputs.candidates.personas,
+        "Character": letters(len(inputs.candidates.personas)),
         "Question_Type": inputs.question_types,
         "Difficulty": inputs.difficulties,
     }
-    return _object({key: {"type": "string", "enum": list(dict.fromkeys(c))} for key, c in choices.items() if c})
+    return _object({key: {"type": "string", "enum": list(c)} for key, c in choices.items() if len(c) > 1})
+
+
+def query_chars(row: Language, length_max: int) -> int:
+    """Most characters of a query in this language of at most `length_max` words: ample, and no room to run on."""
+    each = _WORD_CHARS if row.words.by == "spaces" else 3 * row.words.characters
+    return round(each * length_max) + _SPARE_CHARS
 
 
 def query_schema(max_chars: int) -> dict[str, Any]:

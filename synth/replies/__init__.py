@@ -3,7 +3,7 @@
 character       Character is none of the candidates
 control         a control character, NUL or terminal escape in the query
 duplicate       a configuration or query that this passage already has
-echo            a worked example's query, or a placeholder such as <query>
+echo            text of a worked example, or a placeholder such as <query>
 empty           no text, or nothing in it that could be searched for
 enum            Question_Type or Difficulty is none of the values offered
 filtered        the server's content filter stopped the reply; asking again gives the same, so it is not retried
@@ -11,6 +11,7 @@ json            no readable JSON object, or one that only a repair could read an
 key             the object lacks a key that was asked for
 many            several objects where one was asked for
 refusal         prose without JSON, or a refusal written into the query
+repetition      the query says the same words over and over
 surrogate       half a character (a lone UTF-16 surrogate), which no file can store
 think           reasoning that is never closed
 too_large       more than 1 MB, or nested deeper than 32
@@ -31,7 +32,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from synth.errors import UnusableReply
 from synth.replies.objects import read_object, without_thinking
-from synth.stage import ChatReply, ConfigInputs, QueryInputs
+from synth.stage import ChatReply, ConfigInputs, QueryInputs, letters
 from synth.types import Query, QueryConfig
 
 __all__ = ["REASONS", "RETRYABLE", "echo_keys", "read_config", "read_query"]
@@ -49,6 +50,7 @@ REASONS = frozenset(
         "key",
         "many",
         "refusal",
+        "repetition",
         "surrogate",
         "think",
         "too_large",
@@ -74,6 +76,9 @@ _REFUSAL = re.compile(
     r"|lo siento,? (?:pero )?no puedo|désolé,? (?:mais )?je ne peux pas|es tut mir leid,? (?:aber )?ich kann)",
     re.IGNORECASE,
 )
+_ECHO_CHARS = 12
+"""Shorter texts may well coincide with a part of a worked example."""
+_LETTER = re.compile(r"[\W_]*([A-Za-z]{1,2})(?:[\W_]*|[.:)\]]\s*(.+))", re.DOTALL)
 _SIDE_KEYS = frozenset({"language", "length"})
 _NOT_A_QUERY = frozenset({"error", "message", "refusal", "reason"})
 
@@ -81,16 +86,20 @@ _NOT_A_QUERY = frozenset({"error", "message", "refusal", "reason"})
 def read_config(reply: ChatReply, inputs: ConfigInputs, *, repair: bool) -> tuple[QueryConfig, bool]:
     """Stage one's choice, and whether the reply needed a repair; raises UnusableReply.
 
-    Values are given back as they were offered, so a Character is one of the candidates letter by letter.
+    A Character is named by its letter or by its sentence; values come back as they were offered. A key with a single
+    choice may be missing.
     """
     offered: dict[str, Sequence[str]] = {"Question_Type": inputs.question_types}
     if inputs.candidates.personas:
         offered["Character"] = inputs.candidates.personas
     if inputs.difficulties:
         offered["Difficulty"] = inputs.difficulties
-    found = read_object(_text(reply), lambda values: _has(values, offered), repair=repair)
-    values, renamed = _named(found.values, offered, repair=repair)
-    chosen = {key: _offered(key, values[key], choices) for key, choices in offered.items()}
+    asked = [key for key, choices in offered.items() if len(choices) > 1]
+    found = read_object(_text(reply), lambda values: _has(values, asked), repair=repair)
+    values, renamed = _named(found.values, asked, repair=repair)
+    chosen = {
+        key: _offered(key, values[key], choices) if key in values else choices[0] for key, choices in offered.items()
+    }
     config = QueryConfig(chosen.get("Character"), chosen["Question_Type"], chosen.get("Difficulty"))
     if config in inputs.used and len(set(inputs.used)) < _combinations(offered):
         raise UnusableReply("duplicate", "this configuration is already used for the passage")
@@ -100,7 +109,7 @@ def read_config(reply: ChatReply, inputs: ConfigInputs, *, repair: bool) -> tupl
 def read_query(reply: ChatReply, inputs: QueryInputs, *, repair: bool, echoes: Collection[str]) -> Query:
     """Stage two's query, stripped of outer white space only; raises UnusableReply.
 
-    `echoes` are the `echo_keys` of the worked examples' queries.
+    `echoes` are the `echo_keys` of the worked examples' queries and passages.
     """
     found = read_object(_text(reply), lambda values: _has(values, ("Query",)), repair=repair)
     values, renamed = found.values, False
@@ -118,8 +127,10 @@ def read_query(reply: ChatReply, inputs: QueryInputs, *, repair: bool, echoes: C
     if _REFUSAL.match(query):
         raise UnusableReply("refusal", f"the query is {_clip(query)}")
     key = _echo_key(query)
-    if key in echoes or _PLACEHOLDER.fullmatch(query):
+    if _PLACEHOLDER.fullmatch(query) or _echoes(key, echoes):
         raise UnusableReply("echo", f"the query repeats the prompt: {_clip(query)}")
+    if _repeats(key):
+        raise UnusableReply("repetition", f"the query repeats itself: {_clip(query)}")
     if not any(map(str.isalnum, query)):
         raise UnusableReply("empty", f"nothing to search for in {_clip(query)}")
     if inputs.written and key in echo_keys(inputs.written):
@@ -134,6 +145,30 @@ def echo_keys(queries: Iterable[str]) -> frozenset[str]:
 
 def _echo_key(query: str) -> str:
     return _SPACES.sub(" ", query).strip().casefold()
+
+
+def _echoes(key: str, echoes: Collection[str]) -> bool:
+    """Whether a query is one of these texts, a part of one, or has one in it."""
+    if key in echoes:
+        return True
+    key = key.rstrip("?.!？。！ ")
+    return len(key) >= _ECHO_CHARS and any(key in each or (len(each) >= _ECHO_CHARS and each in key) for each in echoes)
+
+
+def _repeats(key: str) -> bool:
+    """Whether the same words come four times in a row, or four or more words (eight characters) twice in a row."""
+    words = key.split()
+    spaced = len(words) > 2  # noqa: PLR2004 - else a script without spaces, or too short to tell
+    parts, least, long = (words[:400], 1, 4) if spaced else (list(key[:400]), 2, 8)
+    if len(set(parts)) == len(parts):
+        return False
+    for size in range(least, len(parts) // 2 + 1):
+        run, most = 0, size if size >= long else 3 * size
+        for one, other in zip(parts, parts[size:], strict=False):
+            run = run + 1 if one == other else 0
+            if run >= most:
+                return True
+    return False
 
 
 def _text(reply: ChatReply) -> str:
@@ -196,8 +231,19 @@ def _offered(key: str, value: object, choices: Sequence[str]) -> str:
     if len(near) == 1:
         return near.pop()
     if key == "Character":
+        if (lettered := _by_letter(value, choices)) is not None:
+            return lettered
         raise UnusableReply("character", f"{_clip(value)} is not one of the {len(choices)} candidates")
     raise UnusableReply("enum", f"{key} is {_clip(value)}; allowed: {', '.join(choices)}")
+
+
+def _by_letter(value: str, personas: Sequence[str]) -> str | None:
+    """The candidate that `B`, `(b)` or `B. its sentence` names."""
+    match = _LETTER.fullmatch(value)
+    named = dict(zip(letters(len(personas)), personas, strict=True)).get(match[1].upper()) if match else None
+    if match is None or named is None or (match[2] and _fold(match[2]) != _fold(named)):
+        return None
+    return named
 
 
 def _combinations(offered: dict[str, Sequence[str]]) -> int:

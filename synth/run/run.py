@@ -24,7 +24,8 @@ from synth.run.history import Record
 from synth.shards import OutputFolder
 from synth.shipped import find
 from synth.sources import InputFile, inspect
-from synth.tasks.retrieval import Generator, GeneratorSettings, Retrieval
+from synth.tasks.retrieval import PROMPT_SETS, Generator, GeneratorSettings, Retrieval
+from synth.validation import validate
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ def prepare(job: Job) -> tuple[Prompts, Library | None]:
 
 def load_prompts(task: Retrieval, base: Path) -> Prompts:
     """The templates, examples and definitions that a task names. Raises JobError."""
-    prompts = Prompts.load(find("prompts", task.prompts or "retrieval", base))
+    prompts = Prompts.load(find("prompts", task.prompt_folder, base))
     if task.examples is None:
         return prompts
     path = find("prompts", task.examples, base)
@@ -289,11 +290,10 @@ def _prompts_of(folder: OutputFolder, record: Record) -> Prompts:
 def _frozen_prompts(folder: OutputFolder, before: Record, current: Prompts, job: Job, notify: Any) -> Prompts:
     """The templates that the run was started with, where the job names none of its own."""
     assert isinstance(job.task, Retrieval)  # noqa: S101 - `prepare` has checked it
-    if job.task.prompts is not None or job.task.examples is not None:
-        return current
-    task = before.job.get("task") or {}
-    if task.get("prompts") is not None or task.get("examples") is not None:
-        return current  # that revision had its own, and this job goes back to the shipped ones
+    was = validate(Retrieval, {key: value for key, value in (before.job.get("task") or {}).items() if key != "use"})[0]
+    shipped = job.task.prompts in PROMPT_SETS and job.task.examples is None
+    if was is None or not shipped or (was.prompts, was.examples) != (job.task.prompts, job.task.examples):
+        return current  # this revision, or the one before, has templates of its own
     frozen = _prompts_of(folder, before)
     if frozen.files != current.files:
         notify(f"{frozen.folder}: kept, though this version of synth ships other templates.")

@@ -16,7 +16,7 @@ from synth.batching import Memory, gathered, key_of
 from synth.errors import JobError, RequestRejected, UnusableReply
 from synth.hashing import item_seed
 from synth.prompts import neutralise
-from synth.prompts.sandbox import Templates
+from synth.prompts.templates import Templates
 from synth.registry import resolve, stage_identity
 from synth.replies.objects import read_object
 from synth.scores._scorer import PairBatch, ScoreColumn, Scorer

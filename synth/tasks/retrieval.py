@@ -18,7 +18,7 @@ from synth.errors import RequestRejected, UnusableReply
 from synth.hashing import item_random, item_seed
 from synth.languages import language, length_phrase
 from synth.measures import copied_share, language_matches, length_error
-from synth.prompts import Prompts, SystemPart, config_schema, neutralise, query_schema
+from synth.prompts import Prompts, SystemPart, config_schema, neutralise, query_chars, query_schema
 from synth.replies import echo_keys
 from synth.stage import ChatModel, ChatReply, ChatRequest, ConfigInputs, QueryInputs, ReplyKey, Stage
 from synth.tasks._options import Languages, Lengths, QuestionTypes, Weights, draw
@@ -63,8 +63,10 @@ def only_choice(inputs: ConfigInputs) -> QueryConfig | None:
 KEPT_REPLY_BYTES = 8192
 """How much of a reply a rejected row keeps."""
 
-MAX_QUERY_CHARS = 2000
-"""Bound of the reply's grammar; asked lengths stay far below."""
+USUAL_ROOM = 512
+"""Default of `llm.max_tokens`; what a job grants beyond it is meant for reasoning before the reply."""
+FRAME_TOKENS = 24
+"""Room for the JSON around a query."""
 
 TOO_FAR = 0.5
 """`retry_on: [length]` asks again beyond this length error."""
@@ -218,13 +220,14 @@ class Generator:
             length_phrase(wanted, requirement.length_min, requirement.length_max),
             wanted.name,
         )
+        chars, room = query_chars(wanted, requirement.length_max), self.settings.max_tokens
         request = ChatRequest(
             key=ReplyKey(position, item.slot, "query", 0),
             messages=messages,
-            schema=query_schema(MAX_QUERY_CHARS),
+            schema=query_schema(chars),
             schema_name="query",
             seed=0,
-            max_tokens=self.settings.max_tokens,
+            max_tokens=min(room, chars + FRAME_TOKENS + max(0, room - USUAL_ROOM)),
             inputs=inputs,
         )
 
@@ -300,6 +303,7 @@ def _note(item: _Item, stage: ReplyStage, seed: int, reply: ChatReply | None, re
         item.model = reply.model
 
 
+PROMPT_SETS = {"default": "retrieval", "small": "retrieval-small"}
 QUESTION_TYPES = ("keywords", "acquire_knowledge", "summary", "yes_or_no", "background")
 DIFFICULTIES = ("high_school", "university", "phd")
 
@@ -323,8 +327,8 @@ class Retrieval(Stage):
     """A sentence or two on who searches here and why; becomes part of the prompt."""
     examples: str | None = None
     """A JSONL file of your own worked examples in place of the shipped three."""
-    prompts: str | None = None
-    """A folder of your own templates in place of prompts/retrieval."""
+    prompts: str = "default"
+    """`default`, `small` (short, for models below some four billion parameters), or a folder of your own templates."""
     attempts: Annotated[int, Field(ge=1, le=20)] = 3
     """Replies asked for per stage before an item is rejected."""
     retry_on: list[Literal["language", "length", "copying"]] = Field(default=[])
@@ -358,6 +362,20 @@ class Retrieval(Stage):
             return ()
         return DIFFICULTIES if self.difficulties == "auto" else tuple(self.difficulties)
 
+    @property
+    def prompt_folder(self) -> str:
+        """The folder that `prompts` names."""
+        return PROMPT_SETS.get(self.prompts, self.prompts)
+
+    def choices(self, personas: int) -> tuple[str, ...]:
+        """The keys of stage one that the model chooses; the others are drawn, or have a single value."""
+        offered = {
+            "Character": personas,
+            "Question_Type": len(self.type_names()) if self.question_types == "auto" else 1,
+            "Difficulty": len(self.levels()) if self.difficulties == "auto" else 1,
+        }
+        return tuple(key for key, count in offered.items() if count > 1)
+
     def open(self, prompts: Prompts, settings: GeneratorSettings) -> Generator:
         """Ready to generate: the part of the prompt that a run fixes is rendered here, once."""
         own = {} if self.question_types == "auto" else self.question_types.meanings()
@@ -368,6 +386,7 @@ class Retrieval(Stage):
             guidance=self.guidance,
             examples=prompts.examples,
             personas=settings.top_k > 0,
+            choices=self.choices(settings.top_k),
         )
-        echoes = echo_keys(example.query for example in prompts.examples)
+        echoes = echo_keys(text for example in prompts.examples for text in (example.query, example.passage))
         return Generator(self, prompts, system, settings, frozenset(echoes))

@@ -1,0 +1,174 @@
+"""Jinja2 templates of one folder, rendered to text or to chat messages within a time limit.
+
+A template runs with the rights of the job that names it: a job can name any Python class as well, so there is no
+sandbox. The limit only keeps a mistake from hanging a run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from jinja2 import (
+    Environment,
+    FunctionLoader,
+    StrictUndefined,
+    Template,
+    TemplateError,
+    TemplateSyntaxError,
+    meta,
+    nodes,
+)
+
+from synth.errors import JobError
+
+Messages = tuple[tuple[str, str], ...]
+"""(role, content) pairs, as ChatRequest takes them."""
+
+RENDER_SECONDS = 2.0
+"""CPU time that one rendering may take."""
+
+_ROLES = ("system", "user", "assistant")
+_TICK = "__tick__"
+_RENDER_ERRORS = (
+    *(TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError),
+    TimeoutError,
+)
+
+
+@lru_cache(maxsize=16)
+def compiled(folder: Path, sources: tuple[tuple[str, str], ...]) -> Templates:
+    """The templates of a folder from (file name, text), compiled once per process: a run asks for them many times.
+
+    Raises JobError as `Templates` does.
+    """
+    return Templates(folder, dict(sources))
+
+
+class _Environment(Environment):
+    """An environment whose loops and macros look at the clock."""
+
+    def _generate(
+        self,
+        source: nodes.Template,
+        name: str | None,
+        filename: str | None,
+        defer_init: bool = False,  # noqa: FBT001, FBT002 - the signature is Jinja2's
+    ) -> str:
+        bodies = [node.body for node in source.find_all(nodes.For)]
+        bodies += [node.body for node in source.find_all(nodes.Macro)]
+        bodies += [node.body for node in source.find_all(nodes.CallBlock)]
+        for body in bodies:
+            tick = nodes.Call(nodes.Name(_TICK, "load"), [], [], None, None)
+            body.insert(0, nodes.Output([tick], lineno=body[0].lineno if body else 1))
+        return super()._generate(source, name, filename, defer_init)
+
+
+class Templates:
+    """The compiled templates of one folder, which may include one another and nothing else.
+
+    `sources` maps file names to template text; `folder` appears in messages only. Raises JobError with file and line
+    on a syntax error.
+    """
+
+    def __init__(self, folder: Path, sources: Mapping[str, str]) -> None:
+        self._folder = folder
+        self._sources = sources
+        self._until = time.thread_time() + RENDER_SECONDS
+        self._env = _Environment(
+            loader=FunctionLoader(self._source),
+            undefined=StrictUndefined,
+            autoescape=False,  # prompts are plain text; whatever becomes HTML escapes there
+            trim_blocks=True,
+            lstrip_blocks=True,
+            auto_reload=False,
+        )
+        self._env.globals = {"range": range, _TICK: self._tick}
+        self._compiled = {name: self._compile(name) for name in sources}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._compiled
+
+    def messages(self, name: str, values: Mapping[str, Any], role: Literal["system", "user"] = "user") -> Messages:
+        """What template `name` yields: each `{% call message(role) %}` block is a message of its own.
+
+        The text outside the blocks is one more message of `role`: a system message comes before the blocks, a user
+        message after them. Raises JobError with file and line when rendering fails or takes too long.
+        """
+        turns: list[tuple[str, str]] = []
+
+        def message(who: str, caller: Callable[[], str]) -> str:
+            if who not in _ROLES:
+                raise ValueError(f"message({who!r}): the role must be one of {', '.join(_ROLES)}")
+            turns.append((who, caller().removesuffix("\n")))
+            return ""
+
+        text = self.render(name, {**values, "message": message}).removesuffix("\n")
+        if turns and not text.strip():
+            return tuple(turns)
+        return ((role, text), *turns) if role == "system" else (*turns, (role, text))
+
+    def render(self, name: str, values: Mapping[str, Any]) -> str:
+        """The text of template `name`; raises JobError with file and line when rendering fails or takes too long."""
+        self._until = time.thread_time() + RENDER_SECONDS
+        try:
+            return self._compiled[name].render(values)
+        except _RENDER_ERRORS as exc:
+            raise self._failure(name, exc) from exc
+
+    def _tick(self) -> str:
+        if time.thread_time() > self._until:
+            raise TimeoutError(f"rendering took more than {RENDER_SECONDS:g} seconds")
+        return ""
+
+    def check_names(self, name: str, known: Mapping[str, Any]) -> None:
+        """Raises JobError where template `name` uses a variable that is not `known`, in any branch."""
+        tree = self._env.parse(self._sources[name], name)
+        there = {*known, "message"}
+        for missing in sorted(meta.find_undeclared_variables(tree) - there - self._env.globals.keys()):
+            line = min(node.lineno for node in tree.find_all(nodes.Name) if node.name == missing)
+            raise JobError(
+                f"{self._folder / name}: line {line}: there is no variable {missing!r}.",
+                f"Use one of: {', '.join(sorted(there))}.",
+            )
+
+    def mentions(self, name: str, variable: str) -> bool:
+        """Whether template `name`, or one that it includes, uses `variable`."""
+        seen: set[str] = set()
+        queue = [name]
+        while queue:
+            current = queue.pop()
+            if current in seen or current not in self._sources:
+                continue
+            seen.add(current)
+            tree = self._env.parse(self._sources[current], current)
+            if any(node.name == variable for node in tree.find_all(nodes.Name)):
+                return True
+            queue.extend(other for other in meta.find_referenced_templates(tree) if other)
+        return False
+
+    def _source(self, name: str) -> tuple[str, str, None] | None:
+        return (self._sources[name], str(self._folder / name), None) if name in self._sources else None
+
+    def _compile(self, name: str) -> Template:
+        try:
+            template = self._env.get_template(name)
+        except TemplateSyntaxError as exc:
+            raise JobError(f"{exc.filename or self._folder / name}: line {exc.lineno}: {exc.message}.") from exc
+        except _RENDER_ERRORS as exc:  # constant expressions are already tried while compiling
+            raise self._failure(name, exc) from exc
+        template.globals = dict(template.globals)  # a ChainMap, which every rendering would copy key by key
+        return template
+
+    def _failure(self, name: str, exc: Exception) -> JobError:
+        place = str(self._folder / name)
+        frame = exc.__traceback__
+        while frame is not None:  # the innermost frame that is a template: Jinja2 gives it the template's own lines
+            filename = frame.tb_frame.f_code.co_filename
+            if Path(filename).parent == self._folder and Path(filename).name in self._sources:
+                place = f"{filename}: line {frame.tb_lineno}"
+            frame = frame.tb_next
+        return JobError(f"{place}: {str(exc).rstrip('.') or type(exc).__name__}.", "Correct the template.")

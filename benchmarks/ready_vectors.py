@@ -31,7 +31,7 @@ from synth.run.run import Run
 from synth.runners.local import AT_ONCE
 from synth.scores import PairBatch
 from synth.stage import Services
-from synth.steps import foreign, score
+from synth.steps import ingest, score
 
 WIDTH = 1024
 TURNS = 3
@@ -159,7 +159,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     options = parser.parse_args()
     data(options.folder / "pairs.parquet", options.rows)
-    foreign.make(opened(options.folder, options.shard_size), lambda _read, _rejected: None)
+    ingest.make(opened(options.folder, options.shard_size), lambda _read, _rejected: None)
     times = []
     for _ in range(TURNS):
         works = {

@@ -17,10 +17,9 @@ from synth import document as documents
 from synth import registry
 from synth.document import Document, KeyPath, Problem
 from synth.errors import JobError
-from synth.pairs import INSTRUCTION, PairData
 from synth.rules import Rules
 from synth.scores import Scorer
-from synth.sources import Corpus, ReadLimits
+from synth.sources import INSTRUCTION, Corpus, PairData, ReadLimits
 from synth.stage import ClientSettings, Stage
 from synth.tables import PAIRS
 from synth.validation import Duration, Size, as_written, override, plain, validate

@@ -85,7 +85,7 @@ PAIRS = pa.schema(
 )
 """`retry_of` is the id of the rejected item that a pair was asked for again, as a rule null."""
 
-FOREIGN = pa.schema(
+EXTERNAL_PAIRS = pa.schema(
     [
         ("id", pa.string()),
         ("query", TEXT),

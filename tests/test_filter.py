@@ -22,7 +22,7 @@ from synth.scores import PairBatch
 from synth.scores.cosine import Cosine
 from synth.shards import StepFolder
 from synth.stage import Services
-from synth.steps import foreign
+from synth.steps import ingest
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 READY = "scores=[{use: cosine, query_vector: qv, passage_vector: pv}]"
@@ -570,7 +570,7 @@ def test_the_progress_names_the_scorer_that_looks_at_the_whole_pass(place):
     made = target(Given([data]), None, place / "out", {}, [scores, *ENGLISH[1::2], "run.shard_size=5"], None)
     opened = runs.start(made.job, made.out, sample=None, notify=print)
     phases = Phases()
-    asyncio.run(local.work(opened, foreign.make(opened, lambda *_: None)["shards"], phases, local.StopRequest()))
+    asyncio.run(local.work(opened, ingest.make(opened, lambda *_: None)["shards"], phases, local.StopRequest()))
     assert phases.told == ["reading", "scoring", "scoring by near_duplicate", "scoring by dup"]
 
 

@@ -14,9 +14,23 @@ from synth.check.findings import Finding, Findings
 from synth.document import Document, Problem
 from synth.errors import SynthError
 from synth.job import Job
-from synth.pairs import PairRow, PairSet, inspect_pairs, own_schema, pair_files, read_pairs
-from synth.sources import Corpus, InputFile, PassageRow, ReadLimits, RejectedRow, count_rows, read_passages, sample_rows
-from synth.steps import foreign
+from synth.sources import (
+    Corpus,
+    InputFile,
+    PairRow,
+    PairSet,
+    PassageRow,
+    ReadLimits,
+    RejectedRow,
+    count_rows,
+    inspect_pairs,
+    pair_files,
+    pairs_schema,
+    read_pairs,
+    read_passages,
+    sample_rows,
+)
+from synth.steps import ingest
 
 MOST_ROWS = 20_000
 """Rows read at most; a larger corpus is sampled."""
@@ -79,7 +93,8 @@ def look(corpora: Sequence[Corpus], files: Sequence[InputFile], limits: ReadLimi
     unknown = any(file.rows is None for file in files)
     report.rows = None if unknown else count_rows(files)
     only = None if hub or report.rows is None else sample_rows(report.rows, MOST_ROWS)
-    outcomes = read_passages(corpora, files, limits, only=only, notice=findings.warn)
+    blocks = read_passages(corpora, files, limits, only=only, notify=findings.warn)
+    outcomes = (outcome for block in blocks for outcome in block.outcomes)
     try:
         for outcome in islice(outcomes, MOST_ROWS):
             _count(report, corpora, outcome)
@@ -149,7 +164,7 @@ class PairsReport:
         how = f"{self.read:,} looked at, spread evenly" if self.read < self.rows else "all looked at"
         yield f"rows       {self.rows:,}, {how}: {self.pairs:,} pairs"
         if self.renamed:
-            yield f"renamed    {foreign.describe_renamed(self.renamed)}"
+            yield f"renamed    {ingest.describe_renamed(self.renamed)}"
         if self.rejected:
             reasons = ", ".join(f"{name} {count:,}" for name, count in self.rejected.most_common())
             yield f"rejected   {self.rejected.total():,} ({reasons})"
@@ -163,12 +178,12 @@ def look_at_pairs(job: Job, document: Document, findings: Findings) -> PairsRepo
     limits = ReadLimits(max_line_bytes=job.limits.max_line_bytes, strict=False)
     try:
         sets = inspect_pairs(job.data, job.base, limits)
-        own = own_schema(sets, limits)
+        own = pairs_schema(sets, limits)
         report.layouts = [each.layout.describe() for each in sets]
         report.rows = count_rows(pair_files(sets))
-        columns = foreign.schema(sets, own)
+        columns = ingest.pair_columns(sets, own)
         report.carried = {each.name: str(each.type) for each in list(columns)[len(columns) - len(own) :]}
-        report.renamed = foreign.renamed(sets, own)
+        report.renamed = ingest.renamed(sets, own)
         _count_pairs(report, sets, own, limits)
     except SynthError as exc:
         findings.add(Finding.of(exc))

@@ -19,16 +19,17 @@ from synth.personas import Library, encode_library
 from synth.prompts import Prompts
 from synth.run import run as runs
 from synth.scores import PairBatch
-from synth.sources import InputFile, PassageRow, count_rows, inspect, read_passages, sample_rows
+from synth.sources import InputFile, PassageRow, carried_schema, count_rows, inspect, read_passages, sample_rows
 from synth.stage import ChatModel, ChatReply, ChatRequest, ConfigInputs, Encoder, QueryInputs, Services
-from synth.steps import passages
+from synth.steps import ingest
 from synth.steps.generate import candidates_of
 from synth.tables import pair_table
 from synth.tables import passages as passage_records
 from synth.tasks.retrieval import Generator
 from synth.types import Candidates, Pair, Passage, Rejected
 
-Positioned = tuple[int, PassageRow]
+Positioned = tuple[int, PassageRow, pa.Table]
+"""Position, passage, and its carried columns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +102,9 @@ def choose(job: Job, inputs: Sequence[InputFile], count: int, passage_id: str | 
     unknown = any(file.rows is None or file.kind == "hub" for file in inputs)
     total = None if unknown else count_rows(inputs)
     only = sample_rows(total, 4 * count) if total is not None and total > MOST_ROWS and passage_id is None else None
-    rows = read_passages(job.corpora, inputs, limits, only=only)
-    numbered: Iterator[Positioned] = ((n, row) for n, row in enumerate(_passages(rows)))
+    blocks = read_passages(job.corpora, inputs, limits, only=only)
+    rows = (row for block in blocks for row in block.rows())
+    numbered: Iterator[Positioned] = ((n, row, carried) for n, (row, carried) in enumerate(rows))
     if passage_id is not None:
         found = list(islice((each for each in numbered if each[1].id == passage_id), count))
         if not found:
@@ -113,10 +115,6 @@ def choose(job: Job, inputs: Sequence[InputFile], count: int, passage_id: str | 
         raise InputError(f"{job.source}: the inputs hold no usable passage.", "See `synth check`.")
     picked = sorted(sample_rows(len(every), count))
     return [every[n] for n in picked]
-
-
-def _passages(rows: Iterator[Any]) -> Iterator[PassageRow]:
-    return (row for row in rows if isinstance(row, PassageRow))
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,9 +157,9 @@ class Trial:
         return await encode_library(self.library, encoder, model, remember=False)
 
     async def _try(self, chosen: Positioned, generator: Generator, services: Services, vectors: Any) -> Tried:
-        position, row = chosen
-        schema = passages.schema(self.job, self.inputs)
-        source = pa.Table.from_pylist([passages.record(row, position)], schema=schema)
+        position, row, carried = chosen
+        columns = ingest.passage_columns(carried_schema(self.job.corpora, self.inputs, self.job.read_limits()))
+        source = ingest.passage_table([row], [carried], position, columns)
         record = passage_records(source)[0]
         found, refused = await candidates_of(self.job, self.library, [record], services.encoder, vectors)
         if refused:

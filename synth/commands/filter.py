@@ -12,8 +12,8 @@ from synth import job as jobs
 from synth.commands.target import Target, resolve
 from synth.document import Document
 from synth.errors import JobError
-from synth.pairs import PairData
 from synth.rules.ruleset import mapping
+from synth.sources import PairData
 
 SCORES = ("cosine", "language", "length", "copying")
 EMBEDDER = {"use": "sentence_transformers", "model": "all-MiniLM-L6-v2"}

@@ -24,7 +24,7 @@ from synth.runners import local, workers
 from synth.runners.progress import Counters, Share
 from synth.runners.ray_cluster import Cluster
 from synth.shards.journal import turn
-from synth.steps import foreign, keep, passages, retry, score
+from synth.steps import ingest, keep, score
 from synth.terminal import say, tell
 
 
@@ -130,9 +130,7 @@ def _read(opened: Run, stopping: Stopping, *, quiet: bool) -> Mapping[str, int]:
     """Step 0, by one process at a time: the others find it done."""
     told = (lambda: None) if quiet else (lambda: tell("waiting for another process that reads the inputs"))
     with turn(opened.folder.path / "job.json", told):
-        if opened.pairs:
-            return foreign.make(opened, _Reading(quiet, stopping), tell)
-        return passages.make(opened, _Reading(quiet, stopping), tell)
+        return ingest.make(opened, _Reading(quiet, stopping), tell)
 
 
 async def _work(opened: Run, shards: int, counters: Counters, how: How, stopping: Stopping, *, quiet: bool) -> None:
@@ -163,7 +161,7 @@ def _retrying(opened: Run) -> bool:
 
 def _retried(opened: Run) -> Run | None:
     """The run with a new revision that asks all rejected items again, None when there are none."""
-    items = retry.rejected_items(opened.folder)
+    items = ingest.rejected_items(opened.folder)
     if not items:
         tell("no rejected item is left to ask again")
         return None

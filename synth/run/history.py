@@ -17,10 +17,9 @@ from typing import Any, TypedDict
 
 from synth.errors import OutputError
 from synth.job import Job
-from synth.pairs import PairSet, own_schema
 from synth.run import identity
 from synth.shards import OutputFolder
-from synth.sources import InputFile
+from synth.sources import InputFile, PairSet, pairs_schema
 
 FORMAT = 1
 _RESTORE = "Restore it from a backup, or choose another folder with -o."
@@ -325,7 +324,7 @@ def require_same_columns(folder: OutputFolder, job: Job, sets: Sequence[PairSet]
 
 
 def _columns(job: Job, sets: Sequence[PairSet]) -> set[str]:
-    names = {f"{each.name} ({each.type})" for each in own_schema(sets, job.read_limits())}
+    names = {f"{each.name} ({each.type})" for each in pairs_schema(sets, job.read_limits())}
     names |= {"label" for each in sets if each.layout.label is not None}
     return names | {"lists of positives" for each in sets if each.layout.kind in ("flag", "messages")}
 

@@ -12,8 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from synth.job import Job
-from synth.pairs import PairData
-from synth.sources import InputFile
+from synth.sources import InputFile, PairData
 from synth.stage import Stage
 from synth.tables import SCHEMA_VERSION
 

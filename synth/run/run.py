@@ -15,7 +15,6 @@ from typing import Any
 from synth import job as jobs
 from synth.errors import InputError, JobError, OutputError
 from synth.job import Job
-from synth.pairs import PairSet, inspect_pairs, own_schema
 from synth.personas import Library, load_library
 from synth.prompts import Prompts
 from synth.rules import Rules
@@ -23,7 +22,7 @@ from synth.run import history, identity
 from synth.run.history import Record
 from synth.shards import OutputFolder
 from synth.shipped import find
-from synth.sources import InputFile, inspect
+from synth.sources import InputFile, PairSet, inspect, inspect_pairs, pairs_schema
 from synth.tasks.retrieval import PROMPT_SETS, Generator, GeneratorSettings, Retrieval
 from synth.validation import validate
 
@@ -145,7 +144,7 @@ def _start_pass(job: Job, folder: OutputFolder, before: Record | None, how: _Sta
     for each in sets:
         how.notify(each.layout.describe())
     if before is None:
-        own_schema(sets, job.read_limits())  # columns that do not fit together end it before it is on record
+        pairs_schema(sets, job.read_limits())  # columns that do not fit together end it before it is on record
     inputs = tuple(history.in_order(known, [file for each in sets for file in each.files]))
     described = identity.describe(job, inputs, {}, None, how.sample)
     if how.go_on and before is not None and len(inputs) > len(known):

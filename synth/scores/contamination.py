@@ -16,12 +16,12 @@ from synth.errors import InputError, JobError, SystemFault
 from synth.hashing import shingles, tokens, windows
 from synth.scores._scorer import PairBatch, ScoreColumn, Scorer
 from synth.sources import Corpus, InputFile, ReadLimits
-from synth.sources.columns import TEXT_NAMES, keys_of
-from synth.sources.csvs import header
-from synth.sources.files import kind_of
+from synth.sources.columns import TEXT_NAMES, keys_of, usual_name
+from synth.sources.files import check_content, kind_of
 from synth.sources.parquet import schema
-from synth.sources.readers import check_content, columns_of, first_rows, raw_rows
-from synth.sources.streams import lines, opened
+from synth.sources.readers import columns_of, first_objects, raw_rows
+from synth.sources.records import Selection
+from synth.sources.text import header, lines, opened
 from synth.stage import Services
 
 __all__ = ["Contamination"]
@@ -119,10 +119,13 @@ def _texts(file: InputFile, column: str | None) -> Iterator[tuple[int, object]]:
                     raise InputError(f"{file.path}: row {line.number}: not UTF-8 ({exc}).", "Convert it.") from exc
         return
     corpus = Corpus(path=file.path, text=column or _column(file), id=None)
-    for row in raw_rows(file, columns_of(corpus, file, _LIMITS), _LIMITS, None):
-        if row.fault is not None:
-            raise InputError(f"{file.path}: row {row.row + 1}: {row.fault.detail}.", "Mend or remove that row.")
-        yield row.row + 1, row.text
+    name = columns_of(corpus, file, _LIMITS).text
+    for raw in raw_rows(file, Selection((name,)), _LIMITS):
+        for place, number in enumerate(raw.numbers):
+            if place in raw.faults:
+                detail = raw.faults[place].detail
+                raise InputError(f"{file.path}: row {number + 1}: {detail}.", "Fix or remove that row.")
+            yield number + 1, raw.values[name][place]
 
 
 def _column(file: InputFile) -> str:
@@ -131,9 +134,8 @@ def _column(file: InputFile) -> str:
     elif file.kind in ("csv", "tsv"):
         available = list(header(file.path, _LIMITS))
     else:
-        available = keys_of(first_rows(file, _LIMITS))
-    folded = {name.casefold(): name for name in reversed(available)}
-    found = next((folded[name] for name in _NAMES if name in folded), None)
+        available = keys_of(first_objects(file, _LIMITS))
+    found = usual_name(_NAMES, available)
     if found is None:
         raise InputError(
             f"{file.path}: no column has a usual name of a query or text (columns: {', '.join(available)}).",

@@ -1,30 +1,38 @@
-"""Step 0: corpora become checked passages whose language is known; nothing here writes a file.
+"""Step 0: corpora become checked passages, existing pairs become checked pairs; nothing here writes a file.
 
-`inspect` lists the input files, `read_passages` yields for every input row its passages or its rejection. Inside:
-options → files (which, what kind, how many rows) → columns, carried → jsonl, csvs, parquet, hub (raw rows)
-→ checks, chunking → passages.
+`inspect` and `inspect_pairs` list the input files, `read_passages` and `read_pairs` yield for every input row what it
+becomes or why it is rejected. Inside: options → columns → text, parquet, hub (rows of one kind of file) → files (which,
+what kind, how many rows) → readers (any file, and the loop over all) → passages, pairs (the two types of row).
 """
 
-from synth.sources.carried import carried_schema
 from synth.sources.chunking import chunk
-from synth.sources.files import inspect
-from synth.sources.options import Corpus, LanguageColumn, ReadLimits
-from synth.sources.passages import read_passages
+from synth.sources.options import INSTRUCTION, Corpus, LanguageColumn, PairData, ReadLimits
+from synth.sources.pairs import inspect_pairs, pair_files, pairs_schema, read_pairs
+from synth.sources.passages import carried_schema, inspect, read_passages
 from synth.sources.readers import count_rows, sample_rows
-from synth.sources.records import InputFile, PassageRow, RejectedRow, RowOutcome
+from synth.sources.records import Block, InputFile, Layout, PairRow, PairSet, PassageRow, RejectedRow
 
 __all__ = [
+    "INSTRUCTION",
+    "Block",
     "Corpus",
     "InputFile",
     "LanguageColumn",
+    "Layout",
+    "PairData",
+    "PairRow",
+    "PairSet",
     "PassageRow",
     "ReadLimits",
     "RejectedRow",
-    "RowOutcome",
     "carried_schema",
     "chunk",
     "count_rows",
     "inspect",
+    "inspect_pairs",
+    "pair_files",
+    "pairs_schema",
+    "read_pairs",
     "read_passages",
     "sample_rows",
 ]

@@ -1,29 +1,33 @@
 """BEIR folders: corpus, queries, and judgements that join them; also as Parquet, and with folders of files for each.
 
-Only the judged texts are in memory, whatever the size of the corpus. Columns of the other two files come with every
-pair as `passage_<name>` and `query_<name>`, the name of the judgements' file as `split`.
+Only the judged texts are in memory, whatever the size of the corpus. Each pair carries the other columns of corpus and
+queries as `passage_<name>` and `query_<name>`, and the name of the judgements' file as `split`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-import numpy as np
 import pyarrow as pa
 
 from synth.errors import InputError
-from synth.sources import carried
-from synth.sources.carried import file_schema, unite
-from synth.sources.columns import ID_NAMES, TEXT_NAMES, language_of
+from synth.sources.carried import json_columns, table_of, unite
+from synth.sources.columns import ID_NAMES, TEXT_NAMES, pair_language, usual_name
 from synth.sources.options import PairData, ReadLimits
-from synth.sources.records import Chunk, Fault, InputFile, Layout, PairSet
+from synth.sources.readers import file_schema, raw_rows
+from synth.sources.records import Fault, InputFile, Layout, PairSet, RawRows, Selection
+from synth.sources.text import Wanted
 
 Role = Literal["corpus", "queries", "qrels"]
 ROLES: tuple[Role, ...] = ("corpus", "queries", "qrels")
 QUERY, PASSAGE, LABEL = "query", "passage", "label"
+_KEYS = ("query_id", "passage_id", "split")
+_PREFIXES: dict[Role, str] = {"qrels": "", "queries": "query_", "corpus": "passage_"}
+"""What goes before the names of carried columns, in the order of the columns."""
 _QUERY_IDS = ("query-id", "query_id", "queryid", "qid", "query")
 _PASSAGE_IDS = ("corpus-id", "corpus_id", "doc_id", "doc-id", "docid", "passage_id", "pid", "document_id", "did")
 _SCORES = ("score", "relevance", "label", "rel", "relevancy")
@@ -32,7 +36,7 @@ _SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".parquet", ".tsv", "
 
 
 def parts(folder: Path) -> list[Path]:
-    """The files of a BEIR folder, none where it is no such folder."""
+    """The files of a BEIR folder, none if it is not one."""
     found: list[Path] = []
     for role in ROLES:
         inner = sorted((folder / role).iterdir()) if (folder / role).is_dir() else []
@@ -50,20 +54,18 @@ def is_beir(files: Sequence[InputFile]) -> bool:
 
 
 def layout(entry: PairData, files: Sequence[InputFile], limits: ReadLimits) -> Layout:
-    """What a BEIR folder gives. Raises InputError for a file that lacks its columns."""
-    judged = [file for file in files if _role(file) == "qrels"]
-    names = own_schema(files, limits).names
-    carried = names if entry.carry == "all" else [name for name in names if name in entry.carry]
+    """The layout of a BEIR folder. Raises InputError for a file without its columns."""
+    names = carried_schema(files, limits).names
     return Layout(
         kind="beir",
         source=entry.source,
         query=QUERY,
         passage=PASSAGE,
         label=LABEL,
-        query_language=language_of(entry.query_language, "query_language", names, files[0].path),
-        passage_language=language_of(entry.passage_language, "passage_language", names, files[0].path),
-        carried=tuple(carried),
-        rows=sum(file.rows or 0 for file in judged),
+        query_language=pair_language(entry, "query_language", names, files[0].path),
+        passage_language=pair_language(entry, "passage_language", names, files[0].path),
+        carried=tuple(names if entry.carry == "all" else [name for name in names if name in entry.carry]),
+        rows=sum(file.rows or 0 for file in files if _role(file) == "qrels"),
         files=len(files),
     )
 
@@ -73,53 +75,53 @@ def pair_files(files: Sequence[InputFile]) -> list[InputFile]:
     return [file for file in files if not is_beir(files) or _role(file) == "qrels"]
 
 
-def own_schema(files: Sequence[InputFile], limits: ReadLimits) -> pa.Schema:
+def carried_schema(files: Sequence[InputFile], limits: ReadLimits) -> pa.Schema:
     """The columns that a pair of this folder carries, with their types."""
-    fields = [pa.field("query_id", pa.string()), pa.field("passage_id", pa.string()), pa.field("split", pa.string())]
-    for role, prefix in (("qrels", ""), ("queries", "query_"), ("corpus", "passage_")):
-        schemas = []
-        for file in (each for each in files if _role(each) == role):
-            schema = file_schema(file, limits)
-            used = _columns(role, schema.names, file.path).values()
-            schemas.append((pa.schema([each for each in schema if each.name not in used]), file.path))
-        taken = {each.name for each in fields}
-        fields += [each.with_name(_free(prefix + each.name, taken)) for each in unite(schemas)]
+    fields = [pa.field(name, pa.string()) for name in _KEYS]
+    for role, prefix in _PREFIXES.items():
+        fields += [each.with_name(name) for name, each in _renamed(_others(files, role, limits), prefix, fields)]
     return pa.schema(fields)
 
 
 class Joined:
     """A BEIR folder with its judged texts in memory, ready to be read judgement by judgement."""
 
-    def __init__(self, pairs: PairSet, limits: ReadLimits) -> None:
-        self._layout, self._limits = pairs.layout, limits
+    def __init__(self, pairs: PairSet, schema: pa.Schema, limits: ReadLimits) -> None:
+        self._layout, self._schema, self._limits = pairs.layout, schema, limits
+        self._own = _others(pairs.files, "qrels", limits)
         self._queries = _load(pairs.files, "queries", limits)
         self._corpus = _load(pairs.files, "corpus", limits)
 
-    def chunks(self, file: InputFile) -> Iterator[Chunk]:
-        """The judgements of one file as pairs; one that is not above 0, or leads nowhere, has a fault."""
-        columns, own = _plan("qrels", file, self._limits)
+    def raw_rows(self, file: InputFile, wanted: Wanted | None) -> Iterator[RawRows]:
+        """The judgements of one file as pairs; one that is not above 0, or whose text is missing, has a fault."""
+        columns = _columns("qrels", file, self._limits)
         split = PurePosixPath(file.relative).name.split(".")[0] if "/" in file.relative else None
-        for chunk in carried.read(file, list(columns.values()), own, self._limits):
-            faults = dict(chunk.faults)
-            asked = [str(value) for value in chunk.values[columns["query"]]]
-            judged = [str(value) for value in chunk.values[columns["passage"]]]
-            scores = [_score(value, place, faults) for place, value in enumerate(chunk.values[columns["score"]])]
-            for place, (query, passage, score) in enumerate(zip(asked, judged, scores, strict=True)):
-                if place not in faults and (why := self._unusable(query, passage, score)):
-                    faults[place] = why
-            first = {"query_id": asked, "passage_id": judged, "split": [split] * len(asked)}
-            table = pa.table({name: pa.array(values, pa.string()) for name, values in first.items()})
-            sides = [(self._queries.at(asked), "query_"), (self._corpus.at(judged), "passage_")]
-            for part, prefix in [(chunk.own.select(own.names), ""), *sides]:
-                for each in part.schema if part is not None else ():
-                    table = table.append_column(_free(prefix + each.name, set(table.column_names)), part[each.name])
-            values = {QUERY: self._queries.texts(asked), PASSAGE: self._corpus.texts(judged), LABEL: scores}
+        for raw in _read(file, tuple(columns.values()), self._own, self._limits, wanted):
+            faults = dict(raw.faults)
+            queries = [str(value) for value in raw.values[columns["query"]]]
+            passages = [str(value) for value in raw.values[columns["passage"]]]
+            scores = [_score(value, place, faults) for place, value in enumerate(raw.values[columns["score"]])]
+            for place, judged in enumerate(zip(queries, passages, scores, strict=True)):
+                if place not in faults and (fault := self._check(*judged)):
+                    faults[place] = fault
+            keys = zip(_KEYS, (queries, passages, [split] * len(queries)), strict=True)
+            found = {name: pa.array(values, pa.string()) for name, values in keys}
+            tables = (raw.carried, self._queries.at(queries), self._corpus.at(passages))
+            for table, prefix in zip(tables, _PREFIXES.values(), strict=True):
+                renamed = _renamed(table.schema, prefix, [pa.field(name, pa.null()) for name in found])
+                found |= {name: table[each.name].combine_chunks() for name, each in renamed}
+            values: dict[str, Sequence[Any]] = {
+                QUERY: self._queries.texts(queries),
+                PASSAGE: self._corpus.texts(passages),
+                LABEL: scores,
+            }
             for side in (self._layout.query_language, self._layout.passage_language):
                 if side.column is not None:
-                    values[side.column] = table[side.column].to_pylist()
-            yield Chunk(chunk.rows, values, table, faults)
+                    values[side.column] = found[side.column].to_pylist()
+            kept = {name: found[name].cast(self._schema.field(name).type) for name in self._layout.carried}
+            yield RawRows(raw.numbers, values, table_of(kept, self._schema, len(queries)), faults)
 
-    def _unusable(self, query: str, passage: str, score: float | None) -> Fault | None:
+    def _check(self, query: str, passage: str, score: float | None) -> Fault | None:
         if score is not None and score <= 0:
             return Fault("not_relevant", f"query {query} and passage {passage} are judged {score:g}")
         for side, name, what in ((self._queries, query, "query"), (self._corpus, passage, "passage")):
@@ -134,83 +136,94 @@ class Joined:
 class _Texts:
     """The judged texts of one side by id, and their other columns."""
 
+    schema: pa.Schema
     rows: dict[str, int] = field(default_factory=dict)
     contents: list[Any] = field(default_factory=list)
     faults: dict[str, Fault] = field(default_factory=dict)
-    own: pa.Table | None = None
+    tables: list[pa.Table] = field(default_factory=list)
 
-    def add(self, chunk: Chunk, ids: Sequence[Any], contents: Sequence[Any], judged: Container[str]) -> list[int]:
-        """Take the texts of a chunk that are judged and new; returns their places in it."""
+    def add(self, raw: RawRows, ids: Sequence[Any], contents: Sequence[Any], judged: Container[str]) -> None:
+        """Take the texts that are judged. Of several texts with one id the first counts."""
         picked = []
         for place, (ident, content) in enumerate(zip(map(str, ids), contents, strict=True)):
             if ident in judged and ident not in self.rows:
-                if place in chunk.faults:
-                    self.faults[ident] = chunk.faults[place]
+                if place in raw.faults:
+                    self.faults[ident] = raw.faults[place]
                 self.rows[ident] = len(self.contents)
                 self.contents.append(content)
                 picked.append(place)
-        return picked
+        if picked and self.schema.names:
+            self.tables.append(raw.carried.take(pa.array(picked, pa.int64())))
 
     def texts(self, ids: Sequence[str]) -> list[Any]:
         return [self.contents[self.rows[each]] if each in self.rows else None for each in ids]
 
-    def at(self, ids: Sequence[str]) -> pa.Table | None:
-        """The other columns of these ids, null for one that is not there."""
-        return None if self.own is None else self.own.take(pa.array([self.rows.get(each) for each in ids], pa.int64()))
+    def at(self, ids: Sequence[str]) -> pa.Table:
+        """The other columns of these ids, null for an unknown one."""
+        if not self.tables:
+            return table_of({}, self.schema, len(ids))
+        self.tables = [pa.concat_tables(self.tables).combine_chunks()]
+        return self.tables[0].take(pa.array([self.rows.get(each) for each in ids], pa.int64()))
 
 
 def _load(files: Sequence[InputFile], role: Role, limits: ReadLimits) -> _Texts:
-    """Read one side, keeping what is judged. Of several texts with one id the first counts."""
-    judged = _judged(files, "query" if role == "queries" else "passage", limits)
-    found, tables = _Texts(), []
-    plans = [(file, *_plan(role, file, limits)) for file in files if _role(file) == role]
-    united = unite([(own, file.path) for file, _, own in plans])
-    for file, columns, own in plans:
-        for chunk in carried.read(file, list(columns.values()), own, limits):
-            picked = found.add(chunk, chunk.values[columns["id"]], chunk.values[columns["text"]], judged)
-            if united.names:
-                tables.append(conform(chunk.own.take(pa.array(picked, pa.int64())), united))
-    if tables and united.names:
-        found.own = pa.concat_tables(tables).combine_chunks()
+    """Read one side, keeping what is judged."""
+    key = "query" if role == "queries" else "passage"
+    judged: set[str] = set()
+    for file in pair_files(files):
+        column = _columns("qrels", file, limits)[key]
+        for raw in _read(file, (column,), pa.schema([]), limits):
+            judged.update(map(str, raw.values[column]))
+    found = _Texts(_others(files, role, limits))
+    for file in (each for each in files if _role(each) == role):
+        columns = _columns(role, file, limits)
+        for raw in _read(file, tuple(columns.values()), found.schema, limits):
+            found.add(raw, raw.values[columns["id"]], raw.values[columns["text"]], judged)
     return found
 
 
-def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The columns of `schema` in its types, null where the table lacks one."""
-    arrays = [
-        table[each.name].cast(each.type) if each.name in table.column_names else pa.nulls(table.num_rows, each.type)
-        for each in schema
-    ]
-    return pa.Table.from_arrays(arrays, schema=schema) if arrays else table.select([])
+def _read(
+    file: InputFile, values: tuple[str, ...], carried: pa.Schema, limits: ReadLimits, wanted: Wanted | None = None
+) -> Iterator[RawRows]:
+    known = file_schema(file, limits)
+    used = frozenset(carried.names) & frozenset(known.names)
+    return raw_rows(file, Selection(values, used, carried, json_columns(known)), limits, wanted)
 
 
-def _judged(files: Sequence[InputFile], key: str, limits: ReadLimits) -> frozenset[str]:
-    found: set[str] = set()
-    for file in pair_files(files):
-        columns, _ = _plan("qrels", file, limits)
-        for chunk in carried.read(file, [columns[key]], pa.schema([]), limits):
-            found.update(map(str, chunk.values[columns[key]]))
-    return frozenset(found)
+def _others(files: Sequence[InputFile], role: Role, limits: ReadLimits) -> pa.Schema:
+    """The columns of the files of one role that have no role of their own."""
+    schemas = []
+    for file in (each for each in files if _role(each) == role):
+        used = _columns(role, file, limits).values()
+        others = [each for each in file_schema(file, limits) if each.name not in used]
+        schemas.append((pa.schema(others), file.path))
+    return unite(schemas)
 
 
-def _plan(role: Role, file: InputFile, limits: ReadLimits) -> tuple[Mapping[str, str], pa.Schema]:
-    """The columns of a file that are used, by what for, and the schema of the rest."""
-    schema = file_schema(file, limits)
-    columns = _columns(role, schema.names, file.path)
-    return columns, pa.schema([each for each in schema if each.name not in columns.values()])
+def _renamed(schema: pa.Schema, prefix: str, before: Sequence[pa.Field]) -> list[tuple[str, pa.Field]]:
+    """Each column with the name that it gets after those in `before`."""
+    taken, found = {each.name for each in before}, []
+    for each in schema:
+        name = prefix + each.name
+        while name in taken:
+            name = f"{name}_"
+        taken.add(name)
+        found.append((name, each))
+    return found
 
 
-def _columns(role: str, names: Sequence[str], path: str) -> dict[str, str]:
+def _columns(role: Role, file: InputFile, limits: ReadLimits) -> dict[str, str]:
+    """The columns of a file by what they are used for."""
     wanted: dict[str, Sequence[str]] = {"id": ID_NAMES, "text": _QUERY_TEXTS if role == "queries" else TEXT_NAMES}
     if role == "qrels":
         wanted = {"query": _QUERY_IDS, "passage": _PASSAGE_IDS, "score": _SCORES}
-    folded = {name.casefold(): name for name in reversed(names)}
+    names = file_schema(file, limits).names
     found = {}
     for key, usual in wanted.items():
-        name = next((folded[each] for each in usual if each in folded), None)
+        name = usual_name(usual, names)
         if name is None:
             raise InputError(
-                f"{path}: no column has a usual name of a BEIR {key} (columns: {', '.join(names)}).",
+                f"{file.path}: no column has a usual name of a BEIR {key} (columns: {', '.join(names)}).",
                 f"Give it a header line with {', '.join(each[0] for each in wanted.values())}.",
             )
         found[key] = name
@@ -221,17 +234,11 @@ def _score(value: Any, place: int, faults: dict[int, Fault]) -> float | None:
     try:
         score = float(value)
     except (TypeError, ValueError):
-        faults.setdefault(place, Fault("label", f"the score {str(value)[:80]!r} is no number"))
+        faults.setdefault(place, Fault("label", f"the score {str(value)[:80]!r} is not a number"))
         return None
-    if not np.isfinite(score):
+    if not isfinite(score):
         faults.setdefault(place, Fault("label", f"the score is {score}"))
     return score
-
-
-def _free(name: str, taken: set[str]) -> str:
-    while name in taken:
-        name = f"{name}_"
-    return name
 
 
 def _role(file: InputFile) -> str:

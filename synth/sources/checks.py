@@ -1,4 +1,4 @@
-"""What a row must be to become a passage, and the memory of texts already seen."""
+"""What a text must be to become a passage, and the texts already seen."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import unicodedata
 from array import array
 from hashlib import blake2b
 
-from synth.errors import JobError
 from synth.sources.options import Corpus
 from synth.sources.records import EXCERPT, Fault
 
@@ -20,34 +19,8 @@ _CONTROL_TOKEN_STARTS = ("<", "[")
 def check_text(text: object, corpus: Corpus) -> Fault | None:
     """Why a value cannot be a passage of this corpus, or None when it is a usable text."""
     fault = check_present(text, "the text")
-    return fault if fault or not isinstance(text, str) else _check_form(text, corpus)
-
-
-def check_present(text: object, what: str) -> Fault | None:
-    """Why a value is no text that anyone could read: missing, of another type, blank, or nothing to be stored."""
-    if text is None:
-        return Fault("empty", f"{what} is null or missing")
-    if not isinstance(text, str):
-        return Fault("type", f"{what} is of type {type(text).__name__}", excerpt(repr(text)))
-    if _INVISIBLE.fullmatch(text):
-        return Fault("empty", f"{what} is nothing but white space and invisible characters", excerpt(text))
-    return check_string(text, what)
-
-
-def check_string(text: str, what: str) -> Fault | None:
-    """Why a string cannot be stored or sent: half a surrogate pair, or a NUL that C programs take for the end."""
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as exc:
-            detail = f"{what} has half a surrogate pair at character {exc.start} (U+{ord(text[exc.start]):04X})"
-            return Fault("surrogate", detail, excerpt(text))
-    if "\0" in text:
-        return Fault("nul", f"{what} has a NUL at character {text.index(chr(0))}", excerpt(text))
-    return None
-
-
-def _check_form(text: str, corpus: Corpus) -> Fault | None:
+    if fault or not isinstance(text, str):
+        return fault
     if corpus.control_tokens == "reject" and any(start in text for start in _CONTROL_TOKEN_STARTS):
         from synth.prompts.control_tokens import has_control_tokens  # noqa: PLC0415 - brings a template engine
 
@@ -61,24 +34,38 @@ def _check_form(text: str, corpus: Corpus) -> Fault | None:
     return None
 
 
+def check_present(text: object, what: str) -> Fault | None:
+    """Why a value is not a readable text: missing, of another type, blank, or impossible to store."""
+    if text is None:
+        return Fault("empty", f"{what} is null or missing")
+    if not isinstance(text, str):
+        return Fault("type", f"{what} is of type {type(text).__name__}", excerpt(repr(text)))
+    if _INVISIBLE.fullmatch(text):
+        return Fault("empty", f"{what} has only white space and invisible characters", excerpt(text))
+    return check_string(text, what)
+
+
+def check_string(text: str, what: str) -> Fault | None:
+    """Why a string cannot be stored or sent: half a surrogate pair, or a NUL, which ends a string in C."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as exc:
+            detail = f"{what} has half a surrogate pair at character {exc.start} (U+{ord(text[exc.start]):04X})"
+            return Fault("surrogate", detail, excerpt(text))
+    if "\0" in text:
+        return Fault("nul", f"{what} has a NUL at character {text.index(chr(0))}", excerpt(text))
+    return None
+
+
 def excerpt(text: str) -> str:
-    """The first characters of a text, such that they can be stored."""
+    """The first characters of a text, in a form that can be stored."""
     return storable(text[:EXCERPT])
 
 
 def storable(text: str) -> str:
     """A text with `?` for every half of a surrogate pair."""
     return text if text.isascii() else text.encode(errors="replace").decode()
-
-
-def language_code(value: object) -> str | Fault:
-    """The code that a value of a language column names; the fault of an unknown one has the nearest."""
-    from synth.languages import language  # noqa: PLC0415 - the table is read when it is needed
-
-    try:
-        return language(value).code
-    except JobError as exc:
-        return Fault("language", exc.message)
 
 
 def digest(text: str) -> bytes:
@@ -94,12 +81,12 @@ _FULL = 0.8
 class FirstSeen:
     """For each 16-byte digest the number that came with it first, in 25 to 38 bytes each: millions fit.
 
-    Open hash tables over arrays, because a dict of the same takes nine times the memory; many of them, because the one
-    that grows is there twice for a moment.
+    Open hash tables over arrays, because a dict takes nine times the memory; many of them, because a table that grows
+    needs its memory twice for a moment.
     """
 
     def __init__(self) -> None:
-        self._tables = [_Table() for _ in range(_TABLES)]
+        self._tables = [_HashTable() for _ in range(_TABLES)]
 
     def add(self, key: bytes, number: int) -> int | None:
         """The earlier number of this digest, or None after remembering `number` for it."""
@@ -107,7 +94,7 @@ class FirstSeen:
         return self._tables[low % _TABLES].add(high, low, number)
 
 
-class _Table:
+class _HashTable:
     def __init__(self) -> None:
         self._count = 0
         self._allot(64)

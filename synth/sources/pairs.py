@@ -1,35 +1,174 @@
-"""Every input row ends as one pair or more, or as one rejected row, in input order, one chunk in memory at a time."""
+"""Existing pairs: the layout of every entry is recognised, every input row becomes pairs or one rejected row."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Sequence
+import re
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from math import isfinite, nan
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from synth.errors import InputError
-from synth.sources import beir, carried
-from synth.sources.beir import conform
-from synth.sources.carried import file_schema, unite
-from synth.sources.checks import check_present, excerpt, language_code, storable
-from synth.sources.files import current
-from synth.sources.options import ReadLimits
-from synth.sources.records import Chunk, Fault, InputFile, LanguageOf, PairBlock, PairRow, PairSet, RejectedRow
+from synth.errors import InputError, JobError
+from synth.shards import ShardMeta
+from synth.sources import beir
+from synth.sources.carried import json_columns, unite
+from synth.sources.checks import check_present, excerpt
+from synth.sources.columns import find_pair, pair_language, require
+from synth.sources.files import FoundFile, expand, in_order, look
+from synth.sources.options import PairData, ReadLimits
+from synth.sources.parquet import column_names, is_text
+from synth.sources.readers import FileReader, RowType, file_schema, language_at, raw_rows, read_rows
+from synth.sources.records import (
+    Block,
+    Fault,
+    FileKey,
+    FileKind,
+    InputFile,
+    LanguageSource,
+    Layout,
+    LayoutKind,
+    PairRow,
+    PairSet,
+    RawRows,
+    Selection,
+)
+from synth.sources.text import Wanted
 
-Positives = tuple[str, Sequence[tuple[int | None, str]]]
-"""A query, and its passages with their places among the positives of the row."""
+_KINDS: frozenset[FileKind] = frozenset({"parquet", "jsonl", "csv", "tsv"})
+_SHARD = re.compile(r"[0-9]{8}\.parquet")
+_LISTED: tuple[LayoutKind, ...] = ("flag", "messages")
+"""Layouts with a list of positives in each row."""
 
 
-def own_schema(sets: Sequence[PairSet], limits: ReadLimits) -> pa.Schema:
+def inspect_pairs(
+    data: Sequence[PairData], base: Path, limits: ReadLimits, known: Iterable[InputFile] = ()
+) -> tuple[PairSet, ...]:
+    """Files and layout of every entry; paths are relative to `base`, a file of `known` is not hashed again.
+
+    Raises JobError where a path matches nothing or two entries have one name, InputError where a file is not what its
+    name claims, a column is missing, or no entry has a row.
+    """
+    earlier = {file.path: file for file in known}
+    names: set[str] = set()
+    sets = []
+    for index, entry in enumerate(data):
+        if entry.source in names:
+            raise JobError(f"data: two entries are called {entry.source!r}.", "Give each its own `name`.")
+        names.add(entry.source)
+        if entry.on_hub:
+            raise JobError(f"data.path: {entry.path[0]}: pairs are read from files.", "Download the data set first.")
+        files = tuple(
+            look(index, entry.source, each, limits, earlier.get(str(each.path))) for each in _find(entry, base)
+        )
+        sets.append(PairSet(_layout(entry, files, limits), files))
+    if not any(each.layout.rows for each in sets):
+        raise InputError("the input files are empty.", "Check `data.path` in the job.")
+    return tuple(sets)
+
+
+def _find(entry: PairData, base: Path) -> Iterable[FoundFile]:
+    """The files of an entry, each with a relative path that no other has: with as many of its folders as it takes."""
+    found: dict[Path, FoundFile] = {}
+    for named in entry.path:
+        folder = base / Path(named).expanduser()
+        if len(entry.path) > 1 and folder.is_dir() and beir.parts(folder):
+            raise JobError(f"data.path: {named}: a BEIR folder among other paths.", "Make it an entry of its own.")
+        for each in _find_one(named, base):
+            taken = {other.relative for other in found.values()}
+            count, relative = len(PurePosixPath(each.relative).parts), each.relative
+            while relative in taken:
+                count += 1
+                relative = "/".join(each.path.parts[-count:])
+            found.setdefault(each.path, FoundFile(each.path, relative))
+    return found.values()
+
+
+def _find_one(named: str, base: Path) -> list[FoundFile]:
+    folder = base / Path(named).expanduser()
+    if folder.is_dir():
+        if (folder / "job.json").is_file() and (folder / "generated").is_dir():
+            folder = folder / "generated"
+        shards = [each for each in folder.iterdir() if _SHARD.fullmatch(each.name)]
+        if found := shards or beir.parts(folder):
+            return in_order(found, folder)
+    return expand(named, base, "data.path", _KINDS)
+
+
+def _layout(entry: PairData, files: Sequence[InputFile], limits: ReadLimits) -> Layout:
+    if beir.is_beir(files):
+        return beir.layout(entry, files, limits)
+    filled = [file for file in files if file.rows] or list(files[:1])
+    schemas = [(file_schema(file, limits), file.path) for file in filled]
+    path = filled[0].path
+    if not schemas[0][0].names:
+        raise InputError(f"{path}: the file is empty.", "Check `data.path` in the job, or leave it out.")
+    names = list(dict.fromkeys(name for schema, _ in schemas for name in schema.names))
+    nested = list(dict.fromkeys(name for schema, _ in schemas for name in column_names(schema)))
+    kind, query, passage = find_pair(entry, column_names(schemas[0][0]), path)
+    for schema, other in schemas[1:]:
+        for name in (query, passage):
+            require(name, column_names(schema), other, "Give files of another layout their own entry under `data:`.")
+    if kind in ("columns", "tuples") and all(_SHARD.fullmatch(Path(file.path).name) for file in files):
+        kind = "shards"
+        _refuse_newer(files)
+    for schema, other in schemas:
+        for name in (query, passage):
+            _check_type(schema, name, other, listed=kind == "messages" or (kind == "flag" and name == passage))
+    others = [name for name in names if kind == "messages" or name not in (query, passage, entry.label)]
+    carried = others if entry.carry == "all" else entry.carry
+    for name in carried:
+        require(name, others, path)
+    if entry.label is not None:
+        require(entry.label, nested, path)
+    return Layout(
+        kind=kind,
+        source=entry.source,
+        query=query,
+        passage=passage,
+        label=entry.label,
+        query_language=pair_language(entry, "query_language", nested, path),
+        passage_language=pair_language(entry, "passage_language", nested, path),
+        carried=tuple(carried),
+        rows=sum(file.rows or 0 for file in files),
+        files=len(files),
+    )
+
+
+def _refuse_newer(files: Sequence[InputFile]) -> None:
+    """Raises OutputError for shards of a format that this version cannot read."""
+    for file in files:
+        keys = pq.read_metadata(file.path).metadata or {}
+        if b"synth.format" in keys:
+            ShardMeta.from_keys(keys, Path(file.path))
+
+
+def _check_type(schema: pa.Schema, name: str, path: str, *, listed: bool) -> None:
+    """Raises InputError for a column that is not text, or not a list where the layout needs one."""
+    if name not in schema.names:
+        return
+    kind = schema.field(name).type
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    if not (is_list == listed or pa.types.is_null(kind) or name in json_columns(schema)):
+        what = "a list" if listed else "text"
+        raise InputError(f"{path}: column {name!r} is {kind}, not {what}.", "Name another column in the job.")
+    if not (is_list or pa.types.is_null(kind) or is_text(kind)):
+        inner = [each for each in column_names(schema) if each.startswith(f"{name}.")]
+        such = f", such as {inner[0]}" if inner else ""
+        raise InputError(f"{path}: column {name!r} is {kind}, not text.", f"Name another column in the job{such}.")
+
+
+def pairs_schema(sets: Sequence[PairSet], limits: ReadLimits) -> pa.Schema:
     """The columns that any entry carries, under their own names, in order of first mention, all nullable.
 
-    Raises InputError naming the file whose type of a column cannot be united with that of the others.
+    Raises InputError for types that cannot be united, naming two files.
     """
     schemas = []
     for each in sets:
         if each.layout.kind == "beir":
-            known = [(beir.own_schema(each.files, limits), each.files[0].path)]
+            known = [(beir.carried_schema(each.files, limits), each.files[0].path)]
         else:
             known = [(file_schema(file, limits), file.path) for file in each.files if file.rows]
         names = set(each.layout.carried)
@@ -38,150 +177,126 @@ def own_schema(sets: Sequence[PairSet], limits: ReadLimits) -> pa.Schema:
 
 
 def pair_files(sets: Sequence[PairSet]) -> list[InputFile]:
-    """The files whose rows become pairs, in order: what `sources.count_rows` and `only` count."""
+    """The files whose rows become pairs, in order: `count_rows` and `only` count these."""
     return [file for each in sets for file in beir.pair_files(each.files)]
 
 
 def read_pairs(
     sets: Sequence[PairSet],
-    own: pa.Schema,
+    carried: pa.Schema,
     limits: ReadLimits,
     *,
     only: Container[int] | None = None,
-    seen: Container[tuple[int, str]] = (),
-) -> Iterator[PairBlock]:
-    """What all input rows become, block by block; the texts are byte-equal to the input, carried values unchanged.
+    seen: Container[FileKey] = (),
+) -> Iterator[Block[PairRow]]:
+    """What the rows of all files become, block by block; the texts are byte-equal to the input.
 
-    `own` is what `own_schema` gave; `only` names the wanted rows by their number over all `pair_files`. Reasons:
-    json, csv, encoding, surrogate, nul, empty, type, language, label, carry, no_positive, not_relevant, unresolved.
-    Files in `seen`, by (corpus_index, relative), were read before and only counted. Raises InputError for a file that
-    changed or breaks off, and at the first rejected row if `limits.strict`.
+    `carried` is what `pairs_schema` gave, `only` has the wanted rows by their number over all `pair_files`, files in
+    `seen` (`InputFile.key`) were read before and are only counted. Reasons: json, csv, encoding, surrogate, nul, empty,
+    type, language, label, carry, no_positive, not_relevant, unresolved. Raises InputError for a file that changed or is
+    cut off, and at the first rejected row if `limits.strict`.
     """
-    number = 0
-    for each in sets:
-        joined = None
-        start = 0
-        for file in beir.pair_files(each.files):
-            if (file.corpus_index, file.relative) in seen:
-                number += file.rows or 0
-                start += file.rows or 0
-                continue
-            current(file)
-            if each.layout.kind == "beir":
-                joined = joined or beir.Joined(each, limits)
-                found = joined.chunks(file)
-            else:
-                found = _chunks(each, file, limits)
-            reading = _Reading(each, file, start, own, limits)
-            for chunk in found if file.rows else ():
-                first = number + chunk.rows[0]
-                wanted = None if only is None else (lambda place, first=first: first + place in only)
-                yield reading.block(chunk, wanted)
-            current(file)
-            number += file.rows or 0
-            start += file.rows or 0
+    return read_rows(_Pairs(sets, carried, limits), pair_files(sets), limits, only, seen)
 
 
-def _chunks(pairs: PairSet, file: InputFile, limits: ReadLimits) -> Iterator[Chunk]:
-    layout = pairs.layout
-    schema = file_schema(file, limits)
-    own = pa.schema([field for field in schema if field.name in layout.carried])
-    sides = (layout.query_language.column, layout.passage_language.column, layout.label)
-    wanted = [layout.query, layout.passage, *(name for name in sides if name is not None)]
-    return carried.read(file, list(dict.fromkeys(wanted)), own, limits)
+class _Pairs(RowType[PairRow]):
+    """All entries of pairs."""
+
+    def __init__(self, sets: Sequence[PairSet], schema: pa.Schema, limits: ReadLimits) -> None:
+        self._sets = {each.files[0].corpus_index: each for each in sets}
+        self._schema, self._limits = schema, limits
+        self._joined: dict[int, beir.Joined] = {}
+
+    def open(self, file: InputFile, number: int, source_row: int) -> _PairFile:  # noqa: ARG002 - passages use it
+        index = file.corpus_index
+        pairs = self._sets[index]
+        if pairs.layout.kind == "beir" and index not in self._joined:
+            self._joined = {index: beir.Joined(pairs, self._schema, self._limits)}  # the one before is not needed again
+        return _PairFile(pairs.layout, file, source_row, (self._schema, self._limits), self._joined.get(index))
 
 
-class _Reading:
-    """One file on its way: chunks in, blocks of pairs and rejected rows out."""
+class _PairFile(FileReader[PairRow]):
+    """One file on its way to pairs."""
 
-    def __init__(self, pairs: PairSet, file: InputFile, start: int, own: pa.Schema, limits: ReadLimits) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        file: InputFile,
+        source_row: int,
+        reading: tuple[pa.Schema, ReadLimits],
+        joined: beir.Joined | None,
+    ) -> None:
         from synth.languages import detect  # noqa: PLC0415 - the detector is read when it is needed
 
-        self._layout, self._file, self._start = pairs.layout, file, start
-        self._own, self._strict, self._detect = own, limits.strict, detect
+        self._layout, self._file, self._source_row = layout, file, source_row
+        self._schema, self._limits = reading
+        self._joined, self._detect = joined, detect
 
-    def block(self, chunk: Chunk, wanted: Callable[[int], bool] | None) -> PairBlock:
-        """The outcomes of the wanted rows of a chunk."""
-        block, picked = PairBlock(), []
-        for place, row in enumerate(chunk.rows):
-            if wanted is not None and not wanted(place):
-                continue
-            outcome = chunk.faults.get(place) or self._pairs(chunk, place, row)
-            if isinstance(outcome, Fault):
-                block.outcomes.append(self._rejected(row, outcome))
-                continue
-            block.outcomes += outcome
-            picked += [place] * len(outcome)
-        block.own = conform(chunk.own.take(pa.array(picked, pa.int64())), self._own)
-        return block
+    def raw_rows(self, wanted: Wanted | None) -> Iterator[RawRows]:
+        if self._joined is not None:
+            return self._joined.raw_rows(self._file, wanted)
+        layout = self._layout
+        languages = (layout.query_language.column, layout.passage_language.column)
+        names = (layout.query, layout.passage, *languages, layout.label)
+        selection = Selection(
+            tuple(dict.fromkeys(name for name in names if name is not None)),
+            frozenset(layout.carried),
+            self._schema,
+            json_columns(file_schema(self._file, self._limits)),
+        )
+        return raw_rows(self._file, selection, self._limits, wanted)
 
-    def _pairs(self, chunk: Chunk, place: int, row: int) -> list[PairRow] | Fault:
-        layout, values = self._layout, chunk.values
-        found = _positives(layout.kind, values[layout.query][place], values[layout.passage][place])
-        if isinstance(found, Fault):
-            return found
-        query, passages = found
+    def outcome(self, raw: RawRows, place: int) -> list[PairRow] | Fault:
+        layout, values = self._layout, raw.values
+        query, passages = values[layout.query][place], values[layout.passage][place]
+        if layout.kind == "messages":
+            query = _content(query)
+            passages = [_content(each) for each in passages] if isinstance(passages, list) else passages
+        if layout.kind not in _LISTED:
+            fault = check_present(query, "the query") or check_present(passages, "the passage")
+            passages = [passages]
+        else:
+            fault = check_present(query, "the query") or _check_positives(passages, query)
+        if fault is not None:
+            return fault
         label = None if layout.label is None else _label(values[layout.label][place])
-        spoken = self._language(layout.query_language, chunk, place, query)
         if isinstance(label, Fault):
             return label
-        if isinstance(spoken, Fault):
-            return spoken
+        query_language = self._language(layout.query_language, raw, place, query)
+        if isinstance(query_language, Fault):
+            return query_language
+        source_row = self._source_row + raw.numbers[place]
         pairs = []
-        for positive, passage in passages:
-            written = self._language(layout.passage_language, chunk, place, passage)
-            if isinstance(written, Fault):
-                return written
-            source_row = self._start + row
-            pairs.append(PairRow(layout.source, source_row, positive, query, passage, spoken, written, label))
+        for positive, passage in enumerate(passages):
+            language = self._language(layout.passage_language, raw, place, passage)
+            if isinstance(language, Fault):
+                return language
+            which = positive if layout.kind in _LISTED else None
+            pairs.append(PairRow(layout.source, source_row, which, query, passage, query_language, language, label))
         return pairs
 
-    def _language(self, side: LanguageOf, chunk: Chunk, place: int, text: str) -> str | Fault:
-        if side.code is not None:
-            return side.code
-        value = chunk.values[side.column][place] if side.column is not None else None
-        if value not in (None, ""):
-            code = "und" if value == "und" else language_code(value)
-            if side.strict or not isinstance(code, Fault):
-                return code
-        return self._detect(text).code
+    def describe(self, raw: RawRows, place: int) -> tuple[str, str]:
+        return f"{self._file.relative}:{raw.numbers[place]}", ""
 
-    def _rejected(self, row: int, fault: Fault) -> RejectedRow:
-        """The row of `rejected/`. Raises InputError instead if `limits.strict`."""
-        if self._strict:
-            raise InputError(
-                f"{self._file.path}: row {row}: {fault.reason}: {fault.detail}.",
-                "Mend the row, or set `limits.strict: false` to reject such rows and go on.",
-            )
-        ident = f"{self._file.relative}:{row}"
-        detail, shown = storable(fault.detail), storable(fault.excerpt)
-        return RejectedRow(self._layout.source, self._start + row, ident, fault.reason, detail, shown)
+    def _language(self, side: LanguageSource, raw: RawRows, place: int, text: str) -> str | Fault:
+        return language_at(side, raw, place) or self._detect(text).code
 
 
-def _positives(kind: str, query: Any, passages: Any) -> Positives | Fault:
-    """The query of a row and its passages, or what is wrong with the first that is not usable."""
-    if kind == "messages":
-        query = _content(query)
-        passages = [_content(each) for each in passages] if isinstance(passages, list) else passages
-    if fault := check_present(query, "the query"):
-        return fault
-    if kind not in ("flag", "messages"):
-        return check_present(passages, "the passage") or (str(query), [(None, str(passages))])
+def _check_positives(passages: Any, query: Any) -> Fault | None:
     if passages is not None and not isinstance(passages, list):
-        return Fault(
-            "type", f"the positives are of type {type(passages).__name__}, not a list", excerpt(repr(passages))
-        )
+        what = f"the positives are of type {type(passages).__name__}, not a list"
+        return Fault("type", what, excerpt(repr(passages)))
     if not passages:
         return Fault("no_positive", "the row has no positive", excerpt(str(query)))
-    for place, passage in enumerate(passages):
-        if fault := check_present(passage, f"positive {place + 1} of {len(passages)}"):
+    for place, passage in enumerate(passages, start=1):
+        if fault := check_present(passage, f"positive {place} of {len(passages)}"):
             return fault
-    return str(query), list(enumerate(passages))
+    return None
 
 
 def _content(messages: Any) -> Any:
-    """The text of a list of chat messages without the system's, as it is where it is no such list."""
-    if isinstance(messages, dict):
+    """The text of a list of chat messages without the system's; any other value as it is."""
+    if isinstance(messages, Mapping):
         messages = [messages]
     if not isinstance(messages, list) or not all(isinstance(each, dict) for each in messages):
         return messages
@@ -200,6 +315,6 @@ def _label(value: Any) -> float | Fault | None:
         label = float(value)
     except (TypeError, ValueError, OverflowError):
         label = nan
-    return (
-        label if isfinite(label) else Fault("label", f"the label {str(value)[:80]!r} is no number", excerpt(str(value)))
-    )
+    if isfinite(label):
+        return label
+    return Fault("label", f"the label {str(value)[:80]!r} is not a number", excerpt(str(value)))

@@ -1,13 +1,13 @@
 """Parquet in batches of bounded size: no file, however packed, unpacks more than `limits.max_batch_bytes` at once.
 
-Two encodings of Parquet let a few bytes stand for a long text again and again: dictionaries and shared prefixes. What
-one row can take at most is known before it is unpacked (the size of the dictionary page), and decides how many rows
+Two encodings of Parquet let a few bytes represent a long text again and again: dictionaries and shared prefixes. The
+most that one row can take is known before it is unpacked (the size of the dictionary page), and decides how many rows
 make a batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from synth.errors import InputError, SystemFault
-from synth.sources.columns import Columns, find_columns
-from synth.sources.options import Corpus, ReadLimits
-from synth.sources.records import EXCERPT, Fault, InputFile, RawRow
+from synth.sources import carried
+from synth.sources.options import ReadLimits
+from synth.sources.records import EXCERPT, Fault, RawRows, Selection
+from synth.sources.text import RAISE_LIMIT, Wanted
 
 _ROWS = 4096
 _SHARE = 8
@@ -30,7 +31,7 @@ _VALUE = 8
 """Bytes that a value takes at least, however few its encoding needs."""
 
 
-def count(path: Path) -> int:
+def count(path: str) -> int:
     """Number of rows by the footer. Raises InputError for a damaged footer."""
     with _open(path) as file:
         return int(file.metadata.num_rows)
@@ -42,26 +43,13 @@ def schema(path: str) -> pa.Schema:
         return file.schema_arrow
 
 
-def columns_of(corpus: Corpus, path: str) -> Columns:
-    """The columns that the corpus means. Raises InputError for one that is missing or of an unusable type."""
-    known = schema(path)
-    columns = find_columns(corpus, [name for field in known for name in _leaf_names(field)], path)
-    for name in columns._replace(carry=()).names:
-        kind = type_of(known, name)
-        if not (is_text(kind) or pa.types.is_null(kind) or (name == columns.id and pa.types.is_integer(kind))):
-            raise InputError(
-                f"{path}: column {name!r} is {kind}, not text.", "Name another column in the job, or convert this one."
-            )
-    return columns
-
-
 def type_of(schema: pa.Schema, column: str) -> pa.DataType:
-    """Type of a column; a dotted name that is no column of its own reaches into structs."""
+    """Type of a column; a dotted name that is not a column itself reaches into structs."""
     if column in schema.names:
         return schema.field(column).type
-    head, _, rest = column.partition(".")
+    head, *rest = column.split(".")
     kind = schema.field(head).type
-    for part in rest.split("."):
+    for part in rest:
         kind = kind.field(part).type
     return kind
 
@@ -73,37 +61,44 @@ def is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
-def read(
-    file: InputFile, columns: Columns, limits: ReadLimits, wanted: Callable[[int], bool] | None
-) -> Iterator[RawRow]:
-    """Raw rows, row group by row group; a column that the schema calls null gives None.
+def column_names(schema: pa.Schema) -> list[str]:
+    """Columns, each followed by the fields of its struct, dotted."""
+    names: list[str] = []
+    for each in schema:
+        names.append(each.name)
+        if pa.types.is_struct(each.type):
+            names += [f"{each.name}.{inner}" for inner in column_names(pa.schema(each.type.fields))]
+    return names
 
-    Raises InputError, naming the row group, for a damaged page, a batch beyond `limits.max_batch_bytes`, a text beyond
-    `limits.max_line_bytes`.
+
+def read(path: str, selection: Selection, limits: ReadLimits, wanted: Wanted | None) -> Iterator[RawRows]:
+    """The wanted rows, row group by row group; a column that the file does not have gives null.
+
+    Raises InputError, naming the row group, for a damaged page, a batch beyond `limits.max_batch_bytes` or a text
+    beyond `limits.max_line_bytes`.
     """
-    for row, batch, where in batches(file, columns.names, limits):
-        numbers = range(row, row + batch.num_rows)
-        if wanted is None:
-            yield from _rows(batch, numbers, columns, limits, where)
-        elif any(map(wanted, numbers)):
-            yield from (raw for raw in _rows(batch, numbers, columns, limits, where) if wanted(raw.row))
-
-
-def batches(file: InputFile, columns: Sequence[str], limits: ReadLimits) -> Iterator[tuple[int, pa.RecordBatch, str]]:
-    """(number of its first row, batch, where it stands for messages), in order. Raises InputError as `read` does."""
-    with _open(file.path) as source:
-        row = 0
-        for group in range(source.num_row_groups):
-            for batch in _batches(source, group, list(columns), limits, file.path):
-                yield row, batch, f"{file.path}: row group {group}"
-                row += batch.num_rows
+    with _open(path) as file:
+        known = file.schema_arrow.names
+        present = [name for name in selection.values if name in known or name.partition(".")[0] in known]
+        names = list(dict.fromkeys([*present, *(name for name in selection.schema.names if name in selection.carried)]))
+        first = 0
+        for group in range(file.num_row_groups):
+            for batch in _batches(file, group, names, limits, path):
+                numbers: Sequence[int] = range(first, first + batch.num_rows)
+                picked = batch
+                if wanted is not None:
+                    numbers = [number for number in numbers if wanted(number)]
+                    picked = batch.take(pa.array([number - first for number in numbers], pa.int64()))
+                first += batch.num_rows
+                if numbers:
+                    yield _raw_rows(picked, numbers, selection, limits, f"{path}: row group {group}")
 
 
 def _batches(
-    source: pq.ParquetFile, group: int, names: list[str], limits: ReadLimits, path: str
+    file: pq.ParquetFile, group: int, names: list[str], limits: ReadLimits, path: str
 ) -> Iterator[pa.RecordBatch]:
-    size = _batch_rows(source.metadata.row_group(group), names, limits, path, group)
-    batches = source.iter_batches(batch_size=size, row_groups=[group], columns=names)
+    size = _batch_rows(file.metadata.row_group(group), names, limits, path, group)
+    batches = file.iter_batches(batch_size=size, row_groups=[group], columns=names)
     while True:
         try:
             batch = next(batches, None)
@@ -121,7 +116,7 @@ def _batches(
 
 
 def _batch_rows(metadata: pq.RowGroupMetaData, names: list[str], limits: ReadLimits, path: str, group: int) -> int:
-    """How many rows to unpack at once, such that they stay below the cap. Raises InputError where one may not."""
+    """How many rows to unpack at once to stay below the limit. Raises InputError where one row may exceed it."""
     chunks = [metadata.column(place) for place in range(metadata.num_columns)]
     chunks = [chunk for chunk in chunks if any(f"{chunk.path_in_schema}.".startswith(f"{name}.") for name in names)]
     total = sum(max(chunk.total_uncompressed_size, _VALUE * chunk.num_values) for chunk in chunks)
@@ -131,7 +126,7 @@ def _batch_rows(metadata: pq.RowGroupMetaData, names: list[str], limits: ReadLim
         raise InputError(
             f"{path}: row group {group}: one row may unpack to {max(total // rows, widest)} bytes, more than "
             f"{limits.max_batch_bytes}.",
-            "Cut the long texts in it.",
+            "Shorten the long texts in it.",
         )
     return int(max(1, min(_ROWS, share * rows // max(1, total), share // max(1, widest))))
 
@@ -151,6 +146,7 @@ def _dictionary_size(header: bytes) -> int:
     """Unpacked bytes of a dictionary page by its header, 0 for other pages: two fields of a compact Thrift struct.
 
     Source: parquet.thrift of apache/parquet-format, PageHeader {1: PageType type, 2: i32 uncompressed_page_size, …}.
+    pyarrow has limits for the footer only, and its metadata give the packed size of a page only.
     """
     if not header.startswith(_DICTIONARY):
         return 0
@@ -162,63 +158,61 @@ def _dictionary_size(header: bytes) -> int:
     return number >> 1  # the lowest bit is the sign
 
 
-def _rows(batch: pa.RecordBatch, numbers: range, columns: Columns, limits: ReadLimits, where: str) -> Iterator[RawRow]:
+def _raw_rows(
+    batch: pa.RecordBatch, numbers: Sequence[int], selection: Selection, limits: ReadLimits, where: str
+) -> RawRows:
     faults: dict[int, Fault] = {}
-    values = {}
-    for name in columns.names:
-        values[name] = column_values(batch, name, limits, where, faults)
-    nothing = [None] * batch.num_rows
-    text, ident, title, language = (nothing if name is None else values[name] for name in columns[:4])
-    carried = zip(*(values[name] for name in columns.carry), strict=True) if columns.carry else [()] * batch.num_rows
-    found = map(faults.get, range(batch.num_rows))
-    return map(RawRow, numbers, text, ident, title, language, carried, found)
+    values: dict[str, list[Any]] = {}
+    for name in selection.values:
+        column = _column(batch, name, limits, where)
+        values[name] = [None] * len(numbers) if column is None else _python_values(column, name, faults)
+    columns: dict[str, pa.Array] = {}
+    for each in selection.schema:
+        if each.name in selection.carried:
+            columns[each.name] = _carried(_column(batch, each.name, limits, where), each, faults)
+    return RawRows(numbers, values, carried.table_of(columns, selection.schema, len(numbers)), faults)
 
 
-def column_values(
-    batch: pa.RecordBatch, name: str, limits: ReadLimits, where: str, faults: dict[int, Fault]
-) -> list[Any]:
-    """A column's Python values; rows whose value is no UTF-8 get a fault, by their place in the batch.
-
-    Raises InputError for a text beyond `limits.max_line_bytes`.
-    """
-    array = _column(batch, name)
-    _check_lengths(array, limits, where)
-    try:
-        return _values(array)
-    except UnicodeDecodeError:
-        return _decodable(array, name, faults)
-
-
-def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
-    if name in batch.schema.names:
-        return batch.column(name)
-    return pc.struct_field(batch.column(name.partition(".")[0]), name.split(".")[1:])
-
-
-def _check_lengths(array: pa.Array, limits: ReadLimits, where: str) -> None:
-    if pa.types.is_dictionary(array.type):
-        array = array.dictionary
-    if is_text(array.type):
-        lengths = pc.binary_length(array.cast(pa.large_binary()))
-        longest = pc.max(lengths).as_py() or 0
+def _column(batch: pa.RecordBatch, name: str, limits: ReadLimits, where: str) -> pa.Array | None:
+    """A column, None where the file does not have it. Raises InputError for a text beyond `limits.max_line_bytes`."""
+    head, *rest = [name] if name in batch.schema.names else name.split(".")
+    if head not in batch.schema.names:
+        return None
+    column = pc.struct_field(batch.column(head), rest) if rest else batch.column(head)
+    texts = column.dictionary if pa.types.is_dictionary(column.type) else column
+    if is_text(texts.type):
+        longest = pc.max(pc.binary_length(texts.cast(pa.large_binary()))).as_py() or 0
         if longest > limits.max_line_bytes:
-            raise InputError(
-                f"{where}: a text of {longest} bytes.", "Cut it, or raise `limits.max_line_bytes` in the job."
-            )
+            raise InputError(f"{where}: a text of {longest} bytes.", RAISE_LIMIT)
+    return column
 
 
-def _values(array: pa.Array) -> list[Any]:
-    """Python values that `pyarrow.array` turns back into the same; texts shared where the file shares them."""
-    if pa.types.is_dictionary(array.type):
-        texts = _values(array.dictionary)
-        return [None if index is None else texts[index] for index in array.indices.to_pylist()]
-    return list(array) if _is_lossy(array.type) else array.to_pylist()
+def _carried(column: pa.Array, field: pa.Field, faults: dict[int, Fault]) -> pa.Array:
+    """A column in the type of the job; values that are not UTF-8 or do not fit give their rows a fault."""
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:  # some value is not UTF-8
+        _python_values(column, field.name, faults)
+        column = column.take(pa.array([None if place in faults else place for place in range(len(column))], pa.int64()))
+    if carried.common(carried.plain_type(column.type), field.type) == field.type:
+        try:
+            return column.cast(field.type)
+        except pa.ArrowInvalid:  # some value does not fit
+            pass
+    return carried.array(_python_values(column, field.name, faults), field, faults)
 
 
-def _decodable(array: pa.Array, name: str, faults: dict[int, Fault]) -> list[Any]:
-    """Values one by one; those that are no UTF-8 give their rows a fault."""
+def _python_values(column: pa.Array, name: str, faults: dict[int, Fault]) -> list[Any]:
+    """Values that `pyarrow.array` turns back into the same; one that is not UTF-8 gives its row a fault."""
+    try:
+        if pa.types.is_dictionary(column.type):  # texts are shared where the file shares them
+            texts = _plain_values(column.dictionary)
+            return [None if index is None else texts[index] for index in column.indices.to_pylist()]
+        return _plain_values(column)
+    except UnicodeDecodeError:
+        pass
     values: list[Any] = []
-    for place, scalar in enumerate(array):
+    for place, scalar in enumerate(column):
         try:
             values.append(scalar.as_py())
         except UnicodeDecodeError as exc:
@@ -228,6 +222,10 @@ def _decodable(array: pa.Array, name: str, faults: dict[int, Fault]) -> list[Any
     return values
 
 
+def _plain_values(column: pa.Array) -> list[Any]:
+    return list(column) if _is_lossy(column.type) else column.to_pylist()
+
+
 def _is_lossy(kind: pa.DataType) -> bool:
     """Whether Python has no equal of the values, as with nanoseconds: they then stay Arrow scalars."""
     if kind.num_fields:
@@ -235,21 +233,14 @@ def _is_lossy(kind: pa.DataType) -> bool:
     return str(kind).startswith(("timestamp[ns", "duration[ns", "time64[ns"))
 
 
-def _leaf_names(field: pa.Field, prefix: str = "") -> Iterator[str]:
-    yield prefix + field.name
-    if pa.types.is_struct(field.type):
-        for place in range(field.type.num_fields):
-            yield from _leaf_names(field.type.field(place), f"{prefix}{field.name}.")
-
-
 @contextmanager
-def _open(path: Path | str) -> Iterator[pq.ParquetFile]:
+def _open(path: str) -> Iterator[pq.ParquetFile]:
     try:
         # a buffer: without one a whole column of a row group is in memory at once
         file = pq.ParquetFile(path, buffer_size=1 << 20, page_checksum_verification=True)
     except PermissionError as exc:
         raise SystemFault(f"{path}: no permission to read it.", "Change its permissions, then run again.") from exc
     except (OSError, pa.ArrowException) as exc:
-        raise InputError(f"{path}: not a whole Parquet file ({exc}).", "Write or fetch it again.") from exc
+        raise InputError(f"{path}: not a complete Parquet file ({exc}).", "Write or download it again.") from exc
     with file:
         yield file

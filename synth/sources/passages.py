@@ -1,229 +1,218 @@
-"""Every input row ends as passages or as one rejected row, in input order, one batch in memory at a time."""
+"""Corpora as passages: every input row becomes one passage or several, or one rejected row."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from hashlib import blake2b
-from typing import NamedTuple
+from pathlib import Path
 
 import pyarrow as pa
 
-from synth.errors import InputError
-from synth.sources.carried import carried_schema, fits, parquet_types
-from synth.sources.checks import FirstSeen, check_string, check_text, digest, excerpt, language_code, storable
+from synth.errors import InputError, JobError
+from synth.sources.carried import infer_type, plain_type, unite
+from synth.sources.checks import FirstSeen, check_string, check_text, digest, excerpt, storable
 from synth.sources.chunking import chunk, truncate
-from synth.sources.columns import Columns, language_column
-from synth.sources.files import current
+from synth.sources.columns import language_source, values_at
+from synth.sources.files import expand, look
 from synth.sources.options import Corpus, ReadLimits
-from synth.sources.readers import columns_of, raw_rows
-from synth.sources.records import Fault, InputFile, PassageRow, RawRow, RejectedRow, RowOutcome
+from synth.sources.parquet import schema, type_of
+from synth.sources.readers import FileReader, RowType, columns_of, first_objects, language_at, raw_rows, read_rows
+from synth.sources.records import Block, Fault, FileKey, InputFile, PassageRow, RawRows, Selection
+from synth.sources.text import Wanted
+
+_DEFAULT = ReadLimits()
 
 
-def read_passages(  # noqa: PLR0913 - each says one more thing about the same reading
+def inspect(
+    corpora: Sequence[Corpus], base: Path, limits: ReadLimits, known: Iterable[InputFile] = ()
+) -> list[InputFile]:
+    """The input files of all corpora, corpus by corpus, within one sorted by the bytes of the relative path.
+
+    Paths are relative to `base`. A file of `known` with the same size and time of change is not hashed again.
+    Raises JobError where a path or pattern matches nothing, InputError where a file is not what its name claims or
+    all of them together have no row, SystemFault where one cannot be read.
+    """
+    earlier = {file.path: file for file in known}
+    files: list[InputFile] = []
+    names: set[str] = set()
+    for index, corpus in enumerate(corpora):
+        if corpus.source in names:
+            raise JobError(f"corpus: two entries are called {corpus.source!r}.", "Give each its own `name`.")
+        names.add(corpus.source)
+        if corpus.on_hub:
+            from synth.sources.hub import inspect_hub  # noqa: PLC0415 - `datasets` costs seconds
+
+            files.append(inspect_hub(index, corpus))
+            continue
+        for found in expand(corpus.path, base, "corpus.path", frozenset({"text"})):
+            file = look(index, corpus.source, found, limits, earlier.get(str(found.path)))
+            if file.rows:
+                columns_of(corpus, file, limits)
+            files.append(file)
+    if all(file.rows == 0 for file in files):
+        raise InputError(f"the input files are empty ({len(files)} read).", "Check `corpus.path` in the job.")
+    return files
+
+
+def carried_schema(corpora: Sequence[Corpus], files: Sequence[InputFile], limits: ReadLimits = _DEFAULT) -> pa.Schema:
+    """The columns that any corpus carries, in order of first mention, all nullable.
+
+    Parquet keeps its types (a dictionary becomes its values), CSV columns are text, JSON lines have the types of the
+    first 1,000 rows. Raises InputError for missing columns, and for types that cannot be united, naming two files.
+    """
+    used = [(corpora[file.corpus_index], file) for file in files if file.rows != 0]
+    return unite((_carried_types(corpus, file, limits), file.path) for corpus, file in used if corpus.carry)
+
+
+def _carried_types(corpus: Corpus, file: InputFile, limits: ReadLimits) -> pa.Schema:
+    columns_of(corpus, file, limits)
+    if file.kind == "parquet":
+        known = schema(file.path)
+        return pa.schema([(name, plain_type(type_of(known, name))) for name in corpus.carry])
+    if file.kind in ("csv", "tsv"):
+        return pa.schema([(name, pa.string()) for name in corpus.carry])
+    rows, fields = first_objects(file, limits), []
+    for name in corpus.carry:
+        kind = infer_type(values_at(rows, name))
+        if kind is None:
+            raise InputError(
+                f"{file.path}: field {name}: its values have several types, or one that Arrow does not support.",
+                "Make the types equal, or leave the column out of `carry`.",
+            )
+        fields.append((name, kind))
+    return pa.schema(fields)
+
+
+def read_passages(  # noqa: PLR0913 - the keyword-only ones are options
     corpora: Sequence[Corpus],
     files: Sequence[InputFile],
     limits: ReadLimits,
     *,
     only: Container[int] | None = None,
     carried: pa.Schema | None = None,
-    notice: Callable[[str], None] | None = None,
-    seen: int = 0,
-) -> Iterator[RowOutcome]:
-    """For each input row its passages, or its rejection with a reason; the texts are byte-equal to the input.
+    notify: Callable[[str], None] | None = None,
+    seen: Container[FileKey] = (),
+) -> Iterator[Block[PassageRow]]:
+    """What the rows of all files become, block by block; the texts are byte-equal to the input.
 
-    Of the first `seen` files nothing comes: they were read before, and only count as what came earlier.
-
-    `only` names the wanted rows by their number over all files; the rest is passed over unparsed. `carried` is what
-    `carried_schema` gave. `notice` gets a line for each source in which ids occur more than once.
-    Reasons: json, csv, encoding, surrogate, nul, empty, type, control_token, too_short, too_long, language, carry,
-    duplicate. Raises InputError for a file that changed or breaks off, and at the first rejected row if
-    `limits.strict`.
+    `only` has the wanted rows by their number over all files, `carried` is what `carried_schema` gave, files in `seen`
+    (`InputFile.key`) were read before and only count as earlier ones. `notify` gets a line for each source with
+    repeated ids. Reasons: json, csv, encoding, surrogate, nul, empty, type, control_token, too_short, too_long,
+    language, carry, duplicate. Raises InputError for a file that changed or is cut off, and at the first rejected row
+    if `limits.strict`.
     """
-    schema = carried_schema(corpora, files, limits) if carried is None else carried
-    memory = _Memory(corpora, notice is not None)
-    for place, file in enumerate(files):
-        corpus = corpora[file.corpus_index]
-        start = memory.begin(file)
-        end = None if file.rows is None else start.number + file.rows
-        if end is not None and (
-            file.rows == 0 or (only is not None and not any(n in only for n in range(start.number, end)))
-        ):
-            memory.end(file, file.rows or 0)
-            continue
-        current(file)
-        columns = columns_of(corpus, file, limits)
-        reading = _Reading(corpus, file, columns, start, memory, _Carrying.of(corpus, file, schema))
-        wanted = None if only is None else lambda row, first=start.number: first + row in only
-        row = -1
-        for raw in raw_rows(file, columns, limits, wanted):
-            row = raw.row
-            outcome = reading.outcome(raw)
-            if place < seen:
-                continue
-            if isinstance(outcome, Fault):
-                yield reading.rejected(raw, outcome, strict=limits.strict)
-            else:
-                yield from outcome
-        current(file)
-        memory.end(file, row + 1 if file.rows is None else file.rows)
-    if notice is not None:
-        for line in memory.repeated_ids():
-            notice(line)
+    passages = _Passages(corpora, limits, carried_schema(corpora, files, limits) if carried is None else carried)
+    passages.watch_ids = notify is not None
+    yield from read_rows(passages, files, limits, only, seen)
+    for source, (count, example) in passages.repeated.items():
+        assert notify is not None  # noqa: S101 - ids are watched for it only
+        notify(f"{source}: {count} duplicate ids; first {example}. All rows are kept: the key is the position.")
 
 
-class _Start(NamedTuple):
-    """Where a file starts: its first row's number over all files, and within its source."""
+class _Passages(RowType[PassageRow]):
+    """All corpora, with what must be known of all earlier rows: which texts, which ids."""
 
-    number: int
-    source_row: int
+    reread = True  # a text or an id may occur again
 
-
-class _Memory:
-    """What must be known of all earlier rows: how many, which texts, which ids."""
-
-    def __init__(self, corpora: Sequence[Corpus], watch_ids: bool) -> None:  # noqa: FBT001 - private
-        self._texts = FirstSeen() if any(corpus.duplicates == "first" for corpus in corpora) else None
-        self._ids: dict[str, FirstSeen] | None = {} if watch_ids else None
-        self._repeated: dict[str, tuple[int, str]] = {}
-        self._number = 0
-        self._source_rows: dict[str, int] = {}
+    def __init__(self, corpora: Sequence[Corpus], limits: ReadLimits, schema: pa.Schema) -> None:
+        self.corpora, self.limits, self.schema = corpora, limits, schema
+        self.watch_ids = False
+        self.repeated: dict[str, tuple[int, str]] = {}
+        self._texts = FirstSeen()
+        self._ids: dict[str, FirstSeen] = {}
         self._starts: list[tuple[int, str, int]] = []
 
-    def begin(self, file: InputFile) -> _Start:
-        start = _Start(self._number, self._source_rows.get(file.source, 0))
-        self._starts.append((start.number, file.source, start.source_row))
-        return start
-
-    def end(self, file: InputFile, rows: int) -> None:
-        self._number += rows
-        self._source_rows[file.source] = self._source_rows.get(file.source, 0) + rows
+    def open(self, file: InputFile, number: int, source_row: int) -> _PassageFile:
+        self._starts.append((number, file.source, source_row))
+        return _PassageFile(self, file, number, source_row)
 
     def earlier(self, text: str, number: int) -> str | None:
-        """The first row with an equal text, as `source row N`; remembers this one if there is none."""
-        first = None if self._texts is None else self._texts.add(digest(text), number)
+        """The first row with an equal text, as `source row N`; remembers this one if it is the first."""
+        first = self._texts.add(digest(text), number)
         return None if first is None else self._name(first)
 
     def see_id(self, source: str, ident: str, number: int) -> None:
-        if self._ids is None:
+        if not self.watch_ids:
             return
-        if source not in self._ids:
-            self._ids[source] = FirstSeen()
-        first = self._ids[source].add(blake2b(ident.encode(), digest_size=16).digest(), number)
+        ids = self._ids.setdefault(source, FirstSeen())
+        first = ids.add(blake2b(ident.encode(), digest_size=16).digest(), number)
         if first is not None:
-            count, example = self._repeated.get(
-                source, (0, f"{ident!r} in {self._name(first)} and {self._name(number)}")
-            )
-            self._repeated[source] = (count + 1, example)
-
-    def repeated_ids(self) -> Iterator[str]:
-        for source, (count, example) in self._repeated.items():
-            yield f"{source}: {count} ids have come before, first {example}; nothing is lost, positions are the keys."
+            new = (0, f"{ident!r} in {self._name(first)} and {self._name(number)}")
+            count, example = self.repeated.get(source, new)
+            self.repeated[source] = (count + 1, example)
 
     def _name(self, number: int) -> str:
         first, source, source_row = self._starts[bisect_right(self._starts, number, key=lambda start: start[0]) - 1]
         return f"{source} row {source_row + number - first}"
 
 
-class _Carrying(NamedTuple):
-    """The carried columns of one file: `checked` are the types to compare, where the file's own may differ."""
+class _PassageFile(FileReader[PassageRow]):
+    """One file of a corpus on its way to passages."""
 
-    nothing: dict[str, object]
-    names: tuple[str, ...]
-    checked: tuple[pa.DataType, ...] | None
+    def __init__(self, passages: _Passages, file: InputFile, number: int, source_row: int) -> None:
+        from synth.languages import detect  # noqa: PLC0415 - the detector is loaded on first use
 
-    @classmethod
-    def of(cls, corpus: Corpus, file: InputFile, schema: pa.Schema) -> _Carrying:
-        types = tuple(schema.field(name).type for name in corpus.carry)
-        found = parquet_types(corpus, file) if file.kind == "parquet" else ()
-        same = tuple(found) == types or (file.kind in ("csv", "tsv") and all(map(pa.types.is_string, types)))
-        return cls(dict.fromkeys(schema.names), corpus.carry, None if same else types)
-
-    def values(self, raw: RawRow) -> dict[str, object] | Fault:
-        if self.checked is not None:
-            for name, value, kind in zip(self.names, raw.carried, self.checked, strict=True):
-                if not fits(value, kind):
-                    return Fault("carry", f"field {name}: {excerpt(repr(value))} is not {kind}")
-        return self.nothing | dict(zip(self.names, raw.carried, strict=True)) if self.names else self.nothing
-
-
-class _Reading:
-    """One file on its way: raw rows in, passages or faults out."""
-
-    def __init__(
-        self,
-        corpus: Corpus,
-        file: InputFile,
-        columns: Columns,
-        start: _Start,
-        memory: _Memory,
-        carrying: _Carrying,
-    ) -> None:
-        from synth.languages import detect, language  # noqa: PLC0415 - the detector is loaded on first use
-
-        self._corpus, self._file, self._start = corpus, file, start
-        self._memory, self._carrying = memory, carrying
-        self._has_ids = columns.id is not None
+        self._passages, self._file, self._number, self._source_row = passages, file, number, source_row
+        self._corpus = passages.corpora[file.corpus_index]
+        self._columns = columns_of(self._corpus, file, passages.limits)
+        self._language = language_source(self._corpus.language)
         self._detect = detect
-        constant = corpus.language != "auto" and language_column(corpus) is None
-        self._language = language(corpus.language).code if constant else None
 
-    def outcome(self, raw: RawRow) -> Iterator[PassageRow] | Fault:
-        """The passages of a row, or why there are none."""
-        fault = raw.fault or check_text(raw.text, self._corpus) or self._check_labels(raw)
+    def raw_rows(self, wanted: Wanted | None) -> Iterator[RawRows]:
+        names = tuple(dict.fromkeys(name for name in self._columns[:4] if name is not None))
+        selection = Selection(names, frozenset(self._columns.carry), self._passages.schema)
+        return raw_rows(self._file, selection, self._passages.limits, wanted)
+
+    def outcome(self, raw: RawRows, place: int) -> list[PassageRow] | Fault:
+        text = raw.values[self._columns.text][place]
+        given_id, title = self._value(self._columns.id, raw, place), self._value(self._columns.title, raw, place)
+        fault = check_text(text, self._corpus) or _check_labels(given_id, title)
         if fault is not None:
             return fault
-        code = self._language if raw.language in (None, "") else language_code(raw.language)
+        code = language_at(self._language, raw, place)
         if isinstance(code, Fault):
             return code
-        carried = self._carrying.values(raw)
-        if isinstance(carried, Fault):
-            return carried
-        text, number = str(raw.text), self._start.number + raw.row
-        if self._has_ids:
-            self._memory.see_id(self._file.source, self._id(raw), number)
-        if self._corpus.duplicates == "first" and (first := self._memory.earlier(text, number)):
+        source, number = self._file.source, raw.numbers[place]
+        ident = self._id(given_id, number)
+        if self._columns.id is not None:
+            self._passages.see_id(source, ident, self._number + number)
+        if self._corpus.duplicates == "first" and (first := self._passages.earlier(text, self._number + number)):
             return Fault("duplicate", f"the same text as {first}")
-        return self._passages(raw, text, code, carried)
-
-    def rejected(self, raw: RawRow, fault: Fault, *, strict: bool) -> RejectedRow:
-        """The row of `rejected/`. Raises InputError instead if `strict`."""
-        if strict:
-            raise InputError(
-                f"{self._file.path}: row {raw.row}: {fault.reason}: {fault.detail}.",
-                "Mend the row, or set `limits.strict: false` to reject such rows and go on.",
-            )
-        shown = fault.excerpt or (excerpt(raw.text) if isinstance(raw.text, str) else "")
-        row = self._start.source_row + raw.row
-        return RejectedRow(self._file.source, row, storable(self._id(raw)), fault.reason, storable(fault.detail), shown)
-
-    def _passages(self, raw: RawRow, text: str, code: str | None, carried: dict[str, object]) -> Iterator[PassageRow]:
-        pieces = [text]
-        if len(text) > self._corpus.max_chars:
-            limit = self._corpus.max_chars
+        limit, pieces = self._corpus.max_chars, [text]
+        if len(text) > limit:
             pieces = chunk(text, limit) if self._corpus.on_long == "chunk" else [truncate(text, limit)]
-        ident, title = self._id(raw), str(raw.title) if raw.title else None
-        for place, piece in enumerate(pieces):
-            yield PassageRow(
-                self._file.source,
-                self._start.source_row + raw.row,
+        row, several = self._source_row + number, len(pieces) > 1
+        return [
+            PassageRow(
+                source,
+                row,
                 place,
-                ident if len(pieces) == 1 else f"{ident}#{place}",
+                f"{ident}#{place}" if several else ident,
                 piece,
-                title,
+                str(title) if title else None,
                 code or self._detect(piece).code,
-                carried,
             )
+            for place, piece in enumerate(pieces)
+        ]
 
-    def _id(self, raw: RawRow) -> str:
-        if raw.id is None or raw.id == "":
-            return self._file.relative if self._file.kind == "text" else f"{self._file.relative}:{raw.row}"
-        return str(raw.id)
+    def describe(self, raw: RawRows, place: int) -> tuple[str, str]:
+        text = raw.values[self._columns.text][place]
+        ident = self._id(self._value(self._columns.id, raw, place), raw.numbers[place])
+        return storable(ident), excerpt(text) if isinstance(text, str) else ""
 
-    def _check_labels(self, raw: RawRow) -> Fault | None:
-        ident, title = raw.id, raw.title
-        if ident is not None and (not isinstance(ident, (str, int)) or isinstance(ident, bool)):
-            return Fault("type", f"the id is of type {type(ident).__name__}")
-        if title is not None and not isinstance(title, str):
-            return Fault("type", f"the title is of type {type(title).__name__}")
-        return check_string(ident if isinstance(ident, str) else "", "the id") or check_string(title or "", "the title")
+    def _value(self, column: str | None, raw: RawRows, place: int) -> object:
+        return None if column is None else raw.values[column][place]
+
+    def _id(self, given: object, number: int) -> str:
+        if given is None or given == "":
+            return self._file.relative if self._file.kind == "text" else f"{self._file.relative}:{number}"
+        return str(given)
+
+
+def _check_labels(ident: object, title: object) -> Fault | None:
+    if ident is not None and (not isinstance(ident, (str, int)) or isinstance(ident, bool)):
+        return Fault("type", f"the id is of type {type(ident).__name__}")
+    if title is not None and not isinstance(title, str):
+        return Fault("type", f"the title is of type {type(title).__name__}")
+    return check_string(ident if isinstance(ident, str) else "", "the id") or check_string(title or "", "the title")

@@ -1,116 +1,234 @@
-"""Raw rows of every kind of file behind three functions, and the checks that a file is of its kind."""
+"""Rows of every kind of file behind the same functions, and the one loop that turns them into passages or pairs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Generic
 
-from synth.errors import InputError
-from synth.sources import csvs, jsonl, parquet, plaintext
-from synth.sources.columns import Columns, find_columns, keys_of
+import pyarrow as pa
+
+from synth.errors import InputError, JobError
+from synth.sources import carried, parquet, text
+from synth.sources.checks import storable
+from synth.sources.columns import Columns, find_columns, keys_of, values_at
+from synth.sources.files import current
 from synth.sources.options import Corpus, ReadLimits
-from synth.sources.records import FileKind, InputFile, RawRow
-from synth.sources.streams import BOM, opened
+from synth.sources.records import Block, Fault, FileKey, InputFile, LanguageSource, RawRows, RejectedRow, Row, Selection
+from synth.sources.text import ObjectRow, Wanted
 
-Wanted = Callable[[int], bool]
-"""Whether the row with this number in its file is wanted; the others are counted and not parsed."""
-
-_FOREIGN = {
-    b"PK\x03\x04": ("a zip archive", "Unpack it."),
-    b"BZh": ("packed with bzip2", "Unpack it, or pack it with gzip."),
-    b"\xfd7zXZ": ("packed with xz", "Unpack it, or pack it with gzip."),
-    b"PAR1": ("a Parquet file", "Rename it to .parquet."),
-}
-_UTF16 = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff", b"{\x00", b"\x00{")
+BLOCK = 1024
+"""Rows of a text file that are in memory at once, unless they are long; Parquet has batches of its own."""
+_SHARE = 8
+"""A block of long rows ends at this part of `limits.max_batch_bytes`."""
 
 
-def check_content(path: Path, kind: FileKind, size: int) -> None:
-    """Raises InputError when the first bytes of a file belong to something else."""
-    if kind == "parquet":
-        if size == 0:
-            raise InputError(f"{path}: an empty file, not Parquet.", "Write it again, or leave it out.")
+class FileReader(ABC, Generic[Row]):
+    """One input file on its way to passages or pairs."""
+
+    @abstractmethod
+    def raw_rows(self, wanted: Wanted | None) -> Iterator[RawRows]:
+        """The wanted rows in order."""
+
+    @abstractmethod
+    def outcome(self, raw: RawRows, place: int) -> Sequence[Row] | Fault:
+        """What one row without a fault becomes."""
+
+    @abstractmethod
+    def describe(self, raw: RawRows, place: int) -> tuple[str, str]:
+        """Id and excerpt of a rejected row."""
+
+
+class RowType(ABC, Generic[Row]):
+    """What depends on whether rows become passages or pairs."""
+
+    reread = False
+    """Whether files that were read before are read again, because later rows depend on them."""
+
+    @abstractmethod
+    def open(self, file: InputFile, number: int, source_row: int) -> FileReader[Row]:
+        """The reader of a file whose first row has this number over all files, and this one in its source."""
+
+
+def read_rows(
+    row_type: RowType[Row],
+    files: Iterable[InputFile],
+    limits: ReadLimits,
+    only: Container[int] | None,
+    seen: Container[FileKey],
+) -> Iterator[Block[Row]]:
+    """What the rows of all files become, block by block, in input order.
+
+    `only` has the wanted rows by their number over all files; the others are not parsed. Files in `seen`, by
+    `InputFile.key`, were read before: they are counted, and nothing comes from them. Raises InputError for a file that
+    changed or is cut off, and at the first rejected row if `limits.strict`.
+    """
+    number = 0
+    source_rows: dict[str, int] = {}
+    for file in files:
+        start, rows = source_rows.get(file.source, 0), file.rows
+        wanted = None if only is None else _wanted(number, only)
+        skipped = rows is not None and wanted is not None and not any(map(wanted, range(rows)))
+        if rows != 0 and not skipped and (row_type.reread or file.key not in seen):
+            current(file)
+            reader = row_type.open(file, number, start)
+            fresh = file.key not in seen
+            for raw in reader.raw_rows(wanted):
+                block = _block(reader, raw, file, start, strict=limits.strict and fresh)
+                if fresh:
+                    yield block
+                if file.rows is None:
+                    rows = raw.numbers[-1] + 1
+            current(file)
+        number += rows or 0
+        source_rows[file.source] = start + (rows or 0)
+
+
+def _wanted(first: int, only: Container[int]) -> Wanted:
+    return lambda row: first + row in only
+
+
+def _block(reader: FileReader[Row], raw: RawRows, file: InputFile, start: int, *, strict: bool) -> Block[Row]:
+    block, used = Block[Row](), []
+    for place, number in enumerate(raw.numbers):
+        outcome = raw.faults.get(place) or reader.outcome(raw, place)
+        if not isinstance(outcome, Fault):
+            block.outcomes += outcome
+            used += [place] * len(outcome)
+            continue
+        if strict:
+            raise InputError(
+                f"{file.path}: row {number}: {outcome.reason}: {outcome.detail}.",
+                "Fix the row, or set `limits.strict: false` to reject such rows and go on.",
+            )
+        ident, shown = reader.describe(raw, place)
+        shown = storable(outcome.excerpt) or shown
+        detail = storable(outcome.detail)
+        block.outcomes.append(RejectedRow(file.source, start + number, ident, outcome.reason, detail, shown))
+    if raw.carried.num_columns:
+        block.carried = raw.carried.take(pa.array(used, pa.int64()))
+    return block
+
+
+def raw_rows(
+    file: InputFile, selection: Selection, limits: ReadLimits, wanted: Wanted | None = None
+) -> Iterator[RawRows]:
+    """The wanted rows of one file in order. Raises InputError where the file cannot be read on."""
+    if file.kind == "parquet":
+        yield from parquet.read(file.path, selection, limits, wanted)
         return
-    with opened(path) as stream:
-        head = stream.read(512)
-    for magic, (what, cure) in _FOREIGN.items():
-        if head.startswith(magic):
-            raise InputError(f"{path}: {what}.", cure)
-    if head.startswith(_UTF16):
-        raise InputError(f"{path}: UTF-16.", f"Convert it: iconv -f UTF-16 -t UTF-8 {path.name} > new-{path.name}")
-    if head[257:262] == b"ustar":
-        raise InputError(f"{path}: a tar archive.", "Unpack it and name the files in it.")
-    if kind == "jsonl":
-        _check_json_lines(path, head.removeprefix(BOM).lstrip())
+    block: list[ObjectRow] = []
+    size = 0
+    for row in _object_rows(file, limits, wanted):
+        block.append(row)
+        size += row.size
+        if len(block) == BLOCK or size > limits.max_batch_bytes // _SHARE:
+            yield _raw_rows(block, selection)
+            block, size = [], 0
+    if block:
+        yield _raw_rows(block, selection)
 
 
-def _check_json_lines(path: Path, head: bytes) -> None:
-    if head.startswith(b"["):
-        cure = f"Make lines of it: jq -c '.[]' {path.name} > {path.name.split('.')[0]}.jsonl"
-        raise InputError(f"{path}: one JSON array, not JSON lines.", cure)
-    if head.split(b"\n", 1)[0].strip() == b"{":
-        cure = f"Make a line of each: jq -c . {path.name} > {path.name.split('.')[0]}.jsonl"
-        raise InputError(f"{path}: JSON spread over several lines, not one object a line.", cure)
+def _object_rows(file: InputFile, limits: ReadLimits, wanted: Wanted | None) -> Iterator[ObjectRow]:
+    if file.kind == "hub":
+        from synth.sources import hub  # noqa: PLC0415 - `datasets` costs seconds
+
+        return hub.rows(file, wanted)
+    return text.rows(file.path, file.kind, limits, wanted)
 
 
-def rows_in(path: Path, kind: FileKind, limits: ReadLimits) -> int:
-    """Number of rows, by reading the whole file where nothing tells it. Raises InputError for a damaged file."""
-    if kind == "parquet":
-        return parquet.count(path)
-    if kind == "text":
-        return 1
-    return jsonl.count(path, limits) if kind == "jsonl" else csvs.count(path, limits)
+def _raw_rows(block: Sequence[ObjectRow], selection: Selection) -> RawRows:
+    faults = {place: row.values for place, row in enumerate(block) if isinstance(row.values, Fault)}
+    objects: list[Mapping[str, Any]] = [{} if isinstance(row.values, Fault) else row.values for row in block]
+    columns = {
+        each.name: carried.array(values_at(objects, each.name), each, faults, as_json=each.name in selection.as_json)
+        for each in selection.schema
+        if each.name in selection.carried
+    }
+    values = {name: values_at(objects, name) for name in selection.values}
+    numbers = [row.number for row in block]
+    return RawRows(numbers, values, carried.table_of(columns, selection.schema, len(block)), faults)
 
 
 def columns_of(corpus: Corpus, file: InputFile, limits: ReadLimits) -> Columns:
-    """The columns of a file that its corpus means.
-
-    Raises InputError for one that is missing or whose Parquet type cannot be used.
-    """
+    """The columns of a file of a corpus. Raises InputError for a missing one or an unusable Parquet type."""
     if file.kind == "text":
-        return _columns_of_text(corpus, file.path)
-    if file.kind == "parquet":
-        return parquet.columns_of(corpus, file.path)
-    if file.kind in ("csv", "tsv"):
-        return find_columns(corpus, csvs.header(file.path, limits), file.path)
-    return find_columns(corpus, keys_of(first_rows(file, limits)), file.path)
-
-
-def first_rows(file: InputFile, limits: ReadLimits) -> Sequence[Mapping[str, Any]]:
-    """The first objects of a file of JSON lines or a data set on the hub. Raises InputError when there is none."""
-    if file.kind == "hub":
-        from synth.sources import hub  # noqa: PLC0415 - `datasets` costs seconds
-
-        return hub.peek(file)
-    rows = jsonl.peek(file.path, limits)
-    if not rows:
-        raise InputError(f"{file.path}: no JSON object in its first {jsonl.PEEK} lines.", "Is it JSON lines?")
-    return rows
-
-
-def _columns_of_text(corpus: Corpus, path: str) -> Columns:
-    columns = find_columns(corpus, ["text"], path)
-    if columns.names != ("text",):
-        raise InputError(f"{path}: a text file has no columns.", "Leave out id, title and carry of this corpus.")
+        columns = find_columns(corpus, ["text"], file.path)
+        if columns != Columns("text", None, None, None, ()):
+            raise InputError(
+                f"{file.path}: a text file has no columns.", "Remove id, title and carry from this corpus."
+            )
+        return columns
+    if file.kind != "parquet":
+        csv = file.kind in ("csv", "tsv")
+        available = text.header(file.path, limits) if csv else keys_of(first_objects(file, limits))
+        return find_columns(corpus, available, file.path)
+    schema = parquet.schema(file.path)
+    columns = find_columns(corpus, parquet.column_names(schema), file.path)
+    for name in columns[:4]:
+        kind = pa.string() if name is None else parquet.type_of(schema, str(name))
+        if not (parquet.is_text(kind) or pa.types.is_null(kind) or (name == columns.id and pa.types.is_integer(kind))):
+            raise InputError(
+                f"{file.path}: column {name!r} is {kind}, not text.",
+                "Name another column in the job, or convert this one.",
+            )
     return columns
 
 
-def raw_rows(file: InputFile, columns: Columns, limits: ReadLimits, wanted: Wanted | None) -> Iterator[RawRow]:
-    """The wanted rows of one file in their order. Raises InputError where the file cannot be read on."""
-    if file.kind == "parquet":
-        return parquet.read(file, columns, limits, wanted)
-    if file.kind == "text":
-        return plaintext.read(file, limits, wanted)
+def first_objects(file: InputFile, limits: ReadLimits) -> Sequence[Mapping[str, Any]]:
+    """The first objects of a file of JSON lines or a data set on the hub. Raises InputError if there are none."""
     if file.kind == "hub":
         from synth.sources import hub  # noqa: PLC0415 - `datasets` costs seconds
 
-        return hub.read(file, columns, wanted)
-    if file.kind == "jsonl":
-        return jsonl.read(file, columns, limits, wanted)
-    return csvs.read(file, columns, limits, wanted)
+        return hub.first_objects(file)
+    rows = text.first_objects(file.path, limits)
+    if not rows:
+        raise InputError(f"{file.path}: no JSON object in its first {text.PEEK} lines.", "Is it JSON lines?")
+    return rows
 
 
-def count_rows(files: Sequence[InputFile]) -> int:
+@lru_cache(maxsize=1024)
+def file_schema(file: InputFile, limits: ReadLimits) -> pa.Schema:
+    """Top-level columns of a file with the types in which they are carried.
+
+    The types of JSON lines are those of all rows, so it is remembered: recognising, uniting and reading each ask once.
+    Raises InputError for a damaged file, a column that occurs twice, and JSON lines without any object.
+    """
+    if file.kind == "parquet":
+        known = parquet.schema(file.path)
+        schema = pa.schema([pa.field(each.name, carried.plain_type(each.type)) for each in known])
+    elif file.kind in ("csv", "tsv"):
+        schema = pa.schema([(name, pa.string()) for name in text.header(file.path, limits)])
+    elif file.kind == "jsonl":
+        schema = _json_schema(file, limits)
+    else:
+        raise InputError(f"{file.path}: pairs cannot be read from text files.", "Name Parquet, JSON lines, CSV or TSV.")
+    twice = {name for name in schema.names if schema.names.count(name) > 1}
+    if twice:
+        raise InputError(f"{file.path}: two columns are called {min(twice)!r}.", "Rename one of them.")
+    return schema
+
+
+def _json_schema(file: InputFile, limits: ReadLimits) -> pa.Schema:
+    types, objects = carried.JsonTypes(), 0
+    columns: dict[str, list[Any]] = {}
+    for row in text.rows(file.path, "jsonl", limits):
+        if isinstance(row.values, Fault):
+            continue
+        objects += 1
+        for name, value in row.values.items():
+            columns.setdefault(name, []).append(value)
+        if objects % BLOCK == 0:
+            types.add(columns)
+            columns = {}
+    types.add(columns)
+    if file.rows and not objects:
+        raise InputError(f"{file.path}: no line is a JSON object.", "Is it JSON lines?")
+    return types.schema()
+
+
+def count_rows(files: Iterable[InputFile]) -> int:
     """Rows of all files, rejected ones included.
 
     Raises InputError for a data set on the hub whose card gives no number of rows.
@@ -118,7 +236,7 @@ def count_rows(files: Sequence[InputFile]) -> int:
     total = 0
     for file in files:
         if file.rows is None:
-            raise InputError(f"{file.path}: nobody says how many rows it has.", "Leave out --sample, or download it.")
+            raise InputError(f"{file.path}: the number of rows is unknown.", "Leave out --sample, or download it.")
         total += file.rows
     return total
 
@@ -128,3 +246,20 @@ def sample_rows(total: int, n: int) -> frozenset[int]:
     if n >= total:
         return frozenset(range(total))
     return frozenset((2 * part + 1) * total // (2 * n) for part in range(n))
+
+
+def language_at(source: LanguageSource, raw: RawRows, place: int) -> str | Fault | None:
+    """The language code that a row states, None where it is left to the detector."""
+    if source.code is not None:
+        return source.code
+    value = raw.values[source.column][place] if source.column is not None else None
+    if value in (None, ""):
+        return None
+    if value == "und":
+        return "und"
+    from synth.languages import language  # noqa: PLC0415 - the table is read when it is needed
+
+    try:
+        return language(value).code
+    except JobError as exc:
+        return Fault("language", exc.message) if source.strict else None

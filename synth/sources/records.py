@@ -1,14 +1,17 @@
-"""What goes through the reading of corpora: files, raw rows, and the two ends a row can come to."""
+"""The records of reading: input files, raw rows, and what a row becomes (passages, pairs or a rejection)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import pyarrow as pa
 
 FileKind = Literal["parquet", "jsonl", "csv", "tsv", "text", "hub"]
+LayoutKind = Literal["columns", "tuples", "flag", "messages", "beir", "shards"]
+FileKey = tuple[int, str]
+"""Identifies a file within a job: `corpus_index` and `relative`."""
 
 EXCERPT = 200
 """Characters of a rejected text that its row keeps: enough to recognise it."""
@@ -19,7 +22,7 @@ class InputFile:
     """One input as it was when the job started; everything but `target` is part of the job's identity.
 
     `path` opens it, `relative` is its path below the folder that the job names, with `/` between the parts.
-    Of a data set on the hub `sha256` is the commit, `size` and `mtime_ns` are 0, and `rows` is None if nobody knows.
+    For a data set on the hub `sha256` is the commit, `size` and `mtime_ns` are 0, and `rows` is None if unknown.
     """
 
     corpus_index: int
@@ -32,41 +35,12 @@ class InputFile:
     sha256: str
     rows: int | None
     target: str | None = None
-    """Where `path` led to, if it is a symbolic link."""
+    """The real path, if `path` is a symbolic link."""
 
-
-@dataclass(frozen=True, slots=True)
-class PassageRow:
-    """One passage: an input row, or chunk number `chunk` of it.
-
-    `source_row` counts from 0 through all files of the source, so that (source, source_row, chunk) is unique.
-    `language` is a code of the table or `und`; `carried` has a value that `pyarrow.array` takes for every field of
-    `carried_schema`, None where this corpus does not carry it.
-    """
-
-    source: str
-    source_row: int
-    chunk: int
-    id: str
-    text: str
-    title: str | None
-    language: str
-    carried: Mapping[str, object]
-
-
-@dataclass(frozen=True, slots=True)
-class RejectedRow:
-    """An input row that gives no passage: `reason` is a code, `detail` says what and where for a person."""
-
-    source: str
-    source_row: int
-    id: str
-    reason: str
-    detail: str
-    text_excerpt: str
-
-
-RowOutcome = PassageRow | RejectedRow
+    @property
+    def key(self) -> FileKey:
+        """Identifies the file within the job."""
+        return self.corpus_index, self.relative
 
 
 class Fault(NamedTuple):
@@ -77,31 +51,108 @@ class Fault(NamedTuple):
     excerpt: str = ""
 
 
-class RawRow(NamedTuple):
-    """A row of one file before any check; `row` counts from 0 in its file, `carried` follows `Columns.carry`.
+class Selection(NamedTuple):
+    """What to read from one file: `values` as Python objects (dotted names reach into structs), the rest as Arrow.
 
-    A tuple and not a dataclass because one is made for every row: it costs a third.
+    `schema` is that of the carried columns of the whole job; those not named in `carried` are null in this file.
+    Columns in `as_json` are carried as JSON text.
     """
 
-    row: int
-    text: object = None
-    id: object = None
-    title: object = None
-    language: object = None
-    carried: tuple[object, ...] = ()
-    fault: Fault | None = None
+    values: tuple[str, ...]
+    carried: frozenset[str] = frozenset()
+    schema: pa.Schema = pa.schema([])
+    as_json: frozenset[str] = frozenset()
 
 
-Kind = Literal["columns", "tuples", "flag", "messages", "beir", "shards"]
-BLOCK = 1024
-"""Rows of a text file that are in memory at once; Parquet brings batches of its own."""
+class RawRows(NamedTuple):
+    """Some rows of one file before any check, all fields aligned.
+
+    `numbers` count from 0 in the file, `values` has a list for each of `Selection.values`, `carried` the columns of
+    `Selection.schema`, `faults` what is wrong by place in this block.
+    """
+
+    numbers: Sequence[int]
+    values: Mapping[str, Sequence[Any]]
+    carried: pa.Table
+    faults: dict[int, Fault]
+
+
+class PassageRow(NamedTuple):
+    """One passage: an input row, or chunk number `chunk` of it.
+
+    `source_row` counts from 0 through all files of the source, so that (source, source_row, chunk) is unique.
+    `language` is a code of the table or `und`. A tuple because one is made for every row: it costs a third.
+    """
+
+    source: str
+    source_row: int
+    chunk: int
+    id: str
+    text: str
+    title: str | None
+    language: str
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the first passage of its input row."""
+        return self.chunk == 0
+
+
+class PairRow(NamedTuple):
+    """One pair. `source_row` counts from 0 through all files of the source that have pairs.
+
+    `positive` is the place in the list of positives of its row, None where the layout has no lists; `label` is a
+    float or None.
+    """
+
+    source: str
+    source_row: int
+    positive: int | None
+    query: str
+    passage: str
+    query_language: str
+    passage_language: str
+    label: float | None
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the first pair of its input row."""
+        return not self.positive
 
 
 @dataclass(frozen=True, slots=True)
-class LanguageOf:
-    """Where a side's language comes from: one code for all, a column, or (neither) the detector.
+class RejectedRow:
+    """An input row that gives nothing: `reason` is a code, `detail` says what is wrong and where."""
 
-    `strict`: the job named the column, so a value that is no language rejects its row; else it is detected.
+    source: str
+    source_row: int
+    id: str
+    reason: str
+    detail: str
+    text_excerpt: str
+
+
+Row = TypeVar("Row", PassageRow, PairRow)
+
+
+@dataclass(slots=True)
+class Block(Generic[Row]):
+    """What some input rows became, in their order; `carried` has one row for each row that is not rejected."""
+
+    outcomes: list[Row | RejectedRow] = field(default_factory=list)
+    carried: pa.Table = field(default_factory=lambda: pa.table({}))
+
+    def rows(self) -> Iterator[tuple[Row, pa.Table]]:
+        """Each row that is not rejected, with its carried columns as a table of one row."""
+        used = (outcome for outcome in self.outcomes if not isinstance(outcome, RejectedRow))
+        return ((row, self.carried.slice(place, 1)) for place, row in enumerate(used))
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageSource:
+    """Where a text's language comes from: one code for all, a column, or (neither) the detector.
+
+    `strict`: the job named the column, so an unknown language rejects its row; otherwise it is detected.
     """
 
     code: str | None = None
@@ -111,28 +162,24 @@ class LanguageOf:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How one set of pairs is laid out. `query` and `passage` are columns, or what holds the texts in lists of them.
+    """How one entry of pairs is laid out. `query` and `passage` are columns of texts, or of lists of them.
 
-    `used` are the columns that become ours and are not carried beside; `rows` counts input rows.
+    `rows` counts input rows.
     """
 
-    kind: Kind
+    kind: LayoutKind
     source: str
     query: str
     passage: str
     label: str | None
-    query_language: LanguageOf
-    passage_language: LanguageOf
+    query_language: LanguageSource
+    passage_language: LanguageSource
     carried: tuple[str, ...]
     rows: int
     files: int
 
-    @property
-    def used(self) -> frozenset[str]:
-        return frozenset(name for name in (self.query, self.passage, self.label) if name is not None)
-
     def describe(self) -> str:
-        """One line that says what was recognised."""
+        """One line on what was recognised."""
         files = f"{self.files} file{'s' if self.files > 1 else ''}"
         what = {
             "columns": f"columns {self.query!r} and {self.passage!r}",
@@ -145,47 +192,6 @@ class Layout:
         label = f"; label from {self.label!r}" if self.label else ""
         columns = f"; carries {', '.join(self.carried)}" if self.carried else ""
         return f"{self.source}: {what}; {self.rows:,} rows in {files}{label}{columns}"
-
-
-class Chunk(NamedTuple):
-    """Some rows of one file before any check.
-
-    `rows` are their numbers in the file, `values` the Python values of the columns that become ours, `own` the carried
-    columns in their final types, `faults` by place in the chunk; all are aligned.
-    """
-
-    rows: Sequence[int]
-    values: Mapping[str, Sequence[Any]]
-    own: pa.Table
-    faults: dict[int, Fault]
-
-
-class PairRow(NamedTuple):
-    """One pair, checked. `source_row` counts from 0 through all files of the source that hold pairs.
-
-    `positive` is the place among the positives of its row where that has a list of them, else None; `label` is a
-    float or None. A tuple because one is made for every row.
-    """
-
-    source: str
-    source_row: int
-    positive: int | None
-    query: str
-    passage: str
-    query_language: str
-    passage_language: str
-    label: float | None
-
-
-@dataclass(slots=True)
-class PairBlock:
-    """What some input rows became, in their order: `own` has a row of carried columns for each pair.
-
-    `outcomes` interleaves pairs and rejected rows as they came.
-    """
-
-    outcomes: list[PairRow | RejectedRow] = field(default_factory=list)
-    own: pa.Table = field(default_factory=lambda: pa.table({}))
 
 
 @dataclass(frozen=True, slots=True)

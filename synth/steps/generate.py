@@ -19,7 +19,7 @@ from synth.personas import Library, nearest
 from synth.run.run import Run
 from synth.shards import Journal, Origin, Shard, StepFolder
 from synth.stage import ChatModel, ChatReply, ChatRequest, Encoder
-from synth.steps import retry
+from synth.steps import ingest
 from synth.tables import SCHEMA_VERSION, pair_table, passages, rejected_item_table
 from synth.types import Candidates, Pair, Passage, Rejected, Written
 
@@ -171,8 +171,8 @@ def _asked(run: Run, source: Shard) -> Sequence[Asked]:
     again: list[str | None] = source.table["retry_of"].to_pylist()
     if not any(again):
         return [every] * len(again)
-    before = retry.written_before(run.folder, [item for item in again if item])
-    return [Asked((retry.slot_of(item),), before[item]) if item else every for item in again]
+    before = ingest.written_before(run.folder, [item for item in again if item])
+    return [Asked((ingest.slot_of(item),), before[item]) if item else every for item in again]
 
 
 async def candidates_of(

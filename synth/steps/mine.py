@@ -73,12 +73,14 @@ class CorpusSource:
     def texts(self) -> Iterator[CorpusText]:
         """Every passage, the files first; equal ones as often as they stand there, unusable rows as empty texts."""
         if self.files:
-            rows = read_passages(self.options, self.files, self.run.job.read_limits())
-            for row in rows:
-                if isinstance(row, PassageRow):
-                    yield CorpusText(row.id, row.text, self._document(row.carried, f"{row.source}\0{row.source_row}"))
-                else:
-                    yield CorpusText("", "")  # which the index counts
+            for block in read_passages(self.options, self.files, self.run.job.read_limits()):
+                carried = itertools.repeat({}) if self.document is None else iter(block.carried.to_pylist())
+                for row in block.outcomes:
+                    if isinstance(row, PassageRow):
+                        own = f"{row.source}\0{row.source_row}"
+                        yield CorpusText(row.id, row.text, self._document(next(carried), own))
+                    else:
+                        yield CorpusText("", "")  # which the index counts
         for index in sorted(self._step.done()):
             yield from self._shard(index)
 

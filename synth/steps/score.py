@@ -20,7 +20,7 @@ from synth.run.run import Run
 from synth.scores import PairBatch, PassShard, Scorer
 from synth.shards import Journal, Origin, OutputFolder, Shard, StepFolder, disk
 from synth.stage import Services
-from synth.steps.foreign import stored_scores
+from synth.steps.ingest import stored_scores
 from synth.tables import SCHEMA_VERSION
 
 _INSTRUCTED = frozenset({"encoder", "reranker"})

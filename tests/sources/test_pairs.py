@@ -10,10 +10,20 @@ import pyarrow.parquet as pq
 import pytest
 
 from synth.errors import InputError, JobError
-from synth.pairs import PairData, PairRow, inspect_pairs, own_schema, pair_files, read_pairs
-from synth.sources import ReadLimits, RejectedRow, carried, count_rows
+from synth.sources import (
+    PairData,
+    PairRow,
+    ReadLimits,
+    RejectedRow,
+    count_rows,
+    inspect_pairs,
+    pair_files,
+    pairs_schema,
+    read_pairs,
+    text,
+)
 
-SHARED = Path(__file__).parents[1].parent / "shared"
+SHARED = Path(__file__).parents[2].parent / "shared"
 LIMITS = ReadLimits()
 ENGLISH = {"query_language": "en", "passage_language": "en"}
 
@@ -25,12 +35,12 @@ class Read:
         data = [PairData.model_validate({"path": path, **ENGLISH, **options})]
         self.sets = inspect_pairs(data, folder, limits)
         self.layout = self.sets[0].layout
-        self.schema = own_schema(self.sets, limits)
+        self.schema = pairs_schema(self.sets, limits)
         blocks = list(read_pairs(self.sets, self.schema, limits, only=only))
         outcomes = [outcome for block in blocks for outcome in block.outcomes]
         self.pairs = [outcome for outcome in outcomes if isinstance(outcome, PairRow)]
         self.rejected = [outcome for outcome in outcomes if isinstance(outcome, RejectedRow)]
-        self.own = pa.concat_tables(block.own for block in blocks) if self.schema.names else None
+        self.own = pa.concat_tables(block.carried for block in blocks) if self.schema.names else None
         self.rows = count_rows(pair_files(self.sets))
 
     def texts(self):
@@ -183,7 +193,7 @@ def test_files_of_several_layouts_in_one_entry_are_told_apart_by_entries(tmp_pat
     jsonl(tmp_path / "b.jsonl", {"anchor": "a", "positive": "p"})
     with pytest.raises(InputError, match=r"b.jsonl: no column 'query'") as told:
         Read(tmp_path, ["a.jsonl", "b.jsonl"])
-    assert "an entry of their own" in told.value.hint
+    assert "their own entry" in told.value.hint
     beir(tmp_path / "set")
     with pytest.raises(JobError, match="a BEIR folder among other paths"):
         Read(tmp_path, ["a.jsonl", "set"])
@@ -201,8 +211,8 @@ def test_what_is_half_recognised_is_told_with_the_half_that_is_missing(tmp_path)
 
 def test_the_types_of_json_lines_are_looked_for_once(tmp_path, monkeypatch):
     jsonl(tmp_path / "a.jsonl", *pairs(3))
-    read, asked = carried.jsonl.objects, []
-    monkeypatch.setattr(carried.jsonl, "objects", lambda *given: asked.append(given) or read(*given))
+    read, asked = text.rows, []
+    monkeypatch.setattr(text, "rows", lambda *given: asked.append(given) or read(*given))
     assert len(Read(tmp_path, "a.jsonl").texts()) == 3
     assert len(asked) == 2  # once for the types, once for the rows
 
@@ -210,7 +220,7 @@ def test_the_types_of_json_lines_are_looked_for_once(tmp_path, monkeypatch):
 def test_an_empty_file_is_said_to_be_empty(tmp_path):
     for name in ("a.jsonl", "a.csv"):
         (tmp_path / name).write_text("")
-        with pytest.raises(InputError, match="holds no row"):
+        with pytest.raises(InputError, match="the file is empty"):
             Read(tmp_path, name)
 
 

@@ -200,8 +200,8 @@ CASES = [
     Case("C1 no such file", named("none.jsonl"), 2, ("none.jsonl", "in ")),
     Case("C1 a pattern that matches nothing", named("*.csv"), 2, ("nothing matches", "*.csv")),
     Case("C2 a Parquet file of 0 bytes", file("in.parquet", b""), 3, ("in.parquet", "empty")),
-    Case("C2 all inputs empty", file("in.jsonl", b""), 3, ("no input has any row",)),
-    Case("C2 header only", file("in.csv", b"id,text\n"), 3, ("no input has any row",)),
+    Case("C2 all inputs empty", file("in.jsonl", b""), 3, ("the input files are empty",)),
+    Case("C2 header only", file("in.csv", b"id,text\n"), 3, ("the input files are empty",)),
     Case(
         "C2 one empty file of two",
         lambda folder: (
@@ -350,16 +350,16 @@ def test_c33_a_file_that_changed_between_runs(tmp_path, capsys):
 
 def test_c34_a_file_that_changes_while_it_is_read(tmp_path, capsys, monkeypatch):
     """Inspected, then changed before its rows are read."""
-    from synth.steps import passages  # noqa: PLC0415 - only here
+    from synth.steps import ingest  # noqa: PLC0415 - only here
 
     path = lines(tmp_path / "in.jsonl", good(30))
-    make = passages.make
+    make = ingest.make
 
     def changed(*args):
         lines(path, good(31))
         return make(*args)
 
-    monkeypatch.setattr(passages, "make", changed)
+    monkeypatch.setattr(ingest, "make", changed)
     assert main(["run", *write_job(tmp_path)]) == 3
     said = capsys.readouterr().err
     assert "in.jsonl" in said

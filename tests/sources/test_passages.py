@@ -27,7 +27,7 @@ from synth.sources import (
 )
 from synth.sources.hub import Address, parse
 
-SHARED = Path(__file__).parents[1].parent / "shared"
+SHARED = Path(__file__).parents[2].parent / "shared"
 GOOD = "A passage that is long enough to be kept, number {}."
 LIMITS = ReadLimits()
 
@@ -36,8 +36,17 @@ def corpus(path, **options):
     return Corpus(path=path, **{"language": "en", **options})
 
 
+def outcomes(*args, **options):
+    return [outcome for block in read_passages(*args, **options) for outcome in block.outcomes]
+
+
 def read(folder, *corpora, limits=LIMITS, **options):
-    return list(read_passages(corpora, inspect(corpora, folder, limits), limits, **options))
+    return outcomes(corpora, inspect(corpora, folder, limits), limits, **options)
+
+
+def carried_of(folder, *corpora):
+    blocks = read_passages(corpora, inspect(corpora, folder, LIMITS), LIMITS)
+    return [row.to_pylist()[0] for block in blocks for _, row in block.rows()]
 
 
 def texts(outcomes):
@@ -83,7 +92,7 @@ def row_line(i=0):
 
 BROKEN = {
     "empty.parquet": (b"", "an empty file"),
-    "text.parquet": (b"just some text that is no Parquet", "not a whole Parquet file"),
+    "text.parquet": (b"just some text that is no Parquet", "not a complete Parquet file"),
     "utf16.jsonl": ('{"text": "x"}'.encode("utf-16"), "iconv"),
     "utf16le.jsonl": ('{"text": "x"}'.encode("utf-16-le"), "iconv"),
     "array.json": (b'\xef\xbb\xbf [{"text": "x"}]', "jq"),
@@ -94,16 +103,16 @@ BROKEN = {
     "archive.zip": (b"PK\x03\x04", "archive"),
     "archive.tar.gz": (b"", "archive"),
     "zipped.jsonl": (b"PK\x03\x04 something", "zip archive"),
-    "packed.jsonl.xz": (b"\xfd7zXZ\0", "not a kind of file"),
-    "binary.docx": (b"PK", "not a kind of file"),
+    "packed.jsonl.xz": (b"\xfd7zXZ\0", "unsupported kind of file"),
+    "binary.docx": (b"PK", "unsupported kind of file"),
     "parquet.csv": (b"PAR1abc", "Parquet"),
     "long.jsonl": (b'{"text": "' + b"x" * 3000 + b'"}\n', "line 1 is longer"),
     "quote.csv": (b'text\n"never closed\nand more\n', "line 2"),
     "twice.csv": (b"text,text\na,b\n", "twice"),
     "header.csv": (b"t\xffxt\nabc\n", "header is not UTF-8"),
     "nothing.jsonl": (b"not json\nat all\n", "no JSON object"),
-    "only-empty.jsonl": (b"", "no input has any row"),
-    "only-header.csv": (b"id,text\n", "no input has any row"),
+    "only-empty.jsonl": (b"", "the input files are empty"),
+    "only-header.csv": (b"id,text\n", "the input files are empty"),
 }
 
 
@@ -113,7 +122,7 @@ def test_a_file_that_is_not_what_it_claims_to_be_is_refused(tmp_path, name):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=said) as caught:
         inspect([corpus(name)], tmp_path, ReadLimits(max_line_bytes=2000))
-    assert name in str(caught.value) or said == "no input has any row"
+    assert name in str(caught.value) or said == "the input files are empty"
 
 
 def test_parquet_with_a_cut_tail_or_a_damaged_footer_is_refused(tmp_path):
@@ -187,10 +196,10 @@ def test_a_file_that_changed_after_it_was_inspected_is_refused(tmp_path):
     corpora = [corpus("a.jsonl")]
     files = inspect(corpora, tmp_path, LIMITS)
     os.utime(path, ns=(1, 1))
-    assert len(list(read_passages(corpora, files, LIMITS))) == 1
+    assert len(outcomes(corpora, files, LIMITS)) == 1
     jsonl(path, {"text": GOOD}, {"text": "more"})
     with pytest.raises(InputError, match="changed since"):
-        list(read_passages(corpora, files, LIMITS))
+        outcomes(corpora, files, LIMITS)
 
 
 # every kind of file gives the same rows -------------------------------------------------------------------------------
@@ -230,7 +239,7 @@ def test_rows_of_every_kind_of_file(tmp_path, name):
     KINDS[name](tmp_path / name)
     files = inspect([corpus(name, title="title")], tmp_path, LIMITS)
     assert count_rows(files) == 5
-    got = list(read_passages([corpus(name, title="title")], files, LIMITS))
+    got = outcomes([corpus(name, title="title")], files, LIMITS)
     assert [(row.id, row.text, row.title) for row in got] == [(r["id"], r["text"], r["title"]) for r in ROWS]
     assert [(row.source_row, row.chunk, row.language) for row in got] == [(i, 0, "en") for i in range(5)]
     assert {row.source for row in got} == {name.partition(".")[0]}
@@ -313,8 +322,8 @@ BAD_LINES = {
     "NUL": (b'{"text": "a\\u0000' + FILLER + b'"}', "nul", "character 1"),
     "null": (b'{"text": null}', "empty", "null"),
     "missing": (b'{"id": "7"}', "empty", "missing"),
-    "empty": (b'{"text": ""}', "empty", "nothing but"),
-    "invisible": ('{"text": " \u3000\u200b\ufeff\\n"}'.encode(), "empty", "nothing but"),
+    "empty": (b'{"text": ""}', "empty", "only white space"),
+    "invisible": ('{"text": " \u3000\u200b\ufeff\\n"}'.encode(), "empty", "only white space"),
     "number": (b'{"text": 12}', "type", "int"),
     "list": (b'{"text": ["a"]}', "type", "list"),
     "id of a wrong type": (b'{"id": 1.5, "text": "' + FILLER + b'"}', "type", "id"),
@@ -391,7 +400,7 @@ def test_text_in_parquet_that_is_not_utf_8_is_one_rejected_row(tmp_path):
         ({"text": "pasage"}, "Did you mean 'passage'?"),
         ({"id": "doc"}, "columns: key, passage, doc.id"),
         ({"carry": ["yaer"]}, "'yaer'"),
-        ({"language": "klingon"}, "no language of the table"),
+        ({"language": "klingon"}, "not a known language"),
         ({"language": {"column": "en"}}, "no column 'en'"),
         ({"text": "blob"}, "not text"),
         ({"text": "number"}, "not text"),
@@ -420,7 +429,7 @@ def test_dotted_names_reach_into_structs(tmp_path, name):
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
     got = read(tmp_path, corpus(name, text="doc.body", carry=["doc.n"]))
     assert texts(got) == [GOOD.format(1)]
-    assert got[0].carried == {"doc.n": 1}
+    assert carried_of(tmp_path, corpus(name, text="doc.body", carry=["doc.n"])) == [{"doc.n": 1}]
     assert reasons(got) == ["empty", "empty"]
 
 
@@ -439,9 +448,9 @@ def test_ids_are_numbers_texts_or_the_place_in_the_file(tmp_path):
 def test_repeated_ids_are_told_once_and_lose_nothing(tmp_path):
     jsonl(tmp_path / "a.jsonl", *({"id": i % 2, "text": GOOD.format(i)} for i in range(6)))
     told = []
-    assert len(texts(read(tmp_path, corpus("a.jsonl"), notice=told.append))) == 6
+    assert len(texts(read(tmp_path, corpus("a.jsonl"), notify=told.append))) == 6
     assert len(told) == 1
-    assert "4 ids" in told[0]
+    assert "4 duplicate ids" in told[0]
     assert "a row 0 and a row 2" in told[0]
 
 
@@ -533,10 +542,10 @@ def test_carried_columns_keep_their_arrow_types(tmp_path):
         "string",
         "binary",
     ]
-    got = list(read_passages(corpora, files, LIMITS, carried=schema))
+    blocks = read_passages(corpora, files, LIMITS, carried=schema)
+    got = pa.concat_tables(block.carried for block in blocks)
     for name in names:
-        values = pa.array([row.carried[name] for row in got], schema.field(name).type)
-        assert values.equals(columns[name].cast(schema.field(name).type))
+        assert got[name].combine_chunks().equals(columns[name].cast(schema.field(name).type))
 
 
 def test_types_of_several_files_are_united_and_other_corpora_have_nulls(tmp_path):
@@ -549,8 +558,7 @@ def test_types_of_several_files_are_united_and_other_corpora_have_nulls(tmp_path
     schema = carried_schema(corpora, inspect(corpora, tmp_path, LIMITS))
     assert schema.field("n").type == pa.int64()
     assert str(schema.field("m").type) == "struct<k: list<item: double>>"
-    got = read(tmp_path, *corpora)
-    assert [row.carried for row in got] == [
+    assert carried_of(tmp_path, *corpora) == [
         {"n": 1, "m": None},
         {"n": 2**40, "m": None},
         {"n": None, "m": None},
@@ -604,7 +612,7 @@ def test_a_zeroed_page_names_file_and_row_group_after_the_rows_before_it(tmp_pat
     with pytest.raises(InputError, match=r"a\.parquet: row group 1"):
         got.extend(read_passages(corpora, inspect(corpora, tmp_path, LIMITS), LIMITS))
     rows_before = read_passages(corpora, inspect(corpora, tmp_path, LIMITS), LIMITS)
-    assert [next(rows_before).text for _ in range(1000)] == rows[:1000]
+    assert [row.text for row in next(rows_before).outcomes] == rows[:1000]
 
 
 @pytest.mark.parametrize("encoding", ["dictionary", "shared prefixes", "plain"])
@@ -656,7 +664,7 @@ def test_a_sample_runs_through_files_and_corpora(tmp_path):
     parquet(tmp_path / "b.parquet", text=[GOOD.format(i) for i in range(10, 30)])
     corpora = [corpus("a.jsonl"), corpus("b.parquet")]
     files = inspect(corpora, tmp_path, LIMITS)
-    got = list(read_passages(corpora, files, LIMITS, only=sample_rows(count_rows(files), 3)))
+    got = outcomes(corpora, files, LIMITS, only=sample_rows(count_rows(files), 3))
     assert [(row.source, row.source_row) for row in got] == [("a", 5), ("b", 5), ("b", 15)]
     assert texts(got) == [GOOD.format(5), GOOD.format(15), GOOD.format(25)]
 
@@ -699,7 +707,7 @@ def test_real_corpora_lose_no_row():
         corpus("personas/*.jsonl", text="persona"),
     ]
     files = inspect(corpora, folder, LIMITS)
-    got = list(read_passages(corpora, files, LIMITS))
+    got = outcomes(corpora, files, LIMITS)
     assert len({(row.source, row.source_row) for row in got}) == count_rows(files)
     empty = [row.id for row in got if isinstance(row, RejectedRow) and row.source == "cranfield"]
     assert empty == ["471", "995"]

@@ -1,0 +1,477 @@
+"""Step 0: input rows become shards, once: `passages/` from corpora, `generated/` from existing pairs.
+
+Each revision adds a part (`synth.run.history`): its new inputs, or the rejected items to retry. A part is a pure
+function of the recorded inputs and the shard size, so a killed run reads again from the start and commits only what is
+missing, and two processes that read at the same time write the same bytes.
+
+A retried item is a row of its own in `passages/`, with a new position, so every draw for it is a new one; `retry_of`
+names the old item, whose rejected row stays as it is.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, ClassVar, Generic
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from synth import registry
+from synth.errors import JobError, SynthError
+from synth.run import history
+from synth.run import run as runs
+from synth.run.history import Record
+from synth.run.run import Run
+from synth.scores import Scorer
+from synth.shards import Origin, OutputFolder, StepFolder
+from synth.sources import (
+    Block,
+    InputFile,
+    PairRow,
+    PairSet,
+    PassageRow,
+    RejectedRow,
+    carried_schema,
+    count_rows,
+    pair_files,
+    pairs_schema,
+    read_pairs,
+    read_passages,
+    sample_rows,
+)
+from synth.sources.records import FileKey, Row
+from synth.tables import EXTERNAL_PAIRS, PASSAGES, SCHEMA_VERSION, rejected_row_table
+from synth.types import QueryConfig, Written
+
+Progress = Callable[[int, int], None]
+"""Called with (input rows read, rejected so far)."""
+
+Only = Container[int] | None
+"""Numbers of the wanted rows, None for all."""
+_LISTED = ("flag", "messages")
+
+
+def make(run: Run, progress: Progress, notify: Callable[[str], None] = print) -> Mapping[str, int]:
+    """Make every part that is missing; returns the totals of all: shards, passages or pairs, rows_in, rejected, ….
+
+    Raises InputError when an input cannot be read or is not the recorded one, SynthError when rows are missing, and for
+    pairs JobError for a column that a rule or a scorer reads and nothing makes, and for groups without a threshold.
+    """
+    return _Pairs(run, progress, notify).make() if run.pairs else _Passages(run, progress, notify).make()
+
+
+@dataclass(slots=True)
+class _Shard(Generic[Row]):
+    """The shard being filled. Input rows belong to the shard of their first row, rejected ones to the open one."""
+
+    index: int
+    first: int
+    rows: list[Row] = field(default_factory=list)
+    carried: list[pa.Table] = field(default_factory=list)
+    rejected: list[RejectedRow] = field(default_factory=list)
+
+    @property
+    def used(self) -> int:
+        """Input rows that are not rejected."""
+        return sum(row.first for row in self.rows)
+
+
+class _Ingest(ABC, Generic[Row]):
+    """Fills and commits the shards of one step; subclasses know the type of row."""
+
+    name: ClassVar[str]
+    counted: ClassVar[str]
+
+    def __init__(self, run: Run, progress: Progress, notify: Callable[[str], None]) -> None:
+        self.run, self.progress, self.notify = run, progress, notify
+        self.step, self.limits = run.folder.step(self.name), run.job.read_limits()
+
+    @abstractmethod
+    def files(self, record: Record) -> Sequence[InputFile]:
+        """The inputs of a revision, as they are today."""
+
+    @abstractmethod
+    def read(self, record: Record, only: Only, seen: Container[FileKey]) -> Iterator[Block[Row]]:
+        """The rows of a revision's inputs, without those of files in `seen`."""
+
+    @abstractmethod
+    def table(self, shard: _Shard[Row]) -> pa.Table:
+        """A full shard as it is stored."""
+
+    @abstractmethod
+    def rows_out(self, shard: _Shard[Row]) -> int:
+        """The rows of a shard that its origin counts as made."""
+
+    def make(self) -> Mapping[str, int]:
+        sums = dict.fromkeys(("shards", self.counted, "rows_in", "rows_used", "rejected", "retried"), 0)
+        seen: frozenset[FileKey] = frozenset()
+        for record in history.read_revisions(self.run.folder):
+            inputs = frozenset(file.key for file in record.inputs)
+            done = history.totals_of(self.run.folder, record)
+            if done is None:
+                self.step.settle()
+                done = dict(sums)
+                if record.retry:
+                    _retry(self.run, record, self.step, done)
+                elif inputs != seen:
+                    self._read(record, done, seen)
+                history.put_totals(self.run.folder, record, done)
+            sums, seen = sums | done, inputs
+        return sums
+
+    def _read(self, record: Record, sums: dict[str, int], seen: Container[FileKey]) -> None:
+        """Add the inputs that a revision added, after the shards of earlier ones."""
+        files, sample, finished = self.files(record), self.run.sample, self.step.done()
+        only = None if sample is None else sample_rows(count_rows(files), sample)
+        for shard in self._fill(_Shard(sums["shards"], sums[self.counted]), self.read(record, only, seen)):
+            if shard.index not in finished:
+                self._commit(record, shard)
+            sums["shards"] += 1
+            sums[self.counted] += len(shard.rows)
+            sums["rows_used"] += shard.used
+            sums["rejected"] += len(shard.rejected)
+        sums["rows_in"] = sums["rows_used"] + sums["rejected"]
+        expected = sums["rows_in"] if any(file.rows is None for file in files) else count_rows(files)
+        if sums["rows_in"] != (expected if only is None else len(only)):
+            raise SynthError(f"rows are missing: {expected} in, {sums['rows_used']} used, {sums['rejected']} rejected.")
+
+    def _fill(self, shard: _Shard[Row], blocks: Iterator[Block[Row]]) -> Iterator[_Shard[Row]]:
+        """Shards of `shard_size` rows in input order; a last one also when only rejected rows are left over."""
+        size, read, rejected = self.run.job.run.shard_size, 0, 0
+        for block in blocks:
+            start = place = 0
+            for outcome in block.outcomes:
+                if isinstance(outcome, RejectedRow):
+                    shard.rejected.append(outcome)
+                    rejected += 1
+                    continue
+                if len(shard.rows) == size:
+                    shard.carried.append(block.carried.slice(start, place - start))
+                    start = place
+                    yield shard
+                    shard = _Shard(shard.index + 1, shard.first + size)
+                shard.rows.append(outcome)
+                place += 1
+                read += outcome.first
+            shard.carried.append(block.carried.slice(start))
+            self.progress(read + rejected, rejected)
+        if shard.rows or shard.rejected:
+            yield shard
+
+    def _commit(self, record: Record, shard: _Shard[Row]) -> None:
+        rows_out = self.rows_out(shard)
+        origin = Origin(
+            identity=record.sha256,
+            input="",
+            first=shard.first,
+            rows_in=rows_out + len(shard.rejected),
+            rows_out=rows_out,
+            schema=SCHEMA_VERSION,
+        )
+        rejects = [
+            {
+                "id": f"{row.source}:{row.source_row}",
+                "passage_id": row.id,
+                "step": self.name,
+                "reason": row.reason,
+                "detail": row.detail,
+                "source": row.source,
+                "source_row": row.source_row,
+                "text": row.text_excerpt,
+            }
+            for row in shard.rejected
+        ]
+        table = self.table(shard)
+        self.step.commit(shard.index, table, origin, rejects=rejected_row_table(rejects) if rejects else None)
+
+
+def _table(ours: Mapping[str, Sequence[Any]], carried: Sequence[pa.Table], columns: pa.Schema) -> pa.Table:
+    """Rows with their carried columns, which follow ours in `columns`."""
+    arrays = [pa.array(values, columns.field(name).type) for name, values in ours.items()]
+    if others := list(columns)[len(ours) :]:
+        filled = [each for each in carried if each.num_rows]
+        arrays += (
+            pa.concat_tables(filled).combine_chunks().columns if filled else [pa.nulls(0, each.type) for each in others]
+        )
+    return pa.Table.from_arrays(arrays, schema=columns)
+
+
+# passages -------------------------------------------------------------------------------------------------------------
+
+
+class _Passages(_Ingest[PassageRow]):
+    """Corpora as `passages/`."""
+
+    name = counted = "passages"
+
+    def files(self, record: Record) -> Sequence[InputFile]:
+        return runs.reading_at(self.run, record.number).inputs
+
+    def read(self, record: Record, only: Only, seen: Container[FileKey]) -> Iterator[Block[PassageRow]]:
+        first, now = runs.reading_at(self.run, 1), runs.reading_at(self.run, record.number)
+        carried = carried_schema(first.job.corpora, first.inputs, self.limits)  # all shards have the same columns
+        self._columns = passage_columns(carried)
+        return read_passages(
+            now.job.corpora, now.inputs, self.limits, only=only, carried=carried, notify=self.notify, seen=seen
+        )
+
+    def table(self, shard: _Shard[PassageRow]) -> pa.Table:
+        return passage_table(shard.rows, shard.carried, shard.first, self._columns)
+
+    def rows_out(self, shard: _Shard[PassageRow]) -> int:
+        return shard.used
+
+
+def passage_columns(carried: pa.Schema) -> pa.Schema:
+    """The columns of `passages/`; a carried column with one of their names becomes `input_<name>`."""
+    taken = PASSAGES.names
+    return pa.schema(
+        [*PASSAGES, *((f"input_{each.name}" if each.name in taken else each.name, each.type) for each in carried)]
+    )
+
+
+def passage_table(rows: Sequence[PassageRow], carried: Sequence[pa.Table], first: int, columns: pa.Schema) -> pa.Table:
+    """Passages from position `first` on, with their carried columns, as rows of `passages/`."""
+    ours: dict[str, Sequence[Any]] = {
+        "position": range(first, first + len(rows)),
+        **{name: [getattr(row, name) for row in rows] for name in PASSAGES.names if name in PassageRow._fields},
+        "retry_of": [None] * len(rows),
+    }
+    return _table({name: ours[name] for name in PASSAGES.names}, carried, columns)
+
+
+# pairs ----------------------------------------------------------------------------------------------------------------
+
+
+class _Pairs(_Ingest[PairRow]):
+    """Existing pairs as `generated/`."""
+
+    name, counted = "generated", "pairs"
+
+    def files(self, record: Record) -> Sequence[InputFile]:
+        return pair_files(self._sets(record))
+
+    def read(self, record: Record, only: Only, seen: Container[FileKey]) -> Iterator[Block[PairRow]]:
+        first = self._sets(history.read_revisions(self.run.folder)[0])
+        carried = pairs_schema(first, self.limits)  # all shards have the same columns
+        self._columns, self._ours = pair_columns(first, carried), [each.name for each in _own_columns(first)]
+        if record.number == 1 and (new := renamed(first, carried)):
+            self.notify(f"columns renamed: {describe_renamed(new)}")
+        return read_pairs(self._sets(record), carried, self.limits, only=only, seen=seen)
+
+    def table(self, shard: _Shard[PairRow]) -> pa.Table:
+        rows = shard.rows
+        ours: dict[str, Sequence[Any]] = {
+            "id": [f"{shard.first + n}-0" for n in range(len(rows))],
+            "group": [None if row.positive is None else row.source_row for row in rows],
+            **{name: [getattr(row, name) for row in rows] for name in self._ours if name in PairRow._fields},
+        }
+        return _table({name: ours[name] for name in self._ours}, shard.carried, self._columns)
+
+    def rows_out(self, shard: _Shard[PairRow]) -> int:
+        return len(shard.rows)
+
+    def make(self) -> Mapping[str, int]:
+        sums = super().make()
+        if sums["shards"]:
+            self._check_columns()
+        return sums
+
+    def _check_columns(self) -> None:
+        """Raises JobError for columns and groups that are missing, before any model is asked."""
+        job, present = self.run.job, self.step.schema(0).names
+        for scorer in job.scores:
+            for name in scorer.reads or ():
+                if name not in present:
+                    raise JobError(f"scores: {scorer.name}: no column {name!r}.", f"There are: {', '.join(present)}.")
+        job.rules.require({*present, *(name for scorer in job.scores for name, _ in scorer.named_outputs())})
+        by = [name for name in job.rules.grouping if name in present]
+        job.rules.require_groups(self.step.read_columns(index, by) for index in sorted(self.step.done()) if by)
+
+    def _sets(self, record: Record) -> list[PairSet]:
+        """The run's data as far as a revision had them."""
+        names = {file.key for file in record.inputs}
+        sets = (replace(each, files=tuple(file for file in each.files if file.key in names)) for each in self.run.pairs)
+        return [each for each in sets if each.files]
+
+
+def pair_columns(sets: Sequence[PairSet], carried: pa.Schema) -> pa.Schema:
+    """The columns of `generated/`: ours, then the carried ones, `input_<name>` where one of ours or a score has it."""
+    new = renamed(sets, carried)
+    return pa.schema([*_own_columns(sets), *(each.with_name(new.get(each.name, each.name)) for each in carried)])
+
+
+def renamed(sets: Sequence[PairSet], carried: pa.Schema) -> dict[str, str]:
+    """The new names of those carried columns that cannot keep theirs."""
+    # every column of every scorer of ours, whether the job names it or not: scorers may be added later
+    scorers = [registry.find("scores", name) for name in registry.names("scores")]
+    taken = {column.name for scorer in scorers if issubclass(scorer, Scorer) for column in scorer.outputs}
+    taken |= {each.name for each in _own_columns(sets)}
+    free = set(carried.names) - taken
+    found: dict[str, str] = {}
+    for old in carried.names:
+        if old not in taken:
+            continue
+        name = old
+        while name in taken or name in free:
+            name = f"input_{name}"
+        taken.add(name)
+        found[old] = name
+    return found
+
+
+def describe_renamed(names: Mapping[str, str]) -> str:
+    """`id as input_id, cosine as input_cosine`."""
+    return ", ".join(f"{old} as {new}" for old, new in names.items())
+
+
+def _own_columns(sets: Sequence[PairSet]) -> list[pa.Field]:
+    """The columns of pairs that are ours; some only where the data have something to put there."""
+    unused = set()
+    if not any(each.layout.kind in _LISTED for each in sets):
+        unused |= {"group", "positive"}
+    if all(each.layout.label is None for each in sets):
+        unused.add("label")
+    return [each for each in EXTERNAL_PAIRS if each.name not in unused]
+
+
+def stored_scores(run: Run, name: str, fingerprint: str, pairs: pa.Table) -> pa.Table | None:
+    """The rows of a score folder of an earlier run for pairs that come from it; None unless it has all of them.
+
+    `name` is that of the folder, `scores/cosine-1a2b3c4d`. Scores count only for the exact shard that they were made
+    from, by its checksum.
+    """
+    sets = {each.layout.source: each for each in run.pairs}
+    if not any(each.layout.kind == "shards" for each in sets.values()):
+        return None
+    parts: list[pa.Table] = []
+    sources, rows = pairs["source"].to_pylist(), pairs["source_row"].to_pylist()
+    start = 0
+    while start < len(rows):
+        found = sets[sources[start]]
+        ends = list(accumulate(file.rows or 0 for file in found.files))
+        place = bisect_right(ends, rows[start])
+        end = start
+        while end < len(rows) and sources[end] == sources[start] and bisect_right(ends, rows[end]) == place:
+            end += 1
+        table = _stored(found, place, name, fingerprint)
+        if table is None:
+            return None
+        first = ends[place] - (found.files[place].rows or 0)
+        parts.append(table.take(pa.array([row - first for row in rows[start:end]], pa.int64())))
+        start = end
+    return pa.concat_tables(parts) if parts else None
+
+
+def _stored(found: PairSet, place: int, name: str, fingerprint: str) -> pa.Table | None:
+    path = Path(found.files[place].path)
+    root = path.parent.parent
+    if found.layout.kind != "shards" or not (root / "job.json").is_file() or path.parent.name != "generated":
+        return None
+    step, index = OutputFolder.open(root).step(name), int(path.stem)
+    if not step.file(index).exists():
+        return None
+    shard = step.read(index)
+    fresh = shard.meta.identity == fingerprint and shard.meta.input == found.files[place].sha256
+    return shard.table if fresh else None
+
+
+# rejected items that are retried --------------------------------------------------------------------------------------
+
+
+def rejected_items(folder: OutputFolder) -> list[str]:
+    """Ids of all rejected items of generation that no revision has retried, in the order of positions."""
+    generated = folder.step("generated")
+    retried = {item for record in history.read_revisions(folder) for item in record.retry}
+    found = [
+        item
+        for index in sorted(generated.done())
+        if (table := generated.rejects(index)) is not None
+        for item in table["id"].to_pylist()
+        if item not in retried
+    ]
+    return sorted(found, key=_position_and_slot)
+
+
+def slot_of(item: str) -> int:
+    """The slot of an item, by its id."""
+    return _position_and_slot(item)[1]
+
+
+def written_before(folder: OutputFolder, items: Sequence[str]) -> Mapping[str, Sequence[Written]]:
+    """For each retried item the queries that its passage got when it was first used, with their configurations."""
+    parts = history.read_parts(folder)
+    positions = {item: _first_position(folder, parts, item) for item in items}
+    found: dict[int, list[Written]] = defaultdict(list)
+    wanted = set(positions.values())
+    generated = folder.step("generated")
+    for index in sorted({parts.shard_of(position) for position in wanted}):
+        if not generated.file(index).exists():
+            continue
+        table = generated.read_columns(index, ["id", "query", "character", "question_type", "difficulty"])
+        shard = pc.list_element(pc.split_pattern(table["id"], "-"), 0).cast(pa.int64())
+        for position, row in zip(shard.to_pylist(), table.to_pylist(), strict=True):
+            if position in wanted:
+                config = QueryConfig(row["character"], row["question_type"], row["difficulty"])
+                found[position].append(Written(config, row["query"]))
+    return {item: found[position] for item, position in positions.items()}
+
+
+def _first_position(folder: OutputFolder, parts: history.Parts, item: str) -> int:
+    """The position at which the passage of an item was first used."""
+    position = _position_and_slot(item)[0]
+    while parts.of_shard(index := parts.shard_of(position)).retry:
+        step = folder.step("passages")
+        items = step.read_columns(index, ["retry_of"])["retry_of"]
+        position = _position_and_slot(items[position - step.meta(index).first].as_py())[0]
+    return position
+
+
+def _retry(run: Run, record: Record, step: StepFolder, sums: dict[str, int]) -> None:
+    """Add the passages of rejected items, one row for each item that is retried."""
+    finished, size = step.done(), run.job.run.shard_size
+    for start in range(0, len(record.retry), size):
+        items, first = record.retry[start : start + size], sums["passages"]
+        if sums["shards"] not in finished:
+            count = len(items)
+            origin = Origin(
+                identity=record.sha256, input="", first=first, rows_in=count, rows_out=count, schema=SCHEMA_VERSION
+            )
+            step.commit(sums["shards"], _passages_of(run.folder, items, first), origin)
+        sums["shards"] += 1
+        sums["passages"] += len(items)
+        sums["retried"] += len(items)
+
+
+def _passages_of(folder: OutputFolder, items: Sequence[str], first: int) -> pa.Table:
+    """A `passages/` table with one row for each rejected item, at positions from `first` on.
+
+    Raises OutputError when a shard with one of the passages is damaged or missing.
+    """
+    step, parts = folder.step("passages"), history.read_parts(folder)
+    by_shard: dict[int, list[int]] = defaultdict(list)
+    for number, item in enumerate(items):
+        by_shard[parts.shard_of(_position_and_slot(item)[0])].append(number)
+    tables, numbers = [], []
+    for index, wanted in sorted(by_shard.items()):
+        shard = step.read(index)
+        rows = [_position_and_slot(items[number])[0] - shard.meta.first for number in wanted]
+        tables.append(shard.table.take(pa.array(rows, pa.int64())))
+        numbers += wanted
+    order = sorted(range(len(numbers)), key=numbers.__getitem__)
+    table = pa.concat_tables(tables).take(pa.array(order, pa.int64()))
+    for name, values in {"position": range(first, first + len(items)), "retry_of": items}.items():
+        place, kind = table.schema.get_field_index(name), PASSAGES.field(name)
+        table = table.set_column(place, kind, pa.array(values, kind.type))
+    return table
+
+
+def _position_and_slot(item: str) -> tuple[int, int]:
+    position, _, slot = item.rpartition("-")
+    return int(position), int(slot)

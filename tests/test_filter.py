@@ -609,7 +609,7 @@ def test_columns_that_get_another_name_are_said_before_the_start_and_by_check(pl
     given = [{"query": "a river", "passage": "The river.", "id": f"mine-{n}", "cosine": 0.5, "n": n} for n in range(3)]
     data = jsonl(place / "mine.jsonl", given)
     words = (data, "-o", "out", *ENGLISH, "-s", "scores=[{use: copying}]")
-    said = "carried under other names: id as input_id, cosine as input_cosine"
+    said = "columns renamed: id as input_id, cosine as input_cosine"
     assert run(*words) == 0
     err = capsys.readouterr().err
     assert err.index("mine: columns 'query' and 'passage'") < err.index(said) < err.index("3 pairs of 3 rows")
@@ -619,4 +619,4 @@ def test_columns_that_get_another_name_are_said_before_the_start_and_by_check(pl
     assert (
         run(jsonl(place / "plain.jsonl", [{"query": "a river", "passage": "The river."}]), "-o", "two", *words[3:]) == 0
     )
-    assert "other names" not in capsys.readouterr().err
+    assert "columns renamed" not in capsys.readouterr().err

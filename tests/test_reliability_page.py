@@ -24,6 +24,11 @@ def rows(text):
     return [[cell.strip() for cell in cells] for cells in found if not set("".join(cells)) <= set("- ")]
 
 
+def catalogue(kind):
+    """The tests of one kind of bad input, whichever folder they are in."""
+    return next(source for path, source in SOURCES.items() if Path(path).name == f"test_catalogue_{kind}.py")
+
+
 PROMISES = {cells[0]: cells[2] for cells in rows(section("Promises")) if cells[0]}
 
 
@@ -70,14 +75,14 @@ def test_the_catalogue_is_whole():
 
 @pytest.mark.parametrize("key", sorted(set(KEYS), key=lambda key: (key[0], int(key[1:]))))
 def test_every_key_of_the_catalogue_has_a_case(key):
-    source = SOURCES[f"test_catalogue_{KINDS[key[0]]}.py"]
+    source = catalogue(KINDS[key[0]])
     assert re.search(rf"[\"']{key}[ \"']|def test_{key.lower()}_", source)
 
 
 @pytest.mark.parametrize("kind", KINDS.items(), ids=lambda kind: kind[1])
 def test_every_case_is_told_on_the_page(kind):
     letter, name = kind
-    source = SOURCES[f"test_catalogue_{name}.py"]
+    source = catalogue(name)
     cases = set(re.findall(rf"[\"']({letter}\d+)[ \"']", source))
     cases |= {key.upper() for key in re.findall(rf"def test_({letter.lower()}\d+)_", source)}
     assert cases <= set(KEYS)

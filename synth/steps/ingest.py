@@ -289,7 +289,9 @@ class _Pairs(_Ingest[PairRow]):
         for scorer in job.scores:
             for name in scorer.reads or ():
                 if name not in present:
-                    raise JobError(f"scores: {scorer.name}: no column {name!r}.", f"There are: {', '.join(present)}.")
+                    raise JobError(
+                        f"scores: {scorer.name}: there is no column {name!r}.", f"There are: {', '.join(present)}."
+                    )
         job.rules.require({*present, *(name for scorer in job.scores for name, _ in scorer.named_outputs())})
         by = [name for name in job.rules.grouping if name in present]
         job.rules.require_groups(self.step.read_columns(index, by) for index in sorted(self.step.done()) if by)

@@ -54,10 +54,16 @@ def longest_shared_run(text: str, other: str) -> int:
     """Length of the longest substring common to both.
 
     The run found so far only ever grows, so about 2 * len(text) substring searches settle it; CPython's search is in C,
-    which beats both a suffix automaton and difflib at the size of a query and a passage.
+    which beats both a suffix automaton and difflib at the size of a query and a passage. Where the second half of a
+    candidate is not shared, no candidate that covers it is, which skips most of them.
     """
-    best = 0
-    for start in range(len(text)):
-        while start + best < len(text) and text[start : start + best + 1] in other:
+    best = start = 0
+    while (end := start + best + 1) <= len(text):
+        half = best // 2
+        if text[start + half : end] not in other:
+            start += half + 1
+        elif half and text[start:end] not in other:
+            start += 1
+        else:
             best += 1
     return best

@@ -2,32 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import polars as pl
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from synth.run import history
 from synth.run import run as runs
 from synth.run.run import Run
 from synth.shards import OutputFolder, StepFolder
+from synth.shards.step import readable
 from synth.steps.keep import View
 from synth.tables import PAIRS
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 def scan(step: StepFolder) -> pl.LazyFrame | None:
     """All finished shards of a step in order; None while there is none."""
-    done = sorted(step.done())
-    if not done:
-        return None
-    return pl.scan_parquet([step.file(index) for index in done], missing_columns="insert", extra_columns="ignore")
+    return _scan(_files(step))
 
 
 def scan_rejects(folder: OutputFolder, step: str) -> pl.LazyFrame | None:
     """Rejected rows of a step; None where it rejected nothing."""
-    files = sorted((folder.path / "rejected" / step).glob("????????.parquet"))
-    return pl.scan_parquet(files, missing_columns="insert", extra_columns="ignore") if files else None
+    return _scan(_rejected(folder, step))
+
+
+def _scan(files: Sequence[Path]) -> pl.LazyFrame | None:
+    import polars as pl  # noqa: PLC0415 - a fifth of the start of a run, which does without
+
+    return pl.scan_parquet(list(files), missing_columns="insert", extra_columns="ignore") if files else None
+
+
+def _files(step: StepFolder) -> list[Path]:
+    return [step.file(index) for index in sorted(step.done())]
+
+
+def _rejected(folder: OutputFolder, step: str) -> list[Path]:
+    return sorted((folder.path / "rejected" / step).glob("????????.parquet"))
 
 
 def totals(step: StepFolder) -> tuple[int, int, int]:
@@ -50,18 +69,19 @@ def scores_in(folder: OutputFolder, view: str) -> frozenset[str]:
     return frozenset(folder.step(view).schema(index).names) - frozenset(folder.step("generated").schema(index).names)
 
 
-def reasons(folder: OutputFolder, step: str) -> dict[str, int]:
-    """Rejected rows of a step by their reason, the most frequent first, ties by name."""
-    frame = scan_rejects(folder, step)
-    if frame is None:
-        return {}
-    counted = frame.group_by("reason").len().sort(["len", "reason"], descending=[True, False]).collect()
-    return {str(reason): int(count) for reason, count in counted.iter_rows()}
+def reasons(folder: OutputFolder, step: str, without: Collection[str] = ()) -> dict[str, int]:
+    """Rejected rows of a step by reason, the most frequent first, ties by name; `without` are ids to leave out."""
+    found: Counter[str] = Counter()
+    for table in _tables(_rejected(folder, step), {"id", "reason"}):
+        left = table.filter(pc.invert(pc.is_in(table["id"], pa.array(without, pa.string())))) if without else table
+        _count(found, left, "reason")
+    return _ordered(found)
 
 
 _BINS = 10
 _SHUFFLED_ROWS = 200_000
 """About so many, spread over the run, are enough for a share."""
+_BATCH = 256
 _LANGUAGES = ("query_language", "passage_language")
 """Of existing data; a column of another name may be the user's own."""
 _MIXES = ("question_type", "difficulty", "query_language", "passage_language")
@@ -103,143 +123,201 @@ class Summary:
 
 
 def summarise(run: Run, view: View) -> Summary:
-    """Read what a run has made so far. Text columns are read for a handful of rows only."""
+    """Read what a run has made so far: a few columns, one shard at a time, and whole rows only as examples."""
     step0 = {"rows_in": 0, "passages": 0, "retried": 0} | (runs.totals(run.folder) or {})
     existing = bool(run.job.data)
-    generated = run.folder.step("generated")
+    generated, kept_folder = run.folder.step("generated"), run.folder.step(view.name)
     items, pairs, _ = totals(generated)
-    kept_folder = run.folder.step(view.name)
     _, kept, _ = totals(kept_folder)
-    frame, scored = scan(generated), _with_scores(run, view)
+    made, scored = _Pairs(), _Scored(view, every=1 + pairs // _SHUFFLED_ROWS)
+    made.add(_tables(_files(generated), set(_LANGUAGES) if existing else _Pairs.columns))
+    if not existing:
+        made.add_tokens(_tables(_rejected(run.folder, "generated"), _Pairs.tokens))
+    kept_languages = scored.add(_files(kept_folder))
+    scored.add(_rejected(run.folder, view.name))
     return Summary(
         rows_in=step0["rows_in"],
-        rows_rejected=_reasons(scan_rejects(run.folder, "generated" if existing else "passages")),
+        rows_rejected=reasons(run.folder, "generated" if existing else "passages"),
         passages=step0["passages"] - step0["retried"],
         items=pairs if existing else items - step0["retried"],
         pairs=pairs,
-        unusable={} if existing else _reasons(_never_usable(run)),
+        unusable={} if existing else reasons(run.folder, "generated", without=_asked_again(run)),
         kept=kept,
-        dropped=_reasons(scan_rejects(run.folder, view.name)),
-        mixes={name: _counts(frame, name) for name in (_LANGUAGES if existing else _MIXES)},
-        lengths={} if existing else _lengths(scored),
-        cosine=_histogram(scored),
-        languages=_by_language(scored, scan(kept_folder)),
+        dropped=reasons(run.folder, view.name),
+        mixes={name: _ordered(made.counts[name]) for name in (_LANGUAGES if existing else _MIXES)},
+        lengths={} if existing else scored.shares_of_lengths(),
+        cosine=scored.bins.tolist() if scored.has_cosine else [],
+        languages=scored.by_language(kept_languages),
         kept_share=kept / pairs if pairs else None,
-        shuffled_share=_shuffled(scored, view, 1 + pairs // _SHUFFLED_ROWS),
-        median_copied=_number(scored, "copied_share", pl.col("copied_share").median()),
-        repaired=0 if existing else int(_number(frame, "repaired", pl.col("repaired").sum()) or 0),
-        truncated_passages=int(_number(scored, "passage_truncated", pl.col("passage_truncated").sum()) or 0),
-        tokens=(0, 0) if existing else _tokens(frame, scan_rejects(run.folder, "generated")),
-        personas={} if existing else dict(list(_counts(frame, "character").items())[:10]),
-        kept_rows=_rows(scan(kept_folder), 3),
-        dropped_rows=_rows(scan_rejects(run.folder, view.name), 2),
+        shuffled_share=scored.shuffled_share(),
+        median_copied=scored.median_copied(),
+        repaired=made.repaired,
+        truncated_passages=scored.truncated,
+        tokens=(made.sums["prompt_tokens"], made.sums["completion_tokens"]),
+        personas=dict(list(_ordered(made.counts["character"]).items())[:10]),
+        kept_rows=_examples(_files(kept_folder), 3),
+        dropped_rows=_examples(_rejected(run.folder, view.name), 2),
         scores=sorted(scores_in(run.folder, view.name)),
         existing=existing,
     )
 
 
-def _never_usable(run: Run) -> pl.LazyFrame | None:
-    """Rejected items but for those that were asked again as new ones: they count as what became of those."""
-    frame = scan_rejects(run.folder, "generated")
-    again = [item for record in history.read_revisions(run.folder) for item in record.retry]
-    return frame.filter(~pl.col("id").is_in(again)) if frame is not None and again else frame
+def _asked_again(run: Run) -> list[str]:
+    """Rejected items that were asked again: they count as what became of the new ones."""
+    return [item for record in history.read_revisions(run.folder) for item in record.retry]
 
 
-def _with_scores(run: Run, view: View) -> pl.LazyFrame | None:
-    """Kept and dropped pairs together: all that were scored."""
-    parts = [
-        part for part in (scan(run.folder.step(view.name)), scan_rejects(run.folder, view.name)) if part is not None
-    ]
-    return pl.concat(parts, how="diagonal") if parts else None
+def _tables(files: Iterable[Path], wanted: Collection[str]) -> Iterator[pa.Table]:
+    """Of each file the columns `wanted` that it has. Raises OutputError for a damaged file."""
+    for path in files:
+        with readable(path):
+            file = pq.ParquetFile(path, pre_buffer=False)
+            yield file.read([name for name in file.schema_arrow.names if name in wanted], use_threads=False)
 
 
-def _has(frame: pl.LazyFrame | None, name: str) -> bool:
-    return frame is not None and name in frame.collect_schema().names()
+def _count(into: Counter[str], table: pa.Table, name: str) -> None:
+    if name in table.column_names:
+        for each in pc.value_counts(table[name]).to_pylist():
+            if each["values"] is not None:
+                into[str(each["values"])] += each["counts"]
 
 
-def _number(frame: pl.LazyFrame | None, name: str, what: pl.Expr) -> float | None:
-    if frame is None or not _has(frame, name):
-        return None
-    value = frame.select(what).collect(engine="streaming").item()
-    return None if value is None else float(value)
+def _ordered(counts: Counter[str]) -> dict[str, int]:
+    """The most frequent first, ties by name."""
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _counts(frame: pl.LazyFrame | None, name: str) -> dict[str, int]:
-    """Rows per value, most frequent first, ties by name."""
-    if frame is None or not _has(frame, name):
-        return {}
-    counted = frame.select(pl.col(name)).drop_nulls().group_by(name).len()
-    ordered = counted.sort(["len", name], descending=[True, False]).collect(engine="streaming")
-    return {str(key): int(count) for key, count in ordered.iter_rows()}
+class _Pairs:
+    """What is counted over all generated pairs."""
+
+    tokens = ("prompt_tokens", "completion_tokens")
+    columns = frozenset({*_MIXES, *tokens, "character", "repaired"})
+
+    def __init__(self) -> None:
+        self.counts: dict[str, Counter[str]] = {name: Counter() for name in (*_MIXES, "character")}
+        self.sums = dict.fromkeys(self.tokens, 0)
+        self.repaired = 0
+
+    def add(self, tables: Iterable[pa.Table]) -> None:
+        for table in tables:
+            for name, counts in self.counts.items():
+                _count(counts, table, name)
+            if "repaired" in table.column_names:
+                self.repaired += pc.sum(table["repaired"]).as_py() or 0
+            self.add_tokens([table])
+
+    def add_tokens(self, tables: Iterable[pa.Table]) -> None:
+        for table in tables:
+            for name in self.sums.keys() & set(table.column_names):
+                self.sums[name] += pc.sum(table[name]).as_py() or 0
 
 
-def _reasons(frame: pl.LazyFrame | None) -> dict[str, int]:
-    return _counts(frame, "reason")
+class _Scored:
+    """What is measured over all scored pairs, kept and dropped; of shuffled cosines each `every`-th is looked at."""
+
+    def __init__(self, view: View, every: int) -> None:
+        self.bins = np.zeros(_BINS, np.int64)
+        self.has_cosine = False
+        self.truncated = 0
+        self._rules = view.rules.only("cosine")
+        self._groups = sorted(self._rules.columns() - {"cosine"})
+        self._every = every
+        self._shuffled: list[pa.Table] = []
+        self._seen = 0
+        self._copied: list[np.ndarray[Any, np.dtype[np.float64]]] = []
+        self._lengths: Counter[str] = Counter()
+        self._languages: dict[str | None, tuple[int, float, int]] = {}
+
+    def add(self, files: Sequence[Path]) -> Counter[str]:
+        """Measure these rows; returns their number by query language."""
+        columns = {"cosine", "cosine_shuffled", "copied_share", "length", "length_min", "length_max"}
+        languages: Counter[str] = Counter()
+        for table in _tables(files, {*columns, "passage_truncated", "query_language", *self._groups}):
+            names = set(table.column_names)
+            _count(languages, table, "query_language")
+            if "cosine" in names:
+                self.has_cosine = True
+                bins = np.floor(_numbers(table, "cosine") * _BINS).clip(0, _BINS - 1).astype(np.int64)
+                self.bins += np.bincount(bins, minlength=_BINS)
+            if "copied_share" in names:
+                self._copied.append(_numbers(table, "copied_share"))
+            if "passage_truncated" in names:
+                self.truncated += pc.sum(table["passage_truncated"]).as_py() or 0
+            if {"length", "length_min", "length_max"} <= names:
+                self._add_lengths(table)
+            if "query_language" in names:
+                self._add_languages(table)
+            if "cosine_shuffled" in names and self._rules.conditions:
+                self._add_shuffled(table)
+        return languages
+
+    def _add_lengths(self, table: pa.Table) -> None:
+        known = table.select(["length", "length_min", "length_max"]).drop_null()
+        got, low, high = (known[name].to_numpy() for name in known.column_names)
+        shares = {"inside": (low <= got) & (got <= high), "shorter": got < low, "longer": got > high}
+        self._lengths.update({name: int(rows.sum()) for name, rows in shares.items()})
+
+    def _add_languages(self, table: pa.Table) -> None:
+        cosine = table["cosine"] if "cosine" in table.column_names else pa.nulls(table.num_rows, pa.float64())
+        part = pa.table({"language": table["query_language"], "cosine": cosine})
+        grouped = part.group_by("language").aggregate([([], "count_all"), ("cosine", "sum"), ("cosine", "count")])
+        for row in grouped.to_pylist():
+            pairs, total, known = self._languages.get(row["language"], (0, 0.0, 0))
+            now = (pairs + row["count_all"], total + (row["cosine_sum"] or 0.0), known + row["cosine_count"])
+            self._languages[row["language"]] = now
+
+    def _add_shuffled(self, table: pa.Table) -> None:
+        known = table.select(["cosine_shuffled", *self._groups]).filter(pc.is_valid(table["cosine_shuffled"]))
+        rows = range(-self._seen % self._every, known.num_rows, self._every)
+        self._seen += known.num_rows
+        self._shuffled.append(known.take(pa.array(rows, pa.int64())).rename_columns(["cosine", *self._groups]))
+
+    def shares_of_lengths(self) -> dict[str, float]:
+        """Shares of queries within, below and above the range they were asked in."""
+        total = self._lengths.total()
+        return {name: count / total for name, count in self._lengths.items()} if total else {}
+
+    def by_language(self, kept: Counter[str]) -> list[dict[str, Any]]:
+        """Per query language: pairs, kept, mean cosine."""
+        rows = [
+            {"language": code, "pairs": pairs, "kept": kept[str(code)], "cosine": total / known if known else None}
+            for code, (pairs, total, known) in self._languages.items()
+        ]
+        return sorted(rows, key=lambda row: (-row["pairs"], str(row["language"])))
+
+    def shuffled_share(self) -> float | None:
+        """The share that the cosine rule would keep if every query stood with another row's passage."""
+        return self._rules.share(pa.concat_tables(self._shuffled)) if self._shuffled else None
+
+    def median_copied(self) -> float | None:
+        values = np.concatenate(self._copied) if self._copied else np.empty(0)
+        return float(np.median(values)) if len(values) else None
 
 
-def _lengths(frame: pl.LazyFrame | None) -> dict[str, float]:
-    """Shares of queries within, below and above the range they were asked in."""
-    if frame is None or not _has(frame, "length"):
-        return {}
-    got = pl.col("length")
-    known = frame.filter(got.is_not_null() & pl.col("length_min").is_not_null())
-    row = known.select(
-        inside=got.is_between(pl.col("length_min"), pl.col("length_max")).mean(),
-        shorter=(got < pl.col("length_min")).mean(),
-        longer=(got > pl.col("length_max")).mean(),
-    ).collect()
-    return {name: float(row[name][0]) for name in row.columns if row[name][0] is not None}
+def _numbers(table: pa.Table, name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """The values of a column that are neither null nor NaN."""
+    column = table[name].drop_null()
+    return np.asarray(column.filter(pc.invert(pc.is_nan(column))).to_numpy(), np.float64)
 
 
-def _histogram(frame: pl.LazyFrame | None) -> list[int]:
-    """Pairs per tenth of cosine from 0 to 1; what lies below 0 counts in the first."""
-    if frame is None or not _has(frame, "cosine"):
-        return []
-    bins = frame.select((pl.col("cosine") * _BINS).floor().clip(0, _BINS - 1).cast(pl.Int32).alias("bin"))
-    found = dict(bins.group_by("bin").len().collect(engine="streaming").iter_rows())
-    return [int(found.get(n, 0)) for n in range(_BINS)]
-
-
-def _by_language(scored: pl.LazyFrame | None, kept: pl.LazyFrame | None) -> list[dict[str, Any]]:
-    """Per query language: pairs, kept, mean cosine."""
-    if scored is None or not _has(scored, "query_language"):
-        return []
-    mean = pl.col("cosine").mean() if _has(scored, "cosine") else pl.lit(None)
-    table = scored.group_by("query_language").agg(pairs=pl.len(), cosine=mean).collect()
-    made = _counts(kept, "query_language")
-    rows = [
-        {"language": code, "pairs": int(pairs), "kept": made.get(str(code), 0), "cosine": cosine}
-        for code, pairs, cosine in table.iter_rows()
-    ]
-    return sorted(rows, key=lambda row: (-row["pairs"], str(row["language"])))
-
-
-def _shuffled(frame: pl.LazyFrame | None, view: View, every: int) -> float | None:
-    """The share that the cosine rule would let through if every query stood beside another row's passage.
-
-    Of all pairs each `every`-th is looked at.
-    """
-    rules = view.rules.only("cosine")
-    if frame is None or not _has(frame, "cosine_shuffled") or not rules.conditions:
-        return None
-    needed = sorted(rules.columns() - {"cosine"})
-    columns = [pl.col("cosine_shuffled").alias("cosine"), *map(pl.col, needed)]
-    table = frame.select(columns).filter(pl.col("cosine").is_not_null()).gather_every(every).collect()
-    return rules.share(table.to_arrow())
-
-
-def _tokens(*frames: pl.LazyFrame | None) -> tuple[int, int]:
-    prompt = sum(_number(frame, "prompt_tokens", pl.col("prompt_tokens").sum()) or 0 for frame in frames)
-    completion = sum(_number(frame, "completion_tokens", pl.col("completion_tokens").sum()) or 0 for frame in frames)
-    return int(prompt), int(completion)
-
-
-def _rows(frame: pl.LazyFrame | None, count: int) -> list[dict[str, Any]]:
+def _examples(files: Sequence[Path], count: int) -> list[dict[str, Any]]:
     """A few rows spread over the whole, so that they are not all from the first passage."""
-    if frame is None:
-        return []
-    height = frame.select(pl.len()).collect(engine="streaming").item()
-    if not height:
-        return []
-    wanted = sorted({(2 * n + 1) * height // (2 * count) for n in range(count)})
-    return [frame.slice(index, 1).collect().to_dicts()[0] for index in wanted]
+    ends = np.cumsum([pq.read_metadata(path).num_rows for path in files], dtype=np.int64)
+    height = int(ends[-1]) if len(ends) else 0
+    wanted = sorted({(2 * n + 1) * height // (2 * count) for n in range(count)}) if height else []
+    found = []
+    for row in wanted:
+        place = int(np.searchsorted(ends, row, side="right"))
+        found += _row(files[place], row - (int(ends[place - 1]) if place else 0))
+    return found
+
+
+def _row(path: Path, row: int) -> list[dict[str, Any]]:
+    """One row of a file, read in small batches up to it."""
+    with readable(path):
+        for batch in pq.ParquetFile(path, pre_buffer=False).iter_batches(_BATCH, use_threads=False):
+            if row < batch.num_rows:
+                rows: list[dict[str, Any]] = batch.slice(row, 1).to_pylist()
+                return rows
+            row -= batch.num_rows
+    return []

@@ -149,14 +149,14 @@ class StepFolder:
     def meta(self, index: int) -> ShardMeta:
         """What is recorded with a shard, from its footer alone. Raises OutputError, SystemFault."""
         path = self.file(index)
-        with _readable(path) as file:
+        with readable(path) as file:
             keys = pq.read_metadata(file).metadata
         return self._checked(ShardMeta.from_keys(keys, path), path, index)
 
     def read_columns(self, index: int, names: Sequence[str]) -> pa.Table:
         """Some columns of a shard, their pages checked, the rest unread. Raises OutputError, SystemFault."""
         path = self.file(index)
-        with _readable(
+        with readable(
             path
         ):  # Arrow opens it itself: its threads may outlive Python, and so must not hold what is Python's
             file = pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True)
@@ -165,7 +165,7 @@ class StepFolder:
 
     def schema(self, index: int) -> pa.Schema:
         """Names and types of a shard's columns, from its footer alone. Raises OutputError, SystemFault."""
-        with _readable(self.file(index)) as file:
+        with readable(self.file(index)) as file:
             return pq.read_schema(file)
 
     def rejects(self, index: int) -> pa.Table | None:
@@ -306,7 +306,7 @@ class StepFolder:
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[BinaryIO]:
+def readable(path: Path) -> Iterator[BinaryIO]:
     """A shard opened for Arrow, whose complaints become the errors that name the file."""
     with disk.disk_errors(path), os.fdopen(disk.open_to_read(path), "rb") as file:
         try:

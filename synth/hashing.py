@@ -1,4 +1,7 @@
-"""Sampling is by position: every draw has its own seed, so no order of work can change it."""
+"""Seeds of draws, and hashes of runs of tokens.
+
+Sampling is by position: every draw has its own seed, so the order of work cannot change it.
+"""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ def test_five_mistakes_are_all_named_with_their_cures(folder, capsys):
         ("no column 'txet'", "Did you mean 'text'?"),
         ("peple.txt: there is no such file", "Check the path"),
         ("task.atempts: unknown key", "Did you mean 'attempts'?"),
-        ("keep.cosine.abve: is no comparison", "Did you mean above?"),
+        ("keep.cosine.abve: unknown comparison", "Did you mean above?"),
         ("config.j2", "pasage"),
     ]:
         assert [text for text in told if wrong in text and cure in text], (wrong, told)

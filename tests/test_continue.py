@@ -240,7 +240,7 @@ def test_a_library_that_is_gone_begins_open_shards_anew(place, server, capsys):
     go_on(job, out)
     audit(out)
     proved(out)
-    assert "is begun anew under revision 2" in capsys.readouterr().err
+    assert "starts again under revision 2" in capsys.readouterr().err
     assert all("boats" in row["character"] for row in rows(out, "generated") if row["revision"] == 2)
 
 

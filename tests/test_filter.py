@@ -469,17 +469,17 @@ def test_ready_vectors_may_be_whole_numbers_and_a_bad_one_is_found_in_the_data(p
     assert table(place / "out", "kept")["cosine"].to_pylist() == [0.96] * 12
     given[8]["pv"] = [0, 0]
     assert run(jsonl(place / "zero.jsonl", given), "-o", "bad", *words) == 3
-    assert "zero: row 9 (8-0): field pv: holds NaN, infinity or only zeros" in capsys.readouterr().err
+    assert "zero: row 9 (8-0): field pv: has NaN, infinity or only zeros" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("vectors", "said"),
     [
-        ([[1.0, 2.0], [float("nan"), 1.0]], r"row 2 \(1-0\): field pv: holds NaN"),
-        ([[1.0, 2.0], [0.0, 0.0]], r"row 2 \(1-0\): field pv: holds NaN, infinity or only zeros"),
+        ([[1.0, 2.0], [float("nan"), 1.0]], r"row 2 \(1-0\): field pv: has NaN"),
+        ([[1.0, 2.0], [0.0, 0.0]], r"row 2 \(1-0\): field pv: has NaN, infinity or only zeros"),
         ([[1.0, 2.0], [1.0]], r"row 2 \(1-0\): field pv: has 1 values, the first row has 2"),
         ([[1.0, 2.0], None], r"row 2 \(1-0\): field pv: is null"),
-        ([[1.0, 2.0], [1.0, None]], r"row 2 \(1-0\): field pv: holds NaN"),
+        ([[1.0, 2.0], [1.0, None]], r"row 2 \(1-0\): field pv: has NaN"),
         ([[1.0, 2.0, 3.0]] * 2, "field pv: has 3 values, qv has 2"),
     ],
 )

@@ -310,12 +310,12 @@ def test_flags_are_the_same_mapping_as_a_file(tmp_path, given, expected):
     ("arguments", "message"),
     [
         ([], "no rules are given"),
-        (["--above", "cosine"], "names no column and value"),
+        (["--above", "cosine"], "expected COLUMN=VALUE"),
         (["--above", "cosine=0.5", "--above", "cosine=0.6"], "is given twice"),
         (["--above", "cosine=7"], "outside of cosine's range"),
         (["--above", "cosine=high"], "expects a number"),
         (["--rules", "nowhere.yaml"], "no such file"),
-        (["--rules", "nowhere.yaml", "--min", "cosine=0"], "do not go together"),
+        (["--rules", "nowhere.yaml", "--min", "cosine=0"], "cannot be combined"),
     ],
 )
 def test_mistakes_in_rules_are_named(out, capsys, arguments, message):

@@ -79,7 +79,7 @@ def test_a_folder_that_goes_missing_at_work_is_not_made_again(folder, tmp_path):
 
 
 def test_a_missing_folder_cannot_be_read(tmp_path):
-    with pytest.raises(JobError, match="no such output folder"):
+    with pytest.raises(JobError, match="output folder does not exist"):
         OutputFolder.open(tmp_path / "nowhere")
 
 

@@ -52,7 +52,7 @@ def ticks(monkeypatch):
 
 def watch(troubled, looks):
     async def held():
-        chat = models.Counted(Patient(troubled, looks), Counters())
+        chat = models.MeteredChat(Patient(troubled, looks), Counters())
         task = asyncio.create_task(chat.complete(ask()))
         await asyncio.sleep(0)
         try:

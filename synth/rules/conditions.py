@@ -47,7 +47,7 @@ class Grouped:
         values = dict(self.values)
         found = [self._threshold(values, key) for key in keys]
         if None in found:
-            raise lacking(rule, self.without_threshold(table))
+            raise no_threshold_error(rule, self.without_threshold(table))
         return np.array(found, np.float64)[row_group]
 
     def without_threshold(self, table: pa.Table) -> list[str]:
@@ -100,7 +100,7 @@ class Grouped:
         return nested
 
 
-def lacking(rule: str, groups: Iterable[str]) -> JobError:
+def no_threshold_error(rule: str, groups: Iterable[str]) -> JobError:
     """The error that names groups without a threshold."""
     return JobError(f"keep: {rule}: no value for {'; '.join(groups)}, and no default.", "Add them, or `default:`.")
 
@@ -138,7 +138,7 @@ class Condition:
         return np.asarray(pc.is_in(column, value_set=allowed).to_numpy(zero_copy_only=False), np.bool_)
 
     def label(self) -> str:
-        """What a row that fails is said to have failed: `cosine above 0.7`."""
+        """The reason of a row that fails: `cosine above 0.7`."""
         return f"{self.column} {_WORDS[self.operator]} {self._shown()}"
 
     def _shown(self) -> str:

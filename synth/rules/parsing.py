@@ -18,11 +18,11 @@ _OPERATORS = (*COMPARE, "is", "in")
 _MISSING = ("keep", "reject")
 _UNKNOWN_LANGUAGE = "und"
 _ANY = ScoreColumn("", None)
-"""Stands for a column that no scorer makes, such as one of the user's own."""
+"""A column that no scorer makes, such as one of the user's own."""
 
 
 class Parser:
-    """Reads one `keep:` value; `known` says what may be assumed of score columns, `problems` fills as it reads."""
+    """Reads one `keep:` value; `known` describes the score columns, `problems` fills as it reads."""
 
     def __init__(self, known: Mapping[str, ScoreColumn]) -> None:
         self.known = known
@@ -51,7 +51,7 @@ class Parser:
         if isinstance(rule, bool):
             rule = {"is": rule}
         if not isinstance(rule, dict):
-            self._wrong((column,), f"{rule!r} says no comparison", _short_cure(column, rule))
+            self._wrong((column,), f"{rule!r} has no comparison", _short_cure(column, rule))
             return [], False
         missing = rule.get("missing", self.known.get(column, _ANY).missing)
         if missing not in _MISSING:
@@ -64,7 +64,7 @@ class Parser:
             elif operator != "missing":
                 near = get_close_matches(str(operator), [*_OPERATORS, "missing"], n=1)
                 cure = f"Did you mean {near[0]}?" if near else f"One of: {', '.join(_OPERATORS)}."
-                self._wrong(path, "is no comparison", cure)
+                self._wrong(path, "unknown comparison", cure)
         if not set(rule) - {"missing"}:
             self._wrong((column,), "has no comparison", f"One of: {', '.join(_OPERATORS)}.")
         self._contradictions(column, conditions)
@@ -87,7 +87,7 @@ class Parser:
             self._wrong(path, f"expects a number, not {value!r}", "Or thresholds by group: {by: a_column, a: 0.6}.")
             return 0.0
         if not isfinite(value):
-            self._wrong(path, f"{value} is no threshold", "Write a finite number.")
+            self._wrong(path, f"{value} cannot be a threshold", "Write a finite number.")
         known = self.known.get(column, _ANY)
         if isfinite(value) and not known.low <= value <= known.high:
             self._wrong(
@@ -97,7 +97,7 @@ class Parser:
 
     def _scalar(self, column: str, value: object, path: KeyPath) -> Scalar:
         if value is None:
-            self._wrong(path, "cannot be null", "Say what becomes of nulls with `missing: keep` or `missing: reject`.")
+            self._wrong(path, "cannot be null", "Set what happens to nulls with `missing: keep` or `missing: reject`.")
             return ""
         if not isinstance(value, str | bool | int | float) or (isinstance(value, float) and not isfinite(value)):
             cure = (
@@ -131,7 +131,7 @@ class Parser:
         values: dict[tuple[str, ...], float] = {}
         for key, threshold, where in self._leaves(groups, names, path):
             if key in values and all(key):
-                self._wrong(where, f"the group {', '.join(key) or 'default'} stands twice", "Remove one of the two.")
+                self._wrong(where, f"the group {', '.join(key) or 'default'} is given twice", "Remove one of the two.")
             values[key] = self._number(column, threshold, where)
         return Grouped(tuple(names), tuple(sorted(values.items())))
 
@@ -194,7 +194,7 @@ def _is_language(column: str) -> bool:
 
 def _short_cure(column: str, rule: object) -> str:
     if isinstance(rule, int | float):
-        return f"Say {{above: {rule}}} (more than) or {{min: {rule}}} (at least)."
+        return f"Write {{above: {rule}}} (more than) or {{min: {rule}}} (at least)."
     if isinstance(rule, str):
-        return f"Say {{is: {rule}}}."
-    return "Say {in: [...]}." if isinstance(rule, list) else f"For example {column}: {{above: 0.7}}."
+        return f"Write {{is: {rule}}}."
+    return "Write {in: [...]}." if isinstance(rule, list) else f"For example {column}: {{above: 0.7}}."

@@ -1,4 +1,4 @@
-"""Rules as a whole: parsed once, then held against stored columns, with the reason of every rejected row."""
+"""Rules as a whole: parsed once, then applied to stored columns, with the reason of every rejected row."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from synth import document as documents
 from synth import registry
 from synth.document import Problem
 from synth.errors import JobError
-from synth.rules.conditions import Condition, Grouped, Mask, Unique, is_missing, lacking
+from synth.rules.conditions import Condition, Grouped, Mask, Unique, is_missing, no_threshold_error
 from synth.rules.parsing import Parser
 from synth.scores import ScoreColumn, Scorer
 from synth.validation import plain
@@ -27,7 +27,7 @@ DEFAULT_COSINE = 0.7
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What rules say of n rows. `failures` is bool (rules, n), true where the rule of that label is broken."""
+    """The outcome of rules for n rows. `failures` is bool (rules, n), true where the rule of that label is broken."""
 
     labels: tuple[str, ...]
     failures: Mask
@@ -83,8 +83,8 @@ class Rules:
         """The rules of a `keep:` value, or None and every problem with its path below `keep`.
 
         No `keep` means cosine above 0.7 where a scorer makes a cosine, and no rule at all elsewhere. `scorers` are the
-        job's, None where nothing is known of them. With `stored` the rules are for stored scores, of which there may be
-        more than those scorers make: only the table can tell.
+        job's, None where they are unknown. With `stored` the rules are for stored scores, which may have more
+        columns than those scorers make, so absent columns are not reported here.
         """
         known = known_columns(scorers)
         if keep is None:
@@ -113,11 +113,11 @@ class Rules:
         return [Problem((name,), *_absent(name, made)) for name in sorted(self.columns() - set(made)) if name in makers]
 
     def absent(self, present: Collection[str]) -> list[Problem]:
-        """A problem for each column that the rules read and `present` lacks."""
+        """A problem for each column that the rules read and `present` does not have."""
         return [Problem((name,), *_absent(name, present)) for name in sorted(self.columns() - set(present))]
 
     def require(self, present: Collection[str]) -> None:
-        """Raises JobError naming every column that the rules read and `present` lacks."""
+        """Raises JobError naming every column that the rules read and `present` does not have."""
         problems = self.absent(present)
         if problems:
             *others, last = [f"keep: {'.'.join(each.path)}: {each.message}." for each in problems]
@@ -134,10 +134,10 @@ class Rules:
                     missing.setdefault(rule, {}).update(dict.fromkeys(value.without_threshold(table)))
         for rule, groups in missing.items():
             if groups:
-                raise lacking(rule, groups)
+                raise no_threshold_error(rule, groups)
 
     def apply(self, table: pa.Table, losers: Mask | None = None) -> Verdict:
-        """Hold every row against the rules; only `columns()` of the table are read.
+        """Apply the rules to every row; only `columns()` of the table are read.
 
         `losers` are the rows that give way under `unique` when that has been settled over more than this table.
         Raises JobError for an absent column, a group without threshold, and a column of the wrong type.
@@ -229,7 +229,7 @@ def mapping(flags: Mapping[str, Sequence[str]]) -> dict[str, Any]:
             column, equals, value = text.partition("=")
             column = column.strip()
             if not (column and equals and value.strip()):
-                raise JobError(f"--{operator} {text}: names no column and value.", f"Write --{operator} cosine=0.6.")
+                raise JobError(f"--{operator} {text}: expected COLUMN=VALUE.", f"Write --{operator} cosine=0.6.")
             rule = keep.setdefault(column, {})
             if operator in rule:
                 raise JobError(f"--{operator} {column} is given twice.", "Keep one of the two.")
@@ -271,5 +271,5 @@ def chosen(flags: Mapping[str, Sequence[str]], path: Path | None, scorers: Seque
     if path is None and not given:
         raise JobError("no rules are given.", "For example --above cosine=0.6, or --rules FILE.yaml")
     if path is not None and given:
-        raise JobError(f"--rules and {given[0]} do not go together.", "Write all rules into the file, or as flags.")
+        raise JobError(f"--rules and {given[0]} cannot be combined.", "Write all rules into the file, or as flags.")
     return from_flags(flags, scorers) if path is None else from_file(path, scorers)

@@ -1,4 +1,4 @@
-"""Generation in one process: shards stream through a fixed number of askers, as many as the servers take requests.
+"""Generation in one process: shards stream through a fixed number of askers, one for each request in flight.
 
 The next shard is opened before the last runs dry, so there is no barrier at shard ends and memory holds a few shards,
 not the run. A shard that was begun under an earlier revision is finished under it.
@@ -16,7 +16,7 @@ from synth.errors import OutputError, Stopped
 from synth.personas import encode_library
 from synth.run import run as runs
 from synth.run.run import Run
-from synth.runners.models import Counted, Models
+from synth.runners.models import MeteredChat, Models
 from synth.runners.progress import Counters
 from synth.shards import Journal
 from synth.stage import Encoder
@@ -27,11 +27,11 @@ from synth.tasks.retrieval import Generator
 
 
 @dataclass(frozen=True, slots=True)
-class _Under:
-    """All that makes a shard under one revision."""
+class _Revision:
+    """What makes a shard under one revision: templates, models and personas."""
 
     run: Run
-    chat: Counted
+    chat: MeteredChat
     generator: Generator
     encoder: Encoder | None
     personas: Any
@@ -49,7 +49,7 @@ class Generation:
         self._stop = stop
         self._committed = committed
         self._open: dict[int, OpenShard] = {}
-        self._under: dict[int, _Under] = {}
+        self._revisions: dict[int, _Revision] = {}
         self._room = asyncio.Semaphore()
         self._generated = run.folder.step("generated")
 
@@ -67,14 +67,14 @@ class Generation:
             await queue.put(None)
 
     def close(self) -> None:
-        """Give back what is open; finished calls stay in the journals, for whoever goes on."""
+        """Release open shards; their finished calls stay in the journals for the next process."""
         for shard in self._open.values():
             shard.journal.close()
         self._open.clear()
 
-    async def _revision(self, number: int) -> _Under:
+    async def _revision(self, number: int) -> _Revision:
         """Templates, models and personas of a revision, opened once. Raises OutputError when they are gone."""
-        if number not in self._under:
+        if number not in self._revisions:
             run = runs.at(self._run, number)
             encoder = self._models.encoder(run.job) if run.library is not None else None
             personas = None
@@ -83,8 +83,8 @@ class Generation:
                 model = json.dumps(run.job.embed.identity(), sort_keys=True)
                 personas = await encode_library(run.library, encoder, model)
                 self._counters.phase = "generating"
-            self._under[number] = _Under(run, self._models.chat(run.job), run.generator(), encoder, personas)
-        return self._under[number]
+            self._revisions[number] = _Revision(run, self._models.chat(run.job), run.generator(), encoder, personas)
+        return self._revisions[number]
 
     async def _feed(self, order: Sequence[int], queue: asyncio.Queue[Any]) -> None:
         """Hand out the passages of one shard after the other.
@@ -136,27 +136,27 @@ class Generation:
             raise
         return await generate.open_shard(under.run, index, journal, under.encoder, under.personas)
 
-    async def _begun_under(self, number: int, index: int, journal: Journal) -> _Under:
-        """The revision that a shard was begun under; today's, and the shard begun anew, where that is not to be had."""
+    async def _begun_under(self, number: int, index: int, journal: Journal) -> _Revision:
+        """The revision that a shard was begun under; where that is gone, the current one."""
         try:
             return await self._revision(number)
         except OutputError as exc:
-            self._counters.notice(f"shard {index:08d} is begun anew under revision {self._run.revision}: {exc}")
+            self._counters.notice(f"shard {index:08d}: starts again under revision {self._run.revision}: {exc}")
             generate.begin(journal, self._run.revision)
             return await self._revision(self._run.revision)
 
     async def _ask(self, queue: asyncio.Queue[tuple[OpenShard, int] | None]) -> None:
-        """One of the askers: a passage at a time, all its slots, until the feeder says that there are no more."""
+        """One of the askers: takes a passage at a time, with all its slots, until the queue ends."""
         while (work := await queue.get()) is not None:
             shard, n = work
-            under = self._under[shard.run.revision]
+            under = self._revisions[shard.run.revision]
             journaled = JournaledChat(under.chat, shard.journal, self._stop.is_set)
             asked = shard.asked[n]
             try:
                 outcomes = await under.generator.generate(shard.candidates[n], journaled, asked.slots, asked.before)
                 self._counters.passage_done(outcomes)
             except Stopped:
-                self._room.release()  # the shard stays open; whoever waits for room shall see that all stops
+                self._room.release()  # the shard stays open; the task that waits for room has to see the stop
                 continue
             shard.outcomes[n] = outcomes
             if shard.complete:

@@ -1,4 +1,4 @@
-"""One process, one event loop: shards stream through generation while finished ones are scored and sorted.
+"""One process, one event loop: shards stream through generation while finished ones are scored and filtered.
 
 Any number of processes may do this in one folder. A process claims a shard before it works on it and leaves when it
 finds nothing more to claim; the last one to leave does what needs all shards.
@@ -25,7 +25,7 @@ from synth.steps import keep, score
 from synth.steps.keep import View
 
 AT_ONCE = 2
-"""Shards scored and sorted at once; more would only queue at the embedder."""
+"""Shards scored and filtered at once; more would only queue at the embedder."""
 
 
 class ScoreAndKeep:
@@ -75,7 +75,7 @@ class ScoreAndKeep:
             self._services[step.name] = replace(services, **own)
 
     def behind(self, generated: set[int]) -> list[int]:
-        """Generated shards that are still to be scored and sorted, in order; from one listing a step."""
+        """Generated shards that are still to be scored and filtered, in order; from one listing a step."""
         complete = set(generated) if self.late else self.shards.done()
         for folder in self._folders:
             complete &= folder.done()
@@ -112,7 +112,7 @@ class ScoreAndKeep:
             counts = await asyncio.to_thread(keep.keep_shard, self._run.folder, self.view, index, opened=opened)
             self._counters.shard_done(*counts)
 
-    def lacks(self, shards: Sequence[int]) -> bool:
+    def incomplete(self, shards: Sequence[int]) -> bool:
         """Whether a scorer that looks at the whole pass has not scored all of these shards."""
         return any(not step.folder(self._run.folder).done().issuperset(shards) for step in self._per_pass)
 
@@ -154,23 +154,23 @@ _LOOK_SECONDS = 0.2
 _YOUNG = (50_000, 20, 20)
 """New objects before the garbage collector looks: records hold no cycles, and few calls leave one."""
 _WHOLE = "whole"
-"""Names the claim of what needs all shards; there is no step of this name."""
+"""Name of the claim of what needs all shards; no step has it."""
 
 
 @dataclass(slots=True)
 class StopRequest:
-    """Set once when the run shall drain; `interrupted` when it was Ctrl-C."""
+    """Set once when the run has to drain; `interrupted` after Ctrl-C."""
 
     event: asyncio.Event = field(default_factory=asyncio.Event)
     interrupted: bool = False
     leave: Callable[[], None] = lambda: None
-    """To be called before the process leaves without waiting for anything."""
+    """Called before the process leaves without waiting for anything."""
 
     def __call__(self) -> bool:
         return self.event.is_set()
 
     def ask(self, *, interrupted: bool = False) -> None:
-        """Let what is in flight end, and begin nothing more."""
+        """Let calls in flight end, and start nothing more."""
         self.interrupted = self.interrupted or interrupted
         self.event.set()
 
@@ -178,7 +178,7 @@ class StopRequest:
 async def work(run: Run, shards: int, counters: Counters, stop: StopRequest, share: Share | None = None) -> None:
     """Bring all `shards` of a run to `kept/`, resuming whatever is there; those of `share` first.
 
-    Raises Stopped when asked to stop before that or when other processes are at the rest, and what servers and disks
+    Raises Stopped when asked to stop before that or when other processes work on the rest, and what servers and disks
     raise when they end a run.
     """
     gc.freeze()  # imported modules stay: to look through them again and again took a twelfth of a run
@@ -208,13 +208,17 @@ def finished(run: Run, shards: int) -> bool:
 
 
 def unfinished(stop: StopRequest) -> Stopped:
-    """Why a process leaves before the end."""
-    what = "stopped before the end; every finished call is saved." if stop() else "another process is at the rest."
+    """Why a process ends before the run does."""
+    what = (
+        "stopped before the end; every finished call is saved."
+        if stop()
+        else "another process is still working on the remaining shards."
+    )
     return Stopped(what, interrupted=stop.interrupted)
 
 
 async def threads_ended(seconds: float = 1.0) -> bool:
-    """Whether the threads of this event loop end within so long; no other can be begun afterwards."""
+    """Whether the threads of this event loop end within so many seconds; it starts no other afterwards."""
     ending = asyncio.create_task(asyncio.get_running_loop().shutdown_default_executor())
     return bool((await asyncio.wait({ending}, timeout=seconds))[0])
 
@@ -234,7 +238,7 @@ class _Local:
 
     @property
     def in_flight(self) -> bool:
-        """Whether answers that are worth waiting for may be on their way."""
+        """Whether answers worth waiting for may be on their way."""
         return self.counters.in_flight > 0 or self.score_and_keep.journaled
 
     async def all(self) -> None:
@@ -254,7 +258,7 @@ class _Local:
                 await self._whole(models, stack)
 
     async def _round(self, models: Models, generation: Generation, stack: AsyncExitStack) -> bool:
-        """Do what is there to do and nobody else does; False when that was nothing."""
+        """Do what is left and no other process does; False when that changed nothing."""
         done = self.generated.done()
         todo = self.share.order([n for n in range(self.shards) if n not in done], set(self.generated.started()))
         behind = self.share.order(self.score_and_keep.behind(done & set(range(self.shards))))
@@ -283,7 +287,7 @@ class _Local:
     async def _whole(self, models: Models, stack: AsyncExitStack) -> None:
         """What has to wait until all shards are there: scorers and rules that look at all of them, and the swap.
 
-        One process does it; for the others it is done, or somebody is at it.
+        One process does it; for the others it is done, or in progress.
         """
         if not (self.score_and_keep.late or self.score_and_keep.view.hidden):
             return
@@ -293,7 +297,7 @@ class _Local:
         if claim is None:
             return
         try:
-            if self.score_and_keep.lacks(done):
+            if self.score_and_keep.incomplete(done):
                 await self.score_and_keep.open(stack, models)
                 await self.score_and_keep.whole_pass(done, self.stop)
             if not self.stop():
@@ -320,14 +324,14 @@ class _Local:
 
 
 def state(run: Run) -> tuple[int, ...]:
-    """How many shards each step has: tells whether a round of work has got anywhere."""
+    """How many shards each step has: shows whether a round of work changed anything."""
     steps = score.steps_of(run)
     folders = [run.folder.step("generated"), *(each.folder(run.folder) for each in steps)]
     return tuple(len(each.done()) for each in [*folders, keep.default_view(run, steps).folder(run.folder)])
 
 
 def _first(group: BaseExceptionGroup[SynthError]) -> SynthError:
-    """The error that ends the run: the most telling of those that came together."""
+    """The error that ends the run: of several, the one of the lowest exit code."""
     errors: list[SynthError] = []
     pending: list[BaseException] = [group]
     while pending:

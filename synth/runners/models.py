@@ -1,4 +1,4 @@
-"""The models of a run: each is opened when it is first needed, and once for all revisions that name the same."""
+"""The models of a run: each is opened when it is first needed, once for all revisions that name the same one."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from synth.runners.progress import Counters
 from synth.stage import ChatModel, ChatReply, ChatRequest, ClientSettings, Encoded, Encoder, ReplyKey
 
 
-class RecentVectors:
-    """Wraps an Encoder; keeps the document vectors of the last `shards` calls, a few MB each."""
+class VectorCache:
+    """An Encoder that keeps the document vectors of the last `shards` calls, a few MB each."""
 
     def __init__(self, encoder: Encoder, shards: int) -> None:
         self._encoder = encoder
@@ -44,16 +44,17 @@ class RecentVectors:
 
 
 _NAMED = 5
+"""Calls in flight that the message about a stall names."""
 
 
 @dataclass(slots=True)
-class Counted:
-    """A ChatModel that counts."""
+class MeteredChat:
+    """A ChatModel that counts calls and tokens, and watches for a stall."""
 
     chat: ChatModel
     counters: Counters
     pending: dict[ReplyKey, float] = field(default_factory=dict)
-    """What is in flight, and since when (monotonic seconds)."""
+    """Calls in flight, with their start (monotonic seconds)."""
     last: float = 0.0
     """When a call last ended."""
 
@@ -80,8 +81,8 @@ class Counted:
     async def watch(self, askers: Iterable[asyncio.Task[None]], stall: float) -> None:
         """Return when all askers have ended.
 
-        Raises Stopped, naming what is in flight, once no call has ended for `stall` seconds. Servers that are known to
-        be in trouble have limits of their own, and what was in flight meanwhile gets its time afterwards.
+        Raises Stopped, naming the calls in flight, once no call has ended for `stall` seconds. While servers are in
+        trouble their own limits apply; calls that were in flight then get `stall` seconds afterwards.
         """
         excused = 0.0
         while (await asyncio.wait(askers, timeout=stall / 4))[1]:
@@ -107,8 +108,8 @@ class Counted:
         await self.chat.close()
 
 
-RECENT_SHARDS = 4
-"""Shards whose passage vectors are kept between finding personas and scoring."""
+CACHED_SHARDS = 4
+"""Shards whose passage vectors are kept from the choice of personas to scoring."""
 
 
 class Models:
@@ -119,27 +120,27 @@ class Models:
         self._instruction = instruction
         self._counters = counters
         self._stack = stack
-        self._chats: list[tuple[Any, Counted]] = []
-        self._encoders: list[tuple[Any, RecentVectors]] = []
+        self._chats: list[tuple[Any, MeteredChat]] = []
+        self._encoders: list[tuple[Any, VectorCache]] = []
 
-    def chat(self, job: Job) -> Counted:
+    def chat(self, job: Job) -> MeteredChat:
         """The job's language model."""
         for stage, model in self._chats:
             if stage == job.llm:
                 return model
-        opened = Counted(job.llm.open(self.client), self._counters)
+        opened = MeteredChat(job.llm.open(self.client), self._counters)
         self._stack.push_async_callback(opened.close)
         self._chats.append((job.llm, opened))
         return opened
 
-    def encoder(self, job: Job) -> RecentVectors | None:
+    def encoder(self, job: Job) -> VectorCache | None:
         """The job's embedder, None where it has none."""
         if job.embed is None:
             return None
         for stage, model in self._encoders:
             if stage == job.embed:
                 return model
-        opened = RecentVectors(job.embed.open(self.client, self._instruction), RECENT_SHARDS)
+        opened = VectorCache(job.embed.open(self.client, self._instruction), CACHED_SHARDS)
         self._stack.push_async_callback(opened.close)
         self._encoders.append((job.embed, opened))
         return opened

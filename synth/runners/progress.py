@@ -1,4 +1,4 @@
-"""What a run has done so far, for whoever shows it: plain numbers that the runner raises and a display reads."""
+"""Progress of a run: plain numbers that the runner raises and a display reads."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Counters:
     phase: str = "reading"
     notice: Callable[[str], None] = print
     at: Callable[[int, bool], None] = lambda _index, _begun: None
-    """Called when work on a shard begins, and when it has ended well: whoever watches knows what a death hit."""
+    """Called when work on a shard begins and when it has ended well, so a supervisor knows what a dead worker did."""
     avoid: set[int] = field(default_factory=set)
     """Shards to leave alone, because processes died on them."""
     started: float = field(default_factory=time.monotonic)
@@ -71,7 +71,7 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Which shards a process takes first; the others it takes afterwards, for whoever commits first wins.
+    """Which shards a process takes first. It takes the others afterwards; the first to commit a shard wins.
 
     Of `of` runs of the same command this is number `index`: u ≡ index (mod of) is its own. Of the `workers` processes
     of that run it is number `worker` and begins that far into them. `only` names the shards to do and no others.

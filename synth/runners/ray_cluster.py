@@ -1,7 +1,7 @@
 """Workers as actors of a Ray cluster: the same worker on every node, over one folder that all nodes see.
 
-Ray starts them, says when one has died, and carries messages. Claims and commits go through the folder as ever, so a
-shard that two nodes make is the same shard, and one whose node died is taken up from its journal.
+Ray starts them, reports when one has died, and carries messages. Claims and commits go through the folder as always, so
+a shard that two nodes make is the same shard, and one whose node died continues from its journal.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from typing import Any, Self
 
 from synth.errors import JobError, OutputError, SystemFault
 from synth.run.run import Run
-from synth.runners.worker import Hear, Task, Worker
+from synth.runners.worker import OnMessage, Task, Worker
 
 _WAITING_SECONDS = 60.0
-"""How long a worker may wait for a place in the cluster before that is told."""
+"""How long a worker may wait for a place in the cluster before a notice."""
 _STORE_BYTES = 100_000_000
-"""Room for objects that a Ray of our own gets: only messages go through it."""
+"""Object store of a Ray that starts here: only messages go through it."""
 
 
 class Cluster:
     """A context connected to a Ray cluster.
 
     `address` is `auto` for the cluster that this machine belongs to, or `ray://HOST:PORT`; None takes RAY_ADDRESS, or
-    else starts a Ray of its own on this machine for as long as the context holds.
+    else starts Ray on this machine for the time of the context.
     """
 
     def __init__(self, address: str | None = None, workers: int | None = None) -> None:
@@ -55,8 +55,8 @@ class Cluster:
             ray.init(**options)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as exc:
             raise SystemFault(
-                f"--ray-address {self._address}: no Ray cluster to be had: {exc}.",
-                "The same versions of Ray and Python are needed here and there.",
+                f"--ray-address {self._address}: cannot connect to a Ray cluster: {exc}.",
+                "Use the same versions of Ray and Python here and in the cluster.",
             ) from exc
         finally:
             signal.signal(signal.SIGTERM, handler)  # Ray puts its own in place, and we drain
@@ -70,16 +70,16 @@ class Cluster:
 
     @property
     def nodes(self) -> int:
-        """Nodes that have a processor to give."""
+        """Nodes with a processor for a worker."""
         return sum(node["Alive"] and node["Resources"].get("CPU", 0) >= 1 for node in self._ray.nodes())
 
-    def launch(self, task: Task, hear: Hear) -> Actor:
-        """Start a worker wherever there is room, the nodes in turn."""
+    def launch(self, task: Task, on_message: OnMessage) -> Actor:
+        """Start a worker where there is room, spread over the nodes."""
         actors = self._ray.remote(RayWorker).options(
             num_cpus=1, num_gpus=gpus(task.run), max_restarts=0, scheduling_strategy="SPREAD"
         )
         self._started += 1
-        return Actor(self._ray, actors.remote(str(Path.cwd()), task), str(self._started), hear)
+        return Actor(self._ray, actors.remote(str(Path.cwd()), task), str(self._started), on_message)
 
 
 def gpus(run: Run) -> int:
@@ -89,37 +89,37 @@ def gpus(run: Run) -> int:
 
 
 class Actor:
-    """A worker in the cluster, seen from here; as `Launched`."""
+    """A worker in the cluster, seen from the supervisor; as `Launched`."""
 
-    def __init__(self, ray: Any, actor: Any, name: str, hear: Hear) -> None:
+    def __init__(self, ray: Any, actor: Any, name: str, on_message: OnMessage) -> None:
         self.name = name
         self.ended = asyncio.Event()
         self.death = ""
         self._ray = ray
         self._actor = actor
-        self._hear = hear
+        self._on_message = on_message
         self._placed = False
         self._following = asyncio.create_task(self._follow())
 
     def send(self, kind: str, value: Any) -> None:
-        """Tell it something; one that still waits for a place need not come any more when all stop."""
+        """Send it a message; a worker that still waits for a place is not needed any more when all stop."""
         if kind == "stop" and not self._placed:
             self.kill()
         else:
-            self._actor.hear.remote(kind, value)
+            self._actor.receive.remote(kind, value)
 
     def kill(self) -> None:
         """End it now."""
         self._ray.kill(self._actor)
 
     async def _follow(self) -> None:
-        waiting = asyncio.get_running_loop().call_later(_WAITING_SECONDS, self._tell_waiting)
+        waiting = asyncio.get_running_loop().call_later(_WAITING_SECONDS, self._notify_waiting)
         try:
             where = await self._actor.begin.remote()
             self._placed = True
             self.name = f"{self.name} ({where})"
             waiting.cancel()
-            while not await self._said():
+            while not await self._forward():
                 pass
         except self._ray.exceptions.RayError as exc:
             self.death = self.death or _first_lines(exc)
@@ -129,17 +129,17 @@ class Actor:
                 self.kill()  # gives its place to others
             self.ended.set()
 
-    async def _said(self) -> bool:
-        """Pass on what it has to say; True when that was the last."""
-        for message in await self._actor.said.remote():
+    async def _forward(self) -> bool:
+        """Pass its messages on; True when that was the last one."""
+        for message in await self._actor.messages.remote():
             if message[0] == "ended":
                 self.death = message[1]
                 return True
-            self._hear(message)
+            self._on_message(message)
         return False
 
-    def _tell_waiting(self) -> None:
-        self._hear(("notice", f"worker {self.name} waits for a free place in the cluster"))
+    def _notify_waiting(self) -> None:
+        self._on_message(("notice", f"worker {self.name} waits for a free place in the cluster"))
 
 
 def _first_lines(exc: Exception) -> str:
@@ -155,25 +155,25 @@ class RayWorker:
         self._task = task
         self._messages: list[tuple[Any, ...]] = []
         self._news = asyncio.Event()
-        self._worker = Worker(task, self._say)
+        self._worker = Worker(task, self._send)
 
     async def begin(self) -> str:
-        """Begin to work; says where."""
+        """Start to work; returns the host and the process."""
         self._working = asyncio.create_task(self._work())
         return f"{socket.gethostname()}, process {os.getpid()}"
 
-    async def said(self) -> list[tuple[Any, ...]]:
-        """What there is to tell since the last call, as soon as there is anything."""
+    async def messages(self) -> list[tuple[Any, ...]]:
+        """The messages since the last call, as soon as there is one."""
         await self._news.wait()
         self._news.clear()
-        told, self._messages = self._messages, []
-        return told
+        messages, self._messages = self._messages, []
+        return messages
 
-    async def hear(self, kind: str, value: Any) -> None:
-        """Follow the crew."""
-        self._worker.hear(kind, value)
+    async def receive(self, kind: str, value: Any) -> None:
+        """Take a message of the supervisor."""
+        self._worker.receive(kind, value)
 
-    def _say(self, *message: Any) -> None:
+    def _send(self, *message: Any) -> None:
         self._messages.append(message)
         self._news.set()
 
@@ -184,13 +184,13 @@ class RayWorker:
             if (path / "job.json").exists():
                 await self._worker.work()
             else:
-                self._say("error", _unseen(path))
-        except Exception:  # noqa: BLE001 - whatever it is, the crew has to know that a shard may have caused it
+                self._send("error", _unseen(path))
+        except Exception:  # noqa: BLE001 - whatever it is, the supervisor has to know that a shard may have caused it
             death = traceback.format_exc().rstrip()
-        self._say("ended", death)
+        self._send("ended", death)
 
 
 def _unseen(path: Path) -> OutputError:
     return OutputError(
-        f"{path}: is not there on {socket.gethostname()}.", "Every node needs the folder, under the same path."
+        f"{path}: does not exist on {socket.gethostname()}.", "Mount the folder under the same path on every node."
     )

@@ -1,7 +1,7 @@
-"""One of several workers on a run: works like a run of its own, and tells the crew what it does.
+"""One of several workers on a run: works like a run of its own and reports to the supervisor.
 
-Messages to the crew are tuples: ("at", shard, begun), ("count", counts), ("notice", line), ("error", error). From there
-come ("avoid", shards) and ("stop", interrupted).
+Messages to the supervisor are tuples: ("at", shard, begun), ("count", counts), ("notice", line), ("error", error). It
+answers with ("avoid", shards) and ("stop", interrupted).
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from synth.runners.progress import Counters, Share
 
 COUNTED = ("pairs", "unusable", "kept", "dropped", "replies", "in_flight", "prompt_tokens", "completion_tokens")
 """Fields of Counters that add up over workers."""
-_TELL_SECONDS = 0.5
+_REPORT_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a worker is to do."""
+    """The work of one worker."""
 
     run: Run
     shards: int
@@ -32,66 +32,66 @@ class Task:
 
 
 class Launched(Protocol):
-    """A worker wherever it runs, as the crew that started it sees it."""
+    """A running worker, as its supervisor sees it."""
 
     name: str
     ended: asyncio.Event
 
     @property
     def death(self) -> str:
-        """How it died, once it has ended; empty when it left in peace."""
+        """How it died, once it has ended; empty when it ended normally."""
 
     def send(self, kind: str, value: Any) -> None:
-        """Tell it something, unless it is just ending."""
+        """Send it a message, unless it is just ending."""
 
     def kill(self) -> None:
         """End it now."""
 
 
-Hear = Callable[[tuple[Any, ...]], None]
+OnMessage = Callable[[tuple[Any, ...]], None]
 """Called with each message of a worker."""
-Launch = Callable[[Task, Hear], Launched]
+Launch = Callable[[Task, OnMessage], Launched]
 """Starts a worker; called inside a running event loop."""
 
 
 class Worker:
-    """Carries a task out in this process; what it has to tell goes to `say`."""
+    """Does a task in this process; its messages go to `send`."""
 
-    def __init__(self, task: Task, say: Callable[..., None]) -> None:
+    def __init__(self, task: Task, send: Callable[..., None]) -> None:
         self.stop = local.StopRequest()
         self._task = task
-        self._say = say
+        self._send = send
         self._counters = Counters(avoid=set(task.avoid))
-        self._counters.notice = lambda text: say("notice", text)
-        self._counters.at = lambda index, begun: say("at", index, begun)
+        self._counters.notice = lambda text: send("notice", text)
+        self._counters.at = lambda index, begun: send("at", index, begun)
 
-    def hear(self, kind: str, value: Any) -> None:
-        """Follow the crew."""
+    def receive(self, kind: str, value: Any) -> None:
+        """Take a message of the supervisor."""
         if kind == "avoid":
             self._counters.avoid |= value
         else:
             self.stop.ask(interrupted=value)
 
     async def work(self) -> None:
-        """Work until nothing is left to claim or a stop is asked for; errors that end a run go to the crew."""
-        telling = asyncio.create_task(self._count())
+        """Work until nothing is left to claim or a stop is requested; errors that end a run go to the supervisor."""
+        reporting = asyncio.create_task(self._report())
         try:
             await local.work(self._task.run, self._task.shards, self._counters, self.stop, self._task.share)
         except Stopped as exc:
-            if not self.stop() and exc.hint:  # a stall; that nothing was left to claim is no error
-                self._say("error", exc)
+            if not self.stop() and exc.hint:  # a stall; having nothing left to claim is not an error
+                self._send("error", exc)
         except SynthError as exc:
-            self._say("error", exc)
+            self._send("error", exc)
         finally:
-            telling.cancel()
+            reporting.cancel()
             self._counters.in_flight = 0
-            self._tell_counts()
+            self._send_counts()
 
-    async def _count(self) -> None:
+    async def _report(self) -> None:
         while True:
-            await asyncio.sleep(_TELL_SECONDS)
-            self._tell_counts()
+            await asyncio.sleep(_REPORT_SECONDS)
+            self._send_counts()
 
-    def _tell_counts(self) -> None:
+    def _send_counts(self) -> None:
         counters = self._counters
-        self._say("count", {name: getattr(counters, name) for name in COUNTED} | {"phase": counters.phase})
+        self._send("count", {name: getattr(counters, name) for name in COUNTED} | {"phase": counters.phase})

@@ -1,7 +1,7 @@
-"""Several workers on one run: starts them, adds up what they do, and gives the shards of a dead one to others.
+"""Several workers on one run: starts them, adds up their counts, and gives the shards of a dead one to others.
 
-A worker that dies is replaced. The shards that it was at are suspects: each is done by a worker of its own, so that
-the one that kills is told from its neighbours, and is given up after `MOST_DEATHS`. The rest of the run is finished.
+A worker that dies is replaced. Its shards in flight are quarantined: each is retried by a worker of its own, to isolate
+the one that crashes it, and is given up after `MOST_DEATHS`. The rest of the run is finished.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from synth.run.run import Run
 from synth.runners import local
 from synth.runners.local import DRAIN_SECONDS, StopRequest, finished, unfinished
 from synth.runners.progress import Counters, Share, count_items
-from synth.runners.worker import COUNTED, Hear, Launch, Launched, Task, Worker
+from synth.runners.worker import COUNTED, Launch, Launched, OnMessage, Task, Worker
 from synth.steps import keep, score
 from synth.terminal import tell
 
 CRASHED = 70
-"""Exit code of a worker that ended in something that is no error of ours."""
+"""Exit code of a worker that ended in an unexpected exception."""
 
 
 class Process:
-    """A worker process, seen from the first one; as `Launched`."""
+    """A worker process, seen from the supervisor's; as `Launched`."""
 
-    def __init__(self, task: Task, hear: Hear) -> None:
+    def __init__(self, task: Task, on_message: OnMessage) -> None:
         context = multiprocessing.get_context("spawn")  # a fork would inherit threads half-way
         self._connection, theirs = context.Pipe()
-        self._hear = hear
+        self._on_message = on_message
         self._process = context.Process(target=main, args=(theirs, task))
         self._process.start()
         theirs.close()
@@ -54,7 +54,7 @@ class Process:
         return f"signal {-code}" if code < 0 else f"exit code {code}" if code else ""
 
     def send(self, kind: str, value: Any) -> None:
-        """Tell it something, unless it is just ending."""
+        """Send it a message, unless it is just ending."""
         try:
             self._connection.send((kind, value))
         except OSError:
@@ -73,31 +73,31 @@ class Process:
             self._process.join()
             self.ended.set()
             return
-        self._hear(message)
+        self._on_message(message)
 
 
 def main(connection: Connection, task: Task) -> None:
-    """The worker's process from begin to end."""
+    """Entry point of a worker process."""
     economise()
     if task.run.pairs:
         for_tables()
-    # Ctrl-C reaches every process of a terminal; the first one tells the others what to do.
+    # Ctrl-C reaches every process of a terminal; the supervisor decides what the workers do.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         asyncio.run(_work(connection, task))
-    except Exception:  # noqa: BLE001 - whatever it is, the first process has to know that a shard may have caused it
+    except Exception:  # noqa: BLE001 - whatever it is, the supervisor has to know that a shard may have caused it
         tell(traceback.format_exc().rstrip())
         sys.exit(CRASHED)
 
 
 async def _work(connection: Connection, task: Task) -> None:
-    def say(*message: Any) -> None:
+    def send(*message: Any) -> None:
         try:
             connection.send(message)
         except OSError:
-            worker.stop.ask()  # the first process is gone
+            worker.stop.ask()  # the supervisor is gone
 
-    worker = Worker(task, say)
+    worker = Worker(task, send)
     _listen(connection, worker)
     try:
         await worker.work()
@@ -107,24 +107,24 @@ async def _work(connection: Connection, task: Task) -> None:
 
 
 def _listen(connection: Connection, worker: Worker) -> None:
-    """Follow the first process and the signals that are meant for this one."""
+    """Take messages of the supervisor, and the signals meant for this process."""
     loop = asyncio.get_running_loop()
 
-    def hear() -> None:
+    def receive() -> None:
         try:
             message = connection.recv()
         except (EOFError, OSError):
             loop.remove_reader(connection.fileno())
             worker.stop.ask()
             return
-        worker.hear(*message)
+        worker.receive(*message)
 
     def asked() -> None:
         if worker.stop():
             os._exit(75)
         worker.stop.ask()
 
-    loop.add_reader(connection.fileno(), hear)
+    loop.add_reader(connection.fileno(), receive)
     for number in (signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, asked)
 
@@ -138,31 +138,31 @@ _LEAVING_SECONDS = 5.0
 async def work(
     run: Run, shards: int, counters: Counters, stop: StopRequest, share: Share, launch: Launch = Process
 ) -> None:
-    """As `local.work`, by `share.workers` workers. Raises what it raises, and SynthError naming shards that kill."""
-    crew = _Crew(run, shards, counters, stop, launch)
-    stop.leave = crew.kill
+    """As `local.work`, by `share.workers` workers. Raises the same, and SynthError naming shards that crash them."""
+    supervisor = _Supervisor(run, shards, counters, stop, launch)
+    stop.leave = supervisor.kill
     try:
-        await crew.all(share)
+        await supervisor.all(share)
     finally:
-        await crew.end()
-    if crew.error is not None:
-        raise crew.error
-    if crew.given_up and not stop():
-        raise crew.lost()
+        await supervisor.end()
+    if supervisor.error is not None:
+        raise supervisor.error
+    if supervisor.given_up and not stop():
+        raise supervisor.lost()
     if not finished(run, shards):
         raise unfinished(stop)
 
 
 @dataclass(eq=False, slots=True)
 class _Worker:
-    """One worker, what it said last, and the shards that it is at."""
+    """One worker, its last counts, and the shards it works on."""
 
     share: Share
     at: set[int] = field(default_factory=set)
     counts: dict[str, Any] = field(default_factory=dict)
 
 
-class _Crew:
+class _Supervisor:
     """State of one `work` call."""
 
     def __init__(self, run: Run, shards: int, counters: Counters, stop: StopRequest, launch: Launch) -> None:
@@ -173,16 +173,16 @@ class _Crew:
         self._running: dict[_Worker, tuple[Launched, asyncio.Task[Any]]] = {}
         self._past: Counter[str] = Counter()
         self._deaths: Counter[int] = Counter()
-        self._suspects: deque[int] = deque()
+        self._quarantined: deque[int] = deque()
 
     async def all(self, share: Share) -> None:
-        """Work until all is done, nothing gets further, or a stop is asked for."""
+        """Work until all is done, a round changes nothing, or a stop is requested."""
         self._count()
         before: object = None
         shares = [replace(share, worker=number) for number in range(share.workers)]
         while before != (before := self._state()) and not self._over():
             await self._together(shares)
-            shares = [share]  # what is left needs all shards, or was left by one that died: one worker is enough
+            shares = [share]  # what is left needs all shards, or a dead worker left it: one worker is enough
             if finished(self._run, self._shards):
                 return
 
@@ -192,7 +192,7 @@ class _Crew:
             launched.kill()
 
     async def end(self) -> None:
-        """Wait for workers that were asked to stop, and end those that do not."""
+        """Wait for workers that were asked to stop, and kill those that do not."""
         ending = [task for _, task in self._running.values()]
         if ending:
             await asyncio.wait(ending, timeout=DRAIN_SECONDS + _LEAVING_SECONDS)
@@ -209,7 +209,7 @@ class _Crew:
         )
 
     async def _together(self, shares: Iterable[Share]) -> None:
-        """Run workers for these shares, and for suspects as places become free, until none is left."""
+        """Run workers for these shares, and for quarantined shards as places become free, until none is left."""
         for share in shares:
             self._start(share)
         stopping = asyncio.create_task(self._stop.event.wait())
@@ -219,19 +219,19 @@ class _Crew:
                 waiting.add(stopping)
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if self._over():
-                self._tell("stop", self._stop.interrupted)
+                self._send("stop", self._stop.interrupted)
                 break
             for each in [each for each, (_, task) in self._running.items() if task.done()]:
                 self._ended(each, self._running.pop(each)[0])
         stopping.cancel()
 
     def _start(self, share: Share) -> None:
-        avoid = frozenset() if share.only else frozenset({*self._suspects, *self.given_up})
+        avoid = frozenset() if share.only else frozenset({*self._quarantined, *self.given_up})
         started = _Worker(share)
-        launched = self._launch(Task(self._run, self._shards, share, avoid), partial(self._hear, started))
+        launched = self._launch(Task(self._run, self._shards, share, avoid), partial(self._received, started))
         self._running[started] = (launched, asyncio.create_task(launched.ended.wait()))
 
-    def _hear(self, sender: _Worker, message: tuple[Any, ...]) -> None:
+    def _received(self, sender: _Worker, message: tuple[Any, ...]) -> None:
         match message:
             case ("at", index, begun):
                 (sender.at.add if begun else sender.at.discard)(index)
@@ -244,7 +244,7 @@ class _Crew:
                 self.error = self.error or error
 
     def _ended(self, each: _Worker, launched: Launched) -> None:
-        """A worker is gone: find out how, and start another one in its place where that helps."""
+        """A worker has ended: find out how, and start another one in its place where that helps."""
         self._past.update({name: each.counts.get(name, 0) for name in COUNTED})
         if launched.death:
             self._counters.notice(f"worker {launched.name} died ({launched.death})")
@@ -253,18 +253,18 @@ class _Crew:
                 if self._deaths[index] >= MOST_DEATHS:
                     self.given_up.add(index)
                 else:
-                    self._suspects.append(index)
-            self._tell("avoid", frozenset(each.at))
+                    self._quarantined.append(index)
+            self._send("avoid", frozenset(each.at))
             self._deaths[_NO_SHARD] += not each.at
             if self._deaths[_NO_SHARD] >= MOST_DEATHS:
-                self.error = SynthError("processes die before they begin a shard.", "Look at the messages above.")
+                self.error = SynthError("workers die before they start a shard.", "Look at the messages above.")
                 return
-        if self._suspects:
-            self._start(replace(each.share, only=(self._suspects.popleft(),)))
+        if self._quarantined:
+            self._start(replace(each.share, only=(self._quarantined.popleft(),)))
         elif launched.death or each.share.only:
             self._start(replace(each.share, only=None))
 
-    def _tell(self, kind: str, value: Any) -> None:
+    def _send(self, kind: str, value: Any) -> None:
         for launched, _ in self._running.values():
             launched.send(kind, value)
 

@@ -1,4 +1,4 @@
-"""Vectors that scorers ask an encoder for: one a text, or none where the server refuses that text."""
+"""Vectors for scorers: of an encoder, or precomputed ones that the data bring."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def unit_vectors(
     if len(unusable):
         text = texts[int(unusable[0])]
         raise ServerRefused(
-            f"embed: the vector of {len(unusable)} of {len(texts)} texts ({role}) holds NaN, infinity or only zeros; "
+            f"embed: the vector of {len(unusable)} of {len(texts)} texts ({role}) has NaN, infinity or only zeros; "
             f"the first is {text[:60]!r}.",
             "Check the model's dtype on the server; such vectors have no cosine.",
         )
@@ -56,8 +56,8 @@ _BLOCK = 32
 def vectors(table: pa.Table, name: str) -> NDArray[np.floating]:
     """A column of vectors as an array (rows, width) of its own type; zero-copy where it is in one piece.
 
-    Raises JobError where there is no such column or it holds no vectors, InputError naming the first row whose vector
-    is missing or of another width than the first.
+    Raises JobError where the column is absent or has other values, InputError naming the first row whose vector is
+    missing or of another width than the first.
     """
     if name not in table.column_names:
         raise JobError(f"scores: cosine: there is no column {name!r}.", f"There are: {', '.join(table.column_names)}.")
@@ -65,7 +65,7 @@ def vectors(table: pa.Table, name: str) -> NDArray[np.floating]:
     fixed = pa.types.is_fixed_size_list(column.type)
     listed = fixed or pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
     if not listed or not (pa.types.is_floating(column.type.value_type) or pa.types.is_integer(column.type.value_type)):
-        raise JobError(f"scores: cosine: the column {name!r} is {column.type}, no list of numbers.")
+        raise JobError(f"scores: cosine: the column {name!r} has the type {column.type}; expected a list of numbers.")
     if column.null_count:
         raise _bad(table, pc.index(pc.is_null(column), True).as_py(), name, "is null")
     if not table.num_rows:
@@ -111,7 +111,7 @@ def cosines(table: pa.Table, query: str, passage: str) -> tuple[NDArray[np.float
     for squares, name in ((lengths, query), (norms, passage)):
         sound = np.isfinite(squares) & (squares > 0)
         if not sound.all():
-            raise _bad(table, int(np.argmin(sound)), name, "holds NaN, infinity or only zeros")
+            raise _bad(table, int(np.argmin(sound)), name, "has NaN, infinity or only zeros")
     np.sqrt(lengths, out=lengths)
     np.sqrt(norms, out=norms)
     own /= lengths * norms
@@ -131,4 +131,4 @@ def _bad(table: pa.Table, row: int, name: str, what: str) -> InputError:
     place = f"pairs: row {row + 1}"
     if "source_row" in table.column_names:  # a shard starts anywhere in the data
         place = f"{table['source'][row].as_py()}: row {table['source_row'][row].as_py() + 1}"
-    return InputError(f"{place}{ident}: field {name}: {what}.", "Mend the vectors, or leave the row out.")
+    return InputError(f"{place}{ident}: field {name}: {what}.", "Fix the vectors, or leave the row out.")

@@ -29,7 +29,7 @@ __all__ = ["Contamination"]
 _SHINGLE = 3
 
 
-class Overlap(NamedTuple):
+class NgramOverlap(NamedTuple):
     """`hit`: an n-gram in common, or as near as the threshold; `share` in 0..1; `by` is `file:row`, None for none."""
 
     hit: bool
@@ -37,7 +37,7 @@ class Overlap(NamedTuple):
     by: str | None
 
 
-class Protected:
+class Holdout:
     """(`file:row`, text) rows, found again by n-grams of `ngram` tokens and by Jaccard over triples of tokens."""
 
     def __init__(self, rows: Iterable[tuple[str, str]], ngram: int, threshold: float) -> None:
@@ -58,7 +58,7 @@ class Protected:
             for triple in triples.tolist():
                 self._shingles.setdefault(triple, []).append(number)
 
-    def overlap(self, text: str) -> Overlap:
+    def overlap(self, text: str) -> NgramOverlap:
         """Share of the text's n-grams that are theirs, or its similarity to the nearest of them, whichever is more."""
         grams = windows(text, self._ngram).tolist() if len(tokens(text)) >= self._ngram else []
         found = [gram for gram in grams if gram in self._grams]
@@ -70,7 +70,7 @@ class Protected:
             culprit = nearest
         hit = bool(found) or similarity >= self._threshold
         place = self._places[culprit] if culprit is not None and hit else None
-        return Overlap(hit, max(share, similarity), place)
+        return NgramOverlap(hit, max(share, similarity), place)
 
     def _nearest(self, text: str) -> tuple[float, int | None]:
         own = shingles(text, _SHINGLE)
@@ -208,13 +208,13 @@ class Contamination(Scorer):
 
     async def score(self, batch: PairBatch, services: Services) -> pa.Table:  # noqa: ARG002 - needs no service
         """Look each text up. Raises InputError for a file that cannot be read to its end."""
-        protected = _protected(tuple(described(self.files)), self.column, self.ngram, self.jaccard)
+        holdout = _holdout(tuple(described(self.files)), self.column, self.ngram, self.jaccard)
         texts = batch.texts(self.of)
-        found = {text: protected.overlap(text) for text in dict.fromkeys(texts)}
+        found = {text: holdout.overlap(text) for text in dict.fromkeys(texts)}
         overlaps = [found[text] for text in texts]
         return self.table([o.hit for o in overlaps], [o.share for o in overlaps], [o.by for o in overlaps])
 
 
 @lru_cache(maxsize=4)
-def _protected(files: tuple[InputFile, ...], column: str | None, ngram: int, jaccard: float) -> Protected:
-    return Protected((row for file in files for row in rows(file, column)), ngram, jaccard)
+def _holdout(files: tuple[InputFile, ...], column: str | None, ngram: int, jaccard: float) -> Holdout:
+    return Holdout((row for file in files for row in rows(file, column)), ngram, jaccard)

@@ -28,8 +28,8 @@ class Cosine(Scorer):
     """Cosine of query and passage vectors, and whether the encoder saw only a part of the passage.
 
     `cosine_shuffled` is the same query's cosine with another passage of its shard, half the shard away: what a pair
-    would score by chance, null where a shard has a single passage. A threshold is worth as much as it tells the two
-    apart.
+    would score by chance, null where a shard has a single passage. A useful threshold
+    separates the two.
 
     The vectors are float32 as the model gives them, the product and its norms float64: a stored score then does not
     depend on the order of summation, and compares with a threshold such as 0.7 as it is written.
@@ -43,9 +43,9 @@ class Cosine(Scorer):
     )
 
     query_vector: str | None = None
-    """Column of the queries' vectors, where the data bring them: then no text is embedded."""
+    """Column of precomputed query vectors; then no text is embedded."""
     passage_vector: str | None = None
-    """Column of the passages' vectors."""
+    """Column of precomputed passage vectors."""
 
     @model_validator(mode="after")
     def _both(self) -> Self:
@@ -55,12 +55,12 @@ class Cosine(Scorer):
 
     @property
     def brings(self) -> frozenset[str]:
-        """The encoder, where the data have the vectors."""
+        """The encoder, where the data bring the vectors."""
         return frozenset() if self.query_vector is None else frozenset({"encoder"})
 
     @property
     def reads(self) -> tuple[str, ...] | None:
-        """With vectors in the data, those and what tells the same passage; else all."""
+        """With vectors in the data, those and the passage; else all."""
         if self.query_vector is None or self.passage_vector is None:
             return None
         return "passage", self.query_vector, self.passage_vector
@@ -72,7 +72,7 @@ class Cosine(Scorer):
         InputError for vectors of the data of which none can be.
         """
         if self.query_vector is not None and self.passage_vector is not None:
-            return self._of_ready(batch.pairs, self.query_vector, self.passage_vector)
+            return self._of_precomputed(batch.pairs, self.query_vector, self.passage_vector)
         if services.encoder is None:
             raise JobError("scores: cosine: needs an encoder.", "Add `embed:` to the job.")
         queries, passages = batch.texts("query"), batch.texts("passage")
@@ -101,7 +101,7 @@ class Cosine(Scorer):
             _known(shuffled, unasked | no_document[other] | (count == 1)),
         )
 
-    def _of_ready(self, pairs: pa.Table, query: str, passage: str) -> pa.Table:
+    def _of_precomputed(self, pairs: pa.Table, query: str, passage: str) -> pa.Table:
         own, shuffled = cosines(pairs, query, passage)
         texts = pairs["passage"].combine_chunks()
         half = len(texts) // 2
@@ -136,7 +136,7 @@ async def _encode(
     if len(unusable):
         text = texts[int(unusable[0])]
         raise ServerRefused(
-            f"embed: the vector of {len(unusable)} of {len(texts)} texts ({role}) holds NaN, infinity or only zeros; "
+            f"embed: the vector of {len(unusable)} of {len(texts)} texts ({role}) has NaN, infinity or only zeros; "
             f"the first is {text[:60]!r}.",
             "Check the model's dtype on the server; such vectors have no cosine.",
         )

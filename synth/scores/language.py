@@ -15,7 +15,7 @@ __all__ = ["LanguageCheck"]
 class LanguageCheck(Scorer):
     """The query's language as detected, and whether it is the one asked for.
 
-    `language_ok` is null where it cannot be told: no language asked, a few letters, names only, close relatives.
+    `language_ok` is null where it is undecidable: no language asked, a few letters, names only, close relatives.
     """
 
     outputs = (

@@ -15,7 +15,7 @@ from synth.stage import Services
 __all__ = ["Length"]
 
 _ANY_SPACED = "en"
-"""Counts words between spaces, which is right wherever nothing else can be told."""
+"""Counts words between spaces, where the language is unknown."""
 
 
 class Length(Scorer):

@@ -1,4 +1,4 @@
-"""Which queries, and which passages, say nearly the same."""
+"""Clusters of near-duplicate queries and of near-duplicate passages."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class ShingleSets:
 def join_duplicates(
     sets: ShingleSets, digests: NDArray[np.uint64], bands: Iterator[NDArray[np.uint64]], threshold: float
 ) -> Forest:
-    """Join every two items whose Jaccard similarity reaches `threshold`, and all that hangs together by such.
+    """Join every two items whose Jaccard similarity reaches `threshold`, and with them whole connected components.
 
     `digests` names each item's set, `bands` yields one key an item, band after band. Equal sets are joined first, so
     that a text that occurs a hundred thousand times is compared once.
@@ -131,10 +131,11 @@ class NearDuplicate(Scorer):
     """Clusters of near-duplicate queries and of near-duplicate passages over all shards of the pass.
 
     Two texts are near-duplicates when their sets of word triples overlap by `threshold` or more (Jaccard); where a
-    script has no spaces between words, triples of characters count. Clusters are what hangs together by such pairs.
-    A cluster's id is the ordinal of its first pair in the pass, counted from 0, so it does not depend on the order of
-    work, and a pair that resembles no other is its own cluster. MinHash finds the candidates (a pair at the threshold
-    is missed once in a million), the exact overlap decides. The index takes about 1 kB a query and 2 to 4 kB a passage.
+    script has no spaces between words, triples of characters count. Clusters are the connected components of these
+    pairs. A cluster's id is the ordinal of its first pair in the pass, counted from 0, so it does not depend on the
+    order of work, and a pair that resembles no other is its own cluster. MinHash finds the candidates (a pair at the
+    threshold is missed once in a million), the exact overlap decides. The index takes about 1 kB a query and 2 to 4 kB
+    a passage.
 
     The rule `unique: {by: query_cluster, best: cosine}` keeps one of each.
     """

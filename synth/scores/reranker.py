@@ -1,4 +1,4 @@
-"""How probably a passage answers its query, in the eyes of a model that reads both together."""
+"""Cross-encoder relevance probability of a passage for its query."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class RerankerScore(Scorer):
         return self.needs
 
     def open(self, client: ClientSettings, instruction: str) -> Mapping[str, Reranker]:
-        """The reranker, told its own instruction or else the task's."""
+        """The reranker with its own instruction, or else the task's."""
         opener: Any = self.model
         return {"reranker": opener.open(client, self.instruction or instruction)}
 

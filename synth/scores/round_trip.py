@@ -77,7 +77,7 @@ class RoundTrip(Scorer):
         index.finish({"passages": len(seen), "width": width, "shards": shards})
 
     async def score(self, batch: PairBatch, services: Services) -> pa.Table:
-        """Search the index with every query of the batch. Raises OutputError for an index that lacks a passage."""
+        """Search the index with every query of the batch. Raises OutputError where a passage is not in the index."""
         if batch.index is None:
             raise SynthError("round_trip: scored before its index was built.")
         if not batch.pairs.num_rows:

@@ -17,14 +17,14 @@ from synth.stage import Services
 
 __all__ = ["SelfContained"]
 
-_FILE = Path(__file__).with_name("_pointing.yaml")
+_FILE = Path(__file__).with_name("_deictic.yaml")
 _END = r"(?:$|[?.!,;:)\]\"”»'、。，！？；：؟،؛।])"
 _NEVER = "(?!)"
 
 Expressions = Sequence[str]
 
 
-class Pointing(BaseModel):
+class Deictic(BaseModel):
     """Regular expressions of one language, over casefolded text with single spaces."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,13 +40,13 @@ class Pointing(BaseModel):
 
 
 @cache
-def pointing() -> re.Pattern[str]:
+def deictic() -> re.Pattern[str]:
     """Finds an expression of any language in a casefolded text."""
-    languages = TypeAdapter(dict[str, Pointing]).validate_python(yaml.safe_load(_FILE.read_text(encoding="utf-8")))
+    languages = TypeAdapter(dict[str, Deictic]).validate_python(yaml.safe_load(_FILE.read_text(encoding="utf-8")))
     return re.compile("|".join(map(_expression, languages.values())))
 
 
-def _expression(each: Pointing) -> str:
+def _expression(each: Deictic) -> str:
     left, right, gap = (r"(?<!\w)", r"(?!\w)", " ?") if each.spaced else ("", "", "")
     says = f"{gap}{_any(each.verbs)}"
     forms = list(each.plain)
@@ -65,10 +65,10 @@ def _any(expressions: Expressions) -> str:
 
 
 class SelfContained(Scorer):
-    """False where a query points at a text that only its writer sees: "the passage", "this article", "上文", "im Text".
+    """False where a query refers to a text that only its writer sees: "the passage", "this article", "上文", "im Text".
 
     Expressions of some thirty languages are known, whatever language the query is in. A text as the subject ("this
-    article of the constitution", "center text in a table") is no pointer. Other languages count as self-contained.
+    article of the constitution", "center text in a table") does not count. Other languages count as self-contained.
     """
 
     stem: ClassVar[str | None] = "self_contained"
@@ -76,5 +76,5 @@ class SelfContained(Scorer):
 
     async def score(self, batch: PairBatch, services: Services) -> pa.Table:  # noqa: ARG002 - needs no service
         """Look for such expressions in each query, casefolded and with single spaces."""
-        found = pointing()
+        found = deictic()
         return self.table([found.search(" ".join(query.split()).casefold()) is None for query in batch.texts("query")])

@@ -2,7 +2,7 @@
 
 `OutputFolder` → `StepFolder` → shards. Below them, one idea a module: `shard` (table and record ↔ the same bytes),
 `journal` (finished model calls of an open shard), `tree` (names that stay inside the folder), `disk` (write aside,
-sync, link, sync), `rename` (two renames that Python lacks).
+sync, link, sync).
 """
 
 from synth.shards.folder import OutputFolder

@@ -1,7 +1,7 @@
 """File operations that survive kill -9 and power loss: a name is whole and on the disk, or it is not there at all.
 
 One system call a line, and no other module of this package creates, links or removes a name except through here. An
-OSError leaves as SystemFault (exit 7) that says what to mend, a symbolic link in our way as OutputError (exit 4).
+OSError leaves as SystemFault (exit 7) with a remedy, a symbolic link in our way as OutputError (exit 4).
 """
 
 # ruff: noqa: PTH102, PTH104, PTH105, PTH108 - the order of the system calls is the subject of this module; pathlib would hide it
@@ -98,7 +98,7 @@ def make_folder(path: Path) -> None:
             os.mkdir(path)
         if not is_folder(path):
             raise foreign(path)
-        # Also when it was there: whoever made it may not have come as far as this.
+        # Also when it was there: its maker may have died before the sync.
         sync_folder(path.parent)
 
 
@@ -212,7 +212,7 @@ def open_to_read(path: Path) -> int:
     """A descriptor of a regular file. Raises OutputError when it is gone or something else, SystemFault."""
     with disk_errors(path):
         try:
-            # O_NONBLOCK: a FIFO under the name must not hang us before fstat can tell.
+            # O_NONBLOCK: a FIFO under the name must not block us before fstat.
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError as exc:
             raise OutputError(f"{path}: does not exist.", "Run the job again, then this command.") from exc
@@ -243,7 +243,7 @@ def remove(path: Path) -> None:
 
 
 def exists(path: Path) -> bool:
-    """Whether the name exists, as anything. Raises SystemFault when that cannot be told."""
+    """Whether the name exists, as anything. Raises SystemFault when that is unknown."""
     with disk_errors(path):
         try:
             os.lstat(path)
@@ -310,7 +310,7 @@ def _forget(copy: Path) -> None:
 
 
 def _file_system(folder: Path) -> str:
-    """Type and mount point, for instance `exfat on /media/stick`; `unknown` where the system does not tell."""
+    """Type and mount point, for instance `exfat on /media/stick`; `unknown` where the system does not report it."""
     best = ("", "unknown")
     with suppress(OSError):
         for line in Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace").splitlines():

@@ -1,4 +1,4 @@
-"""The output folder of a run: opening it safely, its steps, and the small files beside them."""
+"""The output folder of a run: opening it safely, its steps, and its small files."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class OutputFolder:
             real = path.expanduser().resolve()
         missing = not disk.exists(real)
         if missing and not write:
-            raise JobError(f"{path}: there is no such output folder.")
+            raise JobError(f"{path}: this output folder does not exist.")
         listed = {entry.name for entry in disk.entries(real)}
         if _MARK not in listed and (strange := sorted(listed - _BEFORE_MARK)):
             raise OutputError(
-                f"{path}: is not an output folder of synth: it has no {_MARK}, but {strange[0]!r}.",
+                f"{path}: is not an output folder of synth: {_MARK} is missing, {strange[0]!r} is there.",
                 "Choose an empty or a new folder with -o.",
             )
         if write:

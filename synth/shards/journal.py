@@ -76,7 +76,7 @@ class Journal:
             self.close()
 
     def close(self) -> None:
-        """Give the shard back and keep the records for whoever takes it next."""
+        """Release the shard and keep the records for the next process that claims it."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             with disk_errors(self.path):
@@ -163,7 +163,7 @@ def _record(line: bytes) -> tuple[str, dict[str, Any]] | None:
 
 @contextmanager
 def turn(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """Hold the file's lock, which must exist, and wait for it where another process has it (`waiting` is called first).
+    """Take the lock of a file, which must exist; call `waiting` and wait where another process has it.
 
     It only saves double work: where there are no locks, or none on a file opened to be read, nobody waits.
     """
@@ -181,7 +181,7 @@ def turn(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
 
 
 def locked(path: Path) -> bool | None:
-    """Whether a process of this machine holds a lock on a file; None where the system does not tell.
+    """Whether a process of this machine holds a lock on a file; None where the system does not report it.
 
     Asked of the kernel's list: to try the lock would for a moment take it from a worker.
     """

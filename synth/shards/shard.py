@@ -25,7 +25,7 @@ _ZSTD_LEVEL = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """What a step says about a shard that it made: what it was made from and the rows that went in and came out.
+    """What a step records about a shard that it made: its inputs, and the rows that went in and came out.
 
     `identity` is the job's sha256, `input` the checksum of the shard it was made from (empty for the first step),
     `first` the position of its first passage. What counts as a row in or out is the step's: items after step 0.
@@ -94,7 +94,7 @@ class ShardMeta(Origin):
             )
         except (KeyError, ValueError) as exc:
             raise OutputError(
-                f"{path}: is not a shard of synth (its Parquet metadata lack or garble {exc}).", "Remove it."
+                f"{path}: is not a shard of synth (missing or unreadable in its Parquet metadata: {exc}).", "Remove it."
             ) from exc
 
 
@@ -146,7 +146,7 @@ def decode(content: bytes, path: Path) -> pa.Table:
     """The table in the bytes of file `path`, pages checked. Raises OutputError naming the file when damaged."""
     try:
         # In this thread: one of Arrow's may let go of `content` only when Python has ended, which aborts the process.
-        # `pq.read_table` starts one even where it is told not to.
+        # `pq.read_table` starts one even with `use_threads=False`.
         return pq.ParquetFile(pa.BufferReader(content), pre_buffer=False, page_checksum_verification=True).read(
             use_threads=False
         )
@@ -158,5 +158,5 @@ def damaged(path: Path, why: object) -> OutputError:
     """The error for a shard that is not what was committed."""
     return OutputError(
         f"{path}: is damaged ({str(why).splitlines()[0] if str(why) else why!r}).",
-        "Check that disk, remove the file and run the job again: only this shard is made anew.",
+        "Check that disk, remove the file and run the job again: only this shard is made again.",
     )

@@ -45,7 +45,7 @@ class View:
 
     @property
     def fingerprint(self) -> str:
-        """Tells one set of rules over one set of scores from another."""
+        """Identifies these rules over these scores."""
         what: dict[str, Any] = {"rules": self.rules.canonical(), "scores": list(self.scores)}
         if self.rules.unique:
             what["shards"] = list(self.competing)
@@ -62,7 +62,7 @@ class View:
         return first is None or shards.meta(first).identity == self.fingerprint
 
     def write_record(self, folder: OutputFolder) -> None:
-        """Write down what the fingerprint stands for, unless that is done. Raises SystemFault, OutputError."""
+        """Record what the fingerprint means, unless that is done. Raises SystemFault, OutputError."""
         path = _record_path(self.fingerprint)
         if (folder.path / path).exists():
             return
@@ -105,7 +105,9 @@ def record_of(folder: OutputFolder, name: str) -> Record | None:
     except (OSError, ValueError, KeyError, TypeError) as exc:
         raise OutputError(f"{path}: is damaged ({exc}).", "Remove it, then run `synth keep` with the rules.") from exc
     if problems:
-        raise OutputError(f"{path}: holds rules that this synth cannot read ({problems[0].message}).", "Upgrade synth.")
+        raise OutputError(
+            f"{path}: has rules that this version of synth cannot read ({problems[0].message}).", "Upgrade synth."
+        )
     return record
 
 
@@ -134,7 +136,7 @@ def stored_scores(folder: OutputFolder, needed: Collection[str]) -> tuple[str, .
         for column in sorted(fresh & maker.keys()):
             raise JobError(
                 f"{folder.path}: both {maker[column]} and {name} hold the column {column}.",
-                "Run the job with the scorer that shall count, then this command; or remove the other folder.",
+                "Run the job with the scorer that you want, then this command; or remove the other folder.",
             )
         maker |= dict.fromkeys(fresh, name)
         chosen.append(name)
@@ -228,24 +230,24 @@ def built_aside(folder: OutputFolder, view: View) -> View:
 def under_the_rules_of_kept(job: Job, folder: OutputFolder) -> Job:
     """The job under the rules that `kept/` holds, which `synth keep` or an edited job may have put there since.
 
-    As it is where `kept/` is empty. Raises JobError when `kept/` reads the scores of a scorer that this job lacks:
+    As it is where `kept/` is empty. Raises JobError when `kept/` reads the scores of a scorer that is not in this job:
     going on without it would bring back the job's own rules.
     """
     record = record_of(folder, DEFAULT)
     if record is None:
         return job
     mine = {scorer.name for scorer in job.scores}
-    lacking = {name.removeprefix("scores/").rpartition("-")[0] for name in record.scores} - mine
-    if lacking:
+    absent = {name.removeprefix("scores/").rpartition("-")[0] for name in record.scores} - mine
+    if absent:
         raise JobError(
-            f"{folder.path}: {DEFAULT}/ reads scores that its job.json does not make: {', '.join(sorted(lacking))}.",
+            f"{folder.path}: {DEFAULT}/ reads scores that its job.json does not make: {', '.join(sorted(absent))}.",
             "Go on with the job file that names this scorer, or with rules of your own: -s keep.cosine.above=0.7",
         )
     return replace(job, rules=record.rules)
 
 
 def remember(run: Run) -> None:
-    """Write down the run's scorers and rules, unless whoever goes on with the folder alone would come to the same."""
+    """Record the run's scorers and rules, unless the folder alone already implies them."""
     used, record = history.read_rules(run.folder), record_of(run.folder, DEFAULT)
     now, known = history.of(run.job), used or history.of(runs.recorded_job(run.folder))
     if used is None or used["keep"] is None:
@@ -394,7 +396,7 @@ def carry_out(folder: OutputFolder, view: View, shards: Sequence[int], workers: 
 
 
 def clear_views(folder: OutputFolder, index: int) -> None:
-    """Before shard `index` is generated: views that hold it were made from one that somebody has removed since."""
+    """Before shard `index` is generated, remove it from views: they were made from a file that is gone."""
     if folder.step("generated").file(index).exists():
         return
     for name in (DEFAULT, *names(folder)):

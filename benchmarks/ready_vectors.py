@@ -96,7 +96,8 @@ def ours(folder: Path, shard_size: int, results: multiprocessing.Queue[Measured]
 
     async def one(index: int) -> None:
         async with room:
-            await score.score(run, step, index, Services())
+            shard = await asyncio.to_thread(score.open_shard, run, index, [step], whole=False)
+            await score.score(run, step, shard, Services())
 
     async def rest() -> None:
         await asyncio.gather(*map(one, shards[1:]))

@@ -29,7 +29,7 @@ def catalogue(kind):
     return next(source for path, source in SOURCES.items() if Path(path).name == f"test_catalogue_{kind}.py")
 
 
-PROMISES = {cells[0]: cells[2] for cells in rows(section("Promises")) if cells[0]}
+PROMISES = {cells[0]: cells[2] for cells in rows(section("How each guarantee is tested")) if cells[0].startswith("P")}
 
 
 def test_there_are_fifteen_promises():
@@ -43,7 +43,7 @@ def test_every_promise_names_what_tests_it(promise):
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"[\w/]+\.py\b", PAGE))))
 def test_every_file_of_tests_that_it_names_is_there(name):
-    assert name in SOURCES or f"faults/{name}" in SOURCES
+    assert any(path == name or path.endswith(f"/{name}") for path in SOURCES)
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"test_\w+(?![\w*.])", PAGE)) - {"test_catalogue_"}))
@@ -57,7 +57,8 @@ def test_a_test_stands_in_the_file_that_the_page_says():
     assert named
     for file, first, more in named:
         for name in [first, *re.findall(r"test_\w+", more)]:
-            assert f"def {name}(" in SOURCES[file], f"{file}::{name}"
+            sources = [text for path, text in SOURCES.items() if path == file or path.endswith(f"/{file}")]
+            assert any(f"def {name}(" in text for text in sources), f"{file}::{name}"
 
 
 def test_as_many_kinds_of_damage_are_tried_as_it_says():

@@ -1,4 +1,4 @@
-"""Answers of models, remembered until the shard is done: asked once, whatever crashes."""
+"""Many texts or pairs through a model: concurrency, halving of rejected batches, and a cache of answers."""
 
 from __future__ import annotations
 
@@ -12,15 +12,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synth.errors import RequestRejected, SynthError
-from synth.stage import Encoded, Encoder
+from synth.stage import Encoded, Encoder, Reranker
 
-Answer = TypeVar("Answer")
+T = TypeVar("T")
+Pairs = Sequence[tuple[str, str]]
+"""Queries, each with a document."""
+Ask = Callable[[Pairs], Awaitable[list[float]]]
+Refused = dict[int, RequestRejected]
+"""Why a text has no vector, by the number of the text."""
 
 
-class Memory(Protocol):
-    """Answers that cost a model call, kept until the shard is done, so that a crash costs none twice.
+async def gathered(tasks: Iterable[Awaitable[T]]) -> list[T]:
+    """All results in order; the first SynthError cancels the other tasks and is raised."""
 
-    `synth.shards.Journal` is one. A record stays what it was; keys are of the asker's own making.
+    async def one(task: Awaitable[T]) -> T:
+        return await task
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            running = [group.create_task(one(task)) for task in tasks]
+    except* SynthError as failures:
+        first: BaseException = failures
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        raise first from None
+    return [task.result() for task in running]
+
+
+class AnswerCache(Protocol):
+    """Answers of models, kept until the shard is done, so that a crash does not cost them twice.
+
+    `synth.shards.Journal` is one. Values never change; see `key_of` for the keys.
     """
 
     def get(self, key: str) -> dict[str, Any] | None: ...
@@ -29,40 +51,17 @@ class Memory(Protocol):
 
 
 def key_of(kind: str, *texts: str) -> str:
-    """Names a question by its kind and everything that was asked."""
+    """The key of a question: its kind, and a hash of all texts it consists of."""
     digest = sha256(b"\0".join(text.encode("utf-8", "surrogatepass") for text in texts))
     return f"{kind}/{digest.hexdigest()[:32]}"
-
-
-async def gathered(tasks: Iterable[Awaitable[Answer]]) -> list[Answer]:
-    """All results in order; the first SynthError ends the others and is raised."""
-
-    async def one(task: Awaitable[Answer]) -> Answer:
-        return await task
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            running = [group.create_task(one(task)) for task in tasks]
-    except* SynthError as failures:
-        raise _first(failures) from None
-    return [task.result() for task in running]
-
-
-def _first(failures: BaseExceptionGroup[SynthError]) -> SynthError:
-    first = failures.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first
-
-
-Refused = dict[int, RequestRejected]
-"""By number of the text: why it has no vector."""
 
 
 async def encode_all(
     encoder: Encoder, texts: Sequence[str], role: Literal["query", "document"]
 ) -> tuple[Encoded, Refused]:
-    """Vectors of all texts, and which were refused; the rows of those are zero.
+    """Vectors of all texts, and which texts were refused; their rows are zero.
 
-    As long as nothing is refused this is one call. Else halves are tried until the texts are found.
+    One call, unless something is refused: then halves are tried until the texts are found.
     """
     try:
         return await encoder.encode(texts, role), {}
@@ -70,53 +69,62 @@ async def encode_all(
         if len(texts) == 1:
             return Encoded(np.zeros((1, 0), np.float32), np.zeros(1, np.bool_)), {0: exc}
     middle = len(texts) // 2
-    left, refused = await encode_all(encoder, texts[:middle], role)
-    right, others = await encode_all(encoder, texts[middle:], role)
-    width = max(left.vectors.shape[1], right.vectors.shape[1])
-    vectors = np.concatenate([_widened(left.vectors, width), _widened(right.vectors, width)])
-    found = Encoded(vectors, np.concatenate([left.truncated, right.truncated]))
-    return found, refused | {middle + n: exc for n, exc in others.items()}
+    halves = [await encode_all(encoder, half, role) for half in (texts[:middle], texts[middle:])]
+    width = max(found.vectors.shape[1] for found, _ in halves)
+    vectors = [
+        found.vectors if found.vectors.shape[1] else np.zeros((len(found.vectors), width), np.float32)
+        for found, _ in halves
+    ]
+    encoded = Encoded(np.concatenate(vectors), np.concatenate([found.truncated for found, _ in halves]))
+    (_, refused), (_, later) = halves
+    return encoded, refused | {middle + n: exc for n, exc in later.items()}
 
 
-def _widened(
-    vectors: np.ndarray[tuple[int, int], np.dtype[np.float32]], width: int
-) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-    """Vectors as they are; rows of width 0, all refused, as zeros of that width."""
-    return vectors if vectors.shape[1] == width else np.zeros((len(vectors), width), np.float32)
+async def rerank_all(
+    reranker: Reranker, pairs: Pairs, cache: AnswerCache | None, kind: str
+) -> dict[tuple[str, str], float | None]:
+    """The score of each distinct pair, None for a refused one.
+
+    The batches are always the same, so that those in the cache are found again when a shard is resumed.
+    """
+
+    async def batch(some: Pairs) -> list[float | None]:
+        key = key_of(kind, *(text for pair in some for text in pair))
+        known = cache.get(key) if cache is not None else None
+        if known is not None:
+            return list(known["scores"])
+        scores = [None if math.isnan(value) else value for value in (await reranker.score(some)).tolist()]
+        if cache is not None:
+            cache.append(key, {"scores": scores})
+        return scores
+
+    distinct = list(dict.fromkeys(pairs))
+    size = reranker.batch_size
+    found = await gathered(batch(distinct[start : start + size]) for start in range(0, len(distinct), size))
+    return dict(zip(distinct, (score for scores in found for score in scores), strict=True))
 
 
-Pairs = Sequence[tuple[str, str]]
-Ask = Callable[[Pairs], Awaitable[list[float]]]
+class PairBatches:
+    """Calls `ask` with up to `size` pairs, and up to `slots` times at once over all callers.
 
-
-class Batches:
-    """Calls `ask` with at most `size` pairs, `slots` times at once over all callers.
-
-    A batch that is refused is halved until the one pair is found that the server will not take: it scores NaN, and
-    `notify` hears of the first.
+    A rejected batch is halved until the one pair is found that the server does not accept: its score is NaN, and
+    `notify` gets the first such rejection.
     """
 
     def __init__(self, ask: Ask, size: int, slots: int, notify: Callable[[str], None]) -> None:
         self._ask = ask
         self._size = size
-        self._slots = slots
-        self._room: asyncio.Semaphore | None = None
+        self._room = asyncio.Semaphore(slots)
         self._notify = notify
-        self._refused = False
+        self._notified = False
 
     async def score(self, pairs: Pairs) -> NDArray[np.float64]:
-        """One value a pair, NaN where it is refused: float64 (n,)."""
-        batches = [pairs[start : start + self._size] for start in range(0, len(pairs), self._size)]
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._one(batch)) for batch in batches]
-        except* SynthError as failures:
-            raise _first_of_batch(failures) from None
-        return np.array([value for task in tasks for value in task.result()], np.float64)
+        """One value for each pair, NaN for a rejected one: float64 (n,)."""
+        starts = range(0, len(pairs), self._size)
+        found = await gathered(self._one(pairs[start : start + self._size]) for start in starts)
+        return np.array([value for values in found for value in values], np.float64)
 
     async def _one(self, pairs: Pairs) -> list[float]:
-        if self._room is None:
-            self._room = asyncio.Semaphore(self._slots)
         async with self._room:
             return await self._halved(pairs)
 
@@ -127,12 +135,7 @@ class Batches:
             if len(pairs) > 1:
                 middle = len(pairs) // 2
                 return await self._halved(pairs[:middle]) + await self._halved(pairs[middle:])
-            if not self._refused:
-                self._refused = True
-                self._notify(f"reranker: a pair gets no score ({rejection}); further ones are not announced")
+            if not self._notified:
+                self._notified = True
+                self._notify(f"reranker: a pair gets no score ({rejection}); later ones are not reported")
             return [math.nan]
-
-
-def _first_of_batch(failures: BaseExceptionGroup[SynthError]) -> SynthError:
-    first = failures.exceptions[0]
-    return _first_of_batch(first) if isinstance(first, BaseExceptionGroup) else first

@@ -1,7 +1,7 @@
 """Bad servers, each through a whole run on real time: every row of the catalogue with its stated result.
 
-The numbers are those of docs/reliability.md. What takes minutes is tried on a clock of its own in test_outages.py and
-test_vllm_server.py; `ELSEWHERE` says where.
+The numbers are those of docs/reliability.md. What takes minutes is tried on a clock of its own in other files;
+`ELSEWHERE` says where.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ pytestmark = pytest.mark.faults
 
 PASSAGES = 6
 ELSEWHERE = {
-    "V1 in mid-run": ("test_vllm_server.py", "test_a_key_that_fails_in_the_middle_is_tried_three_times"),
+    "V1 in mid-run": ("llm/test_vllm_server.py", "test_a_key_that_fails_in_the_middle_is_tried_three_times"),
     "V4 in mid-run": (
-        "test_vllm_server.py",
+        "llm/test_vllm_server.py",
         "test_bad_requests_from_the_start_are_the_jobs_fault_later_ones_the_items",
     ),
-    "V7": ("test_outages.py", "test_what_time_cures_is_asked_again"),
-    "V8": ("test_outages.py", "test_an_outage_that_lasts_ends_the_run_with_75"),
-    "V10": ("test_outages.py", "test_a_model_that_is_still_loading_is_waited_for"),
-    "V12": ("test_outages.py", "test_a_hang_and_a_slow_drip_end_at_the_total_deadline"),
-    "V17": ("test_vllm_server.py", "test_an_unknown_certificate_is_refused_and_ca_file_cures_it"),
-    "V19": ("test_vllm_server.py", "test_proxies_are_used_only_with_trust_env_and_never_for_this_machine"),
-    "V20": ("test_vllm_server.py", "test_another_checkpoint_after_a_restart_is_refused"),
-    "V21": ("test_outages.py", "test_requests_of_a_passage_meet_one_server_and_a_dead_one_hands_over"),
-    "V22": ("test_embedders.py", "test_another_width_in_the_middle_is_refused"),
+    "V7": ("servers/test_outages.py", "test_what_time_cures_is_asked_again"),
+    "V8": ("servers/test_outages.py", "test_an_outage_that_lasts_ends_the_run_with_75"),
+    "V10": ("servers/test_outages.py", "test_a_model_that_is_still_loading_is_waited_for"),
+    "V12": ("servers/test_outages.py", "test_a_hang_and_a_slow_drip_end_at_the_total_deadline"),
+    "V17": ("llm/test_vllm_server.py", "test_an_unknown_certificate_is_refused_and_ca_file_cures_it"),
+    "V19": ("llm/test_vllm_server.py", "test_proxies_are_used_only_with_trust_env_and_never_for_this_machine"),
+    "V20": ("llm/test_vllm_server.py", "test_another_checkpoint_after_a_restart_is_refused"),
+    "V21": ("servers/test_outages.py", "test_requests_of_a_passage_meet_one_server_and_a_dead_one_hands_over"),
+    "V22": ("embed/test_embedders.py", "test_another_width_in_the_middle_is_refused"),
     "V26": ("test_scorers_more.py", "test_a_missing_token_counts_only_where_it_cannot_matter"),
 }
 

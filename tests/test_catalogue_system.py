@@ -38,7 +38,7 @@ ELSEWHERE = {
     "Y13": ("test_workers.py", "test_a_dead_workers_shards_are_taken_up_again"),
     "Y13 thrice": ("test_workers.py", "test_a_shard_that_kills_is_given_up_and_the_rest_is_finished"),
     "Y17": ("faults/test_memory.py", "test_a_hundred_thousand_rows_pass_in_512_mb"),
-    "Y9": ("test_servers.py", "test_retry_after_in_all_its_forms"),
+    "Y9": ("servers/test_servers.py", "test_retry_after_in_all_its_forms"),
 }
 
 

@@ -30,9 +30,9 @@ _MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9
 
 
 class SentenceTransformersEmbedder(EmbedOptions):
-    """A sentence-transformers model on this machine; good for trying things out and for machines without a server.
+    """A sentence-transformers model on this machine, for experiments and machines without a server.
 
-    Texts go through longest first, ties by text, and in fixed batches: equal calls give equal bits on one machine.
+    Texts are sorted, longest first, and encoded in fixed batches: equal calls give equal bits on one machine.
     """
 
     model: str = _MINILM
@@ -40,18 +40,18 @@ class SentenceTransformersEmbedder(EmbedOptions):
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     batch_size: int = Field(default=32, gt=0)
-    """Texts in one forward pass; it moves the last bits of vectors, so it belongs to the job."""
+    """Texts in one forward pass; it changes the last bits of vectors, so it is part of the job's identity."""
     threads: int | None = Field(default=None, gt=0)
-    """CPU threads; they too move the last bits. Null leaves it to torch."""
+    """CPU threads; they too change the last bits. Null lets torch decide."""
     device: str | None = None
-    """`cpu`, `cuda`, `mps`, …; null takes the best there is."""
+    """`cpu`, `cuda`, `mps`, …; null takes the best available."""
 
     def open(self, client: ClientSettings, instruction: str) -> LocalEncoder:  # noqa: ARG002 - the seam's signature
         """An Encoder that loads the model at its first use."""
         return LocalEncoder(self, instruction)
 
     def folder(self) -> str:
-        """What to load. Raises JobError when the embedded model's package is missing, InputError when it is altered."""
+        """What to load. Raises JobError when the package is missing, InputError when it was modified."""
         if self.model not in {_MINILM, f"sentence-transformers/{_MINILM}"}:
             return self.model
         spec = importlib.util.find_spec(_MINILM_PACKAGE)
@@ -72,7 +72,7 @@ class SentenceTransformersEmbedder(EmbedOptions):
 
 
 class LocalEncoder:
-    """An Encoder in this process: one call at a time, in a thread, so that servers are not kept waiting meanwhile."""
+    """An Encoder in this process: one call at a time, in a thread, so that requests to servers continue meanwhile."""
 
     slots = 1
 
@@ -92,7 +92,7 @@ class LocalEncoder:
         return await self._thread.run(self._encode, wrapped)
 
     async def probe(self) -> list[ProbeResult]:
-        """One result: the model's width, and whether its vectors mean anything."""
+        """One result: the model's width, and whether its vectors are meaningful."""
         texts = [self._options.wrapped(text, role, self._instruction) for text, role in PROBE_TEXTS]
         computed = await self._thread.run(self._computed, texts)
         length = self._loaded().max_seq_length
@@ -100,12 +100,12 @@ class LocalEncoder:
         return [replace(found, models=(self._options.model,), max_model_len=length)]
 
     async def close(self) -> None:
-        """Let go of the model."""
+        """Release the model."""
         self._model = None
         self._thread.close()
 
     def _encode(self, wrapped: list[str]) -> Encoded:
-        # Alike in length in one batch, for less padding; the longest first, so that what is too much shows at once.
+        # Similar lengths in one batch need less padding; the longest go first, so that a lack of memory shows at once.
         distinct = sorted(set(wrapped), key=lambda text: (len(text), text), reverse=True)
         model = self._loaded()
         width = min(self._options.dimensions or self._width(model), self._width(model))
@@ -118,10 +118,10 @@ class LocalEncoder:
         return Encoded(vectors[order], computed.truncated[order])
 
     def _computed(self, texts: list[str]) -> Encoded:
-        """The model's own vectors of the texts, in fixed batches, and which texts it was not shown to the end.
+        """The model's own vectors of the texts, in fixed batches, and which texts were truncated.
 
-        Says the same as the model's `encode`. That one leaves out what was cut, and finding it out beforehand would
-        turn each text into tokens twice. Nothing is fetched from the device before the last batch is on its way there.
+        Gives the same vectors as the model's `encode`, which does not report truncation; to find it out beforehand,
+        each text would be tokenized twice. Vectors leave the device once, after the last batch was sent there.
         """
         import torch  # noqa: PLC0415 - heavy, only this embedder needs it
         from sentence_transformers.util import batch_to_device  # noqa: PLC0415 - as above
@@ -137,7 +137,7 @@ class LocalEncoder:
         return Encoded(vectors, np.array(flags, np.bool_))
 
     def _cut(self, batch: list[str], features: Any) -> list[bool]:
-        """Which texts lost tokens. Raises RequestRejected where none may."""
+        """Which texts were truncated. Raises RequestRejected for `truncate: error`."""
         encodings = getattr(features, "encodings", None)
         flags = [bool(each.overflowing) for each in encodings] if encodings else self._recounted(batch)
         if any(flags) and self._options.truncate == "error":
@@ -147,7 +147,7 @@ class LocalEncoder:
         return flags
 
     def _recounted(self, batch: list[str]) -> list[bool]:
-        """The same for a tokenizer that does not tell."""
+        """The same for a tokenizer that does not report truncation."""
         longest = self._loaded().max_seq_length
         if longest is None:
             return [False] * len(batch)

@@ -22,7 +22,7 @@ _OURS = frozenset({"model", "revision", "tensor_parallel_size", "max_model_len",
 
 
 class VllmEngine(Stage):
-    """A model run by vLLM in this process; replies are held to their schema without needless white space."""
+    """A model run by vLLM in this process; replies follow their schema, without needless white space."""
 
     model: str
     """A folder or a name on the hub."""
@@ -68,7 +68,7 @@ class EngineChat:
         self._asked = 0
 
     async def complete(self, request: ChatRequest) -> ChatReply:
-        """The model's reply, unjudged.
+        """The model's reply, unchecked.
 
         Raises RequestRejected for a prompt that the model cannot take, JobError when the engine cannot be loaded and
         ServerUnavailable when it dies or hangs.
@@ -87,7 +87,7 @@ class EngineChat:
         except (VLLMError, TimeoutError) as exc:
             raise ServerUnavailable(
                 f"the vLLM engine of {self._options.model} died or hung: {exc or type(exc).__name__}.",
-                "Its own messages stand above; run the same command again.",
+                "Its own messages are above; run the same command again.",
             ) from exc
 
     async def probe(self) -> list[ProbeResult]:

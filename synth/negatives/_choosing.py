@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from synth.batching import Memory, encode_all, gathered, key_of
+from synth.batching import AnswerCache, encode_all, rerank_all
 from synth.hashing import Shingles, item_random, shingles
 from synth.negatives._negatives import Item, Negatives
 from synth.search import Corpus, products, usable
@@ -113,7 +113,7 @@ class Selector:
     encoder: Encoder
     chat: ChatModel | None = None
     reranker: Reranker | None = None
-    memory: Memory | None = None
+    memory: AnswerCache | None = None
 
     async def choose(self, items: Sequence[Item], pools: Sequence[Pool]) -> list[MinedPair]:
         """Go through each pool until its item has enough, all items side by side; then fill up, if that is asked."""
@@ -217,22 +217,9 @@ class Selector:
     async def _verdicts(self, pairs: Sequence[tuple[str, str]]) -> list[float | None]:
         if self.reranker is None:
             return [None] * len(pairs)
-        distinct = list(dict.fromkeys(pairs))
-        size = self.reranker.batch_size
-        batches = [distinct[start : start + size] for start in range(0, len(distinct), size)]
-        answers = await gathered(self._ask(self.reranker, batch) for batch in batches)
-        values = dict(zip(distinct, (value for answer in answers for value in answer), strict=True))
-        return [values[pair] for pair in pairs]
-
-    async def _ask(self, reranker: Reranker, pairs: Sequence[tuple[str, str]]) -> list[float]:
-        key = key_of("mined", *(text for pair in pairs for text in pair))
-        known: dict[str, Any] | None = self.memory.get(key) if self.memory is not None else None
-        if known is None:
-            scores = (await reranker.score(pairs)).tolist()
-            known = {"scores": [None if math.isnan(value) else value for value in scores]}
-            if self.memory is not None:
-                self.memory.append(key, known)
-        return [math.nan if value is None else float(value) for value in known["scores"]]
+        found = await rerank_all(self.reranker, pairs, self.memory, "mined")
+        scores = (found[pair] for pair in pairs)
+        return [math.nan if score is None else score for score in scores]
 
     def _random(self, item: Item, found: MinedPair) -> Pool:
         """Passages drawn from the whole corpus that break no score rule, for an item that has too few."""

@@ -1,4 +1,4 @@
-"""A reranker that is asked in a chat: P(yes) by the log-probabilities of the reply's first token."""
+"""A chat model as reranker: P(yes) from the log-probabilities of the reply's first token."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from synth.batching import Batches, Pairs
+from synth.batching import PairBatches, Pairs
 from synth.errors import RequestRejected
 from synth.prompts import neutralise
 from synth.rerank._probe import PROBE_PAIRS, judge
@@ -37,23 +37,23 @@ Send = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, float]]]
 
 
 class ChatLogprobsReranker(Provider):
-    """Any OpenAI-shaped chat server that returns log-probabilities, asked yes or no in Qwen3-Reranker's words.
+    """Any OpenAI-compatible chat server that returns log-probabilities, asked yes or no with Qwen3-Reranker's prompt.
 
-    The score is P(yes) over {yes, no}, spellings that differ in case or space added up. Where one of the two is not
-    among the tokens that the server lists, more are asked for; if it is still missing and could move the score by more
-    than 0.001, the pair gets no score.
+    The score is P(yes) over {yes, no}, adding up spellings that differ in case or space. When one of the two is not
+    among the tokens that the server lists, more are requested; if it is still missing and could change the score by
+    more than 0.001, the pair gets no score.
     """
 
     model: str
     """The name by which the server knows it."""
     top_logprobs: int = Field(default=5, ge=2, le=128)
-    """Tokens listed at first."""
+    """Tokens to list at first."""
     most_logprobs: int = Field(default=20, ge=2, le=128)
-    """Tokens listed where yes or no is missing."""
+    """Tokens to list when yes or no is missing."""
     max_tokens_field: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens"
     """What the server calls it; older ones know only `max_tokens`."""
     extra_body: dict[str, Any] = Field(default_factory=lambda: {"chat_template_kwargs": {"enable_thinking": False}})
-    """Further fields of the request body; {} for OpenAI itself, which refuses what it does not know."""
+    """Further fields of the request; {} for OpenAI itself, which rejects fields it does not know."""
 
     def open(self, client: ClientSettings, instruction: str, clock: Clock | None = None) -> ChatReranker:
         """A Reranker over this server. Raises JobError when the key or CA file is missing."""
@@ -89,14 +89,14 @@ class ChatReranker:
         self._options = options
         self._instruction = instruction
         self._fleet = fleet
-        self._batches = Batches(self._ask, self.batch_size, slots, client.notify)
+        self._batches = PairBatches(self._ask, self.batch_size, slots, client.notify)
 
     async def score(self, pairs: Pairs) -> NDArray[np.float64]:
-        """P(yes) of each (query, document), NaN where the model gives no verdict. Raises as Fleet.call."""
+        """P(yes) of each (query, document), NaN when the model gives no clear answer. Raises as Fleet.call."""
         return await self._batches.score(pairs)
 
     async def probe(self) -> list[ProbeResult]:
-        """One result: the server is reachable, and its verdicts mean something."""
+        """One result: the server is reachable, and its scores are meaningful."""
 
         async def examine(url: str) -> ProbeResult:
             async def send(body: Mapping[str, Any]) -> Mapping[str, float]:
@@ -126,9 +126,9 @@ class ChatReranker:
 
 
 def p_yes(listed: Mapping[str, float]) -> float | None:
-    """P(yes) over {yes, no} from token log-probabilities; None where a missing one could matter.
+    """P(yes) over {yes, no} from token log-probabilities; None when a missing one could matter.
 
-    What is not listed is at most as likely as the least of what is.
+    A token that is not listed is at most as likely as the least likely one that is.
     """
     sums = {"yes": 0.0, "no": 0.0}
     for token, logprob in listed.items():

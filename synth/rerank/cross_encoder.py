@@ -25,7 +25,7 @@ __all__ = ["CrossEncoderReranker"]
 class CrossEncoderReranker(Stage):
     """A sentence-transformers CrossEncoder with one output, on this machine; its logit goes through a sigmoid.
 
-    Such models read query and passage only: the instruction has no effect. What is longer than the model reads is cut.
+    Such models read query and passage only: the instruction has no effect. Texts longer than the model reads are cut.
     """
 
     tuning: ClassVar[frozenset[str]] = frozenset({"device"})
@@ -37,9 +37,9 @@ class CrossEncoderReranker(Stage):
     max_length: int | None = Field(default=None, gt=0)
     """Tokens of a pair that are read; null for the model's own limit."""
     batch_size: int = Field(default=32, gt=0)
-    """Pairs in one forward pass; it moves the last bits of scores."""
+    """Pairs in one forward pass; it changes the last bits of scores."""
     device: str | None = None
-    """`cpu`, `cuda`, `mps`, …; null takes the best there is."""
+    """`cpu`, `cuda`, `mps`, …; null takes the best available."""
 
     def open(self, client: ClientSettings, instruction: str) -> LocalReranker:  # noqa: ARG002 - the seam's signature
         """A Reranker that loads the model at its first use."""
@@ -60,12 +60,12 @@ class LocalReranker:
         return await self._thread.run(self._score, list(pairs))
 
     async def probe(self) -> list[ProbeResult]:
-        """One result: the model loads, and its scores mean something. Raises as `score`."""
+        """One result: the model loads, and its scores are meaningful. Raises as `score`."""
         name = self._options.model
         return [replace(judge(name, (await self.score(PROBE_PAIRS)).tolist()), models=(name,))]
 
     async def close(self) -> None:
-        """Let go of the model."""
+        """Release the model."""
         self._model = None
         self._thread.close()
 

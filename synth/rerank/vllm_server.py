@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from synth.batching import Batches, Pairs
+from synth.batching import PairBatches, Pairs
 from synth.prompts import neutralise
 from synth.rerank._probe import PROBE_PAIRS, judge
 from synth.servers.faults import TransientError, shown
@@ -76,7 +76,7 @@ class ServedReranker:
         self._options = options
         self._instruction = instruction
         self._fleet = fleet
-        self._batches = Batches(self._ask, options.batch_size, slots, client.notify)
+        self._batches = PairBatches(self._ask, options.batch_size, slots, client.notify)
 
     async def score(self, pairs: Pairs) -> NDArray[np.float64]:
         """P(yes) of each (query, document), NaN for a pair that the server refuses. Raises as Fleet.call."""

@@ -11,7 +11,7 @@ To write your own, subclass `Scorer`, list its `outputs`, write `score`, and nam
             return self.table([len(query.split()) for query in batch.texts("query")])
 """
 
-from synth.batching import Memory
+from synth.batching import AnswerCache
 from synth.scores._scorer import PairBatch, PassShard, PassSource, ScoreColumn, Scorer
 
-__all__ = ["Memory", "PairBatch", "PassShard", "PassSource", "ScoreColumn", "Scorer"]
+__all__ = ["AnswerCache", "PairBatch", "PassShard", "PassSource", "ScoreColumn", "Scorer"]

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import Field
 
-from synth.batching import Memory
+from synth.batching import AnswerCache
 from synth.errors import InputError
 from synth.stage import ChatModel, ClientSettings, Encoder, Reranker, Services, Stage
 
@@ -30,7 +30,7 @@ class PairBatch:
     """The index that `build` made, for a scorer of scope `pass`."""
     first: int = 0
     """Number of pairs in the shards before this one."""
-    remember: Memory | None = None
+    remember: AnswerCache | None = None
     """Answers of models so far: look here before asking, and add what was answered."""
     _lists: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple, Self
 import pyarrow as pa
 from pydantic import BeforeValidator, Field, SerializeAsAny
 
-from synth.batching import Memory, gathered, key_of
+from synth.batching import AnswerCache, gathered, key_of
 from synth.errors import JobError, RequestRejected, UnusableReply
 from synth.hashing import item_seed
 from synth.prompts import neutralise
@@ -197,7 +197,7 @@ class _Bench:
     judge: Judge
     chat: ChatModel
     prompt: JudgePrompt
-    memory: Memory | None
+    memory: AnswerCache | None
 
     async def grades(self, query: str, passage: str, position: int, slot: int) -> Grades | None:
         """The first usable verdict, None after the last attempt or where the model will never answer."""

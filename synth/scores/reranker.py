@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 import pyarrow as pa
 from pydantic import BeforeValidator, SerializeAsAny
 
-from synth.batching import Memory, gathered, key_of
+from synth.batching import rerank_all
 from synth.errors import JobError
 from synth.registry import resolve, stage_identity
 from synth.scores._scorer import PairBatch, ScoreColumn, Scorer
 from synth.stage import ClientSettings, Reranker, Services, Stage
 
 __all__ = ["RerankerScore"]
-
-Pairs = Sequence[tuple[str, str]]
 
 
 def _model(value: object) -> object:
@@ -54,24 +51,9 @@ class RerankerScore(Scorer):
         return {"reranker": opener.open(client, self.instruction or instruction)}
 
     async def score(self, batch: PairBatch, services: Services) -> pa.Table:
-        """Ask for each distinct pair once, in batches that are always the same, so that a resumed shard is too."""
+        """Score each distinct pair once. Raises JobError without a reranker."""
         if services.reranker is None:
             raise JobError("scores: reranker: needs a reranker.", "Add `model: {use: …}` to it.")
         rows = list(zip(batch.texts("query"), batch.texts("passage"), strict=True))
-        distinct = list(dict.fromkeys(rows))
-        size = services.reranker.batch_size
-        batches = [distinct[start : start + size] for start in range(0, len(distinct), size)]
-        answers = await gathered(_ask(services.reranker, pairs, batch.remember) for pairs in batches)
-        values = dict(zip(distinct, (value for answer in answers for value in answer), strict=True))
-        return self.table([values[row] for row in rows])
-
-
-async def _ask(reranker: Reranker, pairs: Pairs, memory: Memory | None) -> list[float | None]:
-    key = key_of("reranker", *(text for pair in pairs for text in pair))
-    known = memory.get(key) if memory is not None else None
-    if known is not None:
-        return list(known["scores"])
-    found = [None if math.isnan(value) else value for value in (await reranker.score(pairs)).tolist()]
-    if memory is not None:
-        memory.append(key, {"scores": found})
-    return found
+        found = await rerank_all(services.reranker, rows, batch.remember, "reranker")
+        return self.table([found[row] for row in rows])

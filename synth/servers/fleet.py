@@ -24,6 +24,7 @@ from synth.stage import ClientSettings
 
 T = TypeVar("T")
 
+_RANK_HEADER = "X-data-parallel-rank"
 OTHERS = 20
 MAX_CHARGES = 5
 _CANARY_AFTER: dict[Kind, int] = {"failed": 2, "overloaded": 8}
@@ -160,13 +161,13 @@ class Fleet:
     async def _attempt(self, body: Mapping[str, Any], affinity: int, read: Callable[[Any], T], history: _History) -> T:
         server, trial = await self._acquire(affinity)
         started = self._clock.now()
-        sent = False
+        sent, engine = False, None
         try:
             await self._prepare(server, history, trial=trial)
             sent = True
-            with self._engines.choose(server.url, affinity) as headers:
-                answer = await self._send(server.url, body, headers)
-            result = _read(answer, read, server)
+            engine = self._engines.acquire(server.url, affinity)
+            headers = {_RANK_HEADER: str(engine)} if engine is not None else None
+            result = _read(await self._send(server.url, body, headers), read, server)
         except TransientError as error:
             self._pool.failed(server, error, started, trial=trial)
             if sent:
@@ -178,6 +179,8 @@ class Fleet:
                 raise TransientError(str(rejection), "waiting") from None
             raise
         finally:
+            if engine is not None:
+                self._engines.release(server.url, engine)
             server.on_trial = server.on_trial and not trial
             server.rate.limiter.release()
         self._pool.answered(server)

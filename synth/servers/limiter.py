@@ -43,14 +43,14 @@ class SystemClock:
         await asyncio.sleep(seconds)
 
 
-class NewPassageQueue:
-    """Requests that start a passage: each goes to the first server with room.
-
-    Assigned to a server beforehand, they would still queue at a slow one when the others have nothing left to do.
-    """
+class WaitingQueue:
+    """Requests in order of arrival, each waiting until a limiter admits it."""
 
     def __init__(self) -> None:
         self._waiting: deque[asyncio.Future[Limiter | None]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
 
     async def wait(self) -> Limiter | None:
         """The limiter that admitted this request, to be released later; None after `dismiss`."""
@@ -63,17 +63,18 @@ class NewPassageQueue:
                 limiter.release()  # admitted in the same moment
             raise
 
-    def dismiss(self) -> None:
-        """Let all waiting requests choose again, because the set of usable servers has changed."""
-        while (waiting := self.pop()) is not None:
-            waiting.set_result(None)
-
-    def pop(self) -> asyncio.Future[Limiter | None] | None:
-        """Remove the request that has waited longest, None when nothing waits."""
+    def admit(self, limiter: Limiter | None) -> bool:
+        """Give the request that has waited longest its limiter; False when nothing waits."""
         while self._waiting:
             if not (waiting := self._waiting.popleft()).done():
-                return waiting
-        return None
+                waiting.set_result(limiter)
+                return True
+        return False
+
+    def dismiss(self) -> None:
+        """Let all waiting requests choose again, because the set of usable servers has changed."""
+        while self.admit(None):
+            pass
 
 
 class Limiter:
@@ -85,19 +86,20 @@ class Limiter:
 
     def __init__(self, limit: int | None = None) -> None:
         self.limit = limit
-        self.queue = NewPassageQueue()
-        """Shared by the servers of one model."""
+        self.new_passages = WaitingQueue()
+        """Shared by the servers of one model: each new passage goes to the first server with room. Assigned to a server
+        beforehand, it would still wait for a slow one when the others have nothing left to do."""
         self.is_open: Callable[[], bool] = lambda: True
         """Whether the server may be given new passages now."""
         self.in_flight = 0
         self.was_full = False
         """Whether the limit was reached since somebody set this to False."""
-        self._waiting: deque[asyncio.Future[bool]] = deque()
+        self._continued = WaitingQueue()
 
     @property
     def load(self) -> float:
         """Requests in flight and waiting, as a share of the limit if there is one."""
-        return (self.in_flight + len(self._waiting)) / (self.limit or 1)
+        return (self.in_flight + len(self._continued)) / (self.limit or 1)
 
     @property
     def full(self) -> bool:
@@ -105,47 +107,35 @@ class Limiter:
 
     async def acquire(self) -> bool:
         """Wait for room at this server; True requires a `release` later, False comes after `dismiss`."""
-        if not self.full:
-            self._admit()
-            return True
-        waiting: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._waiting.append(waiting)
-        try:
-            return await waiting
-        except asyncio.CancelledError:
-            if waiting.done() and not waiting.cancelled() and waiting.result():
-                self.release()  # admitted in the same moment
-            raise
+        if self.full:
+            return await self._continued.wait() is not None
+        self._count()
+        return True
 
     def release(self) -> None:
         """Give the room back."""
         self.in_flight -= 1
-        self._admit_waiting()
+        self._admit()
 
     def set_limit(self, limit: int) -> None:
         """Change the limit; requests in flight continue when it falls below their number."""
         self.limit = limit
-        self._admit_waiting()
+        self._admit()
 
     def dismiss(self) -> None:
         """Let all waiting requests choose another server, because this one is down."""
-        while self._waiting:
-            if not (waiting := self._waiting.popleft()).done():
-                waiting.set_result(False)
-        self.queue.dismiss()
+        self._continued.dismiss()
+        self.new_passages.dismiss()
 
-    def _admit(self) -> None:
+    def _count(self) -> None:
         self.in_flight += 1
         self.was_full = self.was_full or self.full
 
-    def _admit_waiting(self) -> None:
-        while not self.full and self._waiting:
-            if not (waiting := self._waiting.popleft()).done():
-                self._admit()
-                waiting.set_result(True)
-        while not self.full and self.is_open() and (first := self.queue.pop()) is not None:
-            self._admit()
-            first.set_result(self)
+    def _admit(self) -> None:
+        while not self.full and self._continued.admit(self):
+            self._count()
+        while not self.full and self.is_open() and self.new_passages.admit(self):
+            self._count()
 
 
 START = 16

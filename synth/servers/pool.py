@@ -6,14 +6,13 @@ import asyncio
 import hashlib
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
 from synth.errors import RequestRejected, ServerRefused, ServerUnavailable
 from synth.servers.faults import TransientError, shown
-from synth.servers.limiter import AdaptiveLimit, Clock, NewPassageQueue
+from synth.servers.limiter import AdaptiveLimit, Clock, WaitingQueue
 from synth.stage import ClientSettings
 
 DOWN_AFTER = 3
@@ -65,9 +64,9 @@ class Pool:
         self, urls: list[str], client: ClientSettings, clock: Clock, rate: Callable[[str], AdaptiveLimit] | None = None
     ) -> None:
         self.servers = [Server(url, rate(url) if rate else AdaptiveLimit(None, clock)) for url in urls]
-        self._queue = NewPassageQueue()
+        self._new_passages = WaitingQueue()
         for server in self.servers:
-            server.rate.limiter.queue = self._queue
+            server.rate.limiter.new_passages = self._new_passages
             server.rate.limiter.is_open = partial(self._takes_new_passages, server)
         self._homes: OrderedDict[int, Server] = OrderedDict()
         self.succeeded = False
@@ -98,7 +97,7 @@ class Pool:
         """The first server with room for a new passage, which it has taken up; None: pick again, servers changed."""
         for server in self._ready(self._clock.now()):
             server.rate.poll()  # a server that could do more must not wait for its first answer to be polled
-        limiter = await self._queue.wait()
+        limiter = await self._new_passages.wait()
         home = next((server for server in self.servers if server.rate.limiter is limiter), None)
         if limiter is None or home is None:
             return None
@@ -243,10 +242,6 @@ def _weight(affinity: int, url: str) -> bytes:
     return hashlib.blake2b(f"{affinity} {url}".encode(), digest_size=8).digest()
 
 
-RANK_HEADER = "X-data-parallel-rank"
-_NO_HEADERS: Mapping[str, str] = {}
-
-
 class Engines:
     """Which of vLLM's data-parallel engines behind a URL a passage goes to: the least busy one, then always that."""
 
@@ -258,25 +253,22 @@ class Engines:
         """Set the number of engines behind a URL."""
         self._in_flight[url] = [0] * count
 
-    @contextmanager
-    def choose(self, url: str, affinity: int) -> Iterator[Mapping[str, str]]:
-        """The headers that choose an engine, counted as busy meanwhile; empty when there is only one."""
-        in_flight = self._in_flight.get(url)
-        if in_flight is None or len(in_flight) == 1:
-            yield _NO_HEADERS
-            return
-        engine = self._home(url, affinity, in_flight)
-        in_flight[engine] += 1
-        try:
-            yield {RANK_HEADER: str(engine)}
-        finally:
-            in_flight[engine] -= 1
-
-    def _home(self, url: str, affinity: int, in_flight: list[int]) -> int:
+    def acquire(self, url: str, affinity: int) -> int | None:
+        """The engine for a request, to be released later; None when there is only one."""
+        in_flight = self._in_flight[url]
+        if len(in_flight) == 1:
+            return None
         home, engine = self._homes.get(affinity, ("", 0))
         if home != url or engine >= len(in_flight):
             engine = in_flight.index(min(in_flight))
             self._homes[affinity] = url, engine
             if len(self._homes) > _MAX_REMEMBERED:
                 self._homes.popitem(last=False)
+        in_flight[engine] += 1
         return engine
+
+    def release(self, url: str, engine: int) -> None:
+        """A request to this engine has ended."""
+        in_flight = self._in_flight[url]
+        if engine < len(in_flight):  # fewer engines after a restart
+            in_flight[engine] = max(0, in_flight[engine] - 1)

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 
 import numpy as np
+import openai.resources.embeddings  # noqa: F401 - what the SDK imports at its first call takes minutes of a fast clock
 import pytest
 from loopback import WIDTH, FastClock, Fault, Loopback, bag_of_words
 from pydantic import ValidationError

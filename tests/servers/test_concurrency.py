@@ -60,7 +60,7 @@ def test_who_continues_a_passage_goes_before_who_begins_one():
         limiter, order = Limiter(1), []
 
         async def call(name):
-            assert await (limiter.queue.wait() if name == "new" else limiter.acquire())
+            assert await (limiter.new_passages.wait() if name == "new" else limiter.acquire())
             order.append(name)
 
         await call("first")
@@ -99,7 +99,7 @@ def test_a_call_cancelled_in_the_queue_takes_no_room(begins):
     async def run():
         limiter = Limiter(1)
         await limiter.acquire()
-        gone = asyncio.create_task(limiter.queue.wait() if begins else limiter.acquire())
+        gone = asyncio.create_task(limiter.new_passages.wait() if begins else limiter.acquire())
         await asyncio.sleep(0)
         limiter.release()  # room is given to it, and it is cancelled before it runs
         gone.cancel()
@@ -114,7 +114,7 @@ def test_those_who_wait_for_a_dead_server_are_sent_off():
     async def run():
         limiter = Limiter(1)
         await limiter.acquire()
-        waiting = [asyncio.create_task(each) for each in (limiter.acquire(), limiter.queue.wait())]
+        waiting = [asyncio.create_task(each) for each in (limiter.acquire(), limiter.new_passages.wait())]
         await asyncio.sleep(0)
         limiter.dismiss()
         assert await asyncio.gather(*waiting) == [False, None]

@@ -22,6 +22,7 @@ from synth.scores import Scorer
 from synth.sources import INSTRUCTION, Corpus, PairData, ReadLimits
 from synth.stage import ClientSettings, Stage
 from synth.tables import PAIRS
+from synth.tasks import Task
 from synth.validation import Duration, Size, as_written, override, plain, validate
 
 SPARE_DESCRIPTORS = 64
@@ -128,7 +129,7 @@ class Job:
     """A stage with `open(client) -> ChatModel`; None where nothing is generated."""
     embed: Any
     """A stage with `open(client, instruction) -> Encoder`, or None."""
-    task: Stage | None
+    task: Task | None
     """None in a pass over existing data."""
     scores: tuple[Scorer, ...]
     rules: Rules
@@ -146,8 +147,14 @@ class Job:
     @property
     def instruction(self) -> str:
         """The retrieval task in a sentence, for query vectors and rerankers."""
-        given = [str(getattr(self.task, "instruction", "")), *(each.instruction or "" for each in self.data)]
+        given = [self.task.instruction if self.task else "", *(each.instruction or "" for each in self.data)]
         return next(filter(None, given), INSTRUCTION)
+
+    def require_task(self) -> Task:
+        """The task of a job that generates. Raises JobError where there is none."""
+        if self.task is None:
+            raise JobError(f"{self.source}: works on existing pairs and generates nothing.")
+        return self.task
 
     @property
     def run(self) -> RunOptions:
@@ -239,7 +246,7 @@ def draft(document: Document, overrides: Sequence[str] = ()) -> Draft:
     problems = [*document.problems, *found, *_between(data, stages)]
     rules, found = Rules.parse(data.get("keep"), stages.get("scores", ()))
     if rules is not None and file is not None and not found:
-        found = rules.absent(_columns(file.corpus, stages.get("scores", ()))) if file.corpus else []
+        found = rules.absent(_columns(file.corpus, stages)) if file.corpus else []
     problems += [Problem(("keep", *each.path), each.message, each.cure) for each in found]
     return Draft(document, data, file, stages, rules, problems)
 
@@ -310,11 +317,12 @@ def _of_data(data: Mapping[str, Any]) -> list[Problem]:
     return found
 
 
-def _columns(corpora: Sequence[Corpus], scorers: Sequence[Scorer]) -> set[str]:
+def _columns(corpora: Sequence[Corpus], stages: Mapping[str, Any]) -> set[str]:
     """Every column that a rule can read: of pairs, scores, and what the corpora carry."""
     carried = {name for corpus in corpora for path in corpus.carry for name in (path, path.rpartition(".")[2])}
-    made = {name for scorer in scorers for name, _ in scorer.named_outputs()}
-    return {*PAIRS.names, *carried, *(f"input_{name}" for name in carried), *made}
+    made = {name for scorer in stages.get("scores", ()) for name, _ in scorer.named_outputs()}
+    task: Task | None = stages.get("task")
+    return {*PAIRS.names, *(task.columns if task else ()), *carried, *(f"input_{name}" for name in carried), *made}
 
 
 def _stages(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
@@ -339,6 +347,12 @@ def _stages(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
     return stages, found
 
 
+def _is_of_kind(cls: type[Stage], kind: str) -> bool:
+    if kind in ("scores", "tasks"):
+        return issubclass(cls, Scorer if kind == "scores" else Task)
+    return hasattr(cls, "open") and not issubclass(cls, Scorer)
+
+
 def _stage(kind: str, spec: Mapping[str, Any], path: KeyPath) -> tuple[Any, list[Problem]]:
     options = dict(spec)
     use = options.pop("use", None)
@@ -348,7 +362,7 @@ def _stage(kind: str, spec: Mapping[str, Any], path: KeyPath) -> tuple[Any, list
         cls = registry.find(kind, use)
     except JobError as exc:
         return None, [Problem((*path, "use"), exc.message, exc.hint)]
-    if issubclass(cls, Scorer) != (kind == "scores") or not hasattr(cls, "open"):
+    if not _is_of_kind(cls, kind):
         known = ", ".join(registry.names(kind))
         return None, [Problem((*path, "use"), f"{use!r} is a stage of another kind", f"One of: {known}.")]
     return validate(cls, options, path)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from synth.types import Candidates, QueryConfig, ReplyStage, Requirement
+from synth.types import Candidates, QueryConfig, Requirement
 
 JsonSchema = Mapping[str, Any]
 
@@ -111,7 +111,7 @@ class ReplyKey:
 
     position: int
     slot: int
-    stage: ReplyStage
+    stage: str
     attempt: int
 
 
@@ -129,7 +129,8 @@ class ChatRequest:
     schema_name: str
     seed: int
     max_tokens: int
-    inputs: ConfigInputs | QueryInputs | JudgeInputs | NegativeInputs
+    inputs: ConfigInputs | QueryInputs | JudgeInputs | NegativeInputs | None = None
+    """None for a task that is not built in."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from synth.types import Attempt, MinedPair, Pair, Passage, Rejected
+from synth.types import Attempt, MinedPair, Pair, Passage, QueryConfig, Rejected, Requirement
 
 SCHEMA_VERSION = "1"
 """Of the columns below and of the checks that rows passed; part of a run's identity."""
@@ -114,29 +114,32 @@ def carried_schema(table_schema: pa.Schema) -> list[pa.Field]:
     return [field for field in table_schema if field.name not in PASSAGES.names]
 
 
-def pair_table(pairs: Sequence[Pair], template: str, revision: int, source: pa.Table) -> pa.Table:
-    """A `generated/` shard: `pairs` in item order plus the columns carried by `source`, their `passages/` shard.
+def task_fields(columns: Mapping[str, str]) -> list[pa.Field]:
+    """The columns of a task's own, from name → Arrow type."""
+    return [pa.field(name, pa.type_for_alias(alias)) for name, alias in columns.items()]
 
-    A carried column whose name is one of ours comes as `input_<name>`.
+
+def pair_table(
+    pairs: Sequence[Pair], template: str, revision: int, source: pa.Table, columns: Mapping[str, str] | None = None
+) -> pa.Table:
+    """A `generated/` shard: `pairs` in item order, the task's own `columns`, and those that `source` carries.
+
+    `source` is the shard's `passages/` table. A carried column whose name is one of ours comes as `input_<name>`.
     """
     first = source["position"][0].as_py() if source.num_rows else 0
     again = source["retry_of"].to_pylist()
     rows = [
         (
             pair.id,
-            "retrieval",
+            pair.task,
             pair.query.text,
             pair.passage.text,
             pair.passage.id,
             pair.passage.source,
-            pair.requirement.language,
+            pair.language,
             pair.passage.language,
-            pair.config.character,
-            pair.config.question_type,
-            pair.config.difficulty,
-            pair.requirement.length_min,
-            pair.requirement.length_max,
-            pair.requirement.length_unit,
+            *_config_values(pair.config),
+            *_length_values(pair.requirement),
             pair.model,
             template,
             revision,
@@ -149,14 +152,24 @@ def pair_table(pairs: Sequence[Pair], template: str, revision: int, source: pa.T
         for pair in pairs
     ]
     table = _table(rows, PAIRS)
-    own = carried_schema(source.schema)
+    for field in task_fields(columns or {}):
+        table = table.append_column(field, pa.array([pair.columns.get(field.name) for pair in pairs], field.type))
+    own, ours = carried_schema(source.schema), table.column_names
     if not own:
         return table
     picked = source.take(pa.array([pair.passage.position - first for pair in pairs], pa.int64()))
     for field in own:
-        name = f"input_{field.name}" if field.name in PAIRS.names else field.name
+        name = f"input_{field.name}" if field.name in ours else field.name
         table = table.append_column(pa.field(name, field.type), picked[field.name])
     return table
+
+
+def _config_values(config: QueryConfig | None) -> tuple[str | None, ...]:
+    return (config.character, config.question_type, config.difficulty) if config else (None, None, None)
+
+
+def _length_values(asked: Requirement | None) -> tuple[int | str | None, ...]:
+    return (asked.length_min, asked.length_max, asked.length_unit) if asked else (None, None, None)
 
 
 def rejected_item_table(rejected: Sequence[Rejected], keep_replies: Literal["none", "rejected", "all"]) -> pa.Table:

@@ -7,11 +7,11 @@ from synth. `position` is the row number of a passage in `passages/` and the onl
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 LengthUnit = Literal["words", "characters"]
-ReplyStage = Literal["config", "query", "judge", "negatives"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +49,13 @@ class QueryConfig:
 class Written:
     """A query that a passage has already, which no later one may repeat."""
 
-    config: QueryConfig
+    config: QueryConfig | None
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """What stage two is asked for, beside the configuration: language and inclusive length range."""
+    """What stage two is asked for besides the configuration: language and inclusive length range."""
 
     language: str
     length_min: int
@@ -91,12 +91,18 @@ class Pair:
 
     passage: Passage
     slot: int
-    config: QueryConfig
-    requirement: Requirement
+    config: QueryConfig | None
+    requirement: Requirement | None
+    """As `config`: None for a task that knows none."""
     query: Query
     model: str
     attempts: int
     usage: Usage
+    task: str
+    language: str
+    """The language that the query was asked in."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """Values of the task's own columns."""
 
     @property
     def id(self) -> str:
@@ -107,7 +113,7 @@ class Pair:
 class Attempt:
     """One model call of a rejected item; `reply` is cut to 8 KiB, `reason` is None where the reply was accepted."""
 
-    stage: ReplyStage
+    stage: str
     seed: int
     reply: str
     reason: str | None

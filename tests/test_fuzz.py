@@ -136,7 +136,7 @@ def check(query, *, repair):
     assert not any(ord(each) < 32 or 0x7F <= ord(each) < 0xA0 or 0xD800 <= ord(each) < 0xE000 for each in query.text)
     assert query.text.casefold() not in {"what is an echo", "known"}
     assert repair or not query.repaired
-    pair = Pair(PASSAGE, 0, ASKED.config, ASKED.requirement, query, "m", 1, Usage(0, 0))
+    pair = Pair(PASSAGE, 0, ASKED.config, ASKED.requirement, query, "m", 1, Usage(0, 0), "retrieval", "en")
     table = pair_table([pair], "t", 1, SOURCE)
     assert table.schema.names[: len(PAIRS.names)] == PAIRS.names
     assert table["query"].to_pylist() == [query.text]

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import resource
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
+from synth import registry
 from synth.check.data import DataReport
 from synth.check.findings import Finding, Findings
 from synth.document import Problem
 from synth.errors import JobError, SynthError
 from synth.job import SPARE_DESCRIPTORS, Draft, Job, PersonaOptions
-from synth.languages import language, length_phrase
 from synth.personas import Library, load_library
-from synth.prompts import Prompts, neutralise
+from synth.prompts import PromptFolder
 from synth.rules import Rules
 from synth.rules.conditions import Grouped
 from synth.run import run as runs
 from synth.shipped import find
 from synth.sources import Corpus, InputFile, PassageRow, ReadLimits, inspect
-from synth.stage import ConfigInputs, QueryInputs
+from synth.stage import ChatReply, ChatRequest
 from synth.tables import PAIRS, PASSAGES
-from synth.tasks.retrieval import Generator, Retrieval
-from synth.types import Candidates, Passage, QueryConfig, Requirement
+from synth.tasks import Task, Writer
+from synth.types import Candidates, Passage
 from synth.validation import validate
 
 
@@ -34,7 +37,7 @@ class Material:
     """What a job reads, as far as it can be read: None and empty where it cannot."""
 
     files: Sequence[InputFile] = ()
-    prompts: Prompts | None = None
+    prompts: PromptFolder | None = None
     library: Library | None = None
 
 
@@ -82,33 +85,31 @@ def _at(file: InputFile, index: int) -> InputFile:
     return replace(file, corpus_index=index)
 
 
-def _prompts(draft: Draft, base: Path, findings: Findings) -> Prompts | None:
+def _prompts(draft: Draft, base: Path, findings: Findings) -> PromptFolder | None:
     task = draft.stages.get("task") or _only_files(draft.data.get("task"))
-    if not isinstance(task, Retrieval):
+    if task is None:
         return None
     try:
-        prompts = runs.load_prompts(task, base)
+        prompts: PromptFolder = task.load_prompts(base)
     except SynthError as exc:
         findings.add(Finding.of(exc, f"{draft.document.name}: task: "))
         return None
-    fitting = [e for e in prompts.examples if _fits(task, e.config.question_type, e.config.difficulty)]
-    if len(fitting) < len(prompts.examples):
-        findings.warn(
-            f"{len(prompts.examples) - len(fitting)} of {len(prompts.examples)} worked examples are of question types "
-            "or difficulties that the job does not ask for; the prompt goes without them. "
-            "Write some of your own: task.examples."
-        )
+    for warning in task.check(prompts):
+        findings.warn(warning)
     return prompts
 
 
-def _only_files(given: object) -> Retrieval | None:
+def _only_files(given: object) -> Task | None:
     """Of a task with mistakes elsewhere, the files that it names."""
-    named = {key: given[key] for key in ("prompts", "examples") if key in given} if isinstance(given, dict) else {}
-    return validate(Retrieval, named)[0]
-
-
-def _fits(task: Retrieval, question_type: str, difficulty: str | None) -> bool:
-    return question_type in task.type_names() and (not task.levels() or difficulty in task.levels())
+    if not isinstance(given, dict):
+        return None
+    named = {key: given[key] for key in ("prompts", "examples") if key in given}
+    try:
+        cls = registry.find("tasks", str(given.get("use")))
+    except JobError:
+        return None
+    found = validate(cls, named)[0]
+    return found if isinstance(found, Task) else None
 
 
 def _library(draft: Draft, base: Path, findings: Findings) -> Library | None:
@@ -148,7 +149,13 @@ def _columns(corpora: Iterable[Corpus], draft: Draft) -> set[str]:
     ours = {*PAIRS.names, *PASSAGES.names}
     carried = {name for corpus in corpora for name in corpus.carry}
     made = {name for scorer in draft.stages.get("scores", ()) for name, _ in scorer.named_outputs()}
-    return {*PAIRS.names, *made, *(f"input_{name}" if name in ours else name for name in carried)}
+    task = draft.stages.get("task")
+    return {
+        *PAIRS.names,
+        *(task.columns if task else ()),
+        *made,
+        *(f"input_{name}" if name in ours else name for name in carried),
+    }
 
 
 def check_languages(job: Job, found: Sequence[str], findings: Findings) -> None:
@@ -156,12 +163,10 @@ def check_languages(job: Job, found: Sequence[str], findings: Findings) -> None:
 
     `found` are the passage languages of the sample; empty where none could be read.
     """
-    task = job.task
-    if not isinstance(task, Retrieval):
-        return
-    pairs = _language_pairs(task, found)
+    task = job.require_task()
+    pairs = [(passage, query) for passage in found for query in task.query_languages(passage)]
     crossing = [f"{query} for {passage}" for passage, query in pairs if query != passage]
-    crosses = bool(crossing) if found else task.languages.crosses()
+    crosses = bool(crossing) if found else task.query_languages("und") != ["und"]
     if crosses and not getattr(type(job.llm), "cross_lingual", True):
         shown = f" ({', '.join(crossing[:3])})" if crossing else ""
         findings.add(
@@ -174,25 +179,12 @@ def check_languages(job: Job, found: Sequence[str], findings: Findings) -> None:
     _check_groups(job.rules, task, pairs, job, findings)
 
 
-def _language_pairs(task: Retrieval, found: Sequence[str]) -> list[tuple[str, str]]:
-    """(passage language, query language) that can occur."""
-    rules = task.languages.root
-    pairs: list[tuple[str, str]] = []
-    for passage in found:
-        weights = rules.get(passage) or rules.get("other") or {}
-        pairs += [(passage, passage if name == "same" else name) for name, weight in weights.items() if weight > 0]
-    return pairs
-
-
-def _check_groups(
-    rules: Rules, task: Retrieval, pairs: Sequence[tuple[str, str]], job: Job, findings: Findings
-) -> None:
+def _check_groups(rules: Rules, task: Task, pairs: Sequence[tuple[str, str]], job: Job, findings: Findings) -> None:
     """Groups that this job's pairs can fall into and that a threshold by group has no value for."""
     known: dict[str, Sequence[str]] = {
-        "question_type": task.type_names(),
-        "difficulty": task.levels(),
+        **task.values(),
         "source": [corpus.source for corpus in job.corpora],
-        "task": ["retrieval"],
+        "task": [task.name],
     }
     for condition in rules.conditions:
         grouped = condition.value
@@ -228,8 +220,8 @@ def check_descriptors(slots: int, findings: Findings) -> None:
 
 BYTES_PER_TOKEN = 4
 """Of UTF-8 text; right for English within a fifth, generous elsewhere."""
-REPLY_TOKENS = (45, 35)
-"""Usual length of the two stages' replies."""
+REPLY_TOKENS = 25
+"""Usual length of a reply."""
 _COMPRESSED = 0.5
 """Text in zstd, as a share of its bytes."""
 _PAIR_BYTES = 400
@@ -254,36 +246,74 @@ class Costs:
 
 def expect(job: Job, material: Material, data: DataReport, out: Path) -> Costs:
     """Add up what all passages will cost if every first reply is accepted."""
-    task = job.task
-    assert isinstance(task, Retrieval)  # noqa: S101 - `check` goes on only with such a task
-    items = data.expected * task.queries_per_passage
-    stages = 1 if skips_stage_one(job, task) else 2
-    sizes: Sequence[tuple[int, int]] = []
+    task = job.require_task()
+    items = data.expected * task.items_per_passage
+    asked: list[list[int]] = []
     if material.prompts is not None and data.sample:
-        generator = runs.generator(job, material.prompts)
+        writer = runs.writer(job, material.prompts)
         names = material.library.sentences if material.library else ()
-        sizes = [_prompt_bytes(generator, row, names) for row in data.sample]
-    mean = [sum(size) / len(sizes) / BYTES_PER_TOKEN for size in zip(*sizes, strict=True)] if sizes else []
+        asked = asyncio.run(_rehearse(writer, data.sample, names))
+    sizes = [sum(calls) for calls in asked]
+    calls = max(map(len, asked), default=1)
     text = data.expected_bytes * _COMPRESSED
-    per_passage = 1 + 2 * min(task.queries_per_passage, 2)  # a repeated text compresses well within a shard
+    per_passage = 1 + 2 * min(task.items_per_passage, 2)  # a repeated text compresses well within a shard
     return Costs(
         passages=data.expected,
         items=items,
-        calls=items * stages,
-        prompt_tokens=round(sum(mean[-stages:]) * items) if mean else None,
-        completion_tokens=sum(REPLY_TOKENS[-stages:]) * items if mean else None,
-        longest_prompt=max(max(size) for size in sizes) // BYTES_PER_TOKEN if sizes else None,
+        calls=items * calls,
+        prompt_tokens=round(sum(sizes) / len(sizes) / BYTES_PER_TOKEN * items) if sizes else None,
+        completion_tokens=REPLY_TOKENS * calls * items if sizes else None,
+        longest_prompt=max(map(max, filter(None, asked)), default=0) // BYTES_PER_TOKEN if sizes else None,
         disk_bytes=round(text * per_passage + items * _PAIR_BYTES),
         disk_free=_free(out),
     )
 
 
-def skips_stage_one(job: Job, task: Retrieval) -> bool:
-    """Whether nothing is left for the model to choose, so that an item costs a single call."""
-    personas = job.file.personas
-    chosen_type = task.question_types != "auto" or len(task.type_names()) == 1
-    chosen_level = isinstance(task.difficulties, dict) or len(task.levels()) <= 1
-    return (personas is None or personas.top_k == 1) and chosen_type and chosen_level
+async def _rehearse(writer: Writer, sample: Sequence[PassageRow], personas: Sequence[str]) -> list[list[int]]:
+    """UTF-8 bytes of each prompt for one item of every sampled passage; which personas it is offered hardly matters."""
+    count = writer.settings.top_k
+    names = (*personas[:count], *[_PERSONA] * count)[:count]
+    sizes: list[list[int]] = []
+    for row in sample:
+        code = row.language if row.language != "und" else "en"
+        passage = Passage(0, row.id, row.text, code, row.source, row.title)
+        chat = _Rehearsal()
+        await writer.write(Candidates(passage, tuple(names), (0.0,) * len(names)), chat, slots=(0,))
+        sizes.append(chat.sizes)
+    return sizes
+
+
+class _Rehearsal:
+    """A chat model that answers each request with the first thing its schema allows, and notes the prompt's size."""
+
+    slots = 1
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    async def complete(self, request: ChatRequest) -> ChatReply:
+        if request.key.attempt == 0:
+            self.sizes.append(sum(len(text.encode("utf-8", "replace")) for _, text in request.messages))
+        return ChatReply(json.dumps(_example_of(request.schema)), "stop", "rehearsal")
+
+    async def close(self) -> None:
+        pass
+
+
+def _example_of(schema: Mapping[str, Any]) -> Any:
+    """The first value that fits a JSON schema of the plain kind that constrained decoders take."""
+    if "enum" in schema:
+        return schema["enum"][0]
+    match schema.get("type"):
+        case "object":
+            return {name: _example_of(part) for name, part in schema.get("properties", {}).items()}
+        case "array":
+            return [_example_of(schema.get("items", {}))] * int(schema.get("minItems", 1))
+        case "integer" | "number":
+            return schema.get("minimum", 1)
+        case "boolean":
+            return True
+    return "sample"
 
 
 def check_fit(job: Job, costs: Costs, max_model_len: int | None, findings: Findings) -> None:
@@ -300,35 +330,6 @@ def check_fit(job: Job, costs: Costs, max_model_len: int | None, findings: Findi
             f"the run needs about {costs.disk_bytes / 1e9:,.1f} GB, the disk has {costs.disk_free / 1e9:,.1f} GB left. "
             "Choose another folder with -o."
         )
-
-
-def _prompt_bytes(generator: Generator, row: PassageRow, personas: Sequence[str]) -> tuple[int, int]:
-    """UTF-8 bytes of both stages' prompts for one passage; which personas are candidates hardly matters for that."""
-    task = generator.task
-    passage = Passage(0, row.id, row.text, row.language, row.source, row.title)
-    count = generator.settings.top_k
-    names = (*personas[:count], *[_PERSONA] * count)[:count]
-    candidates = Candidates(passage, tuple(names), (0.0,) * len(names))
-    types, levels = task.type_names(), task.levels()
-    config = QueryConfig(names[0] if names else None, types[0], levels[0] if levels else None)
-    code = row.language if row.language != "und" else "en"
-    wanted = language(code)
-    requirement = Requirement(code, 8, 24, wanted.unit)
-    plain = row.source in generator.settings.plain_sources
-    text = row.text if plain else neutralise(row.text)[0]
-    first = generator.prompts.config_messages(generator.system, ConfigInputs(candidates, types, levels, ()), text)
-    second = generator.prompts.query_messages(
-        generator.system,
-        QueryInputs(candidates, config, requirement, ()),
-        text,
-        length_phrase(wanted, requirement.length_min, requirement.length_max),
-        wanted.name,
-    )
-    return _size(first), _size(second)
-
-
-def _size(messages: Sequence[tuple[str, str]]) -> int:
-    return sum(len(content.encode("utf-8", "replace")) for _, content in messages)
 
 
 def _free(out: Path) -> int | None:

@@ -5,27 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 import pyarrow as pa
 
-from synth import replies
 from synth.check.data import MOST_ROWS
-from synth.errors import InputError, JobError, RequestRejected, UnusableReply
+from synth.errors import InputError, JobError
 from synth.job import Job
 from synth.personas import Library, encode_library
-from synth.prompts import Prompts
+from synth.prompts import PromptFolder
 from synth.run import run as runs
 from synth.scores import PairBatch
 from synth.sources import InputFile, PassageRow, carried_schema, count_rows, inspect, read_passages, sample_rows
-from synth.stage import ChatModel, ChatReply, ChatRequest, ConfigInputs, Encoder, QueryInputs, Services
+from synth.stage import ChatModel, ChatReply, ChatRequest, Encoder, Services
 from synth.steps import ingest
 from synth.steps.generate import candidates_of
 from synth.tables import pair_table
 from synth.tables import passages as passage_records
-from synth.tasks.retrieval import Generator
 from synth.types import Candidates, Pair, Passage, Rejected
 
 Positioned = tuple[int, PassageRow, pa.Table]
@@ -50,46 +48,6 @@ class Tried:
     calls: Sequence[Call]
     outcomes: Sequence[Pair | Rejected]
     rows: Sequence[dict[str, Any]]
-
-
-@dataclass(slots=True)
-class _Recording:
-    """A chat model that remembers what it was asked and what came back."""
-
-    chat: ChatModel
-    repair: bool
-    echoes: frozenset[str]
-    calls: list[Call] = field(default_factory=list)
-
-    @property
-    def slots(self) -> int:
-        return self.chat.slots
-
-    async def complete(self, request: ChatRequest) -> ChatReply:
-        try:
-            reply = await self.chat.complete(request)
-        except RequestRejected as exc:
-            self.calls.append(Call(request, None, f"rejected by the server: {exc}"))
-            raise
-        self.calls.append(Call(request, reply, self._verdict(request, reply)))
-        return reply
-
-    async def close(self) -> None:
-        await self.chat.close()
-
-    def _verdict(self, request: ChatRequest, reply: ChatReply) -> str:
-        """The judgement that the generator comes to on the same reply."""
-        inputs = request.inputs
-        try:
-            if isinstance(inputs, ConfigInputs):
-                _, repaired = replies.read_config(reply, inputs, repair=self.repair)
-            elif not isinstance(inputs, QueryInputs):
-                return "not judged here"
-            else:
-                repaired = replies.read_query(reply, inputs, repair=self.repair, echoes=self.echoes).repaired
-        except UnusableReply as exc:
-            return f"unusable: {exc}"
-        return "accepted after a repair" if repaired else "accepted"
 
 
 def choose(job: Job, inputs: Sequence[InputFile], count: int, passage_id: str | None) -> list[Positioned]:
@@ -123,7 +81,7 @@ class Trial:
 
     job: Job
     inputs: Sequence[InputFile]
-    prompts: Prompts
+    prompts: PromptFolder
     library: Library | None
 
     @classmethod
@@ -132,23 +90,20 @@ class Trial:
         prompts, library = runs.prepare(job)
         return cls(job, inspect(job.corpora, job.base, job.read_limits()), prompts, library)
 
-    def generator(self) -> Generator:
-        return runs.generator(self.job, self.prompts)
-
     async def run(self, chosen: Sequence[Positioned], notify: Any) -> list[Tried]:
         """Generate and score for the chosen passages, one after the other. Raises what models raise."""
         job, client = self.job, self.job.client(notify)
-        generator = self.generator()
+        task = job.require_task()
         async with AsyncExitStack() as stack:
             encoder: Encoder | None = None
             if job.embed is not None:
-                encoder = job.embed.open(client, generator.task.instruction)
+                encoder = job.embed.open(client, task.instruction)
                 stack.push_async_callback(encoder.close)
             chat: ChatModel = job.llm.open(client)
             stack.push_async_callback(chat.close)
             vectors = await self._personas(encoder)
             services = Services(chat=chat, encoder=encoder)
-            return [await self._try(each, generator, services, vectors) for each in chosen]
+            return [await self._try(each, services, vectors) for each in chosen]
 
     async def _personas(self, encoder: Encoder | None) -> Any:
         if self.library is None or encoder is None or self.job.embed is None:
@@ -156,7 +111,7 @@ class Trial:
         model = json.dumps(self.job.embed.identity(), sort_keys=True)
         return await encode_library(self.library, encoder, model, remember=False)
 
-    async def _try(self, chosen: Positioned, generator: Generator, services: Services, vectors: Any) -> Tried:
+    async def _try(self, chosen: Positioned, services: Services, vectors: Any) -> Tried:
         position, row, carried = chosen
         columns = ingest.passage_columns(carried_schema(self.job.corpora, self.inputs, self.job.read_limits()))
         source = ingest.passage_table([row], [carried], position, columns)
@@ -165,15 +120,16 @@ class Trial:
         if refused:
             raise InputError(f"passage {record.id!r}: the embedder refuses it: {refused[0]}.")
         assert services.chat is not None  # noqa: S101 - opened by `run`
-        chat = _Recording(services.chat, self.job.repair, generator.echoes)
-        outcomes = await generator.generate(found[0], chat)
+        calls: list[Call] = []
+        writer = runs.writer(self.job, self.prompts, lambda *call: calls.append(Call(*call)))
+        outcomes = await writer.write(found[0], services.chat)
         pairs = [outcome for outcome in outcomes if isinstance(outcome, Pair)]
         rows = await self._scored(pairs, source, services) if pairs else []
-        return Tried(record, found[0], chat.calls, outcomes, rows)
+        return Tried(record, found[0], calls, outcomes, rows)
 
     async def _scored(self, pairs: Sequence[Pair], source: pa.Table, services: Services) -> list[dict[str, Any]]:
         """The pairs with their score columns, `kept`, and the rules that each breaks."""
-        table = pair_table(pairs, self.prompts.folder.name, 1, source)
+        table = pair_table(pairs, self.prompts.folder.name, 1, source, self.job.require_task().columns)
         batch = PairBatch(table)
         for scorer in self.job.scores:
             scores = await scorer.score(batch, services)

@@ -20,14 +20,12 @@ from synth.check.job import (
     check_scorers,
     expect,
     read_material,
-    skips_stage_one,
 )
 from synth.check.servers import Asked, ask_all, named_models
 from synth.errors import SynthError
 from synth.job import Draft, Job
 from synth.servers.probe import ProbeResult
 from synth.sources import ReadLimits
-from synth.tasks.retrieval import Retrieval
 from synth.terminal import say, tell
 
 _FILES_SHOWN = 10
@@ -101,7 +99,7 @@ def examine(draft: Draft, base: Path, *, offline: bool, quiet: bool = True) -> R
         tell("asking the models")
     instruction = job.instruction if job is not None else str(getattr(draft.stages.get("task"), "instruction", ""))
     servers = ask_all(named_models(draft.stages, instruction), findings, offline=offline)
-    if job is not None and isinstance(data, DataReport) and isinstance(job.task, Retrieval):
+    if job is not None and isinstance(data, DataReport):
         out = Path(job.file.out) if job.file.out else Path("outputs")
         costs = expect(job, material, data, base / out)
         room = [r.max_model_len for a in servers if a.section == "llm" for r in a.results if r.max_model_len]
@@ -190,10 +188,10 @@ def _state(result: ProbeResult) -> str:
 
 
 def _cost_lines(job: Job, costs: Costs) -> Iterator[str]:
-    task = job.task
-    assert isinstance(task, Retrieval)  # noqa: S101 - costs exist for no other task
-    stages = "one call each, stage one has nothing to choose" if skips_stage_one(job, task) else "two calls each"
-    yield f"expected   {costs.items:,} items ({costs.passages:,} passages × {task.queries_per_passage}), {stages}"
+    slots = job.require_task().items_per_passage
+    calls = round(costs.calls / max(1, costs.items))
+    each = f", {calls} {'call' if calls == 1 else 'calls'} each"
+    yield f"expected   {costs.items:,} items ({costs.passages:,} passages × {slots}){each}"
     yield f"calls      {costs.calls:,} and what is asked again"
     if costs.prompt_tokens is not None and hasattr(job.llm, "max_tokens"):
         yield (

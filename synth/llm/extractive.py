@@ -63,7 +63,7 @@ class _Baseline:
         """Nothing is open."""
 
 
-def _answer(inputs: ConfigInputs | QueryInputs | JudgeInputs | NegativeInputs, rng: random.Random) -> str:
+def _answer(inputs: ConfigInputs | QueryInputs | JudgeInputs | NegativeInputs | None, rng: random.Random) -> str:
     if isinstance(inputs, ConfigInputs):
         return _config(inputs, rng)
     if isinstance(inputs, QueryInputs):

@@ -279,6 +279,8 @@ def _shared(request: ChatRequest) -> tuple[Messages, str]:
     """What other requests have too: all messages but the last, and the last as far as its passage goes."""
     last = request.messages[-1][1]
     inputs = request.inputs
+    if inputs is None:
+        return request.messages[:-1], ""
     passage = inputs.candidates.passage.text if isinstance(inputs, ConfigInputs | QueryInputs) else inputs.passage
     for text in (passage, neutralise(passage)[0]):
         if (start := last.find(text)) >= 0:

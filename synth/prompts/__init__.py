@@ -18,13 +18,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 from synth.errors import JobError
 from synth.prompts.control_tokens import has_control_tokens, neutralise
-from synth.prompts.examples import Definitions, Example, decode, load_examples, parse_definitions, parse_examples
+from synth.prompts.examples import Definitions, Example, load_examples, parse_definitions, parse_examples
 from synth.prompts.schemas import config_schema, query_chars, query_schema
-from synth.prompts.templates import Messages, compiled
+from synth.prompts.templates import Messages, PromptFolder
 from synth.shipped import shipped
 from synth.stage import ConfigInputs, QueryInputs, letters
 from synth.types import Candidates, Passage, QueryConfig, Requirement
@@ -34,6 +34,7 @@ __all__ = [
     "Definitions",
     "Example",
     "Messages",
+    "PromptFolder",
     "Prompts",
     "SystemPart",
     "config_schema",
@@ -66,39 +67,24 @@ def prompt_folder(task: str) -> Path:
     return shipped("prompts", task)
 
 
-class Prompts:
-    """The templates of one folder with their examples and definitions; made by `Prompts.load`."""
+class Prompts(PromptFolder):
+    """The templates of the retrieval task with their examples and definitions."""
 
     def __init__(self, folder: Path, files: Mapping[str, bytes]) -> None:
-        self.folder = folder
-        self.files = MappingProxyType(dict(files))
-        """Every file the prompts depend on, by name: the identity of a run, and what it copies to `OUT/prompts/`."""
+        super().__init__(folder, files)
         self.examples = parse_examples(folder / "examples.jsonl", files["examples.jsonl"])
         self.definitions = parse_definitions(folder / "definitions.yaml", files["definitions.yaml"])
-        sources = ((name, decode(folder / name, content)) for name, content in files.items() if name.endswith(".j2"))
-        self._templates = compiled(folder, tuple(sources))
-
-    def __reduce__(self) -> tuple[object, ...]:
-        """Prompts go to other processes as the files that they are made of."""
-        return Prompts, (self.folder, dict(self.files))
 
     @classmethod
-    def load(cls, folder: Path) -> Prompts:
-        """Reads and tries every file of `folder` once; later changes on disk have no effect.
+    def load(cls, folder: Path, needed: Sequence[str] = ("config.j2", "query.j2")) -> Self:
+        """Reads and tries every file of `folder`, with the shipped examples and definitions where it has none.
 
         Raises JobError where a template is missing, is not UTF-8, has a syntax error, uses an unknown variable, does
         not use `passage`, or fails when rendered with sample values.
         """
-        try:
-            files = {path.name: path.read_bytes() for path in sorted(folder.glob("*.j2"))}
-            for name in _FALLBACK:
-                own = folder / name
-                files[name] = (own if own.is_file() else prompt_folder("retrieval") / name).read_bytes()
-        except OSError as exc:
-            raise JobError(f"{exc.filename}: {exc.strerror}.", "`prompts:` names a folder of templates.") from exc
-        for name in ("config.j2", "query.j2"):
-            if name not in files:
-                raise JobError(f"{folder}: there is no {name}.", f"Start from a copy of {prompt_folder('retrieval')}.")
+        files = cls.read(folder, needed)
+        for name in _FALLBACK:
+            files[name] = cls.read(folder if (folder / name).is_file() else prompt_folder("retrieval"), (name,))[name]
         prompts = cls(folder, files)
         prompts._try_out()
         return prompts
@@ -132,8 +118,7 @@ class Prompts:
             "choices": tuple(choices),
             "examples": tuple(_example_values(example, choices) for example in fitting),
         }
-        messages = self._templates.messages("system.j2", values, "system") if "system.j2" in self._templates else ()
-        return SystemPart(messages, types, difficulties, MappingProxyType(values))
+        return SystemPart(self.system_messages(values), types, difficulties, MappingProxyType(values))
 
     def config_messages(self, system: SystemPart, inputs: ConfigInputs, passage_text: str) -> Messages:
         """Stage one's messages; `passage_text` goes in as it is given."""

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from synth.errors import JobError
+from synth.prompts.templates import decode
 from synth.types import QueryConfig
 
 _Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
@@ -92,14 +93,6 @@ def parse_definitions(path: Path, content: bytes) -> Definitions:
         raise JobError(f"{path}: not YAML: {exc}.") from exc
     except ValidationError as exc:
         raise JobError(f"{path}: {_first(exc)}", "Copy the shipped definitions.yaml and edit its sentences.") from exc
-
-
-def decode(path: Path, content: bytes) -> str:
-    """`content` of `path` as text; raises JobError where it is not UTF-8."""
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as exc:
-        raise JobError(f"{path}: byte {exc.start} is not UTF-8.", "Save the file as UTF-8.") from exc
 
 
 def _example(place: str, line: str) -> Example:

@@ -7,10 +7,11 @@ sandbox. The limit only keeps a mistake from hanging a run.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any, Literal, Self
 
 from jinja2 import (
     Environment,
@@ -46,6 +47,57 @@ def compiled(folder: Path, sources: tuple[tuple[str, str], ...]) -> Templates:
     Raises JobError as `Templates` does.
     """
     return Templates(folder, dict(sources))
+
+
+class PromptFolder:
+    """The files of one template folder: its `.j2` templates and whatever else a task reads from it."""
+
+    def __init__(self, folder: Path, files: Mapping[str, bytes]) -> None:
+        self.folder = folder
+        self.files = MappingProxyType(dict(files))
+        """Every file the prompts depend on, by name: the identity of a run, and what it copies to `OUT/prompts/`."""
+        sources = ((name, decode(folder / name, content)) for name, content in files.items() if name.endswith(".j2"))
+        self._templates = compiled(folder, tuple(sources))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Prompts go to other processes as the files that they are made of."""
+        return type(self), (self.folder, dict(self.files))
+
+    @classmethod
+    def load(cls, folder: Path, needed: Sequence[str] = ()) -> Self:
+        """Reads the folder once; later changes on disk have no effect.
+
+        Raises JobError where a file of `needed` is missing, or a template is not UTF-8 or has a syntax error.
+        """
+        return cls(folder, cls.read(folder, needed))
+
+    @classmethod
+    def read(cls, folder: Path, needed: Sequence[str]) -> dict[str, bytes]:
+        """The content of all templates and of the files in `needed`, by name. Raises JobError."""
+        try:
+            names = {path.name for path in folder.glob("*.j2")}
+            missing = [name for name in needed if not (folder / name).is_file()]
+            if missing:
+                raise JobError(f"{folder}: there is no {missing[0]}.", "`prompts:` names a folder of templates.")
+            return {name: (folder / name).read_bytes() for name in sorted(names | set(needed))}
+        except OSError as exc:
+            raise JobError(f"{exc.filename}: {exc.strerror}.", "`prompts:` names a folder of templates.") from exc
+
+    def messages(self, name: str, values: Mapping[str, Any]) -> Messages:
+        """The messages of `system.j2`, where the folder has one, and then of template `name`, from the same values."""
+        return self.system_messages(values) + self._templates.messages(name, values)
+
+    def system_messages(self, values: Mapping[str, Any]) -> Messages:
+        """The messages of `system.j2`; none without one."""
+        return self._templates.messages("system.j2", values, "system") if "system.j2" in self._templates else ()
+
+
+def decode(path: Path, content: bytes) -> str:
+    """`content` of `path` as text; raises JobError where it is not UTF-8."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        raise JobError(f"{path}: byte {exc.start} is not UTF-8.", "Save the file as UTF-8.") from exc
 
 
 class _Environment(Environment):

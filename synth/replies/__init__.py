@@ -35,7 +35,7 @@ from synth.replies.objects import read_object, without_thinking
 from synth.stage import ChatReply, ConfigInputs, QueryInputs, letters
 from synth.types import Query, QueryConfig
 
-__all__ = ["REASONS", "RETRYABLE", "echo_keys", "read_config", "read_query"]
+__all__ = ["REASONS", "RETRYABLE", "echo_keys", "read_config", "read_query", "read_text"]
 
 REASONS = frozenset(
     {
@@ -117,13 +117,7 @@ def read_query(reply: ChatReply, inputs: QueryInputs, *, repair: bool, echoes: C
         if not repair:
             raise UnusableReply("key", f"there is no Query among the keys {_clip(list(values))}")
         values, renamed = {"Query": _foreign(values)}, True
-    value = values["Query"]
-    if value is None:
-        raise UnusableReply("empty", "Query is null")
-    if not isinstance(value, str):
-        raise UnusableReply("type", f"Query is a {type(value).__name__}, not a string")
-    query = value.strip()
-    _check_characters(query)
+    query = _string("Query", values["Query"])
     if _REFUSAL.match(query):
         raise UnusableReply("refusal", f"the query is {_clip(query)}")
     key = _echo_key(query)
@@ -136,6 +130,27 @@ def read_query(reply: ChatReply, inputs: QueryInputs, *, repair: bool, echoes: C
     if inputs.written and key in echo_keys(inputs.written):
         raise UnusableReply("duplicate", "this query is already written for the passage")
     return Query(query, repaired=found.repaired or renamed)
+
+
+def read_text(reply: ChatReply, key: str, *, repair: bool) -> tuple[str, bool]:
+    """The text under `key` of the object in a reply, and whether it needed a repair; raises UnusableReply."""
+    found = read_object(_text(reply), lambda values: key in values, repair=repair)
+    if key not in found.values:
+        raise UnusableReply("key", f"there is no {key} among the keys {_clip(list(found.values))}")
+    text = _string(key, found.values[key])
+    if not text:
+        raise UnusableReply("empty", f"{key} has no text")
+    return text, found.repaired
+
+
+def _string(key: str, value: object) -> str:
+    if value is None:
+        raise UnusableReply("empty", f"{key} is null")
+    if not isinstance(value, str):
+        raise UnusableReply("type", f"{key} is a {type(value).__name__}, not a string")
+    text = value.strip()
+    _check_characters(text)
+    return text
 
 
 def echo_keys(queries: Iterable[str]) -> frozenset[str]:

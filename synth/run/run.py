@@ -16,15 +16,14 @@ from synth import job as jobs
 from synth.errors import InputError, JobError, OutputError
 from synth.job import Job
 from synth.personas import Library, load_library
-from synth.prompts import Prompts
+from synth.prompts import PromptFolder
 from synth.rules import Rules
 from synth.run import history, identity
 from synth.run.history import Record
 from synth.shards import OutputFolder
 from synth.shipped import find
 from synth.sources import InputFile, PairSet, inspect, inspect_pairs, pairs_schema
-from synth.tasks.retrieval import PROMPT_SETS, Generator, GeneratorSettings, Retrieval
-from synth.validation import validate
+from synth.tasks import Observer, Task, TaskSettings, Writer
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +33,7 @@ class Run:
     job: Job
     folder: OutputFolder
     inputs: tuple[InputFile, ...]
-    prompts: Prompts | None
+    prompts: PromptFolder | None
     """None in a pass over existing data, as are task and library."""
     library: Library | None
     identity: str
@@ -48,10 +47,9 @@ class Run:
     """Ids of the rejected items that this revision asks again."""
 
     @property
-    def task(self) -> Retrieval:
-        task = self.job.task
-        assert isinstance(task, Retrieval)  # noqa: S101 - checked when the run was opened
-        return task
+    def task(self) -> Task:
+        """The job's task; only for a run that generates."""
+        return self.job.require_task()
 
     @property
     def template(self) -> str:
@@ -61,46 +59,30 @@ class Run:
         digest = hashlib.sha256(b"".join(name.encode() + b"\0" + files[name] for name in sorted(files)))
         return f"{Path(self.task.prompts or 'retrieval').name}@{digest.hexdigest()[:8]}"
 
-    def generator(self) -> Generator:
+    def writer(self) -> Writer:
         """The task with its prompts rendered as far as this run fixes them."""
         assert self.prompts is not None  # noqa: S101 - there is a task
-        return generator(self.job, self.prompts)
+        return writer(self.job, self.prompts)
 
 
-def generator(job: Job, prompts: Prompts) -> Generator:
+def writer(job: Job, prompts: PromptFolder, observe: Observer | None = None) -> Writer:
     """The job's task with its prompts rendered as far as the job fixes them."""
-    assert isinstance(job.task, Retrieval)  # noqa: S101 - `prepare` has checked it
-    settings = GeneratorSettings(
+    settings = TaskSettings(
         seed=job.file.seed,
         max_tokens=getattr(job.llm, "max_tokens", 512),
         repair=job.repair,
         top_k=job.file.personas.top_k if job.file.personas else 0,
         plain_sources=frozenset(each.source for each in job.corpora if each.control_tokens == "keep"),
     )
-    return job.task.open(prompts, settings)
+    return Writer.of(job.require_task(), prompts, settings, observe)
 
 
-def prepare(job: Job) -> tuple[Prompts, Library | None]:
+def prepare(job: Job) -> tuple[PromptFolder, Library | None]:
     """What a job reads beside its corpora: templates and personas. Raises JobError or InputError."""
-    if not isinstance(job.task, Retrieval):
-        raise JobError(f"{job.source}: task.use: only `retrieval` and its subclasses can be run.")
-    prompts = load_prompts(job.task, job.base)
+    prompts = job.require_task().load_prompts(job.base)
     options = job.file.personas
     library = load_library(find("personas", options.path, job.base), options.field) if options else None
     return prompts, library
-
-
-def load_prompts(task: Retrieval, base: Path) -> Prompts:
-    """The templates, examples and definitions that a task names. Raises JobError."""
-    prompts = Prompts.load(find("prompts", task.prompt_folder, base))
-    if task.examples is None:
-        return prompts
-    path = find("prompts", task.examples, base)
-    try:
-        content = path.read_bytes()
-    except OSError as exc:
-        raise JobError(f"{path}: {exc.strerror}.", "task.examples names a JSONL file.") from exc
-    return Prompts(prompts.folder, {**prompts.files, "examples.jsonl": content})
 
 
 def start(job: Job, out: Path, *, sample: int | None, notify: Any, go_on: bool = False) -> Run:
@@ -197,10 +179,10 @@ def at(run: Run, number: int) -> Run:
     if number == run.revision:
         return run
     old = reading_at(run, number)
-    if not isinstance(old.job.task, Retrieval):
+    if old.job.task is None:
         return old
     record = history.read_revisions(run.folder)[number - 1]
-    return replace(old, prompts=_prompts_of(run.folder, record), library=_library_of(old.job, record))
+    return replace(old, prompts=_prompts_of(run.folder, record, old.task), library=_library_of(old.job, record))
 
 
 def reading_at(run: Run, number: int) -> Run:
@@ -242,7 +224,7 @@ def reopen(folder: OutputFolder, rules: Rules) -> Run:
     Raises JobError, OutputError.
     """
     record, job = history.last(folder), recorded_job(folder)
-    prompts = _prompts_of(folder, record) if isinstance(job.task, Retrieval) and not job.data else None
+    prompts = _prompts_of(folder, record, job.task) if job.task is not None and not job.data else None
     opened = Run(replace(job, rules=rules), folder, record.inputs, prompts, None, "", record.sample)
     return under(opened, record)
 
@@ -277,23 +259,22 @@ def totals(folder: OutputFolder) -> dict[str, int] | None:
     return history.totals(folder)
 
 
-def _prompts_of(folder: OutputFolder, record: Record) -> Prompts:
+def _prompts_of(folder: OutputFolder, record: Record, task: Task) -> PromptFolder:
     """The templates that a revision uses: those files of its copies that its identity names."""
     path = folder.path / history.prompts_name(record.number)
     try:
-        return Prompts(path, {name: (path / name).read_bytes() for name in record.identity["templates"]})
+        return task.prompts_class(path, {name: (path / name).read_bytes() for name in record.identity["templates"]})
     except OSError as exc:
         raise OutputError(f"{exc.filename}: {exc.strerror}.", "Restore it from a backup.") from exc
 
 
-def _frozen_prompts(folder: OutputFolder, before: Record, current: Prompts, job: Job, notify: Any) -> Prompts:
+def _frozen_prompts(folder: OutputFolder, before: Record, current: PromptFolder, job: Job, notify: Any) -> PromptFolder:
     """The templates that the run was started with, where the job names none of its own."""
-    assert isinstance(job.task, Retrieval)  # noqa: S101 - `prepare` has checked it
-    was = validate(Retrieval, {key: value for key, value in (before.job.get("task") or {}).items() if key != "use"})[0]
-    shipped = job.task.prompts in PROMPT_SETS and job.task.examples is None
-    if was is None or not shipped or (was.prompts, was.examples) != (job.task.prompts, job.task.examples):
+    task = job.require_task()
+    was, now = (before.job.get("task") or {}), job.file.task
+    if task.own_prompts or any(was.get(key) != now.get(key) for key in ("use", "prompts", "examples")):
         return current  # this revision, or the one before, has templates of its own
-    frozen = _prompts_of(folder, before)
+    frozen = _prompts_of(folder, before, task)
     if frozen.files != current.files:
         notify(f"{frozen.folder}: kept, though this version of synth ships other templates.")
     return frozen

@@ -23,7 +23,7 @@ from synth.stage import Encoder
 from synth.steps import generate
 from synth.steps.generate import JournaledChat, OpenShard
 from synth.steps.keep import clear_views
-from synth.tasks.retrieval import Generator
+from synth.tasks import Writer
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class _Revision:
 
     run: Run
     chat: MeteredChat
-    generator: Generator
+    writer: Writer
     encoder: Encoder | None
     personas: Any
 
@@ -83,7 +83,7 @@ class Generation:
                 model = json.dumps(run.job.embed.identity(), sort_keys=True)
                 personas = await encode_library(run.library, encoder, model)
                 self._counters.phase = "generating"
-            self._revisions[number] = _Revision(run, self._models.chat(run.job), run.generator(), encoder, personas)
+            self._revisions[number] = _Revision(run, self._models.chat(run.job), run.writer(), encoder, personas)
         return self._revisions[number]
 
     async def _feed(self, order: Sequence[int], queue: asyncio.Queue[Any]) -> None:
@@ -153,7 +153,7 @@ class Generation:
             journaled = JournaledChat(under.chat, shard.journal, self._stop.is_set)
             asked = shard.asked[n]
             try:
-                outcomes = await under.generator.generate(shard.candidates[n], journaled, asked.slots, asked.before)
+                outcomes = await under.writer.write(shard.candidates[n], journaled, asked.slots, asked.before)
                 self._counters.passage_done(outcomes)
             except Stopped:
                 self._room.release()  # the shard stays open; the task that waits for room has to see the stop

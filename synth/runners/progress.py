@@ -102,7 +102,7 @@ def _from(shards: list[int], place: int, of: int) -> list[int]:
 def count_items(run: Run, counters: Counters, done: Collection[int]) -> None:
     """Set how many items there are and how many had an outcome before, in the shards `done`; from names if possible."""
     found, generated = history.read_parts(run.folder), run.folder.step("generated")
-    slots = 1 if run.pairs else run.task.queries_per_passage
+    slots = 1 if run.pairs else run.task.items_per_passage
     alike = run.revision == 1 or bool(run.pairs)
     due = {index: _due(found, index, slots) for index in range(found.shards)}
     had = {index: due[index] if alike else generated.meta(index).rows_in for index in due.keys() & set(done)}

@@ -167,7 +167,7 @@ async def open_shard(run: Run, index: int, journal: Journal, encoder: Encoder | 
 
 def _asked(run: Run, source: Shard) -> Sequence[Asked]:
     """All slots of a passage that came from an input; of an item that is asked again its own."""
-    every = Asked(range(run.task.queries_per_passage))
+    every = Asked(range(run.task.items_per_passage))
     again: list[str | None] = source.table["retry_of"].to_pylist()
     if not any(again):
         return [every] * len(again)
@@ -217,7 +217,7 @@ def commit(shard: OpenShard) -> tuple[Sequence[Pair], Sequence[Rejected]]:
     ordered = [outcome for n in range(len(shard.passages)) for outcome in shard.outcomes[n]]
     pairs = [outcome for outcome in ordered if isinstance(outcome, Pair)]
     rejected = [outcome for outcome in ordered if isinstance(outcome, Rejected)]
-    table = pair_table(pairs, run.template, run.revision, shard.source.table)
+    table = pair_table(pairs, run.template, run.revision, shard.source.table, run.task.columns)
     origin = Origin(
         identity=run.identity,
         input=shard.input,

@@ -7,61 +7,30 @@ queries already written.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from synth import replies
-from synth.errors import RequestRejected, UnusableReply
-from synth.hashing import item_random, item_seed
+from synth.errors import JobError, UnusableReply
 from synth.languages import language, length_phrase
 from synth.measures import copied_share, language_matches, length_error
-from synth.prompts import Prompts, SystemPart, config_schema, neutralise, query_chars, query_schema
+from synth.prompts import PromptFolder, Prompts, SystemPart, config_schema, query_chars, query_schema
 from synth.replies import echo_keys
-from synth.stage import ChatModel, ChatReply, ChatRequest, ConfigInputs, QueryInputs, ReplyKey, Stage
-from synth.tasks._options import Languages, Lengths, QuestionTypes, Weights, draw
-from synth.types import Attempt, Candidates, Pair, Query, QueryConfig, Rejected, ReplyStage, Requirement, Usage, Written
+from synth.shipped import find
+from synth.stage import ChatReply, ConfigInputs, QueryInputs
+from synth.tasks._options import OTHER, SAME, Languages, Lengths, QuestionTypes, Weights, draw
+from synth.tasks._task import Ask, Draw, Item, Requests, Task, TaskSettings
+from synth.types import Candidates, Passage, Query, QueryConfig, Requirement
 
 __all__ = ["Retrieval"]
 
-
-def drawn(candidates: Candidates, count: int, rng: random.Random) -> Candidates:
-    """`count` of the nearest personas, still nearest first; all of them where there are no more."""
-    if len(candidates.personas) <= count:
-        return candidates
-    chosen = sorted(rng.sample(range(len(candidates.personas)), count))
-    return Candidates(
-        candidates.passage,
-        tuple(candidates.personas[n] for n in chosen),
-        tuple(candidates.similarities[n] for n in chosen),
-    )
-
-
-def possible(config: QueryConfig, personas: tuple[str, ...], types: tuple[str, ...], levels: tuple[str, ...]) -> bool:
-    """Whether a slot that is offered these could choose the configuration at all."""
-    return (
-        (not personas or config.character in personas)
-        and config.question_type in types
-        and (not levels or config.difficulty in levels)
-    )
-
-
-def only_choice(inputs: ConfigInputs) -> QueryConfig | None:
-    """The configuration when nothing is left to choose: then stage one costs no call."""
-    personas = inputs.candidates.personas
-    if len(personas) > 1 or len(inputs.question_types) > 1 or len(inputs.difficulties) > 1:
-        return None
-    return QueryConfig(
-        personas[0] if personas else None,
-        inputs.question_types[0],
-        inputs.difficulties[0] if inputs.difficulties else None,
-    )
-
-
-KEPT_REPLY_BYTES = 8192
-"""How much of a reply a rejected row keeps."""
+PROMPT_SETS = {"default": "retrieval", "small": "retrieval-small"}
+QUESTION_TYPES = ("keywords", "acquire_knowledge", "summary", "yes_or_no", "background")
+DIFFICULTIES = ("high_school", "university", "phd")
 
 USUAL_ROOM = 512
 """Default of `llm.max_tokens`; what a job grants beyond it is meant for reasoning before the reply."""
@@ -73,246 +42,21 @@ TOO_FAR = 0.5
 TOO_ALIKE = 0.8
 """`retry_on: [copying]` asks again beyond this copied share."""
 
-Value = TypeVar("Value")
-
-
-@dataclass(slots=True)
-class _Item:
-    """What one item has cost so far."""
-
-    slot: int
-    attempts: tuple[Attempt, ...] = ()
-    usage: Usage = field(default_factory=Usage)
-    model: str = ""
-
-
-class _Unusable(Exception):  # noqa: N818 - control flow inside this module, never seen outside
-    """An item has run out of attempts, or cannot be asked at all."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(reason, detail)
-        self.reason = reason
-        self.detail = detail
-
 
 @dataclass(frozen=True, slots=True)
-class GeneratorSettings:
-    """What a job fixes outside the task."""
+class _Fixed:
+    """What a run fixes: the system part, and texts of the prompt that a query must not repeat."""
 
-    seed: int
-    """The run's."""
-    max_tokens: int
-    """Room for one reply."""
-    repair: bool
-    """Whether replies that need a stated repair are accepted."""
-    top_k: int
-    """How many of its candidates' personas an item is offered."""
-    plain_sources: frozenset[str] = frozenset()
-    """Sources whose control tokens stay as they are."""
-
-
-@dataclass(frozen=True, slots=True)
-class Generator:
-    """The retrieval task with its prompts rendered as far as a run fixes them."""
-
-    task: Retrieval
-    prompts: Prompts
     system: SystemPart
-    settings: GeneratorSettings
     echoes: frozenset[str]
-    """Queries that stand in the prompt, as `replies.echo_keys` gives them: to give one back is not to write one."""
-
-    async def generate(
-        self,
-        candidates: Candidates,
-        chat: ChatModel,
-        slots: Sequence[int] | None = None,
-        before: Sequence[Written] = (),
-    ) -> list[Pair | Rejected]:
-        """One outcome per slot (None: all), in slot order; `before` is what the passage has already.
-
-        Raises only what `chat` raises for a server, never for an item.
-        """
-        outcomes: list[Pair | Rejected] = []
-        written = list(before)
-        for slot in range(self.task.queries_per_passage) if slots is None else slots:
-            item = _Item(slot)
-            try:
-                pair = await self._item(item, candidates, chat, written)
-            except _Unusable as end:
-                outcomes.append(Rejected(candidates.passage, slot, end.reason, end.detail, item.attempts, item.usage))
-            else:
-                written.append(Written(pair.config, pair.query.text))
-                outcomes.append(pair)
-        return outcomes
-
-    async def _item(self, item: _Item, candidates: Candidates, chat: ChatModel, before: list[Written]) -> Pair:
-        config, repaired = await self._configure(item, candidates, chat, before)
-        requirement = self._require(candidates, config, item.slot)
-        written = tuple(each.text for each in before)
-        inputs = QueryInputs(candidates, config, requirement, written)
-        query = await self._write(item, inputs, chat)
-        return Pair(
-            passage=candidates.passage,
-            slot=item.slot,
-            config=config,
-            requirement=requirement,
-            query=replace(query, repaired=query.repaired or repaired),
-            model=item.model,
-            attempts=len(item.attempts),
-            usage=item.usage,
-        )
-
-    async def _configure(
-        self, item: _Item, candidates: Candidates, chat: ChatModel, before: list[Written]
-    ) -> tuple[QueryConfig, bool]:
-        inputs = self._choices(candidates, item.slot, tuple(each.config for each in before))
-        if only := only_choice(inputs):
-            return only, False
-        text = self._shown(candidates)
-        request = ChatRequest(
-            key=ReplyKey(candidates.passage.position, item.slot, "config", 0),
-            messages=self.prompts.config_messages(self.system, inputs, text),
-            schema=config_schema(inputs),
-            schema_name="query_config",
-            seed=0,
-            max_tokens=self.settings.max_tokens,
-            inputs=inputs,
-        )
-
-        def read(reply: ChatReply) -> tuple[QueryConfig, bool]:
-            return replies.read_config(reply, inputs, repair=self.settings.repair)
-
-        return await self._ask(item, request, chat, read)
-
-    def _choices(self, candidates: Candidates, slot: int, used: tuple[QueryConfig, ...]) -> ConfigInputs:
-        rng = item_random(self.settings.seed, "choices", candidates.passage.position, slot)
-        types = self.task.type_names()
-        if self.task.question_types != "auto":
-            types = (draw(self.task.question_types.weights(), rng),)
-        levels = self.task.levels()
-        if isinstance(self.task.difficulties, dict):
-            levels = (draw(self.task.difficulties, rng),)
-        offered = drawn(candidates, self.settings.top_k, rng)
-        used = tuple(config for config in used if possible(config, offered.personas, types, levels))
-        if len(set(used)) == max(1, len(offered.personas)) * len(types) * max(1, len(levels)):
-            used = ()  # all were there; from now on any may come again
-        return ConfigInputs(offered, types, levels, used)
-
-    def _require(self, candidates: Candidates, config: QueryConfig, slot: int) -> Requirement:
-        rng = item_random(self.settings.seed, "requirement", candidates.passage.position, slot)
-        code = self.task.languages.choose(candidates.passage.language, rng)
-        if code is None:
-            raise _Unusable("no_language", f"task.languages has no rule for {candidates.passage.language!r}")
-        if code == "und":
-            raise _Unusable("no_language", "the passage's language is unknown and the query should share it")
-        low, high = self.task.lengths.choose(config.question_type, rng)
-        return Requirement(code, low, high, language(code).unit)
-
-    async def _write(self, item: _Item, inputs: QueryInputs, chat: ChatModel) -> Query:
-        position = inputs.candidates.passage.position
-        requirement = inputs.requirement
-        wanted = language(requirement.language)
-        messages = self.prompts.query_messages(
-            self.system,
-            inputs,
-            self._shown(inputs.candidates),
-            length_phrase(wanted, requirement.length_min, requirement.length_max),
-            wanted.name,
-        )
-        chars, room = query_chars(wanted, requirement.length_max), self.settings.max_tokens
-        request = ChatRequest(
-            key=ReplyKey(position, item.slot, "query", 0),
-            messages=messages,
-            schema=query_schema(chars),
-            schema_name="query",
-            seed=0,
-            max_tokens=min(room, chars + FRAME_TOKENS + max(0, room - USUAL_ROOM)),
-            inputs=inputs,
-        )
-
-        def read(reply: ChatReply) -> Query:
-            return replies.read_query(reply, inputs, repair=self.settings.repair, echoes=self.echoes)
-
-        return await self._ask(item, request, chat, read, self._complaint)
-
-    def _complaint(self, query: Query, inputs: QueryInputs) -> str | None:
-        """Why `retry_on` would ask again, or None; the last attempt is accepted all the same."""
-        requirement = inputs.requirement
-        if "language" in self.task.retry_on and language_matches(query.text, requirement.language) is False:
-            return "language"
-        if "length" in self.task.retry_on and length_error(query.text, requirement) > TOO_FAR:
-            return "length"
-        keywords = inputs.config.question_type == "keywords"
-        passage = inputs.candidates.passage.text
-        if "copying" in self.task.retry_on and not keywords and copied_share(query.text, passage) > TOO_ALIKE:
-            return "copying"
-        return None
-
-    async def _ask(
-        self,
-        item: _Item,
-        request: ChatRequest,
-        chat: ChatModel,
-        read: Callable[[ChatReply], Value],
-        complaint: Callable[[Value, QueryInputs], str | None] | None = None,
-    ) -> Value:
-        """Ask up to `attempts` times for something that `read` accepts, each time with a seed of its own."""
-        last = UnusableReply("empty", "no reply")
-        fallback: list[Value] = []
-        max_tokens = request.max_tokens
-        for attempt in range(self.task.attempts):
-            key = replace(request.key, attempt=attempt)
-            seed = item_seed(self.settings.seed, key.stage, key.position, key.slot, attempt)
-            try:
-                reply = await chat.complete(replace(request, key=key, seed=seed, max_tokens=max_tokens))
-            except RequestRejected as exc:
-                _note(item, key.stage, seed, None, exc.reason)
-                last = UnusableReply(exc.reason, exc.detail)
-                break
-            try:
-                value = read(reply)
-            except UnusableReply as exc:
-                last = exc
-                _note(item, key.stage, seed, reply, exc.reason)
-                if exc.reason not in replies.RETRYABLE:
-                    break
-                if exc.reason in ("truncated", "whitespace_loop"):
-                    max_tokens = request.max_tokens * 2
-                continue
-            wish = complaint(value, request.inputs) if complaint and isinstance(request.inputs, QueryInputs) else None
-            _note(item, key.stage, seed, reply, f"retry_{wish}" if wish else None)
-            if wish is None:
-                return value
-            fallback.append(value)
-        if fallback:
-            return fallback[0]
-        raise _Unusable(last.reason, f"{request.key.stage}: {last.detail}")
-
-    def _shown(self, candidates: Candidates) -> str:
-        passage = candidates.passage
-        return passage.text if passage.source in self.settings.plain_sources else neutralise(passage.text)[0]
 
 
-def _note(item: _Item, stage: ReplyStage, seed: int, reply: ChatReply | None, reason: str | None) -> None:
-    text = (reply.text or "") if reply else ""
-    kept = text.encode("utf-8", "replace")[:KEPT_REPLY_BYTES].decode("utf-8", "ignore")
-    item.attempts += (Attempt(stage, seed, kept, reason),)
-    if reply:
-        item.usage += Usage(reply.prompt_tokens, reply.completion_tokens)
-        item.model = reply.model
-
-
-PROMPT_SETS = {"default": "retrieval", "small": "retrieval-small"}
-QUESTION_TYPES = ("keywords", "acquire_knowledge", "summary", "yes_or_no", "background")
-DIFFICULTIES = ("high_school", "university", "phd")
-
-
-class Retrieval(Stage):
+class Retrieval(Task):
     """Search queries for passages, in two calls: first who asks what kind of question, then the query itself."""
 
-    queries_per_passage: Annotated[int, Field(ge=1, le=1000)] = 1
-    """How many queries each passage gets (its slots)."""
+    prompts_class: ClassVar[type[PromptFolder]] = Prompts
+    prompt_files: ClassVar[tuple[str, ...]] = ("config.j2", "query.j2")
+
     question_types: Literal["auto"] | QuestionTypes = "auto"
     """`auto`: the model chooses. Or weights by type; a type of your own needs `means: "..."`."""
     difficulties: Literal["auto"] | Weights | None = "auto"
@@ -321,16 +65,12 @@ class Retrieval(Stage):
     """Query languages by weight, flat or by passage language; `same` is the passage's own."""
     lengths: Lengths = Lengths.model_validate({"default": [{"range": [3, 7]}, {"range": [8, 24], "weight": 3.0}]})
     """Inclusive length ranges by question type, in the query language's unit."""
-    instruction: str = "Given a question, retrieve passages that answer it"
-    """One English sentence on the retrieval task: for query vectors, rerankers and exports."""
     guidance: str | None = None
     """A sentence or two on who searches here and why; becomes part of the prompt."""
     examples: str | None = None
     """A JSONL file of your own worked examples in place of the shipped three."""
     prompts: str = "default"
     """`default`, `small` (short, for models below some four billion parameters), or a folder of your own templates."""
-    attempts: Annotated[int, Field(ge=1, le=20)] = 3
-    """Replies asked for per stage before an item is rejected."""
     retry_on: list[Literal["language", "length", "copying"]] = Field(default=[])
     """Ask again before accepting a query in the wrong language, of the wrong length, or copied."""
 
@@ -367,6 +107,23 @@ class Retrieval(Stage):
         """The folder that `prompts` names."""
         return PROMPT_SETS.get(self.prompts, self.prompts)
 
+    @property
+    def own_prompts(self) -> bool:
+        """Whether templates or examples are not those that come with synth."""
+        return self.prompts not in PROMPT_SETS or self.examples is not None
+
+    def load_prompts(self, base: Path) -> PromptFolder:
+        """Templates, examples and definitions that the job names. Raises JobError."""
+        prompts = super().load_prompts(base)
+        if self.examples is None:
+            return prompts
+        path = find("prompts", self.examples, base)
+        try:
+            content = path.read_bytes()
+        except OSError as exc:
+            raise JobError(f"{path}: {exc.strerror}.", "`task.examples` names a JSONL file.") from exc
+        return Prompts(prompts.folder, {**prompts.files, "examples.jsonl": content})
+
     def choices(self, personas: int) -> tuple[str, ...]:
         """The keys of stage one that the model chooses; the others are drawn, or have a single value."""
         offered = {
@@ -376,8 +133,8 @@ class Retrieval(Stage):
         }
         return tuple(key for key, count in offered.items() if count > 1)
 
-    def open(self, prompts: Prompts, settings: GeneratorSettings) -> Generator:
-        """Ready to generate: the part of the prompt that a run fixes is rendered here, once."""
+    def begin(self, prompts: Prompts, settings: TaskSettings) -> _Fixed:
+        """The system part of the prompt, rendered once for a run."""
         own = {} if self.question_types == "auto" else self.question_types.meanings()
         meanings: Mapping[str, str] = {**prompts.definitions.question_types, **own}
         system = prompts.system(
@@ -389,4 +146,144 @@ class Retrieval(Stage):
             choices=self.choices(settings.top_k),
         )
         echoes = echo_keys(text for example in prompts.examples for text in (example.query, example.passage))
-        return Generator(self, prompts, system, settings, frozenset(echoes))
+        return _Fixed(system, echoes)
+
+    def requests(self, passage: Candidates, draw: Draw) -> Requests:
+        """Stage one chooses a configuration, unless nothing is left to choose; stage two writes the query."""
+        inputs = self._choices(passage, draw)
+        config = only_choice(inputs)
+        if config is None:
+            config = yield self._ask_config(inputs, draw)
+        asked = QueryInputs(
+            passage, config, self._require(passage.passage, config, draw), tuple(each.text for each in draw.written)
+        )
+        query: Query = yield self._ask_query(asked, draw)
+        return Item(query.text, asked.requirement.language, config, asked.requirement)
+
+    def check(self, prompts: Prompts) -> Iterable[str]:
+        """Warns of worked examples that the prompt goes without."""
+        types, levels = self.type_names(), self.levels()
+        unfit = [
+            example
+            for example in prompts.examples
+            if example.config.question_type not in types or (levels and example.config.difficulty not in levels)
+        ]
+        if unfit:
+            yield (
+                f"{len(unfit)} of {len(prompts.examples)} worked examples are of question types or difficulties that "
+                "the job does not ask for; the prompt goes without them. Write some of your own: task.examples."
+            )
+
+    def values(self) -> Mapping[str, Sequence[str]]:
+        """The question types and difficulties that an item can have."""
+        return {"question_type": self.type_names(), "difficulty": self.levels()}
+
+    def query_languages(self, passage_language: str) -> Sequence[str]:
+        """Languages with a weight above 0 for passages in this one."""
+        rules = self.languages.root
+        weights = rules.get(passage_language) or rules.get(OTHER) or {}
+        return [passage_language if name == SAME else name for name, weight in weights.items() if weight > 0]
+
+    def _choices(self, candidates: Candidates, item: Draw) -> ConfigInputs:
+        rng = item.random("choices")
+        types = self.type_names()
+        if self.question_types != "auto":
+            types = (draw(self.question_types.weights(), rng),)
+        levels = self.levels()
+        if isinstance(self.difficulties, dict):
+            levels = (draw(self.difficulties, rng),)
+        offered = drawn(candidates, item.settings.top_k, rng)
+        before = (each.config for each in item.written if each.config is not None)
+        used = tuple(config for config in before if possible(config, offered.personas, types, levels))
+        if len(set(used)) == max(1, len(offered.personas)) * len(types) * max(1, len(levels)):
+            used = ()  # all were there; from now on any may come again
+        return ConfigInputs(offered, types, levels, used)
+
+    def _ask_config(self, inputs: ConfigInputs, item: Draw) -> Ask[QueryConfig]:
+        prompts: Prompts = item.prompts
+        text = item.text(inputs.candidates.passage)
+        return Ask(
+            stage="config",
+            messages=prompts.config_messages(item.fixed.system, inputs, text),
+            schema=config_schema(inputs),
+            read=lambda reply: replies.read_config(reply, inputs, repair=item.settings.repair),
+            inputs=inputs,
+        )
+
+    def _require(self, passage: Passage, config: QueryConfig, item: Draw) -> Requirement:
+        rng = item.random("requirement")
+        code = self.languages.choose(passage.language, rng)
+        if code is None:
+            raise UnusableReply("no_language", f"task.languages has no rule for {passage.language!r}")
+        if code == "und":
+            raise UnusableReply("no_language", "the passage's language is unknown and the query should share it")
+        low, high = self.lengths.choose(config.question_type, rng)
+        return Requirement(code, low, high, language(code).unit)
+
+    def _ask_query(self, inputs: QueryInputs, item: Draw) -> Ask[Query]:
+        prompts: Prompts = item.prompts
+        asked = inputs.requirement
+        wanted = language(asked.language)
+        text = item.text(inputs.candidates.passage)
+        phrase = length_phrase(wanted, asked.length_min, asked.length_max)
+        chars = query_chars(wanted, asked.length_max)
+
+        def read(reply: ChatReply) -> tuple[Query, bool]:
+            query = replies.read_query(reply, inputs, repair=item.settings.repair, echoes=item.fixed.echoes)
+            return query, query.repaired
+
+        return Ask(
+            stage="query",
+            messages=prompts.query_messages(item.fixed.system, inputs, text, phrase, wanted.name),
+            schema=query_schema(chars),
+            read=read,
+            complaint=lambda query: self._complaint(query, inputs),
+            max_tokens=chars + FRAME_TOKENS + max(0, item.settings.max_tokens - USUAL_ROOM),
+            inputs=inputs,
+        )
+
+    def _complaint(self, query: Query, inputs: QueryInputs) -> str | None:
+        """Why `retry_on` would ask again, or None; the last attempt is accepted all the same."""
+        requirement = inputs.requirement
+        if "language" in self.retry_on and language_matches(query.text, requirement.language) is False:
+            return "language"
+        if "length" in self.retry_on and length_error(query.text, requirement) > TOO_FAR:
+            return "length"
+        keywords = inputs.config.question_type == "keywords"
+        passage = inputs.candidates.passage.text
+        if "copying" in self.retry_on and not keywords and copied_share(query.text, passage) > TOO_ALIKE:
+            return "copying"
+        return None
+
+
+def drawn(candidates: Candidates, count: int, rng: random.Random) -> Candidates:
+    """`count` of the nearest personas, still nearest first; all of them where there are no more."""
+    if len(candidates.personas) <= count:
+        return candidates
+    chosen = sorted(rng.sample(range(len(candidates.personas)), count))
+    return Candidates(
+        candidates.passage,
+        tuple(candidates.personas[n] for n in chosen),
+        tuple(candidates.similarities[n] for n in chosen),
+    )
+
+
+def possible(config: QueryConfig, personas: tuple[str, ...], types: tuple[str, ...], levels: tuple[str, ...]) -> bool:
+    """Whether a slot that is offered these could choose the configuration at all."""
+    return (
+        (not personas or config.character in personas)
+        and config.question_type in types
+        and (not levels or config.difficulty in levels)
+    )
+
+
+def only_choice(inputs: ConfigInputs) -> QueryConfig | None:
+    """The configuration when nothing is left to choose: then stage one costs no call."""
+    personas = inputs.candidates.personas
+    if len(personas) > 1 or len(inputs.question_types) > 1 or len(inputs.difficulties) > 1:
+        return None
+    return QueryConfig(
+        personas[0] if personas else None,
+        inputs.question_types[0],
+        inputs.difficulties[0] if inputs.difficulties else None,
+    )

@@ -11,7 +11,8 @@ from synth.hashing import item_seed
 from synth.prompts import Prompts
 from synth.shipped import shipped
 from synth.stage import ChatReply, ConfigInputs
-from synth.tasks.retrieval import DIFFICULTIES, QUESTION_TYPES, GeneratorSettings, Retrieval
+from synth.tasks import TaskSettings, Writer
+from synth.tasks.retrieval import DIFFICULTIES, QUESTION_TYPES, Retrieval
 from synth.types import Candidates, Pair, Passage, Rejected
 
 PROMPTS = Prompts.load(shipped("prompts", "retrieval"))
@@ -77,7 +78,7 @@ def generate(chat, options=None, given=None, **settings):
     task = Retrieval.model_validate_json(json.dumps(options or {}))
     given = given or candidates()
     settings = {"seed": 7, "max_tokens": 256, "repair": True, "top_k": len(given.personas)} | settings
-    return asyncio.run(task.open(PROMPTS, GeneratorSettings(**settings)).generate(given, chat))
+    return asyncio.run(Writer.of(task, PROMPTS, TaskSettings(**settings)).write(given, chat))
 
 
 def test_an_item_is_two_calls_and_its_pair_says_what_was_asked():
@@ -271,13 +272,13 @@ def test_drawn_shares_follow_the_weights():
         "lengths": {"default": [{"range": [3, 7]}, {"range": [8, 24], "weight": 3}], "keywords": [2, 6]},
     }
     task = Retrieval.model_validate_json(json.dumps(options))
-    generator = task.open(PROMPTS, GeneratorSettings(seed=1, max_tokens=9, repair=True, top_k=0))
+    writer = Writer.of(task, PROMPTS, TaskSettings(seed=1, max_tokens=9, repair=True, top_k=0))
     chat = Scripted()
 
     async def all_items():
         found = []
         for position in range(count):
-            found += await generator.generate(candidates(position, people=()), chat)
+            found += await writer.write(candidates(position, people=()), chat)
         return found
 
     pairs = asyncio.run(all_items())

@@ -1,0 +1,305 @@
+"""The base class of tasks, and the loop that takes the items of a passage through the model calls of a task.
+
+A task says what to ask and how to read the answers; attempts, seeds, token counts and rejected items are handled here.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Generic, TypeVar
+
+from pydantic import Field
+
+from synth import replies
+from synth.errors import RequestRejected, UnusableReply
+from synth.hashing import item_random, item_seed
+from synth.prompts import Messages, PromptFolder, neutralise
+from synth.shipped import find
+from synth.stage import ChatModel, ChatReply, ChatRequest, ConfigInputs, JsonSchema, QueryInputs, ReplyKey, Stage
+from synth.types import Attempt, Candidates, Pair, Passage, Query, QueryConfig, Rejected, Requirement, Usage, Written
+
+KEPT_REPLY_BYTES = 8192
+"""How much of a reply a rejected row keeps."""
+
+Value = TypeVar("Value")
+Observer = Callable[[ChatRequest, ChatReply | None, str], None]
+"""Called after each model call with the reply (None where the server rejected the request) and the verdict on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSettings:
+    """What a job fixes outside the task."""
+
+    seed: int
+    """The run's."""
+    max_tokens: int
+    """Room for one reply."""
+    repair: bool
+    """Whether replies that need a stated repair are accepted."""
+    top_k: int
+    """How many of its candidates' personas an item is offered."""
+    plain_sources: frozenset[str] = frozenset()
+    """Sources whose control tokens stay as they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One item to write: the slot of its passage, its own random numbers, and what the passage has already."""
+
+    prompts: Any
+    """The task's `prompts_class`."""
+    fixed: Any
+    """What `Task.begin` returned."""
+    settings: TaskSettings
+    position: int
+    slot: int
+    written: tuple[Written, ...] = ()
+
+    def random(self, purpose: str) -> random.Random:
+        """A generator that depends on run seed, purpose and item only."""
+        return item_random(self.settings.seed, purpose, self.position, self.slot)
+
+    def text(self, passage: Passage) -> str:
+        """The passage as a prompt may show it: control tokens are broken unless its source keeps them."""
+        return passage.text if passage.source in self.settings.plain_sources else neutralise(passage.text)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Ask(Generic[Value]):
+    """One question to the model; `read` gives (value, whether the reply was repaired) or raises UnusableReply."""
+
+    stage: str
+    """Names the call within an item: `config`, `query`."""
+    messages: Messages
+    schema: JsonSchema
+    read: Callable[[ChatReply], tuple[Value, bool]]
+    complaint: Callable[[Value], str | None] | None = None
+    """Why to ask again although the value is usable; the first usable value is taken when attempts run out."""
+    max_tokens: int | None = None
+    """Room for the reply; None for all that the job grants."""
+    inputs: ConfigInputs | QueryInputs | None = None
+    """What the messages were rendered from, for backends that read no prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A finished item: the query, what was asked for, and values of the task's own columns (`Task.columns`)."""
+
+    query: str
+    language: str
+    """The language that the query was asked in."""
+    config: QueryConfig | None = None
+    requirement: Requirement | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+
+Requests = Generator[Ask[Any], Any, Item]
+
+
+class Task(Stage):
+    """What a job asks a model to write for each passage: subclass it, and add a folder of prompts.
+
+    `requests` is all that a task must define: it yields one `Ask` after the other, receives what each read, and
+    returns the finished `Item`.
+    """
+
+    columns: ClassVar[Mapping[str, str]] = {}
+    """Columns of the task's own in `generated/`, beyond those of every pair: name → Arrow type, such as `string`."""
+    prompt_files: ClassVar[tuple[str, ...]] = ()
+    """Files that the prompt folder must have."""
+    prompts_class: ClassVar[type[PromptFolder]] = PromptFolder
+
+    queries_per_passage: Annotated[int, Field(ge=1, le=1000)] = 1
+    """How many queries each passage gets (its slots)."""
+    instruction: str = "Given a question, retrieve passages that answer it"
+    """One English sentence on the retrieval task: for query vectors, rerankers and exports."""
+    prompts: str
+    """The folder of templates."""
+    attempts: Annotated[int, Field(ge=1, le=20)] = 3
+    """Replies asked for per stage before an item is rejected."""
+
+    @property
+    def name(self) -> str:
+        """The value of the column `task`."""
+        return type(self).__name__.lower()
+
+    @property
+    def items_per_passage(self) -> int:
+        """How many items each passage has."""
+        return self.queries_per_passage
+
+    @property
+    def prompt_folder(self) -> str:
+        """The folder that `prompts` names."""
+        return self.prompts
+
+    @property
+    def own_prompts(self) -> bool:
+        """Whether the job names prompt files of its own, in place of those that come with the task."""
+        return bool(self.prompts != type(self).model_fields["prompts"].default)
+
+    def load_prompts(self, base: Path) -> PromptFolder:
+        """The prompts that the job names, below `base` or among those shipped. Raises JobError."""
+        return self.prompts_class.load(find("prompts", self.prompt_folder, base), self.prompt_files)
+
+    def begin(self, prompts: Any, settings: TaskSettings) -> Any:  # noqa: ARG002 - for subclasses
+        """What a run fixes, made once: every `Draw` has it as `fixed`."""
+        return None
+
+    def requests(self, passage: Candidates, draw: Draw) -> Requests:
+        """Ask for one item. Raises UnusableReply where the item cannot be asked for."""
+        raise NotImplementedError
+
+    def check(self, prompts: Any) -> Iterable[str]:  # noqa: ARG002 - for subclasses
+        """What `synth check` warns of."""
+        return ()
+
+    def values(self) -> Mapping[str, Sequence[str]]:
+        """Columns that hold one of a few known values, so that rules by group can be checked beforehand."""
+        return {}
+
+    def query_languages(self, passage_language: str) -> Sequence[str]:
+        """Languages that a query for a passage in this language may be asked in."""
+        return [passage_language]
+
+
+@dataclass(slots=True)
+class _Progress:
+    """What one item has cost so far."""
+
+    slot: int
+    attempts: tuple[Attempt, ...] = ()
+    usage: Usage = field(default_factory=Usage)
+    model: str = ""
+    repaired: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """A task bound to its prompts and to what a run fixes: writes the items of one passage after the other."""
+
+    task: Task
+    prompts: PromptFolder
+    settings: TaskSettings
+    fixed: Any
+    observe: Observer | None = None
+
+    @classmethod
+    def of(cls, task: Task, prompts: PromptFolder, settings: TaskSettings, observe: Observer | None = None) -> Writer:
+        """Renders what a run fixes. Raises JobError where a template fails."""
+        return cls(task, prompts, settings, task.begin(prompts, settings), observe)
+
+    async def write(
+        self,
+        candidates: Candidates,
+        chat: ChatModel,
+        slots: Sequence[int] | None = None,
+        before: Sequence[Written] = (),
+    ) -> list[Pair | Rejected]:
+        """One outcome per slot (None: all), in slot order; `before` is what the passage has already.
+
+        Raises only what `chat` raises for a server, never for an item.
+        """
+        outcomes: list[Pair | Rejected] = []
+        written = list(before)
+        for slot in range(self.task.items_per_passage) if slots is None else slots:
+            so_far = _Progress(slot)
+            try:
+                pair = await self._item(so_far, candidates, chat, tuple(written))
+            except UnusableReply as end:
+                rejected = Rejected(candidates.passage, slot, end.reason, end.detail, so_far.attempts, so_far.usage)
+                outcomes.append(rejected)
+            else:
+                written.append(Written(pair.config, pair.query.text))
+                outcomes.append(pair)
+        return outcomes
+
+    async def _item(
+        self, so_far: _Progress, candidates: Candidates, chat: ChatModel, before: tuple[Written, ...]
+    ) -> Pair:
+        passage = candidates.passage
+        draw = Draw(self.prompts, self.fixed, self.settings, passage.position, so_far.slot, before)
+        requests = self.task.requests(candidates, draw)
+        answer: Any = None
+        while True:
+            try:
+                ask = requests.send(answer)
+            except StopIteration as end:
+                item: Item = end.value
+                break
+            answer = await self._answer(so_far, ask, passage.position, chat)
+        return Pair(
+            passage=passage,
+            slot=so_far.slot,
+            config=item.config,
+            requirement=item.requirement,
+            query=Query(item.query, repaired=so_far.repaired),
+            model=so_far.model,
+            attempts=len(so_far.attempts),
+            usage=so_far.usage,
+            task=self.task.name,
+            language=item.language,
+            columns=item.columns,
+        )
+
+    async def _answer(self, so_far: _Progress, ask: Ask[Any], position: int, chat: ChatModel) -> Any:
+        """Ask up to `attempts` times for something that `read` accepts, each time with a seed of its own."""
+        last = UnusableReply("empty", "no reply")
+        fallback: list[tuple[Any, bool]] = []
+        room = self.settings.max_tokens if ask.max_tokens is None else min(ask.max_tokens, self.settings.max_tokens)
+        request = ChatRequest(
+            key=ReplyKey(position, so_far.slot, ask.stage, 0),
+            messages=ask.messages,
+            schema=ask.schema,
+            schema_name=ask.stage,
+            seed=0,
+            max_tokens=room,
+            inputs=ask.inputs,
+        )
+        for attempt in range(self.task.attempts):
+            key = replace(request.key, attempt=attempt)
+            seed = item_seed(self.settings.seed, key.stage, key.position, key.slot, attempt)
+            request = replace(request, key=key, seed=seed)
+            try:
+                reply = await chat.complete(request)
+            except RequestRejected as exc:
+                self._note(so_far, request, None, exc.reason, f"rejected by the server: {exc}")
+                last = UnusableReply(exc.reason, exc.detail)
+                break
+            try:
+                value, repaired = ask.read(reply)
+            except UnusableReply as exc:
+                last = exc
+                self._note(so_far, request, reply, exc.reason, f"unusable: {exc}")
+                if exc.reason in replies.REASONS - replies.RETRYABLE:
+                    break
+                if exc.reason in ("truncated", "whitespace_loop"):
+                    request = replace(request, max_tokens=2 * room)
+                continue
+            wish = ask.complaint(value) if ask.complaint else None
+            verdict = "accepted after a repair" if repaired else "accepted"
+            self._note(so_far, request, reply, f"retry_{wish}" if wish else None, f"{wish}" if wish else verdict)
+            fallback.append((value, repaired))
+            if wish is None:
+                fallback = fallback[-1:]
+                break
+        if not fallback:
+            raise UnusableReply(last.reason, f"{ask.stage}: {last.detail}")
+        value, repaired = fallback[0]
+        so_far.repaired |= repaired
+        return value
+
+    def _note(
+        self, so_far: _Progress, request: ChatRequest, reply: ChatReply | None, reason: str | None, verdict: str
+    ) -> None:
+        text = (reply.text or "") if reply else ""
+        kept = text.encode("utf-8", "replace")[:KEPT_REPLY_BYTES].decode("utf-8", "ignore")
+        so_far.attempts += (Attempt(request.key.stage, request.seed, kept, reason),)
+        if reply:
+            so_far.usage += Usage(reply.prompt_tokens, reply.completion_tokens)
+            so_far.model = reply.model
+        if self.observe is not None:
+            self.observe(request, reply, verdict)

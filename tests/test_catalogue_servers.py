@@ -36,7 +36,7 @@ ELSEWHERE = {
     "V20": ("llm/test_vllm_server.py", "test_another_checkpoint_after_a_restart_is_refused"),
     "V21": ("servers/test_outages.py", "test_requests_of_a_passage_meet_one_server_and_a_dead_one_hands_over"),
     "V22": ("embed/test_embedders.py", "test_another_width_in_the_middle_is_refused"),
-    "V26": ("test_scorers_more.py", "test_a_missing_token_counts_only_where_it_cannot_matter"),
+    "V26": ("scores/test_scorers_more.py", "test_a_missing_token_counts_only_where_it_cannot_matter"),
 }
 
 

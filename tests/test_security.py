@@ -35,7 +35,7 @@ ELSEWHERE = {
     "S3": ("test_catalogue_configs.py", "test_a_bad_template_ends_in_2"),
     "S7 sources": ("test_house.py", "test_nothing_is_evaluated_unpickled_or_trusted"),
     "S8": ("test_catalogue_configs.py", "test_a_bad_job_file_ends_in_2_with_place_and_cure"),
-    "S9 links": ("test_shards.py", "test_a_planted_link_is_refused"),
+    "S9 links": ("shards/test_shards.py", "test_a_planted_link_is_refused"),
     "S10": ("llm/test_vllm_server.py", "test_an_unknown_certificate_is_refused_and_ca_file_cures_it"),
     "S14 pins": ("test_house.py", "test_constraints_are_plain_pins"),
 }

@@ -53,7 +53,8 @@ def test_its_folder_has_the_name_by_which_messages_call_it(place):
     assert folder.name.rpartition("-")[0] == ExcessWords().name
 
 
-def test_sweep_knows_from_its_columns_which_values_are_the_good_ones(place, capsys):
+@pytest.mark.usefixtures("place")
+def test_sweep_knows_from_its_columns_which_values_are_the_good_ones(capsys):
     capsys.readouterr()
     assert main(["sweep", "out", "--score", "excess_words", "--label-column", "good", "--at", "2", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

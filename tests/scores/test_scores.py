@@ -21,7 +21,7 @@ from synth.registry import find, names
 from synth.scores import PairBatch, ScoreColumn, Scorer
 from synth.stage import ClientSettings, Encoded, Services
 
-SHARED = Path(__file__).parents[1].parent / "shared"
+SHARED = Path(__file__).parents[2].parent / "shared"
 RECORDED = SHARED / "data" / "recorded" / "recorded_dev.jsonl"
 
 PASSAGES = (

@@ -369,7 +369,10 @@ def test_a_real_kill_in_the_middle_leaves_whole_shards_and_the_rest_follows(out)
         "with faults.running_on(machine): apply(opened(path), rules(cosine={'above': 0.5}), 'x')"
     )
     tests = str(Path(faults.__file__).parents[1])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([tests, str(Path(tests).parent)])}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), tests, str(Path(tests).parent)]),
+    }
     process = subprocess.run([sys.executable, "-c", code, out], env=environment, check=False)
     assert process.returncode == -9
     assert len(list((out / "views" / "x").glob("*.parquet"))) == 1

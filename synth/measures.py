@@ -1,4 +1,4 @@
-"""What can be measured on one query, shared by the scorers and by `task.retry_on`, so that both mean the same."""
+"""Measures of one query, shared by the scorers and by `task.retry_on`, so that both give the same values."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from synth.types import LengthUnit, Requirement
 
 
 def language_matches(query: str, code: str | None) -> bool | None:
-    """Whether a query is in the language asked for; None where that cannot be told or no known language was asked."""
+    """Whether a query is in the requested language; None when that is undecided or the language is unknown."""
     if code is None or code == "und":
         return None
     try:
         return is_language(query, code)
-    except JobError:  # data made elsewhere may name a language outside the table
+    except JobError:  # external data may name a language that the table does not have
         return None
 
 
@@ -34,28 +34,28 @@ def outside_range(got: int, low: int | None, high: int | None) -> float | None:
 
 
 def length_error(query: str, requirement: Requirement) -> float:
-    """Distance of a query's length from the range it was asked in; 0 inside, 1 at twice the upper bound."""
+    """Distance of a query's length from the requested range; 0 inside, 1 at twice the upper bound."""
     got = text_length(query, requirement.language, requirement.length_unit)
     return outside_range(got, requirement.length_min, requirement.length_max) or 0.0
 
 
 def copied_share(query: str, passage: str) -> float:
-    """The longest run of characters a query shares with its passage, divided by the query's length; both folded."""
+    """The longest run of characters that a query shares with its passage, as a share of the query; both folded."""
     text = fold(query)
     return longest_shared_run(text, fold(passage)) / len(text) if text else 0.0
 
 
 def fold(text: str) -> str:
-    """Case and white space folded, for comparing characters."""
+    """The text with case and white space folded, to compare characters."""
     return " ".join(text.casefold().split())
 
 
 def longest_shared_run(text: str, other: str) -> int:
-    """Length of the longest substring common to both.
+    """Length of the longest common substring.
 
-    The run found so far only ever grows, so about 2 * len(text) substring searches settle it; CPython's search is in C,
-    which beats both a suffix automaton and difflib at the size of a query and a passage. Where the second half of a
-    candidate is not shared, no candidate that covers it is, which skips most of them.
+    About 2 * len(text) substring searches suffice, because the run found so far only grows. CPython's search is in C,
+    which is faster than a suffix automaton or difflib for a query and a passage. A candidate whose second half is not
+    shared rules out all candidates that contain this half, which skips most of them.
     """
     best = start = 0
     while (end := start + best + 1) <= len(text):

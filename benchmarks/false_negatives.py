@@ -21,10 +21,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import yaml
 
-from synth.commands.mine import Given
-from synth.commands.mine import mine as command
-from synth.commands.run import run
-from synth.commands.target import resolve
+from synth.cli.mine import mine_run as command
+from synth.cli.run import run_target as run
+from synth.pipeline import resolve
+from synth.runners.mining import MineArgs
 
 Row = tuple[str, Sequence[str], Sequence[str]]
 """A query, its positives, and the passages that are counted."""
@@ -107,7 +107,7 @@ def measure(folder: Path, work: Path) -> None:
     for name, options in SETTINGS.items():
         (work / "mine.yaml").write_text(yaml.safe_dump({"num_negatives": 5} | options), encoding="utf-8")
         with redirect_stdout((work / "log").open("w")), redirect_stderr((work / "log2").open("w")):
-            command(work / "out", Given(file=work / "mine.yaml", corpus=[str(work / "corpus.jsonl")]), as_json=True)
+            command(work / "out", MineArgs(file=work / "mine.yaml", corpus=[str(work / "corpus.jsonl")]), as_json=True)
         taken: dict[str, set[str]] = {}
         negatives = 0
         for path in sorted((work / "out" / "mined").glob("*.parquet")):

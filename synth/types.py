@@ -7,10 +7,12 @@ from synth. `position` is the row number of a passage in `passages/` and the onl
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+Notify = Callable[[str], None]
+"""Takes a line for the user: a warning, or how far something is."""
 LengthUnit = Literal["words", "characters"]
 
 

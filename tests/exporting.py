@@ -4,9 +4,10 @@ import json
 
 from running import WORDS, run, write_job
 
-from synth.commands.mine import Given, mine
+from synth.cli.mine import mine_run as mine
 from synth.errors import InputError
 from synth.exports import Export
+from synth.runners.mining import MineArgs
 
 THINGS = [
     "ferry",
@@ -50,7 +51,7 @@ def pairs(folder, rows=None, *, size=16, negatives=3, **job):
     run(write_job(folder, base | job), folder / "out")
     if negatives:
         options = {"range": "0:30", "num_negatives": str(negatives), "max_score": "null", "absolute_margin": "0.01"}
-        mine(folder / "out", Given(options=options), as_json=True)
+        mine(folder / "out", MineArgs(options=options), as_json=True)
     return folder / "out"
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import yaml
 
-from synth.commands.run import run as command
-from synth.commands.target import resolve
+from synth.cli.run import run_target as command
+from synth.pipeline import resolve
 
 _LIST = (
     "harbour ferry island nine morning minutes calm weather captain ticket bridge river stone mill flour baker oven "

@@ -13,7 +13,7 @@ import typer
 
 from synth import cli
 from synth.cli.app import app
-from synth.commands import status as status_module
+from synth.shards import OutputFolder
 
 SYNTH = [sys.executable, "-m", "synth"]
 COMMANDS = list(typer.main.get_command(app).commands)
@@ -103,7 +103,7 @@ def test_what_the_machine_refuses_exits_7_with_a_cure(code, monkeypatch, capsys)
     def refuse(*_args, **_kwargs):
         raise OSError(code, os.strerror(code), "/data/out")
 
-    monkeypatch.setattr(status_module, "status", refuse)
+    monkeypatch.setattr(OutputFolder, "open", refuse)
     assert cli.main(["status", "out"]) == 7
     said = capsys.readouterr().err
     assert said.startswith(f"error: /data/out: {os.strerror(code)}. ")
@@ -114,7 +114,7 @@ def test_a_bug_exits_1_with_the_traceback_and_says_that_it_is_one(monkeypatch, c
     def crash(*_args, **_kwargs):
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr(status_module, "status", crash)
+    monkeypatch.setattr(OutputFolder, "open", crash)
     assert cli.main(["status", "out"]) == 1
     said = capsys.readouterr().err
     assert "Traceback" in said
@@ -125,6 +125,6 @@ def test_ctrl_c_exits_130(monkeypatch, capsys):
     def interrupt(*_args, **_kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(status_module, "status", interrupt)
+    monkeypatch.setattr(OutputFolder, "open", interrupt)
     assert cli.main(["status", "out"]) == 130
     assert capsys.readouterr().err == "error: interrupted.\n"

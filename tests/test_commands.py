@@ -282,7 +282,7 @@ def test_status_counts_what_is_on_disk(finished, capsys):
     assert steps["generated"]["rows_in"] == 6
     assert steps["kept"]["shards"] == steps["kept"]["of"] == 2
     assert cli.main(["status", str(finished)]) == 0
-    assert "go on with" not in capsys.readouterr().out
+    assert "resume with" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", ["show", "status"])

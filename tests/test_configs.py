@@ -7,7 +7,7 @@ import re
 import pytest
 
 from synth import job as jobs
-from synth.commands.init import init
+from synth.cli.init import init
 from synth.errors import JobError
 from synth.prompts import Prompts, prompt_folder
 from synth.servers.faults import expand_urls

@@ -10,10 +10,9 @@ from loopback import Fault, say
 from running import audit, completion, contents, footer, job_dict, passage, rows, run, shards, write_corpus, write_job
 
 from synth.cli import main
-from synth.commands.run import How
-from synth.commands.run import run as command
-from synth.commands.target import resolve
+from synth.cli.run import run_target as command
 from synth.errors import OutputError, ServerRefused
+from synth.pipeline import RunArgs, resolve
 from synth.verify import verify
 
 GONE = Fault(307, headers={"Location": "http://127.0.0.1:9/elsewhere"})
@@ -33,7 +32,7 @@ def write(place, server, **more):
 
 
 def go_on(job, out, *settings, retry=False):
-    command(resolve(job, out, settings, None), as_json=True, how=How(go_on=True, retry=retry))
+    command(resolve(job, out, settings, None), as_json=True, args=RunArgs(continue_edited=True, retry=retry))
 
 
 def chats(server):
@@ -228,7 +227,7 @@ def test_a_sample_is_not_extended(place, server):
     command(resolve(job, place / "out", (), 6), as_json=True)
     write_corpus(place / "many" / "b.jsonl", 3)
     with pytest.raises(OutputError, match="a sample is not extended"):
-        command(resolve(job, place / "out", (), 6), as_json=True, how=How(go_on=True))
+        command(resolve(job, place / "out", (), 6), as_json=True, args=RunArgs(continue_edited=True))
 
 
 @pytest.mark.slow
@@ -323,7 +322,7 @@ def test_a_retried_item_sees_what_its_passage_has_already(place, server):
     assert (row["id"], lost["id"]) == ("5-0", "5-1")
     server.chat = completion
     calls = len(chats(server))
-    command(resolve(job, out, (), None), as_json=True, how=How(retry=True))
+    command(resolve(job, out, (), None), as_json=True, args=RunArgs(retry=True))
     assert any(row["query"] in body for body in chats(server)[calls:])
 
 
@@ -337,8 +336,8 @@ def test_a_retry_that_was_interrupted_goes_on_and_begins_no_other(place, server)
     run(job, out)
     server.chat = completion
     with gone_after(server, 9):
-        command(resolve(job, out, (), None), as_json=True, how=How(retry=True))
-    command(resolve(job, out, (), None), as_json=True, how=How(retry=True))
+        command(resolve(job, out, (), None), as_json=True, args=RunArgs(retry=True))
+    command(resolve(job, out, (), None), as_json=True, args=RunArgs(retry=True))
     assert proved(out)["generated"].retried == 40
     assert not (out / "job.3.json").exists()
 

@@ -11,8 +11,10 @@ import pytest
 from datasets import get_dataset_config_names, load_dataset
 from exporting import PLACES, THINGS, pair, pairs
 
-from synth.commands import mine
-from synth.commands.export import Given, export
+from synth.cli.export import export_run as export
+from synth.cli.mine import mine_run
+from synth.results.export import ExportArgs
+from synth.runners.mining import MineArgs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -44,7 +46,7 @@ def exports(tmp_path_factory):
     place = tmp_path_factory.mktemp("exports")
     out = pairs(place)
     for to in ("sentence-transformers", "ms-swift", "flagembedding", "tevatron", "beir", "mteb", "jsonl", "hub"):
-        export(out, Given(to, place / to, split=["test=0.2"]), as_json=True)
+        export(out, ExportArgs(to, place / to, split=["test=0.2"]), as_json=True)
     return place
 
 
@@ -97,8 +99,8 @@ def test_flagembedding_reads_teacher_scores(tmp_path, model):
     scores = [{"use": "cosine"}, {"use": "reranker", "model": {"use": "mining:Verdicts"}}]
     out = pairs(tmp_path, given, negatives=0, scores=scores)
     options = {"range": "0:30", "num_negatives": "3", "max_score": "null", "reranker": "{use: mining:Verdicts}"}
-    mine.mine(out, mine.Given(options=options | {"absolute_margin": "0.01"}), as_json=True)
-    export(out, Given("flagembedding", tmp_path / "rows"), as_json=True)
+    mine_run(out, MineArgs(options=options | {"absolute_margin": "0.01"}), as_json=True)
+    export(out, ExportArgs("flagembedding", tmp_path / "rows"), as_json=True)
     said = opened(SCRIPTS / "flagembedding_rows.py", tmp_path / "rows", model, 4, "distil", cache=tmp_path)
     assert "with teacher scores" in said
 

@@ -8,9 +8,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from exporting import pairs
 
-from synth.commands.export import Given, export
-from synth.commands.handover import push
+from synth.cli.export import export_run as export
 from synth.errors import ServerRefused, ServerUnavailable
+from synth.results.atomic_export import push
+from synth.results.export import ExportArgs
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -77,7 +78,7 @@ def hub(monkeypatch):
 
 def test_a_push_uploads_every_file_to_a_private_data_set(hub, tmp_path):
     out = pairs(tmp_path, negatives=0)
-    export(out, Given("hub", tmp_path / "x", push="me/pairs"), as_json=True)
+    export(out, ExportArgs("hub", tmp_path / "x", push="me/pairs"), as_json=True)
     (created,) = [json.loads(body) for path, body, _ in hub.seen if path == "/api/repos/create"]
     wanted = {"name": "pairs", "organization": "me", "type": "dataset", "visibility": "private"}
     assert wanted.items() <= created.items()

@@ -16,9 +16,8 @@ from exporting import INSTRUCTION, PLACES, THINGS, pair, pairs
 
 from synth import registry
 from synth.cli import main
-from synth.commands import mine
-from synth.commands.export import Given, export, options_of
-from synth.commands.handover import Handover, push
+from synth.cli.export import export_run as export
+from synth.cli.mine import mine_run
 from synth.errors import InputError, JobError, OutputError, ServerRefused, ServerUnavailable
 from synth.exports import Counts, Export, Facts, Shape
 from synth.exports.hub import Hub
@@ -26,6 +25,9 @@ from synth.exports.jsonl import Jsonl
 from synth.exports.mteb import Mteb
 from synth.exports.sentence_transformers import SentenceTransformers
 from synth.exports.tevatron import Tevatron
+from synth.results.atomic_export import AtomicExport, push
+from synth.results.export import ExportArgs, options_of
+from synth.runners.mining import MineArgs
 from synth.shards import OutputFolder
 from synth.splits import SplitOptions, components, split, text_key
 
@@ -41,7 +43,7 @@ def out(tmp_path_factory):
 
 
 def made(out, target, to, **given):
-    export(out, Given(to, target, **given), as_json=True)
+    export(out, ExportArgs(to, target, **given), as_json=True)
     return target
 
 
@@ -140,9 +142,9 @@ def test_a_template_of_ones_own(out, tmp_path):
     e5 = made(out, tmp_path / "e5", "tevatron", settings=["query_template=query: {query}"])
     assert lines(e5 / "train.jsonl")[0]["query"].startswith("query: when")
     with pytest.raises(JobError, match="must end with"):
-        options_of(Given("hub", tmp_path, settings=["query_template=a {query} b"]))
+        options_of(ExportArgs("hub", tmp_path, settings=["query_template=a {query} b"]))
     with pytest.raises(JobError, match="query_template"):
-        options_of(Given("hub", tmp_path, settings=["query_tmplate={query}"]))
+        options_of(ExportArgs("hub", tmp_path, settings=["query_tmplate={query}"]))
 
 
 def test_a_reranker_that_graded_everything_becomes_the_teacher(tmp_path):
@@ -153,7 +155,7 @@ def test_a_reranker_that_graded_everything_becomes_the_teacher(tmp_path):
     out = pairs(tmp_path, rows, negatives=0, **given)
     options = {"range": "0:20", "num_negatives": "2", "max_score": "null", "absolute_margin": "0.01"}
     options |= {"reranker": "{use: mining:Verdicts}", "reject_above": "0.99", "promote_above": "null"}
-    mine.mine(out, mine.Given(options=options), as_json=True)
+    mine_run(out, MineArgs(options=options), as_json=True)
     row = lines(made(out, tmp_path / "flag", "flagembedding") / "train/train.jsonl")[0]
     assert len(row["pos_scores"]) == len(row["pos"])
     assert len(row["neg_scores"]) == len(row["neg"]) > 0
@@ -308,7 +310,7 @@ def test_what_a_killed_export_left_is_cleared_away(out, tmp_path):
 
 
 def test_two_exports_never_write_the_same_folder(out, tmp_path):
-    with Handover.to(tmp_path / "x", out).aside(), pytest.raises(OutputError, match="another export"):
+    with AtomicExport.to(tmp_path / "x", out).aside(), pytest.raises(OutputError, match="another export"):
         made(out, tmp_path / "x", "hub")
 
 
@@ -403,7 +405,7 @@ def test_the_task_for_mteb_has_a_name_that_python_accepts(out, title):
 
 def test_a_flag_that_would_do_nothing_is_refused(out, tmp_path):
     for flags in ({"group": "doc"}, {"document": "doc"}):
-        with pytest.raises(JobError, match="nothing is held out"):
+        with pytest.raises(JobError, match="there is nothing to split"):
             made(out, tmp_path / "x", "hub", **flags)
     with pytest.raises(JobError, match="there is no view mild"):
         made(out, tmp_path / "x", "hub", view="mild")

@@ -13,7 +13,7 @@ import pytest
 from loopback import WIDTH
 
 from synth.cli import main
-from synth.commands.filter import Given, target
+from synth.cli.filter import FilterArgs, target
 from synth.errors import InputError, JobError
 from synth.run import run as runs
 from synth.runners import local
@@ -266,7 +266,7 @@ def test_long_names_of_scorers_stand_apart_from_what_is_said_of_them(place, caps
         assert main([command, "out"]) == 0
         (line,) = (each for each in capsys.readouterr().out.splitlines() if "copying_of_whole" in each)
         assert line.split()[1] == "1/1"
-    assert main(["sweep", "out", "--score", "copying_of_whole_runs", "--at", "0.123456", "-n", "0"]) == 0
+    assert main(["sweep", "out", "--score", "copying_of_whole_runs", "--at", "0.123456"]) == 0
     (line,) = (each for each in capsys.readouterr().out.splitlines() if "runs < 0.123456" in each)
     assert line.split("0.123456")[1].startswith(" ")
 
@@ -412,10 +412,10 @@ def test_jobs_that_cannot_be(job, more, said):
 @pytest.mark.parametrize(
     ("given", "job", "said"),
     [
-        (Given(()), None, "no data are given"),
-        (Given(("a.jsonl",)), Path("f.yaml"), "a.jsonl do not go together"),
-        (Given((), query="q"), Path("f.yaml"), "--query-column do not go together"),
-        (Given(("a.jsonl",), embed_url="http://localhost:1/v1"), None, "--embed-url names no model"),
+        (FilterArgs(()), None, "no data given"),
+        (FilterArgs(("a.jsonl",)), Path("f.yaml"), "a.jsonl do not go together"),
+        (FilterArgs((), query="q"), Path("f.yaml"), "--query-column do not go together"),
+        (FilterArgs(("a.jsonl",), embed_url="http://localhost:1/v1"), None, "--embed-url names no model"),
     ],
 )
 def test_command_lines_that_make_no_sense(given, job, said):
@@ -424,7 +424,9 @@ def test_command_lines_that_make_no_sense(given, job, said):
 
 
 def test_flags_make_the_job_that_they_stand_for(tmp_path):
-    given = Given(("a.jsonl", "b.csv"), "frage", "text", "gut", "http://localhost:8100/v1", "Qwen/Qwen3-Embedding-0.6B")
+    given = FilterArgs(
+        ("a.jsonl", "b.csv"), "frage", "text", "gut", "http://localhost:8100/v1", "Qwen/Qwen3-Embedding-0.6B"
+    )
     made = target(given, None, tmp_path, {"above": ["cosine=0.6"], "is": ["language_ok=true"]}, ("data.name=x",), 3).job
     entry = made.data[0]
     assert (entry.path, entry.query, entry.passage, entry.label) == (("a.jsonl", "b.csv"), "frage", "text", "gut")
@@ -567,7 +569,7 @@ class Phases(Counters):
 def test_the_progress_names_the_scorer_that_looks_at_the_whole_pass(place):
     data = jsonl(place / "mine.jsonl", [{"query": row["query"], "passage": row["passage"]} for row in rows(14)])
     scores = "scores=[{use: length}, {use: near_duplicate}, {use: near_duplicate, as: dup}]"
-    made = target(Given([data]), None, place / "out", {}, [scores, *ENGLISH[1::2], "run.shard_size=5"], None)
+    made = target(FilterArgs([data]), None, place / "out", {}, [scores, *ENGLISH[1::2], "run.shard_size=5"], None)
     opened = runs.start(made.job, made.out, sample=None, notify=print)
     phases = Phases()
     asyncio.run(local.work(opened, ingest.make(opened, lambda *_: None)["shards"], phases, local.StopRequest()))

@@ -14,10 +14,10 @@ from mining import said, vector
 from running import WORDS, rows, run, shards, write_job
 
 from synth.cli import main
-from synth.commands.mine import Given, options_of, plan_of, services
-from synth.commands.mine import mine as command
+from synth.cli.mine import mine_run as command
 from synth.errors import JobError, ServerRefused
 from synth.negatives._choosing import near_equal
+from synth.runners.mining import MineArgs, options_of, plan_of, services
 from synth.search import CorpusText, Excluded, build, retrieve
 from synth.steps import mine as step
 
@@ -67,7 +67,7 @@ def pairs(tmp_path, given=None, size=20, columns=None, **job):
 
 
 def mine(out, options=None, **given):
-    command(out, Given(options=EASY | (options or {}), **given), as_json=True)
+    command(out, MineArgs(options=EASY | (options or {}), **given), as_json=True)
     return rows(out, "mined")
 
 
@@ -135,7 +135,7 @@ def test_stopped_after_any_shard_the_bytes_are_the_same(tmp_path, monkeypatch, s
     assert len(whole) == 4
     monkeypatch.setattr(step, "TOGETHER", 1)  # what is searched together shall not show either
     for _ in range(4):
-        plan = plan_of(aside, Given(options=EASY | options))
+        plan = plan_of(aside, MineArgs(options=EASY | options), print)
 
         async def one(plan=plan):
             async with AsyncExitStack() as stack:
@@ -185,7 +185,7 @@ def test_three_passages_end_before_anything_is_embedded(tmp_path):
     out = pairs(tmp_path, list(texts())[:3])
     mining.asked.clear()
     with pytest.raises(JobError, match=r"3 passages, and the window begins after 20 of them.*--range 0:5"):
-        command(out, Given(options={}), as_json=True)
+        command(out, MineArgs(options={}), as_json=True)
     assert mining.asked == []
     found = mine(out, {"range": "0:10", "absolute_margin": "null", "near": "null", "near_cosine": "null"})
     assert [len(row["negatives"]) for row in found] == [2, 2, 2]
@@ -285,7 +285,7 @@ def test_rows_of_a_corpus_that_cannot_be_used_are_counted_aloud(tmp_path, capsys
     bad = [json.dumps({"id": 1, "text": ""}), json.dumps({"id": 2, "text": None}), "no json"]
     corpus.write_text("".join(f"{line}\n" for line in [*good, *bad]), encoding="utf-8")
     out = pairs(tmp_path)
-    command(out, Given(options=EASY, corpus=(str(corpus),)), as_json=False)
+    command(out, MineArgs(options=EASY, corpus=(str(corpus),)), as_json=False)
     assert "3 rows without usable text" in capsys.readouterr().err
 
 
@@ -435,4 +435,4 @@ def test_status_counts_mined_shards_and_says_how_to_go_on(tmp_path, capsys):
     assert (last["step"], last["shards"], last["of"], last["rows_out"]) == ("mined", 4, 4, 80)
     shards(out, "mined")[0].unlink()
     assert main(["status", str(out)]) == 0
-    assert f"go on with: synth mine {out}" in capsys.readouterr().out
+    assert f"resume with: synth mine {out}" in capsys.readouterr().out

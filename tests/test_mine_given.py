@@ -6,11 +6,12 @@ import mining
 import pytest
 from running import rows, run, write_job
 
-from synth.commands.export import Given as Exported
-from synth.commands.export import export
-from synth.commands.mine import Given, mine
+from synth.cli.export import export_run as export
+from synth.cli.mine import mine_run as mine
 from synth.errors import JobError
 from synth.negatives.given import Given as Source
+from synth.results.export import ExportArgs
+from synth.runners.mining import MineArgs
 
 OPTIONS = {"use": "given", "max_score": "null", "absolute_margin": "0.01", "num_negatives": "2"}
 FERRY, BAKERY, VIOLIN = (f"A text about the {each} and its keeper." for each in ("ferry", "bakery", "violin"))
@@ -42,14 +43,14 @@ def said(role, text):
 )
 def test_what_the_data_brings_becomes_the_rows_negatives(tmp_path, line):
     out = pairs(tmp_path, [line])
-    mine(out, Given(options=OPTIONS), as_json=True)
+    mine(out, MineArgs(options=OPTIONS), as_json=True)
     (row,) = rows(out, "mined")
     assert [(each["passage"], each["source"], each["rank"]) for each in row["negatives"]] == [
         (BAKERY, "given", None),
         (VIOLIN, "given", None),
     ]
     assert row["negatives"][0]["passage_id"] == "given:0-0:0"
-    export(out, Exported("flagembedding", tmp_path / "flag"), as_json=True)
+    export(out, ExportArgs("flagembedding", tmp_path / "flag"), as_json=True)
     (found,) = map(json.loads, (tmp_path / "flag/train/train.jsonl").read_text(encoding="utf-8").splitlines())
     assert (found["query"], found["pos"], found["neg"]) == ("the ferry and its keeper", [FERRY], [BAKERY, VIOLIN])
 
@@ -62,7 +63,7 @@ def test_they_are_checked_like_any_other(tmp_path):
         {"query": "which bakery", "pos": [BAKERY], "neg": []},
     ]
     out = pairs(tmp_path, lines)
-    mine(out, Given(options=OPTIONS | {"reranker": "{use: 'mining:Verdicts'}", "num_negatives": "7"}), as_json=True)
+    mine(out, MineArgs(options=OPTIONS | {"reranker": "{use: 'mining:Verdicts'}", "num_negatives": "7"}), as_json=True)
     first, second = rows(out, "mined")
     refused = {each["reason"]: each["count"] for each in first["refused"]}
     reasons = ("positive", "near_positive", "reranker", "promoted", "absolute_margin", "no_vector")
@@ -75,7 +76,7 @@ def test_a_positive_is_no_negative_even_with_every_rule_off(tmp_path):
     out = pairs(tmp_path, [{"query": "the ferry", "pos": [FERRY], "neg": [FERRY, BAKERY]}])
     (tmp_path / "off.yaml").write_text("near: null\nnear_cosine: null\nabsolute_margin: null\n", encoding="utf-8")
     given = {"use": "given", "max_score": "null"}
-    mine(out, Given(file=tmp_path / "off.yaml", options=given), as_json=True)
+    mine(out, MineArgs(file=tmp_path / "off.yaml", options=given), as_json=True)
     (row,) = rows(out, "mined")
     assert [each["passage"] for each in row["negatives"]] == [BAKERY]
 
@@ -93,5 +94,5 @@ def _nobody_was_asked():
 def test_pairs_that_brought_none_are_said_before_anything_is_mined(tmp_path):
     out = pairs(tmp_path, [{"query": "the ferry and its keeper", "passage": FERRY}])
     with pytest.raises(JobError, match="no column of the pairs holds negatives"):
-        mine(out, Given(options=OPTIONS), as_json=True)
+        mine(out, MineArgs(options=OPTIONS), as_json=True)
     assert not (out / "mined").exists()

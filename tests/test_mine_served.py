@@ -17,8 +17,9 @@ from faults import Died, Machine, output, running_on
 from loopback import Loopback
 from running import rows, run, write_job
 
-from synth.commands.mine import Given, mine
+from synth.cli.mine import mine_run as mine
 from synth.errors import SystemFault
+from synth.runners.mining import MineArgs
 
 THINGS = ("ferry", "bakery", "glacier", "violin", "orchard", "quarry")
 PLACES = ("Bergen", "Porto", "Graz", "Lviv")
@@ -85,7 +86,7 @@ def test_a_served_reranker_rejects_and_promotes(tmp_path):
     with Server() as server:
         out = pairs(tmp_path, embed=served(server.url))
         options = OPTIONS | {"reranker": json.dumps(served(server.url) | {"batch_size": 5})}
-        mine(out, Given(options=options), as_json=True)
+        mine(out, MineArgs(options=options), as_json=True)
         asked = [each.body for each in server.posts if each.path == "/v1/score"]
     assert asked
     assert all(len(body["queries"]) == len(body["documents"]) <= 5 for body in asked)
@@ -101,7 +102,7 @@ def test_a_served_reranker_rejects_and_promotes(tmp_path):
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("action", CALLS)
 def test_a_fault_at_any_system_call_changes_no_byte(tmp_path, action):
-    options = Given(options=OPTIONS | {"reranker": "{use: 'mining:Verdicts'}", "on_short": "drop"})
+    options = MineArgs(options=OPTIONS | {"reranker": "{use: 'mining:Verdicts'}", "on_short": "drop"})
     base, clean, out = pairs(tmp_path, size=12), tmp_path / "clean", tmp_path / "again"
     shutil.copytree(base, clean)
     mining.asked.clear()

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from synth.cli import main
-from synth.results import sweep
+from synth.results import cuts
 from synth.rules import Rules, ruleset
 from synth.shards import Origin, OutputFolder
 from synth.steps import keep
@@ -76,9 +76,9 @@ def test_yield_precision_and_recall_equal_a_brute_force_loop(out, capsys):
     rows = everything(out)
     tables = [(None, found["cuts"]), *((each["group"][0], each["cuts"]) for each in found["groups"])]
     assert {name for name, _ in tables} == {None, "en", "de", ""}
-    for name, cuts in tables:
+    for name, made in tables:
         mine = [row for row in rows if name is None or (row["query_language"] or "") == name]
-        for cut in cuts:
+        for cut in made:
             kept = [row for row in mine if row["cosine"] is not None and row["cosine"] > cut["threshold"]]
             known = [row for row in kept if row["label"] is not None]
             right = sum(row["label"] for row in known)
@@ -103,12 +103,12 @@ def test_auc_equals_counting_all_pairs(seed, lower):
         for b, other in zip(score, labels, strict=True)
         if one > 0 and other == 0 and not np.isnan(a) and not np.isnan(b)
     ]
-    assert sweep.auc(score, labels, lower=lower) == pytest.approx(np.mean(wins))
+    assert cuts.auc(score, labels, lower=lower) == pytest.approx(np.mean(wins))
 
 
 def test_auc_without_both_kinds_is_not_defined():
-    assert sweep.auc(np.array([0.1, 0.2]), np.array([1.0, 1.0])) is None
-    assert sweep.auc(np.array([NAN, 0.2]), np.array([0.0, 1.0])) is None
+    assert cuts.auc(np.array([0.1, 0.2]), np.array([1.0, 1.0])) is None
+    assert cuts.auc(np.array([NAN, 0.2]), np.array([0.0, 1.0])) is None
 
 
 def test_auc_is_told_for_every_scorer_with_its_own_direction(out, capsys):
@@ -116,7 +116,7 @@ def test_auc_is_told_for_every_scorer_with_its_own_direction(out, capsys):
     rows = [row for row in everything(out) if row["label"] is not None]
     assert set(found["auc"]) == {"cosine", "round_trip_rank"}
     ranks, labels = (np.array([float(row[name]) for row in rows]) for name in ("round_trip_rank", "label"))
-    assert found["auc"]["round_trip_rank"] == pytest.approx(sweep.auc(ranks, labels, lower=True))
+    assert found["auc"]["round_trip_rank"] == pytest.approx(cuts.auc(ranks, labels, lower=True))
     assert found["auc"]["cosine"] > 0.6
 
 
@@ -126,7 +126,7 @@ def test_at_most_the_share_lies_beyond_and_no_looser_value_would_do(share, lower
     values = np.round(np.random.default_rng(1).random(173), 2)
     values[:4] = NAN
     known = values[4:]
-    threshold = sweep.at_most(values, share, lower=lower)
+    threshold = cuts.at_most(values, share, lower=lower)
     beyond = (lambda t: (known < t).mean()) if lower else (lambda t: (known > t).mean())
     assert beyond(threshold) <= share
     looser = [t for t in known if (t > threshold if lower else t < threshold)]
@@ -168,17 +168,17 @@ def missing(rows, language):
 
 def test_other_rules_stay_in_the_proposal():
     current, _ = Rules.parse({"cosine": {"above": 0.7, "missing": "keep"}, "language_ok": True}, None)
-    proposed = [sweep.Threshold((), 9, 0.25, own=True, share=0.5, shuffled_share=None)]
-    keep = sweep.as_keep(proposed, current, "cosine", (), lower=False)
+    proposed = [cuts.Threshold((), 9, 0.25, own=True, share=0.5, shuffled_share=None)]
+    keep = cuts.as_keep(proposed, current, "cosine", (), lower=False)
     assert keep == {
         "cosine": {"above": 0.25, "missing": "keep"},
         "language_ok": {"is": True, "missing": "keep"},
     }
-    assert "above: 0.25" in sweep.as_yaml(keep, "from a sweep")
+    assert "above: 0.25" in cuts.as_yaml(keep, "from a sweep")
 
 
 def test_samples_are_the_pairs_nearest_to_each_cut(out, capsys):
-    found = told(capsys, out, "--at", "0.6", "-n", "3")
+    found = told(capsys, out, "--at", "0.6", "--examples", "-n", "3")
     (sample,) = found["samples"]
     known = [row for row in everything(out) if row["cosine"] is not None]
     above = sorted(row["cosine"] for row in known if row["cosine"] > 0.6)[:3]
@@ -205,7 +205,7 @@ def test_a_sweep_for_people_names_what_matters(out, capsys):
         main(["sweep", str(out), "--by", "query_language", "--label-column", "label", "--calibrate", "keep=0.5"]) == 0
     )
     shown = capsys.readouterr().out
-    for part in ("cosine >", "precision", "AUC against label", "kept at cosine", "proposed for keep=0.5", "null"):
+    for part in ("cosine >", "precision", "AUC against label", "proposed for keep=0.5", "null"):
         assert part in shown
 
 
@@ -215,7 +215,7 @@ def test_a_sweep_for_people_names_what_matters(out, capsys):
         (["--score", "judge"], "there is no column judge"),
         (["--score", "query"], "not numbers"),
         (["--by", "nothing"], "there is no column nothing"),
-        (["--at", "high"], "expects numbers"),
+        (["--at", "high"], "expected numbers"),
         (["--calibrate", "keep=2"], "a share between 0 and 1"),
         (["--calibrate", "most"], "a share between 0 and 1"),
         (["--score", "round_trip_rank", "--calibrate", "random-pairs=0.1"], "no column for shuffled pairs"),
@@ -235,7 +235,7 @@ def test_a_proposal_that_cannot_be_written_is_no_bug(out, capsys, tmp_path):
 
 @pytest.mark.parametrize("value", [0.0, 0.37, 1.0])
 def test_thresholds_over_one_value_stand_on_either_side_of_it(value):
-    low, high = sweep.even_thresholds(np.full(5, value))
+    low, high = cuts.even_thresholds(np.full(5, value))
     assert low < value <= high
 
 

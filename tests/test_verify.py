@@ -384,7 +384,7 @@ def test_an_unfinished_run_is_sound_and_says_what_is_left(out: Path, capsys: pyt
     assert main(["verify", str(out)]) == 0
     said = capsys.readouterr().out
     assert "10 to do" in said
-    assert f"go on with: synth run {out}" in said
+    assert f"resume with: synth run {out}" in said
 
 
 def test_a_run_that_is_still_reading_is_sound(out: Path) -> None:

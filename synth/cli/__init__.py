@@ -1,33 +1,30 @@
-"""The command line: `main` runs one command and says how it ended.
-
-The commands stand in `runs`, `folders`, `quality`, `training` and `starting`, which attach them to `app` in this
-order.
-"""
-
-# ruff: noqa: I001 - the commands are imported in the order of the help page
+"""The command line: `main` runs one command and returns its exit code. Each command has a module of its name."""
 
 from __future__ import annotations
 
 import errno
 import functools
+import importlib
 import sys
 import traceback
 
 import typer
 
-from synth.cli import runs  # noqa: F401 - importing them attaches their commands
-from synth.cli import folders  # noqa: F401 - importing them attaches their commands
-from synth.cli import quality  # noqa: F401 - importing them attaches their commands
-from synth.cli import training  # noqa: F401 - importing them attaches their commands
-from synth.cli import starting  # noqa: F401 - importing them attaches their commands
 from synth.cli.app import app
 from synth.errors import SynthError
-from synth.terminal import silence
-from synth.terminal import tell
+from synth.terminal import silence, tell
+
+# In the order of the help page. Importing a module attaches its command to `app`.
+_COMMANDS = (
+    *("run", "check", "preview", "filter", "keep", "sweep", "show", "status", "verify"),
+    *("gc", "mine", "export", "init", "list"),
+)
+for _name in _COMMANDS:
+    importlib.import_module(f"synth.cli.{_name}")
 
 
 def main(argv: list[str] | None = None) -> int:  # noqa: PLR0911 - one per way to end
-    """Run a command; returns its exit code, and prints an error as `error: what is wrong. Its cure`."""
+    """Run a command; returns its exit code, and prints an error as `error: WHAT IS WRONG. WHAT TO DO.`."""
     try:
         with _command().make_context("synth", sys.argv[1:] if argv is None else argv) as context:
             context.command.invoke(context)
@@ -67,7 +64,7 @@ _SYSTEM = {
 
 
 def _misused(exc: typer.TyperException) -> int:
-    """A command line that makes no sense."""
+    """A wrong command line."""
     context = getattr(exc, "ctx", None)
     path = context.command_path if context else "synth"
     message = exc.format_message() if hasattr(exc, "format_message") else str(exc)

@@ -1,13 +1,15 @@
-"""The application and what its commands share: kinds of arguments, and the form of help pages."""
-
-# ruff: noqa: FBT002, PLC0415 - flags are typer's booleans, and what --version needs is read when it is asked for
+"""The application and what its commands share: arguments and options, and the form of help pages."""
 
 from __future__ import annotations
 
+import re
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from synth.errors import JobError
 
 
 def examples(*lines: str) -> str:
@@ -18,16 +20,15 @@ def examples(*lines: str) -> str:
 app = typer.Typer(
     name="synth",
     help="Synthetic training pairs for embedding models: passages in, query–passage pairs in Parquet shards out.",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=examples(
-        "synth run configs/quickstart.yaml    all of it at once, on this machine, without a server",
+        "synth run configs/quickstart.yaml    everything at once, on this machine, without a server",
         "synth init my-job.yaml               a job file of your own to edit, then:",
-        "synth check my-job.yaml              every mistake, each server, what it will cost",
+        "synth check my-job.yaml              every mistake, each server, the expected cost",
         "synth preview my-job.yaml            prompts, replies and scores for three passages",
-        "synth run my-job.yaml                again after a stop: goes on where it was",
+        "synth run my-job.yaml                run again after a stop: it resumes",
     ),
 )
 
@@ -52,6 +53,13 @@ def _synth(
         raise typer.Exit(2)
 
 
+class Runner(StrEnum):
+    """Where the processes of a run are."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
 JobFile = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="A job file.", show_default=False)]
 JobOrFolder = Annotated[
     Path, typer.Argument(metavar="JOB.yaml|OUT", help="A job file, or the folder of a run.", show_default=False)
@@ -61,17 +69,33 @@ Settings = Annotated[
     list[str],
     typer.Option("-s", "--set", metavar="KEY.PATH=VALUE", help="Set a key of the job file; may be repeated."),
 ]
-Rule = Annotated[list[str], typer.Option(metavar="COLUMN=NUMBER", help="A threshold; may be repeated.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, for scripts.")]
+
+Above = Annotated[list[str], typer.Option("--above", metavar="COLUMN=NUMBER", help="Strictly above; repeatable.")]
+Below = Annotated[list[str], typer.Option("--below", metavar="COLUMN=NUMBER", help="Strictly below; repeatable.")]
+Min = Annotated[list[str], typer.Option("--min", metavar="COLUMN=NUMBER", help="At least this; repeatable.")]
+Max = Annotated[list[str], typer.Option("--max", metavar="COLUMN=NUMBER", help="At most this; repeatable.")]
+Is = Annotated[list[str], typer.Option("--is", metavar="COLUMN=VALUE", help="Equal to this; repeatable.")]
+
 Workers = Annotated[
-    int | None, typer.Option(min=1, max=256, help="Processes; else the job's run.workers.", show_default=False)
+    int | None, typer.Option(min=1, max=256, help="Processes; default: the job's run.workers.", show_default=False)
 ]
 Shard = Annotated[
-    str | None, typer.Option(metavar="I/N", help="This is run I of N in one folder (job arrays): its shards first.")
+    str | None,
+    typer.Option(metavar="I/N", help="Run I of N runs in one folder (job arrays): takes its own shards first."),
 ]
 Deadline = Annotated[
-    str | None, typer.Option(metavar="3h30m|HH:MM", help="Stop in time before this, and exit 75.", show_default=False)
+    str | None,
+    typer.Option(metavar="3h30m|HH:MM", help="Stop in time before this, with exit code 75.", show_default=False),
 ]
-GoOn = Annotated[
-    bool, typer.Option("--continue", help="Go on under changed settings: what is begun keeps the old ones.")
+Continue = Annotated[
+    bool, typer.Option("--continue", help="Continue under an edited job; started shards keep the old settings.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, for scripts.")]
+
+
+def parse_shard(text: str | None) -> tuple[int, int]:
+    """`--shard I/N` as two numbers; (0, 1) without it. Raises JobError."""
+    match = re.fullmatch(r"(\d+)/(\d+)", text or "0/1")
+    if match and 0 < int(match[2]) >= int(match[1]):
+        return int(match[1]) % int(match[2]), int(match[2])
+    raise JobError(f"--shard {text}: expected I/N, for example 0/4.", "Four runs take 0/4, 1/4, 2/4 and 3/4.")

@@ -7,7 +7,6 @@ finds nothing more to claim; the last one to leave does what needs all shards.
 from __future__ import annotations
 
 import asyncio
-import gc
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
@@ -151,8 +150,6 @@ DRAIN_SECONDS = 28.0
 _GRACE_SECONDS = 2.0
 """The same where no request is in flight: what an embedder of this process computes is in no journal anyway."""
 _LOOK_SECONDS = 0.2
-_YOUNG = (50_000, 20, 20)
-"""New objects before the garbage collector looks: records hold no cycles, and few calls leave one."""
 _WHOLE = "whole"
 """Name of the claim of what needs all shards; no step has it."""
 
@@ -181,8 +178,6 @@ async def work(run: Run, shards: int, counters: Counters, stop: StopRequest, sha
     Raises Stopped when asked to stop before that or when other processes work on the rest, and what servers and disks
     raise when they end a run.
     """
-    gc.freeze()  # imported modules stay: to look through them again and again took a twelfth of a run
-    gc.set_threshold(*_YOUNG)
     local = _Local(run, shards, counters, stop, share or Share())
     main = asyncio.create_task(local.all())
     watcher = asyncio.create_task(stop.event.wait())

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from synth.errors import JobError, OutputError, SystemFault
+from synth.process import collect_rarely
 from synth.run.run import Run
 from synth.runners.worker import OnMessage, Task, Worker
 
@@ -155,6 +156,7 @@ class RayWorker:
         self._task = task
         self._messages: list[tuple[Any, ...]] = []
         self._news = asyncio.Event()
+        collect_rarely()
         self._worker = Worker(task, self._send)
 
     async def begin(self) -> str:

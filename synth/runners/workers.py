@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from synth.errors import SynthError
-from synth.process import economise, for_tables
+from synth.process import collect_rarely, economise, for_tables
 from synth.run.run import Run
 from synth.runners import local
 from synth.runners.local import DRAIN_SECONDS, StopRequest, finished, unfinished
@@ -97,6 +97,7 @@ async def _work(connection: Connection, task: Task) -> None:
         except OSError:
             worker.stop.ask()  # the supervisor is gone
 
+    collect_rarely()
     worker = Worker(task, send)
     _listen(connection, worker)
     try:

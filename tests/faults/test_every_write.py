@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from synth.commands.run import run as command
-from synth.commands.target import resolve
+from synth.cli.run import run_target as command
 from synth.errors import SystemFault
+from synth.pipeline import resolve
 
 from . import Machine, Trigger, output, running_on
 

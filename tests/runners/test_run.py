@@ -15,9 +15,9 @@ import pytest
 from loopback import Fault, bag_of_words, say
 from running import audit, completion, contents, footer, job_dict, passage, rows, run, shards, write_corpus, write_job
 
-from synth.commands.run import run as command
-from synth.commands.target import resolve
+from synth.cli.run import run_target as command
 from synth.errors import InputError, JobError, OutputError, ServerRefused, TooManyUnusable
+from synth.pipeline import resolve
 
 
 @pytest.fixture

@@ -14,11 +14,11 @@ import pytest
 from loopback import Fault, say
 from running import audit, completion, contents, job_dict, passage, rows, run, shards, write_corpus, write_job
 
-from synth.commands.run import How, parse_share
-from synth.commands.run import run as command
-from synth.commands.stopping import seconds_until
-from synth.commands.target import resolve
+from synth.cli.app import parse_shard
+from synth.cli.run import run_target as command
+from synth.cli.stopping import seconds_until
 from synth.errors import JobError
+from synth.pipeline import RunArgs, resolve
 from synth.runners.progress import Share
 from synth.verify import verify
 
@@ -145,7 +145,7 @@ def test_an_error_of_one_worker_ends_all_with_its_code(place, server):
     code, output = ended(started(place, "--workers", "2"))
     assert code == 5, output
     assert "error:" in output
-    assert "Go on with: synth run" in output
+    assert "Resume with: synth run" in output
 
 
 @many
@@ -265,7 +265,7 @@ def test_rejected_items_are_asked_again_by_workers(place, server):
     server.chat = lambda body: say("I will not.") if any(t in json.dumps(body) for t in poisoned) else completion(body)
     run(job, place / "out")
     server.chat = completion
-    command(resolve(job, place / "out", (), None), as_json=True, how=How(workers=2, retry=True))
+    command(resolve(job, place / "out", (), None), as_json=True, args=RunArgs(workers=2, retry=True))
     report = verify(place / "out", deep=True)
     assert report.sound
     assert report.complete
@@ -303,7 +303,7 @@ def test_a_signal_while_the_inputs_are_read_ends_the_run_at_once(place, server, 
         found, output = ended(process)
     assert time.monotonic() - begun < 2
     assert found == code, output
-    assert "Go on with: synth run" in output
+    assert "Resume with: synth run" in output
 
 
 @many
@@ -347,16 +347,16 @@ def test_deadlines(text, seconds):
 
 @pytest.mark.parametrize("text", ["", "soon", "0", "3x", "25:00", "h", "-5"])
 def test_no_deadlines(text):
-    with pytest.raises(JobError, match="is no time"):
+    with pytest.raises(JobError, match="not a duration"):
         seconds_until(text)
 
 
 def test_shares_of_an_array():
-    assert parse_share("1/4") == (1, 4)
-    assert parse_share("4/4") == (0, 4)
+    assert parse_shard("1/4") == (1, 4)
+    assert parse_shard("4/4") == (0, 4)
     for text in ("4", "5/4", "a/4", "1/0", "-1/4"):
-        with pytest.raises(JobError, match="share of the shards"):
-            parse_share(text)
+        with pytest.raises(JobError, match="expected I/N"):
+            parse_shard(text)
 
 
 def test_a_process_takes_its_own_shards_first_and_then_all_others():

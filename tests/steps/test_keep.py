@@ -18,8 +18,8 @@ import pytest
 from faults import Died, Machine, running_on
 
 from synth.cli import main
-from synth.commands.keep import apply
 from synth.errors import JobError, OutputError, SystemFault
+from synth.results.keep import apply
 from synth.rules import Rules, ruleset
 from synth.shards import Origin, OutputFolder
 from synth.steps import keep

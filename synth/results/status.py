@@ -1,11 +1,10 @@
-"""`synth status`: which steps are done, which shards are being worked on."""
+"""The state of a run's folder: which steps are done, which shards are being worked on."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from synth.results.summary import totals
@@ -13,7 +12,6 @@ from synth.run import run as runs
 from synth.shards import OutputFolder
 from synth.shards.journal import locked
 from synth.steps import keep
-from synth.terminal import say
 
 _MINED = "mined"
 
@@ -43,8 +41,8 @@ class OpenShard:
     held: bool
 
 
-def command_rows(folder: OutputFolder) -> tuple[list[StepStatus], list[OpenShard]]:
-    """Everything `synth status` says, from one listing per step and the shards' footers."""
+def read_status(folder: OutputFolder) -> tuple[list[StepStatus], list[OpenShard]]:
+    """Every step and every open shard, from one listing per step and the shards' footers."""
     record = runs.read_record(folder)
     done = runs.totals(folder)
     expected = done["shards"] if done else None
@@ -77,28 +75,3 @@ def _open(wip: Path) -> Iterator[OpenShard]:
         except FileNotFoundError:  # committed a moment ago
             continue
         yield OpenShard(step, shard, size.st_size, max(0.0, time.time() - size.st_mtime), held)
-
-
-def status(out: Path, *, as_json: bool) -> None:
-    """Print the state of a run's folder. Raises OutputError when it is none."""
-    folder = OutputFolder.open(out)
-    steps, working = command_rows(folder)
-    if as_json:
-        say(json.dumps({"steps": [asdict(s) for s in steps], "open": [asdict(o) for o in working]}))
-        return
-    width = max([28, *(len(step.step) + 2 for step in steps)])
-    say(f"{'step':<{width}}{'shards':>12}{'in':>12}{'out':>12}{'rejected':>12}")
-    for step in steps:
-        of = f"{step.shards}/{step.of}" if step.of is not None else f"{step.shards}/?"
-        say(f"{step.step:<{width}}{of:>12}{step.rows_in:>12,}{step.rows_out:>12,}{step.rejected:>12,}")
-    for step in steps:
-        if step.rules is not None:
-            say(f"{step.step}: {step.rules}")
-    for each in working:
-        state = "being worked on" if each.held else "left over, taken up again by the next run"
-        say(f"{each.step} {each.shard}: {state}, last reply {each.idle_seconds:,.0f} s ago")
-    behind = {step.step for step in steps if step.of is None or step.shards < step.of}
-    if any(name != _MINED and not name.startswith("views/") for name in behind):
-        say(f"go on with: synth run {out}")
-    elif _MINED in behind:
-        say(f"go on with: synth mine {out}")

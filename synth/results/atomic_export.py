@@ -1,4 +1,4 @@
-"""Files for others: written aside, shown under their name in one rename, replaced only where they are all ours."""
+"""A folder of exported files: written aside, renamed into place at once, replaced only if all its files are ours."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ _REFUSED = frozenset({400, 401, 403, 404, 409, 422})
 
 
 @dataclass(frozen=True, slots=True)
-class Handover:
+class AtomicExport:
     """A folder that will hold an export; until `finish` nothing shows under its name."""
 
     target: Path
 
     @classmethod
-    def to(cls, out: Path, run: Path) -> Handover:
+    def to(cls, out: Path, run: Path) -> AtomicExport:
         """Check where it goes. Raises JobError inside the run's folder, OutputError where files are not all ours."""
         target = out.expanduser().resolve()
         if target == run or run in target.parents:
             raise JobError(
-                f"{out}: lies in the folder of the run, which holds nothing but its own files.", "Choose another -o."
+                f"{out}: is inside the folder of the run, which holds only its own files.", "Choose another -o."
             )
         if disk.exists(target) and not disk.is_folder(target):
             raise disk.foreign(target)
@@ -126,11 +126,9 @@ def push(folder: Path, name: str) -> None:
         api.create_repo(name, repo_type="dataset", private=True, exist_ok=True)
         api.upload_folder(repo_id=name, repo_type="dataset", folder_path=folder, commit_message="Export of synth")
     except HFValidationError as exc:
-        raise JobError(f"--push {name}: is no name of a repository.", "Write owner/name.") from exc
+        raise JobError(f"--push {name}: is not the name of a repository.", "Write owner/name.") from exc
     except LocalTokenNotFoundError as exc:
-        raise ServerRefused(
-            f"--push {name}: there is no token of the Hub.", "Set HF_TOKEN, or run `hf auth login`."
-        ) from exc
+        raise ServerRefused(f"--push {name}: no token for the Hub.", "Set HF_TOKEN, or run `hf auth login`.") from exc
     except HfHubHTTPError as exc:
         status = exc.response.status_code
         what = f"--push {name}: the Hub answers {status}: {str(exc).splitlines()[0]}"

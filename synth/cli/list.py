@@ -1,4 +1,4 @@
-"""`synth list`: what a job can name with `use:`, told by the classes themselves."""
+"""`synth list`: what a job can name with `use:`, and every option, from the classes themselves."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import re
 import textwrap
 from collections.abc import Iterator
 from difflib import get_close_matches
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from synth import registry
+import typer
+
+from synth.cli.app import AsJson, app, examples
 from synth.errors import JobError
-from synth.job import Limits, PersonaOptions, RunOptions
-from synth.sources import Corpus
-from synth.stage import Stage
 from synth.terminal import say
+
+if TYPE_CHECKING:
+    from synth.stage import Stage
 
 KINDS = {
     "llm": "what answers prompts (job key `llm`)",
@@ -27,22 +29,36 @@ KINDS = {
     "exports": "what pairs and negatives are written as (synth export --to, options with -s)",
 }
 
-SECTIONS: dict[str, type[Stage]] = {
-    "corpus": Corpus,
-    "personas": PersonaOptions,
-    "limits": Limits,
-    "run": RunOptions,
-}
-"""The keys of a job file that hold no `use:`."""
+ALIASES = {"task": "tasks", "score": "scores", "export": "exports"}
 
 
-def list_stages(kind: str | None, name: str | None, *, as_json: bool) -> None:
-    """Print all kinds, one kind, or one stage with its options. Raises JobError for an unknown name."""
-    if kind in SECTIONS:
-        _section(kind, as_json=as_json)
+def _sections() -> dict[str, type[Stage]]:
+    """The keys of a job file that have options of their own and no `use:`."""
+    from synth.job import Limits, PersonaOptions, RunOptions
+    from synth.sources import Corpus, PairData
+
+    return {"corpus": Corpus, "data": PairData, "personas": PersonaOptions, "limits": Limits, "run": RunOptions}
+
+
+@app.command(
+    "list",
+    epilog=examples("synth list", "synth list llm vllm_server", "synth list scores cosine", "synth list corpus"),
+)
+def list_(
+    kind: Annotated[str | None, typer.Argument(help="A kind, or a key of the job.", show_default=False)] = None,
+    name: Annotated[str | None, typer.Argument(help="One stage: all its options.", show_default=False)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The stages a job can name with `use:`, and their options."""
+    from synth import registry
+
+    sections = _sections()
+    kind = ALIASES.get(kind or "", kind)
+    if kind in sections:
+        _section(kind, sections[kind], as_json=as_json)
         return
     if kind is not None and kind not in KINDS:
-        known = [*KINDS, *SECTIONS]
+        known = [*KINDS, *sections]
         near = get_close_matches(kind, known, n=1)
         raise JobError(f"there is nothing called {kind!r}.", _nearest(near) or f"There are: {', '.join(known)}.")
     kinds = [kind] if kind else list(KINDS)
@@ -50,8 +66,8 @@ def list_stages(kind: str | None, name: str | None, *, as_json: bool) -> None:
         _one(kind, name, as_json=as_json)
     elif as_json:
         found = {each: {n: _facts(registry.find(each, n)) for n in registry.names(each)} for each in kinds}
-        sections = {} if kind else {each: _facts(cls) for each, cls in SECTIONS.items()}
-        say(json.dumps({**found, **sections}, ensure_ascii=False))
+        facts = {} if kind else {each: _facts(cls) for each, cls in sections.items()}
+        say(json.dumps({**found, **facts}, ensure_ascii=False))
     else:
         for each in kinds:
             say(f"{each}: {KINDS[each]}")
@@ -59,13 +75,12 @@ def list_stages(kind: str | None, name: str | None, *, as_json: bool) -> None:
                 say(f"  {stage:<22} {_first(registry.find(each, stage))}")
         if kind is None:
             say("sections without `use:`")
-            for each, cls in SECTIONS.items():
+            for each, cls in sections.items():
                 say(f"  {each:<22} {_first(cls)}")
         say("\nall options of one of them: synth list KIND NAME, synth list SECTION")
 
 
-def _section(name: str, *, as_json: bool) -> None:
-    cls = SECTIONS[name]
+def _section(name: str, cls: type[Stage], *, as_json: bool) -> None:
     if as_json:
         say(json.dumps({name: _facts(cls)}, ensure_ascii=False))
         return
@@ -74,6 +89,8 @@ def _section(name: str, *, as_json: bool) -> None:
 
 
 def _one(kind: str, name: str, *, as_json: bool) -> None:
+    from synth import registry
+
     cls = registry.find(kind, name)
     if as_json:
         say(json.dumps({kind: {name: _facts(cls)}}, ensure_ascii=False))
@@ -129,6 +146,8 @@ def _shown(field: Any) -> str:
 
 def field_docs(cls: type[Stage]) -> dict[str, str]:
     """The sentence under each field in the class's source, and in its bases'; empty where there is no source."""
+    from synth.stage import Stage
+
     docs: dict[str, str] = {}
     for base in reversed([each for each in cls.__mro__ if issubclass(each, Stage)]):
         try:

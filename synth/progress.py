@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 import sys
+import threading
 import time
 from types import TracebackType
 from typing import Self
@@ -17,31 +17,33 @@ _PLAIN_SECONDS = 15.0
 
 
 class Display:
-    """An async context that shows `counters` until it ends; notices go above the live line."""
+    """A context that shows `counters` until it ends; notices go above the live line."""
 
     def __init__(self, counters: Counters, *, quiet: bool = False) -> None:
         self._counters = counters
         self._quiet = quiet
         self._live = sys.stderr.isatty() and not quiet
-        self._task: asyncio.Task[None] | None = None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._show, daemon=True)
         counters.notice = self._notice
 
-    async def __aenter__(self) -> Self:
+    def __enter__(self) -> Self:
         if not self._quiet:
-            self._task = asyncio.create_task(self._show())
+            self._thread.start()
         return self
 
-    async def __aexit__(
+    def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._task is not None:
-            self._task.cancel()
+        self._ended.set()
+        if not self._quiet:
+            self._thread.join()
         if self._live:
             sys.stderr.write("\r\x1b[2K")
 
-    async def _show(self) -> None:
+    def _show(self) -> None:
         told, phase = time.monotonic(), ""
-        while True:
+        while not self._ended.wait(_LIVE_SECONDS):
             if self._live:
                 width = shutil.get_terminal_size().columns - 1
                 sys.stderr.write(f"\r\x1b[2K{safe(progress_line(self._counters))[:width]}")
@@ -49,7 +51,6 @@ class Display:
             elif self._counters.phase != phase or time.monotonic() - told >= _PLAIN_SECONDS:
                 told, phase = time.monotonic(), self._counters.phase
                 tell(progress_line(self._counters))
-            await asyncio.sleep(_LIVE_SECONDS)
 
     def _notice(self, text: str) -> None:
         if self._live:

@@ -1,4 +1,4 @@
-"""`synth preview`: what the models are told and what they make of it, for a few passages; writes nothing."""
+"""`synth preview`: what the models are asked and what comes of it, for a few passages; writes nothing."""
 
 from __future__ import annotations
 
@@ -6,25 +6,44 @@ import asyncio
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from synth import job as jobs
-from synth.check.trial import Call, Trial, Tried, choose
+import typer
+
+from synth.cli.app import AsJson, JobFile, Settings, app, examples
 from synth.errors import JobError
-from synth.results.render import row_lines, rule
 from synth.terminal import say, tell
 from synth.types import Rejected
 
+if TYPE_CHECKING:
+    from synth.check.trial import Call, Tried
 
-def preview(path: Path, settings: Sequence[str], *, count: int, passage_id: str | None, as_json: bool) -> None:
-    """Take `count` passages, or the one with an id, through both stages and the scores, and print all of it.
 
-    Raises what a run would raise for the same passages.
+@app.command(
+    epilog=examples(
+        "synth preview job.yaml",
+        "synth preview job.yaml -n 10 --json",
+        "synth preview job.yaml --id contract-17",
+    )
+)
+def preview(
+    path: JobFile,
+    count: Annotated[int, typer.Option("-n", min=1, help="How many passages.")] = 3,
+    passage_id: Annotated[str | None, typer.Option("--id", help="The passage with this id.")] = None,
+    settings: Settings = [],
+    as_json: AsJson = False,
+) -> None:
+    """Show prompts, replies, verdicts and scores for a few passages.
+
+    The models are asked for real, with the seeds that a run would use; nothing is written.
     """
+    from synth import job as jobs
+    from synth.check.trial import Trial, choose
+    from synth.results.render import rule
+
     job = jobs.load(path, settings)
     if job.data:
-        raise JobError(f"{path}: works on existing pairs: no prompt is asked.", f"Try: synth run {path} --sample 5")
+        raise JobError(f"{path}: filters existing pairs, so no model is asked.", f"Try: synth run {path} --sample 5")
     trial = Trial.of(job)
     chosen = choose(job, trial.inputs, count, passage_id)
     if not as_json:
@@ -44,6 +63,8 @@ def preview(path: Path, settings: Sequence[str], *, count: int, passage_id: str 
 
 
 def _lines(tried: Tried, scores: Sequence[str]) -> Iterator[str]:
+    from synth.results.render import row_lines, rule
+
     passage = tried.passage
     yield ""
     yield rule(f"passage {passage.position}: {passage.source}/{passage.id}, {passage.language}", "═")
@@ -66,6 +87,8 @@ def _lines(tried: Tried, scores: Sequence[str]) -> Iterator[str]:
 
 
 def _call_lines(call: Call) -> Iterator[str]:
+    from synth.results.render import rule
+
     key = call.request.key
     stage = "stage one" if key.stage == "config" else "stage two"
     yield rule(f"{key.position}-{key.slot} {stage}, attempt {key.attempt + 1}, seed {call.request.seed}")

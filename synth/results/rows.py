@@ -1,21 +1,16 @@
-"""`synth show`: rows of a run as they stand on disk."""
+"""Single rows of a run, kept or rejected, found by id or condition."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
 
 from synth.errors import JobError
-from synth.results.render import row_lines
-from synth.results.summary import scan, scan_rejects, scores_in
-from synth.run import run as runs
+from synth.results.summary import scan, scan_rejects
 from synth.shards import OutputFolder
 from synth.steps import keep
-from synth.terminal import say, tell
 
 _STEPS = ("passages", "generated")
 
@@ -27,39 +22,31 @@ class _Part(NamedTuple):
     frame: pl.LazyFrame
 
 
-def show(  # noqa: PLR0913 - one parameter per flag
-    out: Path, *, count: int, rejected: bool, where: str | None, row_id: str | None, view: str, as_json: bool
-) -> None:
-    """Print up to `count` rows spread over the run: those that a view holds, or rejected ones of every step.
+def rows(
+    folder: OutputFolder,
+    *,
+    count: int,
+    view: str = keep.DEFAULT,
+    rejected: bool = False,
+    where: str | None = None,
+    row_id: str | None = None,
+) -> list[tuple[str, dict[str, Any]]]:
+    """Up to `count` rows spread over the run, each with where it is from: kept by a view, or rejected by any step.
 
-    With `row_id` all that bears this id, whatever became of it. Raises JobError when nothing has the id, or when
-    `where` is no condition on the columns there are, or when there is no such view.
+    With `row_id` everything with this id. Raises JobError when nothing has the id, when `where` is not a condition on
+    the columns, or when there is no such view.
     """
-    folder = OutputFolder.open(out)
-    runs.read_record(folder)
-    scores = scores_in(folder, _view(folder, view))
-    found = [
-        (part.title, row)
-        for part, frame, share in _shared(
-            _parts(folder, _view(folder, view), rejected=rejected, row_id=row_id), where, count
-        )
-        for row in _spread(frame, share)
-    ]
-    for title, row in found:
-        if as_json:
-            say(json.dumps({"from": title, **row}, ensure_ascii=False, default=str))
-            continue
-        for line in row_lines(row, title, scores):
-            say(line)
-        say("")
+    parts = _parts(folder, view_folder(folder, view), rejected=rejected, row_id=row_id)
+    found = [(part.title, row) for part, frame, share in _shared(parts, where, count) for row in _spread(frame, share)]
     if not found and row_id is not None:
-        raise JobError(f"{out}: nothing has the id {row_id!r}.", "Pairs are called POSITION-SLOT, passages as you do.")
-    if not found and not as_json:
-        tell("no such rows" if where else "no row was rejected" if rejected else "no rows yet")
+        raise JobError(
+            f"{folder.path}: nothing has the id {row_id!r}.", "Ids of pairs are POSITION-SLOT; of passages, your own."
+        )
+    return found
 
 
 def _parts(folder: OutputFolder, view: str, *, rejected: bool, row_id: str | None) -> list[_Part]:
-    """Where to look. While nothing has been sorted by the rules yet, generated pairs stand in for kept ones."""
+    """Where to look. While nothing has been sorted by the rules yet, generated pairs are shown instead."""
     kept = [(view, scan(folder.step(view)))]
     generated = [("generated", scan(folder.step("generated")))]
     refused = [(f"rejected by {step}", scan_rejects(folder, step)) for step in (*_STEPS, view)]
@@ -72,7 +59,7 @@ def _parts(folder: OutputFolder, view: str, *, rejected: bool, row_id: str | Non
     return [_Part(title, frame) for title, frame in wanted if frame is not None]
 
 
-def _view(folder: OutputFolder, name: str) -> str:
+def view_folder(folder: OutputFolder, name: str) -> str:
     """The folder of a view: `kept`, or `views/<name>`."""
     known = keep.names(folder)
     if name != keep.DEFAULT and f"views/{name}" not in known:

@@ -3,71 +3,62 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated
 
-from synth import document as documents
-from synth import job as jobs
-from synth.check.data import DataReport, PairsReport, look, look_at_pairs
-from synth.check.findings import Findings
-from synth.check.job import (
-    Costs,
-    check_fit,
-    check_languages,
-    check_rules,
-    check_scorers,
-    expect,
-    read_material,
-)
-from synth.check.servers import Asked, ask_all, named_models
+import typer
+
+from synth.cli.app import AsJson, JobFile, Settings, app, examples
 from synth.errors import SynthError
-from synth.job import Draft, Job
-from synth.servers.probe import ProbeResult
-from synth.sources import ReadLimits
 from synth.terminal import say, tell
+
+if TYPE_CHECKING:
+    from synth.check.data import DataReport
+    from synth.check.job import Costs
+    from synth.check.report import Report
+    from synth.check.servers import Asked
+    from synth.job import Draft, Job
+    from synth.servers.probe import ProbeResult
 
 _FILES_SHOWN = 10
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
-    """All that a check found; parts that mistakes elsewhere made impossible are None or empty."""
-
-    data: DataReport | PairsReport | None
-    servers: Sequence[Asked]
-    costs: Costs | None
-    findings: Findings
-
-    def as_json(self) -> dict[str, Any]:
-        """For `--json`."""
-        return {
-            "ok": self.findings.code == 0,
-            "mistakes": self.findings.mistakes,
-            "warnings": self.findings.warnings,
-            "data": self.data.as_json() if self.data else None,
-            "servers": [each.as_json() for each in self.servers],
-            "expected": asdict(self.costs) if self.costs else None,
-        }
-
-
-class CheckFailed(SynthError):  # noqa: N818 - a verdict, not an error of ours
+class CheckFailed(SynthError):  # noqa: N818 - named by what happened, as all errors are
     """A check found mistakes; all of them have been printed."""
 
     def __init__(self, count: int, code: int) -> None:
-        super().__init__(f"{count} {'mistake' if count == 1 else 'mistakes'} found.", "Mend what is listed above.")
+        super().__init__(f"{count} {'mistake' if count == 1 else 'mistakes'} found.", "Fix the problems above.")
         self.exit_code = code
 
     def __reduce__(self) -> tuple[type[CheckFailed], tuple[int, int]]:
         return CheckFailed, (int(self.message.split()[0]), self.exit_code)
 
 
-def check(path: Path, settings: Sequence[str], *, offline: bool, as_json: bool) -> None:
-    """Print what was found. Raises CheckFailed with the code of the first thing to mend when anything is wrong."""
+@app.command(
+    epilog=examples(
+        "synth check job.yaml",
+        "synth check job.yaml --offline",
+        "synth check job.yaml -s llm.base_urls.0=http://node7:8000/v1",
+    )
+)
+def check(
+    path: JobFile,
+    settings: Settings = [],
+    offline: Annotated[bool, typer.Option("--offline", help="Ask no server.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Name all mistakes of a job before it runs, and its costs.
+
+    Looks at the job file, the files it names, a sample of the data and each server; writes nothing.
+    """
+    from synth import document as documents
+    from synth import job as jobs
+    from synth.check.report import examine
+
     document = documents.load(path)
     draft = jobs.draft(document, settings)
-    report = examine(draft, Path.cwd(), offline=offline, quiet=as_json)
+    report = examine(draft, Path.cwd(), offline=offline, notify=(lambda _: None) if as_json else tell)
     if as_json:
         say(json.dumps(report.as_json(), ensure_ascii=False, default=str))
     else:
@@ -77,37 +68,9 @@ def check(path: Path, settings: Sequence[str], *, offline: bool, as_json: bool) 
         raise CheckFailed(len(report.findings.mistakes), report.findings.code)
 
 
-def examine(draft: Draft, base: Path, *, offline: bool, quiet: bool = True) -> Report:
-    """Look at everything that the draft's own mistakes leave possible."""
-    findings = Findings.of(draft.document, draft.problems)
-    if not quiet:
-        tell(f"{draft.document.name}: looking at the job and its files")
-    material = read_material(draft, base, findings)
-    check_scorers(draft, base, findings)
-    check_rules(draft, findings)
-    job = draft.job(base)
-    data: DataReport | PairsReport | None = None
-    costs = None
-    if job is not None and job.data:
-        data = look_at_pairs(job, draft.document, findings)
-    elif job is not None:
-        limits = ReadLimits(max_line_bytes=job.limits.max_line_bytes, strict=False)
-        data = look(job.corpora, material.files, limits, findings)
-        check_languages(job, list(data.languages), findings)
-        job.run.in_flight(findings.warn)
-    if not quiet and not offline:
-        tell("asking the models")
-    instruction = job.instruction if job is not None else str(getattr(draft.stages.get("task"), "instruction", ""))
-    servers = ask_all(named_models(draft.stages, instruction), findings, offline=offline)
-    if job is not None and isinstance(data, DataReport):
-        out = Path(job.file.out) if job.file.out else Path("outputs")
-        costs = expect(job, material, data, base / out)
-        room = [r.max_model_len for a in servers if a.section == "llm" for r in a.results if r.max_model_len]
-        check_fit(job, costs, min(room, default=None), findings)
-    return Report(data, servers, costs, findings)
-
-
 def _lines(report: Report, draft: Draft) -> Iterator[str]:
+    from synth.check.data import PairsReport
+
     job = draft.job(Path.cwd())
     if isinstance(report.data, PairsReport):
         yield from report.data.lines() if report.data.rows else ()
@@ -166,8 +129,8 @@ def _server_lines(asked: Asked) -> Iterator[str]:
         yield from (f"{asked.section:<10} {name} {each}" for each in where)
     if asked.hosts:
         yield f"           passages leave this machine for {', '.join(asked.hosts)}"
-    for told in asked.proxies:
-        yield f"           {told}"
+    for proxy in asked.proxies:
+        yield f"           {proxy}"
 
 
 def _state(result: ProbeResult) -> str:
@@ -184,7 +147,7 @@ def _state(result: ProbeResult) -> str:
         if result.paraphrase is not None and result.unrelated is not None
         else "",
     ]
-    return ", ".join(fact for fact in facts if fact) or ("OF NO USE" if result.problems else "answers")
+    return ", ".join(fact for fact in facts if fact) or ("CANNOT BE USED" if result.problems else "answers")
 
 
 def _cost_lines(job: Job, costs: Costs) -> Iterator[str]:
@@ -204,6 +167,8 @@ def _cost_lines(job: Job, costs: Costs) -> Iterator[str]:
 
 
 def _index_lines(job: Job, report: Report) -> Iterator[str]:
+    from synth.check.data import PairsReport
+
     """What scorers that compare all pairs keep on disk."""
     pairs = report.data.expected if isinstance(report.data, PairsReport) else report.costs.items if report.costs else 0
     widths = [found.dimension for each in report.servers if each.section == "embed" for found in each.results]

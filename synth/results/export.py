@@ -1,4 +1,4 @@
-"""`synth export`: the pairs of a run as files that a trainer opens as they are."""
+"""The pairs of a run as files that a trainer opens as they are."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from synth import registry, splits
-from synth.commands.handover import Handover, push
 from synth.document import Document
 from synth.errors import JobError, OutputError
 from synth.exports import Counts, Export, Facts, Files, Shape, Source
 from synth.job import Job
+from synth.results.atomic_export import AtomicExport, push
 from synth.run import run as runs
 from synth.shards import OutputFolder, StepFolder
 from synth.splits import SplitOptions
-from synth.terminal import say, tell
+from synth.types import Notify
 from synth.validation import as_written, override, plain, validate
 
 _FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
-    """What the command line says; None where it says nothing."""
+class ExportArgs:
+    """What to export, and where to; None means the default."""
 
     to: str
     out: Path
@@ -49,47 +49,46 @@ class Pairs:
     asked: int | None
 
 
-def export(out: Path, given: Given, *, as_json: bool) -> None:
-    """Write the files and print what they hold. Raises SynthError for every way it can end but well."""
-    notice = (lambda _: None) if as_json else tell
-    options = options_of(given)
-    if not given.split and (flag := _idle(given)):
+def export(out: Path, args: ExportArgs, notify: Notify) -> tuple[Export, Facts]:
+    """Write the files; returns the format and what they hold. Raises SynthError for every way it can end but well."""
+    options = options_of(args)
+    if not args.split and (flag := _idle(args)):
         raise JobError(
-            f"{flag}: says how to split, and nothing is held out.", "Say what, for example --split test=0.05"
+            f"{flag} says how to split, but there is nothing to split.", "Name a split, for example --split test=0.05"
         )
-    if given.push is not None and not options.hub:
+    if args.push is not None and not options.hub:
         raise JobError(
             f"--push: the Hub cannot show {options.title} files.", "Push with --to hub, or another of its layouts."
         )
-    folder = OutputFolder.open(out, notify=tell)
+    folder = OutputFolder.open(out, notify=notify)
     job, _ = runs.job_of(out, ())
-    pairs = pairs_of(folder, given.view, options.negatives, notice)
-    handover = Handover.to(given.out, folder.path)
-    seed = job.file.seed if given.seed is None else given.seed
-    divided = SplitOptions.parse(given.split, given.group or "cluster", given.document, seed)
-    source = _source(folder, pairs, divided, options.whole, notice)
-    facts = _facts(source, pairs, options, job, given)
+    pairs = pairs_of(folder, args.view, options.negatives, notify)
+    atomic = AtomicExport.to(args.out, folder.path)
+    seed = job.file.seed if args.seed is None else args.seed
+    divided = SplitOptions.parse(args.split, args.group or "cluster", args.document, seed)
+    source = _source(folder, pairs, divided, options.whole, notify)
+    facts = _facts(source, pairs, options, job, args)
     _usable(facts)
-    with handover.aside() as aside:
+    with atomic.aside() as aside:
         with Files(aside) as files:
             options.write(source, facts, files)
             files.text("TRAIN.md", options.train(facts))
             if (card := options.card(facts)) is not None:
                 files.text("README.md", card)
-        handover.finish(aside, _record(given, options, pairs, facts))
-    if given.push is not None:
-        push(handover.target, given.push)
-    _report(given, options, facts, as_json=as_json)
+        atomic.finish(aside, _record(args, options, pairs, facts))
+    if args.push is not None:
+        push(atomic.target, args.push)
+    return options, facts
 
 
-def options_of(given: Given) -> Export:
+def options_of(args: ExportArgs) -> Export:
     """The format that `--to` names, with its options. Raises JobError naming every mistake."""
-    cls = registry.find("exports", given.to if ":" in given.to else given.to.replace("-", "_"))
+    cls = registry.find("exports", args.to if ":" in args.to else args.to.replace("-", "_"))
     if not issubclass(cls, Export):
-        raise JobError(f"--to {given.to}: is no export.", f"One of: {', '.join(_names())}.")
+        raise JobError(f"--to {args.to}: is not a format.", f"One of: {', '.join(_names())}.")
     data: dict[str, Any] = {}
-    written = override(data, given.settings)
-    flags = {"negatives": given.negatives, "on_short": given.on_short}
+    written = override(data, args.settings)
+    flags = {"negatives": args.negatives, "on_short": args.on_short}
     data |= {name: value for name, value in flags.items() if value is not None}
     options, problems = validate(cls, plain(data))
     if as_written(data, problems, written):
@@ -100,7 +99,7 @@ def options_of(given: Given) -> Export:
     return options
 
 
-def pairs_of(folder: OutputFolder, view: str | None, negatives: int | None, notice: Any) -> Pairs:
+def pairs_of(folder: OutputFolder, view: str | None, negatives: int | None, notify: Notify) -> Pairs:
     """`mined/` where it was made from the wanted view as it stands, else the view itself.
 
     Raises JobError where there is nothing to export, or where negatives are half done or out of date.
@@ -114,14 +113,14 @@ def pairs_of(folder: OutputFolder, view: str | None, negatives: int | None, noti
         raise JobError(f"{folder.path}: {name} holds no pairs.", f"Run it first: synth run {folder.path}")
     totals = runs.totals(folder)
     if totals is None or len(done) < totals["shards"]:
-        notice(f"{folder.path}: the run is not finished; exported is what {name} holds now.")
+        notify(f"{folder.path}: the run is not finished; exported is what {name} holds now.")
     plain_pairs = Pairs(name, base, None)
     there = mined.done()
     if negatives == 0 or not there:
         return plain_pairs
     record = _mining(folder, mined.meta(min(there)).identity)
     if record["view"] != name:
-        notice(f"mined/ holds negatives for {record['view']}, so {name} goes without{_cure(folder, name)}")
+        notify(f"mined/ holds negatives for {record['view']}, so {name} goes without{_cure(folder, name)}")
         return plain_pairs
     stale = [index for index in sorted(there) if index in done and mined.stale(index, base.checksum(index))]
     if stale or there != done:
@@ -145,29 +144,29 @@ def _mining(folder: OutputFolder, fingerprint: str) -> Mapping[str, Any]:
         return {"view": str(record["view"]), "options": {"num_negatives": int(record["options"]["num_negatives"])}}
     except (OSError, ValueError, KeyError, TypeError) as exc:
         raise OutputError(
-            f"{path}: says not how mined/ was made ({exc}).", f"Mine again: synth mine {folder.path}"
+            f"{path}: does not record how mined/ was made ({exc}).", f"Mine again: synth mine {folder.path}"
         ) from exc
 
 
-def _idle(given: Given) -> str | None:
+def _idle(args: ExportArgs) -> str | None:
     """A flag that means something with --split alone."""
-    return f"--group {given.group}" if given.group else f"--document {given.document}" if given.document else None
+    return f"--group {args.group}" if args.group else f"--document {args.document}" if args.document else None
 
 
-def _source(folder: OutputFolder, pairs: Pairs, options: SplitOptions, whole: str, notice: Any) -> Source:
+def _source(folder: OutputFolder, pairs: Pairs, options: SplitOptions, whole: str, notify: Notify) -> Source:
     shards, mined = tuple(sorted(pairs.step.done())), pairs.asked is not None
     source = Source(folder, pairs.step, shards, options.seed, mined=mined, splits=(whole,))
     if not options.shares:
         return source
-    notice(f"splitting by {options.group}, so that no group stands on both sides")
+    notify(f"splitting by {options.group}, so that no group is on both sides")
     found = splits.split(folder, options)
     most = max(share for _, share in options.shares)
     if found.largest() > most:
-        notice(f"the largest group holds {found.largest():.1%} of all pairs; shares can be no finer than that")
+        notify(f"the largest group holds {found.largest():.1%} of all pairs; shares can be no finer than that")
     return replace(source, splits=found.names, split_of=found.of, held_out=found.held_out)
 
 
-def _facts(source: Source, pairs: Pairs, options: Export, job: Job, given: Given) -> Facts:
+def _facts(source: Source, pairs: Pairs, options: Export, job: Job, args: ExportArgs) -> Facts:
     """Count first: which shape rows can have, then what becomes of them in it."""
     found = _count(source, Shape())
     shape = options.shape(found, pairs.asked)
@@ -175,8 +174,8 @@ def _facts(source: Source, pairs: Pairs, options: Export, job: Job, given: Given
     return Facts(
         title=source.folder.path.name,
         view=pairs.view,
-        folder=given.out,
-        address=given.push or str(given.out),
+        folder=args.out,
+        address=args.push or str(args.out),
         instruction=job.instruction,
         seed=source.seed,
         languages=_languages(source),
@@ -221,41 +220,21 @@ def _usable(facts: Facts) -> None:
         raise JobError(f"{split} would be empty.", "Give it a larger --split share, or group less: --group passage_id")
 
 
-def _record(given: Given, options: Export, pairs: Pairs, facts: Facts) -> dict[str, Any]:
+def _record(args: ExportArgs, options: Export, pairs: Pairs, facts: Facts) -> dict[str, Any]:
     """`export.json`: what the files are, so that they can be made again and are known as ours."""
     return {
         "format": _FORMAT,
-        "to": given.to,
+        "to": args.to,
         "options": options.identity(),
         "view": pairs.view,
         "mined": facts.mined,
-        "split": list(given.split),
-        "group": (given.group or "cluster") if given.split else None,
+        "split": list(args.split),
+        "group": (args.group or "cluster") if args.split else None,
         "seed": facts.seed,
         "instruction": facts.instruction,
         "counts": asdict(facts.counts)
         | {"lengths": {str(n): rows for n, rows in sorted(facts.counts.lengths.items())}},
     }
-
-
-def _report(given: Given, options: Export, facts: Facts, *, as_json: bool) -> None:
-    counts = facts.counts
-    if as_json:
-        plain_counts = asdict(counts) | {"lengths": {str(n): rows for n, rows in sorted(counts.lengths.items())}}
-        say(json.dumps({"to": given.to, "out": str(given.out), "negatives_a_row": facts.negatives()} | plain_counts))
-        return
-    rows = ", ".join(f"{split} {count:,}" for split, count in counts.rows.items())
-    say(f"{given.out}: {options.title}, {rows} rows of {counts.pairs:,} pairs, {facts.negatives()} negatives at most")
-    for count, what in (
-        (counts.unusable, "pairs without a query or a passage that answers it"),
-        (counts.too_few, f"pairs left out: fewer than {facts.shape.least} negatives (--negatives, --on-short fill)"),
-        (counts.filled, "pairs filled with random passages of others"),
-        (counts.held_out, "passages left out of train, because another split shows them"),
-        (counts.extra_positives, "extra positives, verified by the reranker"),
-    ):
-        if count:
-            say(f"  {count:,} {what}")
-    say(f"how to train on them: {given.out / 'TRAIN.md'}")
 
 
 def _names() -> list[str]:

@@ -1,17 +1,15 @@
-"""`synth keep`: other rules over stored scores, as a view beside the others or as the default one."""
+"""Other rules over stored scores, as a view of their own or as the default one."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from synth.commands.status import command_rows
 from synth.errors import JobError, OutputError
 from synth.results.card import card
+from synth.results.status import read_status
 from synth.results.summary import reasons, summarise, totals
 from synth.rules import Rules
 from synth.run import history
@@ -20,7 +18,6 @@ from synth.run.run import Run
 from synth.shards import OutputFolder
 from synth.steps import keep as keep_step
 from synth.steps.keep import DEFAULT, View, built_aside, carry_out
-from synth.terminal import say, tell
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _TAKEN = frozenset(
@@ -43,30 +40,9 @@ class Kept:
     dropped_by: dict[str, int]
     swapped: bool
 
-    def as_json(self, out: Path) -> str:
-        """One line for scripts."""
-        plain = {name: getattr(self, name) for name in self.__slots__}
-        return json.dumps(plain | {"out": str(out)}, ensure_ascii=False)
-
-
-def keep(out: Path, rules: Rules, *, name: str | None, workers: int | None, as_json: bool) -> None:
-    """Print what the rules keep, once the view holds it. Raises what `apply` raises."""
-    folder = OutputFolder.open(out, write=True, notify=tell)
-    done = apply(folder, rules, name, workers)
-    if as_json:
-        say(done.as_json(folder.path))
-        return
-    share = f" ({done.kept / done.rows:.1%})" if done.rows else ""
-    if not done.made and not done.swapped:
-        say(f"nothing to do: {done.view} already holds these rules: {rules.describe()}")
-    else:
-        say(f"{done.view}: {rules.describe()}")
-    dropped = ", ".join(f"{count:,} by {reason}" for reason, count in done.dropped_by.items())
-    shards = "1 shard" if done.shards == 1 else f"{done.shards:,} shards"
-    say(f"kept {done.kept:,} of {done.rows:,}{share} in {shards}; dropped {dropped or 'nothing'}")
-    if done.swapped:
-        say("the shards of before stay in a hidden folder for readers that have it open; `synth gc` removes it")
-    say(f"look at them: synth show {out}" + (f" --view {name}" if name else ""))
+    def as_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return asdict(self)
 
 
 def apply(folder: OutputFolder, rules: Rules, name: str | None, workers: int | None = None) -> Kept:
@@ -117,7 +93,7 @@ def _in_place_of_default(folder: OutputFolder, view: View, shards: Sequence[int]
     view = built_aside(folder, view)
     if not view.hidden:
         return view
-    if any(each.held for each in command_rows(folder)[1]):
+    if any(each.held for each in read_status(folder)[1]):
         raise OutputError(
             f"{folder.path}: a run is at work here, and its next shard would go under the old rules into the new view.",
             "Wait for it or stop it, then run this command again; or make a view beside the default one: --as NAME.",

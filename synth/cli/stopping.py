@@ -13,17 +13,20 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 from typing import Any, Self
 
 from synth.errors import JobError, Stopped
+from synth.pipeline import Control
+from synth.process import collect_rarely
+from synth.progress import Display
 from synth.runners.local import StopRequest, threads_ended
 from synth.runners.progress import Counters
 from synth.terminal import tell
 
 LEAD_SECONDS = 45.0
-"""How long before the deadline to drain: 30 s for requests in flight, the rest to write and to leave."""
+"""How long before the deadline to drain: 30 s for requests in flight, the rest to write and exit."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _SPAN = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
@@ -31,7 +34,10 @@ _CLOCK = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
 
 
 def seconds_until(text: str, now: time.struct_time | None = None) -> float:
-    """Seconds that `--deadline` leaves: `3h30m`, `90` or the next time that it is `HH:MM`. Raises JobError."""
+    """Seconds until the scheduler kills this process, by `--deadline`: `3h30m`, `90`, or the next `HH:MM`.
+
+    Raises JobError.
+    """
     if clock := _CLOCK.fullmatch(text.strip()):
         now = now or time.localtime()
         left = (int(clock[1]) - now.tm_hour) * 3600 + (int(clock[2]) - now.tm_min) * 60 - now.tm_sec
@@ -43,23 +49,34 @@ def seconds_until(text: str, now: time.struct_time | None = None) -> float:
         sum(int(part or 0) * unit for part, unit in zip(span.groups(), _UNITS.values(), strict=True)) if span else 0
     )
     if not seconds:
-        raise JobError(f"--deadline {text}: is no time.", "Write 3h30m, 90 (seconds), or a time of day such as 17:45.")
+        raise JobError(f"--deadline {text}: not a duration or a time of day.", "Write 3h30m, 90 (seconds), or 17:45.")
     return float(seconds)
 
 
-class Stopping:
-    """A context in which signals end in Stopped; `drains` holds while an event loop works."""
+class Stopping(Control):
+    """The control of a command: prints, and ends it on signals and at a deadline, given in seconds from now."""
 
-    def __init__(self, seconds: float | None = None) -> None:
+    def __init__(self, seconds: float | None = None, *, quiet: bool = False) -> None:
         self._drain_at = None if seconds is None else time.monotonic() + max(seconds - LEAD_SECONDS, seconds / 2)
+        self._quiet = quiet
         self._asked = False
         self._before: dict[int, Any] = {}
+
+    def notify(self, text: str) -> None:
+        tell(text)
+
+    def report(self, text: str) -> None:
+        if not self._quiet:
+            tell(text)
+
+    def display(self, counters: Counters) -> AbstractContextManager[object]:
+        return Display(counters, quiet=self._quiet)
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.getsignal(number) for number in _SIGNALS}
             if self._before[signal.SIGHUP] is signal.SIG_IGN:
-                del self._before[signal.SIGHUP]  # nohup's wish
+                del self._before[signal.SIGHUP]  # started by nohup
             self._install()
         return self
 
@@ -74,14 +91,15 @@ class Stopping:
 
     @contextmanager
     def drains(self, stop: StopRequest, counters: Counters) -> Iterator[None]:
-        """Inside a running event loop: the first signal and the deadline set `stop`, a second signal leaves at once."""
+        """The first signal and the deadline set `stop`; a second signal exits at once."""
+        collect_rarely()
         loop = asyncio.get_running_loop()
 
         def ask(why: str, *, interrupted: bool = False) -> None:
             if not stop():
                 stop.ask(interrupted=interrupted)
                 counters.phase = "stopping"
-                tell(f"stopping{why}: waiting up to 30 s for requests in flight; a signal now leaves at once")
+                tell(f"stopping{why}: waiting up to 30 s for requests in flight; another signal exits at once")
 
         def asked(number: int) -> None:
             if stop():
@@ -103,6 +121,12 @@ class Stopping:
                 loop.remove_signal_handler(number)
             self._install()
 
+    async def leave(self, exc: Stopped) -> None:
+        """End the process when a thread still computes what nobody waits for."""
+        if not await threads_ended():
+            tell(f"error: {exc}")
+            os._exit(exc.exit_code)
+
     def _install(self) -> None:
         for number in self._before:
             signal.signal(number, self._raise)
@@ -112,13 +136,6 @@ class Stopping:
             os._exit(_code(number))
         self._asked = True
         raise Stopped("stopped; everything finished is saved.", interrupted=number == signal.SIGINT)
-
-
-async def leave_busy_threads(exc: Stopped) -> None:
-    """End the process where a thread still computes what nobody waits for; else return."""
-    if not await threads_ended():
-        tell(f"error: {exc}")
-        os._exit(exc.exit_code)
 
 
 def _code(number: int) -> int:

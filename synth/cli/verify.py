@@ -5,38 +5,54 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
+import typer
+
+from synth.cli.app import AsJson, RunFolder, app, examples
 from synth.errors import OutputError
 from synth.terminal import say
-from synth.verify import Report, StepTotals
-from synth.verify import verify as check
+
+if TYPE_CHECKING:
+    from synth.verify import Report, StepTotals
 
 _SHOWN = 20
 
 
-def verify(out: Path, *, deep: bool, as_json: bool) -> None:
-    """Print what was proved, one line a step. Raises OutputError naming the first damaged file."""
+@app.command(
+    epilog=examples(
+        "synth verify out",
+        "synth verify out --deep --json",
+    )
+)
+def verify(
+    out: RunFolder,
+    deep: Annotated[bool, typer.Option("--deep", help="Read every page of every file, and hash all inputs.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Prove from the files that nothing is lost, torn or doubled."""
+    from synth.verify import verify as check
+
     report = check(out, deep=deep)
     if as_json:
         say(json.dumps(report.as_json() | {"out": str(out)}, ensure_ascii=False))
     else:
-        for line in lines(report, out):
+        for line in _lines(report, out):
             say(line)
     if report.damage:
         first = report.damage[0]
-        more = f" ({len(report.damage)} statements like this one)" if len(report.damage) > 1 else ""
+        more = f" ({len(report.damage)} problems in all)" if len(report.damage) > 1 else ""
         raise OutputError(
             f"{out / first.file}: {first.what}{more}.",
-            "Put the file back from a copy. A shard that is removed is made anew by the next run, if all that was made "
+            "Restore the file from a copy. A shard that you remove is made again by the next run, if everything made "
             "from it is removed too.",
         )
 
 
-def lines(report: Report, out: Path) -> Iterator[str]:
-    """The report as text."""
-    told = [*report.facts, *((step.step, _ledger(step)) for step in report.steps)]
-    width = max(28, *(len(name) + 2 for name, _ in told))
-    for name, what in told:
+def _lines(report: Report, out: Path) -> Iterator[str]:
+    facts = [*report.facts, *((step.step, _ledger(step)) for step in report.steps)]
+    width = max(28, *(len(name) + 2 for name, _ in facts))
+    for name, what in facts:
         yield f"{name:<{width}}{what}"
     for title, found in (("damage", report.damage), ("note", report.notes)):
         for each in found[:_SHOWN]:
@@ -49,7 +65,7 @@ def lines(report: Report, out: Path) -> Iterator[str]:
     depth = "every page read" if report.deep else "footers, ids and checksums read; --deep reads every page"
     yield f"sound: nothing lost, torn or doubled ({depth})"
     if not report.complete:
-        yield f"not finished; go on with: synth run {out}"
+        yield f"not finished; resume with: synth run {out}"
 
 
 def _ledger(step: StepTotals) -> str:

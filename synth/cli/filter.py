@@ -1,0 +1,186 @@
+"""`synth filter`: the quality pass over existing pairs, from paths and flags, as the job that they describe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, count
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from synth.cli.app import (
+    Above,
+    AsJson,
+    Below,
+    Continue,
+    Deadline,
+    Is,
+    Max,
+    Min,
+    Settings,
+    Shard,
+    Workers,
+    app,
+    examples,
+    parse_shard,
+)
+from synth.cli.run import run_target
+from synth.errors import JobError
+
+if TYPE_CHECKING:
+    from synth.pipeline import Target
+
+SCORES = ("cosine", "language", "length", "copying")
+EMBEDDER = {"use": "sentence_transformers", "model": "all-MiniLM-L6-v2"}
+"""The quickstart's: on this machine, an English model."""
+
+
+@dataclass(frozen=True, slots=True)
+class FilterArgs:
+    """What the flags say about the data and the embedder; None: not given."""
+
+    data: Sequence[str]
+    query: str | None = None
+    passage: str | None = None
+    label: str | None = None
+    embed_url: str | None = None
+    embed_model: str | None = None
+
+    def flags(self) -> list[str]:
+        """What only goes with paths, as it was written."""
+        named = {
+            "--query-column": self.query,
+            "--passage-column": self.passage,
+            "--label-column": self.label,
+            "--embed-url": self.embed_url,
+            "--embed-model": self.embed_model,
+        }
+        return [*self.data, *(flag for flag, value in named.items() if value is not None)]
+
+
+@app.command(
+    epilog=examples(
+        "synth filter pairs.parquet -o out",
+        "synth filter clicks.jsonl -o out --query-column q --passage-column doc --above cosine=0.6",
+        "synth filter beir-folder/ -o out --embed-url http://localhost:8100/v1 --embed-model Qwen/Qwen3-Embedding-0.6B",
+        "synth filter -c configs/filter.yaml",
+    )
+)
+def filter(  # noqa: A001 - the command's name
+    data: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="DATA...",
+            help="Files and patterns of one layout, BEIR folders, folders of runs.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Output folder.")] = None,
+    job: Annotated[Path | None, typer.Option("-c", metavar="FILTER.yaml", help="A job file with `data:`.")] = None,
+    query_column: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="The query; default: the usual names are tried.")
+    ] = None,
+    passage_column: Annotated[str | None, typer.Option(metavar="COLUMN", help="The passage; as above.")] = None,
+    label_column: Annotated[str | None, typer.Option(metavar="COLUMN", help="Which pairs are relevant.")] = None,
+    embed_url: Annotated[str | None, typer.Option(metavar="URL", help="A vLLM server with an embedder.")] = None,
+    embed_model: Annotated[str | None, typer.Option(metavar="MODEL", help="The model there, or a local one.")] = None,
+    above: Above = [],
+    below: Below = [],
+    at_least: Min = [],
+    at_most: Max = [],
+    equal: Is = [],
+    settings: Settings = [],
+    sample: Annotated[int | None, typer.Option(min=1, help="Only this many rows, into OUT.sample-N.")] = None,
+    workers: Workers = None,
+    shard: Shard = None,
+    deadline: Deadline = None,
+    continue_edited: Continue = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score existing pairs and keep the good ones.
+
+    The layout is detected and printed before anything starts; every column of the data stays with its pair. The same
+    command again, or `synth run OUT`, resumes where it stopped.
+    """
+    from synth.process import economise
+
+    economise()
+    from synth.pipeline import RunArgs
+
+    args = FilterArgs(data or (), query_column, passage_column, label_column, embed_url, embed_model)
+    rules = {"above": above, "below": below, "min": at_least, "max": at_most, "is": equal}
+    index, of = parse_shard(shard)
+    how = RunArgs(workers, index, of, continue_edited=continue_edited)
+    run_target(target(args, job, out, rules, settings, sample), how, deadline=deadline, as_json=as_json)
+
+
+def target(
+    args: FilterArgs,
+    job: Path | None,
+    out: Path | None,
+    rules: Mapping[str, Sequence[str]],
+    settings: Sequence[str],
+    sample: int | None,
+) -> Target:
+    """The job of a command line: that of the file `job`, or one made of paths and flags.
+
+    Raises JobError naming every mistake, as for a job file.
+    """
+    from synth import job as jobs
+    from synth.document import Document
+    from synth.pipeline import Target, resolve, sample_folder
+    from synth.rules.ruleset import mapping
+
+    keep = mapping(rules)
+    if job is not None:
+        if args.flags() or keep:
+            what = (args.flags() or [f"--{next(name for name, texts in rules.items() if texts)}"])[0]
+            raise JobError(f"-c {job} and {what} do not go together.", "Write it into the file, or set it with -s.")
+        found = resolve(job, out, settings, sample)
+        if not found.job.data:
+            raise JobError(f"{job}: names no `data`.", f"A job that generates is run with: synth run {job}")
+        return found
+    if not args.data:
+        raise JobError("no data given.", "Name files or a folder, or a job file with -c.")
+    if out is None:
+        raise JobError("no output folder given.", "Name one with -o.")
+    document = Document("synth filter", _document(args, keep), {}, ())
+    return Target(jobs.build(document, settings, base=Path.cwd()), sample_folder(out, sample), sample)
+
+
+def _document(args: FilterArgs, keep: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of the job file that would say the same."""
+    scores = [{"use": name} for name in SCORES]
+    entries = _entries(args)
+    return {"data": entries if len(entries) > 1 else entries[0], "embed": _embedder(args), "scores": scores} | (
+        {"keep": dict(keep)} if keep else {}
+    )
+
+
+def _entries(args: FilterArgs) -> list[dict[str, Any]]:
+    """The entries of `data:`: one for each folder, which has a layout of its own, one for all files together."""
+    named_columns = {"query": args.query, "passage": args.passage, "label": args.label}
+    columns = {key: value for key, value in named_columns.items() if value is not None}
+    paths: dict[str | None, list[str]] = {}
+    for path in args.data:
+        paths.setdefault(path if Path(path).expanduser().is_dir() else None, []).append(path)
+    if len(paths) == 1:
+        return [{"path": list(args.data)} | columns]
+    from synth.sources import PairData
+
+    named: dict[str, list[str]] = {}
+    for each in paths.values():
+        stem = PairData(path=(each[0],)).source
+        name = next(name for name in chain([stem], (f"{stem}-{n}" for n in count(2))) if name not in named)
+        named[name] = each
+    return [{"name": name, "path": each} | columns for name, each in named.items()]
+
+
+def _embedder(args: FilterArgs) -> dict[str, Any]:
+    if args.embed_url is None:
+        return EMBEDDER if args.embed_model is None else EMBEDDER | {"model": args.embed_model}
+    if args.embed_model is None:
+        raise JobError("--embed-url names no model.", "Add --embed-model, as the server calls it.")
+    return {"use": "vllm_server", "model": args.embed_model, "base_urls": [args.embed_url]}

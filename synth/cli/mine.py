@@ -1,0 +1,176 @@
+"""`synth mine`: hard negatives for the pairs of a run."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from synth.cli.app import AsJson, RunFolder, Settings, app, examples
+from synth.errors import Stopped
+from synth.terminal import say, tell
+
+if TYPE_CHECKING:
+    from synth.negatives import Negatives
+    from synth.runners.mining import MineArgs
+    from synth.steps.mine import Counts, Plan
+    from synth.types import Notify
+
+Number = Annotated[str | None, typer.Option(metavar="NUMBER|null", help="A threshold; null: no such rule.")]
+
+
+@app.command(
+    epilog=examples(
+        "synth mine out",
+        "synth mine out --range 0:50 --num-negatives 3 --random",
+        "synth mine out --corpus 'docs/*.jsonl' --by hybrid",
+        "synth mine out --reranker '{use: cross_encoder, model: cross-encoder/ms-marco-MiniLM-L6-v2}'",
+        "synth mine out --use written --on-short fill",
+    )
+)
+def mine(
+    out: RunFolder,
+    view: Annotated[str | None, typer.Option(metavar="NAME", help="A view of `keep --as`; default: kept.")] = None,
+    file: Annotated[
+        Path | None, typer.Option("-c", metavar="FILE.yaml", help="Options; see docs/negatives.md.")
+    ] = None,
+    use: Annotated[str | None, typer.Option(metavar="mined|written|given", help="Where negatives come from.")] = None,
+    by: Annotated[str | None, typer.Option(metavar="bm25|dense|hybrid", help="What ranks the passages.")] = None,
+    corpus: Annotated[
+        list[str], typer.Option(metavar="FILE", help="Take negatives from these files instead of the run's passages.")
+    ] = [],
+    document: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Passages with the same value are chunks of one document.")
+    ] = None,
+    num_negatives: Annotated[str | None, typer.Option(metavar="N", help="Negatives per pair; default: 5.")] = None,
+    ranks: Annotated[str | None, typer.Option("--range", metavar="LOW:HIGH", help="Ranks; default: 20:50.")] = None,
+    max_score: Number = None,
+    min_score: Number = None,
+    absolute_margin: Number = None,
+    relative_margin: Number = None,
+    window: Annotated[
+        str | None, typer.Option(metavar="before|after", help="Count ranks before or after the rules.")
+    ] = None,
+    top: Annotated[bool | None, typer.Option("--top/--random", help="The nearest in range, or a random draw.")] = None,
+    same_document: Annotated[
+        bool | None, typer.Option("--same-document", help="Allow other chunks of the positive's document.")
+    ] = None,
+    reranker: Annotated[
+        str | None, typer.Option(metavar="YAML", help="Checks the candidates: {use: …, model: …}.")
+    ] = None,
+    reject_above: Number = None,
+    promote_above: Number = None,
+    llm: Annotated[str | None, typer.Option(metavar="YAML", help="Writes negatives; default: the job's.")] = None,
+    on_short: Annotated[
+        str | None, typer.Option(metavar="keep|drop|fill", help="What to do with a pair that has too few.")
+    ] = None,
+    settings: Settings = [],
+    as_json: AsJson = False,
+) -> None:
+    """Find hard negatives for a run's pairs, and why each is one.
+
+    Similar passages that do not answer the query: ranked exactly, filtered by rank and score rules, none equal or
+    close to a known positive. Run again to resume.
+    """
+    from synth.process import economise
+
+    economise()
+    from synth.runners.mining import MineArgs
+
+    options = {
+        "use": use,
+        "by": by,
+        "num_negatives": num_negatives,
+        "range": ranks,
+        "max_score": max_score,
+        "min_score": min_score,
+        "absolute_margin": absolute_margin,
+        "relative_margin": relative_margin,
+        "window": window,
+        "strategy": None if top is None else "top" if top else "random",
+        "same_document": same_document,
+        "reranker": reranker,
+        "reject_above": reject_above,
+        "promote_above": promote_above,
+        "llm": llm,
+        "on_short": on_short,
+    }
+    mine_run(out, MineArgs(view, corpus, document, file, options, settings), as_json=as_json)
+
+
+def mine_run(out: Path, args: MineArgs, *, as_json: bool) -> None:
+    """Mine, and print what was found and what was refused. Raises SynthError for every way it can end but well."""
+    from synth.runners.mining import plan_of
+
+    notify: Notify = (lambda _: None) if as_json else tell
+    plan = plan_of(out, args, tell)
+    began = time.monotonic()
+    counts, made = asyncio.run(_until_signal(plan, notify))
+    mined = plan.run.folder.path / "mined"
+    if as_json:
+        say(json.dumps(asdict(counts) | {"made": made, "out": str(mined)}))
+        return
+    for line in _lines(counts, plan.options, time.monotonic() - began, made):
+        say(line)
+    say(f"pairs with negatives: {mined}")
+
+
+async def _until_signal(plan: Plan, notify: Notify) -> tuple[Counts, int]:
+    """Mine; the first signal cancels it. Raises Stopped then."""
+    from synth.runners.mining import mine as work
+
+    task = asyncio.current_task()
+    stopped: list[int] = []
+
+    def stop(number: int) -> None:
+        stopped.append(number)
+        if task is not None:
+            task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with suppress(RuntimeError, ValueError):  # not in the main thread
+            asyncio.get_running_loop().add_signal_handler(number, stop, number)
+    try:
+        return await work(plan, notify)
+    except asyncio.CancelledError:
+        if not stopped:
+            raise
+        hint = f"Resume with the same command: synth mine {plan.run.folder.path}"
+        raise Stopped(
+            "stopped before the end; finished shards are saved.", hint, interrupted=stopped[0] == signal.SIGINT
+        ) from None
+
+
+def _lines(counts: Counts, options: Negatives, seconds: float, made: int) -> list[str]:
+    if not made:
+        return ["nothing to do: mined/ already holds this", *_facts(counts, options)]
+    return [f"shards made: {made:,}, in {seconds:,.1f} s", *_facts(counts, options)]
+
+
+def _facts(counts: Counts, options: Negatives) -> list[str]:
+    wanted = options.num_negatives
+    dropped = sum(counts.dropped.values())
+    fewer = f"{counts.too_few:,} with fewer (on_short: {options.on_short})"
+    lines = [
+        f"{counts.rows:,} pairs: {counts.full:,} with {wanted} negatives, {fewer}, {dropped:,} dropped",
+        f"{counts.negatives:,} negatives, {counts.promoted:,} extra positives",
+        f"refused: {_listed(counts.refused)}",
+    ]
+    if counts.dropped:
+        lines.append(f"dropped: {_listed(counts.dropped)}; see rejected/mined")
+    if counts.too_few and not counts.negatives:
+        lines.append(f"no pair got a negative: {options.advice}")
+    return lines
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    ordered = sorted(counts.items(), key=lambda each: (-each[1], each[0]))
+    return ", ".join(f"{name} {count:,}" for name, count in ordered) or "nothing"

@@ -1,0 +1,175 @@
+"""`synth sweep`: what each threshold of a score would keep, and rules calibrated to a share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from synth.cli.app import AsJson, RunFolder, app
+from synth.cli.app import examples as example_lines
+from synth.errors import JobError, SystemFault
+from synth.terminal import say, tell
+
+if TYPE_CHECKING:
+    from synth.results.cuts import Cut
+    from synth.results.sweep import Sweep, SweepArgs
+
+_BAR = 30
+_TEXT = 110
+
+
+@app.command(
+    epilog=example_lines(
+        "synth sweep out",
+        "synth sweep out --score cosine --by query_language --calibrate random-pairs=0.01 --write rules.yaml",
+        "synth sweep out --score reranker --label-column label --at 0.5,0.9 --examples",
+    )
+)
+def sweep(
+    out: RunFolder,
+    score: Annotated[str, typer.Option(help="The column to sweep.")] = "cosine",
+    by: Annotated[str, typer.Option(metavar="COLUMN[,COLUMN]", help="Also by the groups of these columns.")] = "",
+    at: Annotated[str, typer.Option(metavar="N[,N]", help="These thresholds; default: evenly spaced ones.")] = "",
+    calibrate: Annotated[
+        str | None, typer.Option(metavar="keep=S|random-pairs=S", help="Propose thresholds for a share S, by group.")
+    ] = None,
+    write: Annotated[
+        Path | None, typer.Option(metavar="RULES.yaml", help="Write the proposal, for synth keep --rules.")
+    ] = None,
+    label_column: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Labels (above 0: relevant): precision, recall, AUC.")
+    ] = None,
+    lower: Annotated[bool, typer.Option("--lower", help="Lower scores are better.")] = False,
+    examples: Annotated[
+        bool, typer.Option("--examples", help="Also show pairs on either side of each threshold.")
+    ] = False,
+    count: Annotated[int, typer.Option("-n", min=1, help="Examples per side.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """What each threshold of a score would keep; reads, calls no model."""
+    from synth.results.cuts import goal
+    from synth.results.sweep import SweepArgs
+    from synth.results.sweep import sweep as work
+    from synth.shards import OutputFolder
+
+    if write and calibrate is None:
+        raise JobError(
+            "--write needs a proposal to write.", "Add --calibrate keep=0.5 or --calibrate random-pairs=0.01"
+        )
+    try:
+        thresholds = tuple(float(each) for each in _words(at))
+    except ValueError as exc:
+        raise JobError(f"--at {at}: expected numbers with commas between them.", "For example --at 0.6,0.7") from exc
+    wish = None if calibrate is None else goal(calibrate)
+    falling = frozenset({score} if lower else ())
+    folder = OutputFolder.open(out)
+    wanted = SweepArgs(
+        score, tuple(_words(by)), thresholds, wish, label_column, falling, examples=count if examples else 0
+    )
+    found, args = work(folder, wanted)
+    if write and found.keep is not None:
+        _write(write, found.keep, args, folder.path.name)
+    if as_json:
+        say(json.dumps(found.as_json(), ensure_ascii=False))
+        return
+    for line in _lines(found, args):
+        say(line)
+    if write:
+        tell(f"{write} is written; apply it: synth keep {out} --rules {write} --as calibrated")
+
+
+def _write(path: Path, keep: Mapping[str, Any], args: SweepArgs, run: str) -> None:
+    from synth.results.cuts import as_yaml
+
+    by = f" --by {','.join(args.by)}" if args.by else ""
+    try:
+        text = as_yaml(dict(keep), f"synth sweep {run} --score {args.score}{by} --calibrate {_goal(args)}")
+        path.write_text(text, encoding="utf-8")
+    except OSError as exc:
+        raise SystemFault(f"{path}: cannot be written: {exc.strerror}.") from exc
+
+
+def _lines(found: Sweep, args: SweepArgs) -> Iterator[str]:
+    null = f", {found.missing:,} without this score" if found.missing else ""
+    yield f"{found.score} of {found.rows:,} pairs{null}; the rules in force: {found.rules}"
+    yield ""
+    most = max([1, *found.histogram])
+    for low, high, count in zip(found.edges, found.edges[1:], found.histogram, strict=False):
+        yield f"  {low:>7.4g} – {high:<7.4g} {'█' * round(_BAR * count / most):<{_BAR}} {count:,}"
+    yield ""
+    yield from _table("all pairs", found.overall, found)
+    for name, cuts in found.groups.items():
+        yield ""
+        yield from _table(_group(name), cuts, found)
+    if found.auc:
+        yield ""
+        yield f"AUC against {args.label} (0.5: no better than chance)"
+        for column, value in found.auc.items():
+            way = "  (lower is better)" if column in args.falling else ""
+            yield f"  {column:<24} {'not defined' if value is None else f'{value:.4f}'}{way}"
+    yield from _shown(found)
+    yield from _proposal(found, args)
+
+
+def _table(title: str, cuts: Sequence[Cut], found: Sweep) -> Iterator[str]:
+    sign = "<" if found.lower else ">"
+    width = max(28, len(title) + 2, len(found.score) + 12)
+    head = f"{title:<{width}}{'kept':>12}{'share':>9}"
+    shuffled = any(cut.shuffled_share is not None for cut in cuts)
+    labelled = any(cut.recall is not None for cut in cuts)
+    yield head + ("  shuffled" if shuffled else "") + ("  precision  recall" if labelled else "")
+    for cut in cuts:
+        line = f"{f'  {found.score} {sign} {cut.threshold:g}':<{width}}{cut.kept:>12,}{cut.share:>9.1%}"
+        line += f"{_percent(cut.shuffled_share):>10}" if shuffled else ""
+        line += f"{_percent(cut.precision):>11}{_percent(cut.recall):>8}" if labelled else ""
+        yield line
+
+
+def _shown(found: Sweep) -> Iterator[str]:
+    sign = "<" if found.lower else ">"
+    for threshold, sides in found.samples.items():
+        for word, rows in zip(("kept", "dropped"), sides, strict=True):
+            for row in rows:
+                yield ""
+                yield f"{word} at {found.score} {sign} {threshold:g}: {row['id']}, {row['score']:.4f}"
+                yield f"  query    {_cut(row['query'])}"
+                yield f"  passage  {_cut(row['passage'])}"
+
+
+def _proposal(found: Sweep, args: SweepArgs) -> Iterator[str]:
+    if not found.proposed:
+        return
+    sign = "below" if found.lower else "above"
+    yield ""
+    yield f"proposed for {_goal(args)} (thresholds are exact: at most this share lies beyond them)"
+    for each in found.proposed:
+        note = "" if each.own else "  (too few pairs: the threshold of all)"
+        shuffled = f", {each.shuffled_share:.2%} of shuffled pairs" if each.shuffled_share is not None else ""
+        kept = f"keeps {_percent(each.share)} of {each.rows:,}{shuffled}"
+        yield f"  {_group(each.group):<26} {sign} {each.threshold:.6g}  {kept}{note}"
+
+
+def _goal(args: SweepArgs) -> str:
+    assert args.goal is not None  # noqa: S101 - asked for only where there is one
+    return f"{args.goal[0]}={args.goal[1]:g}"
+
+
+def _group(name: Sequence[str]) -> str:
+    return " → ".join(each or "null" for each in name) or "all pairs"
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.1%}"
+
+
+def _cut(text: object) -> str:
+    plain = " ".join(str(text).split())
+    return plain if len(plain) <= _TEXT else plain[: _TEXT - 1] + "…"
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]

@@ -1,0 +1,255 @@
+"""A job from its inputs to kept pairs: what `synth run` and `synth filter` do, for any caller.
+
+Nothing here prints, handles signals or ends the process: a caller that wants that passes a `Control`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from synth import job as jobs
+from synth.errors import InputError, JobError, Stopped, SynthError, TooManyUnusable
+from synth.job import Job
+from synth.process import for_tables, give_back
+from synth.results.card import card
+from synth.results.summary import Summary, summarise
+from synth.run import history
+from synth.run import run as runs
+from synth.run.run import Run
+from synth.runners import local, workers
+from synth.runners.local import StopRequest
+from synth.runners.progress import Counters, Share
+from synth.runners.ray_cluster import Cluster
+from synth.shards import OutputFolder
+from synth.shards.journal import turn
+from synth.steps import ingest, keep, score
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A job, the folder it writes to, and the sample it is cut to (None: all passages)."""
+
+    job: Job
+    out: Path
+    sample: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunArgs:
+    """How to run a job, apart from what the job file says."""
+
+    workers: int | None = None
+    """Processes; None: the job's `run.workers`, on every node."""
+    index: int = 0
+    of: int = 1
+    """This is run number `index` of `of` runs in one folder."""
+    continue_edited: bool = False
+    """Continue under changed settings, as a new revision."""
+    retry: bool = False
+    """Ask rejected items again."""
+    cluster: Cluster | None = None
+    """The Ray cluster that does the work; None: this machine."""
+
+
+class Control:
+    """What a caller adds to a run: messages, progress, and a way to stop it. This class adds nothing."""
+
+    def notify(self, text: str) -> None:
+        """A warning, or something else worth a line."""
+
+    def report(self, text: str) -> None:
+        """A line on how far the run is."""
+
+    def check(self) -> None:
+        """Called while the inputs are read. Raises Stopped when it is time to stop."""
+
+    def display(self, counters: Counters) -> AbstractContextManager[object]:
+        """Shows `counters` while the context lasts."""
+        del counters
+        return nullcontext()
+
+    @contextmanager
+    def drains(self, stop: StopRequest, counters: Counters) -> Iterator[None]:
+        """Entered inside the event loop: from here on a stop is asked for through `stop`."""
+        del stop, counters
+        yield
+
+    async def leave(self, exc: Stopped) -> None:
+        """Called in the event loop when the run was stopped, before `exc` is raised."""
+        del exc
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A run that came to its end, and what this process counted."""
+
+    run: Run
+    summary: Summary
+    counters: Counters
+
+    def require_usable(self) -> None:
+        """Raises TooManyUnusable when more items are unusable than the job allows."""
+        limit = self.run.job.limits.unusable
+        unusable = sum(self.summary.unusable.values())
+        if self.summary.items and unusable / self.summary.items > limit:
+            top = ", ".join(f"{reason} {count}" for reason, count in list(self.summary.unusable.items())[:3])
+            raise TooManyUnusable(
+                f"{unusable:,} of {self.summary.items:,} items are unusable, more than limits.unusable = {limit:g} "
+                f"({top}).",
+                f"Look at them: synth show {self.run.folder.path} --rejected",
+            )
+
+
+def resolve(path: Path, out: Path | None, settings: Sequence[str], sample: int | None) -> Target:
+    """A job file or a run's folder as a Target. Raises JobError when it is neither."""
+    if path.is_dir():
+        if sample is not None or out is not None:
+            raise JobError(f"{path} is the folder of a run; -o and --sample go with a job file.")
+        job, kept = runs.job_of(path, settings)
+        opened = OutputFolder.open(path)
+        sets_rules = any(setting.partition("=")[0].strip().partition(".")[0] == "keep" for setting in settings)
+        if not sets_rules and (history.read_rules(opened) or {"keep": None})["keep"] is None:
+            job = keep.under_the_rules_of_kept(job, opened)
+        return Target(job, path, kept)
+    job = jobs.load(path, settings)
+    folder = out or (Path(job.file.out) if job.file.out else Path("outputs") / path.stem)
+    return Target(job, sample_folder(folder, sample), sample)
+
+
+def sample_folder(out: Path, sample: int | None) -> Path:
+    """A sample has a folder of its own, `OUT.sample-N`."""
+    return out if sample is None else out.with_name(f"{out.name}.sample-{sample}")
+
+
+_RESUMABLE = (5, 7, 75, 130)
+_ROWS_SHOWN = 50_000
+"""Rows read between two messages: a few seconds."""
+
+
+def run(target: Target, args: RunArgs | None = None, control: Control | None = None) -> Finished:
+    """Run a job to its end, or do what is left of it, and write the dataset card.
+
+    Raises SynthError for every way it can end otherwise; too many unusable items are the caller's to judge.
+    """
+    args, control = args or RunArgs(), control or Control()
+    try:
+        with args.cluster or nullcontext():
+            return _Pipeline(target, args, control).run()
+    except SynthError as exc:
+        _add_resume_hint(exc, target.out)
+        raise
+
+
+def _add_resume_hint(exc: SynthError, out: Path) -> None:
+    command = f"synth run {out}"
+    if exc.exit_code in _RESUMABLE and command not in exc.hint and (out / "job.json").exists():
+        exc.hint = f"{exc.hint} Resume with: {command}".strip()
+
+
+class _Pipeline:
+    """State of one `run`."""
+
+    def __init__(self, target: Target, args: RunArgs, control: Control) -> None:
+        self._target, self._args, self._control = target, args, control
+
+    def run(self) -> Finished:
+        """All passes: what is left of the run, then the items to be asked again."""
+        target = self._target
+        for scorer in target.job.scores:
+            scorer.require()
+        opened = runs.start(
+            target.job,
+            target.out,
+            sample=target.sample,
+            notify=self._control.notify,
+            go_on=self._args.continue_edited,
+        )
+        keep.remember(opened)
+        if opened.pairs:
+            for_tables()
+        again = self._args.retry and not opened.pairs and not _retrying(opened)
+        counters = self._pass(opened)
+        if again and (retried := self._retried(opened)) is not None:
+            opened = retried
+            counters = self._pass(opened)
+        summary = summarise(opened, keep.default_view(opened, score.steps_of(opened)))
+        opened.folder.replace_atomically("README.md", card(opened, summary).encode())
+        return Finished(opened, summary, counters)
+
+    def _pass(self, opened: Run) -> Counters:
+        """Step 0, then everything after it. Raises InputError when there is nothing to do."""
+        counters = Counters()
+        with self._control.display(counters):
+            counts, made = self._read(opened), "pairs" if opened.pairs else "passages"
+            if not counts[made]:
+                where = opened.folder.path / "rejected" / ("generated" if opened.pairs else "passages")
+                rejected = f"; {counts['rejected']:,} rows were rejected" if counts["rejected"] else ""
+                raise InputError(
+                    f"{opened.job.source}: the inputs hold no usable {made[:-1]}{rejected}.",
+                    f"See {where}." if rejected else "",
+                )
+            again = f", {counts['retried']:,} items asked again" if counts.get("retried") else ""
+            self._control.report(
+                f"{counts[made]:,} {made} of {counts['rows_in']:,} rows, {counts['rejected']:,} rows rejected{again}"
+            )
+            give_back()
+            counters.started = time.monotonic()
+            asyncio.run(self._work(opened, counts["shards"], counters))
+        return counters
+
+    def _read(self, opened: Run) -> Mapping[str, int]:
+        """Step 0, by one process at a time: the others find it done."""
+        shown = 0
+
+        def reading(read: int, rejected: int) -> None:
+            nonlocal shown
+            self._control.check()
+            if read - shown >= _ROWS_SHOWN:
+                shown = read
+                self._control.report(f"reading  {read:,} rows, {rejected:,} rejected")
+
+        def waiting() -> None:
+            self._control.report("waiting for another process that reads the inputs")
+
+        with turn(opened.folder.path / "job.json", waiting):
+            return ingest.make(opened, reading, self._control.notify)
+
+    async def _work(self, opened: Run, shards: int, counters: Counters) -> None:
+        stop, cluster = StopRequest(), self._args.cluster
+        count = min(self._args.workers or opened.job.run.workers * (cluster.nodes if cluster else 1), shards)
+        share = Share(self._args.index, self._args.of, workers=count)
+        with self._control.drains(stop, counters):
+            try:
+                if cluster is not None:
+                    await workers.work(opened, shards, counters, stop, share, cluster.launch)
+                else:
+                    await (workers if count > 1 else local).work(opened, shards, counters, stop, share)
+            except Stopped as exc:
+                _add_resume_hint(exc, opened.folder.path)
+                if stop():
+                    await self._control.leave(exc)
+                raise
+
+    def _retried(self, opened: Run) -> Run | None:
+        """The run with a new revision that asks all rejected items again, None when there are none."""
+        items = ingest.rejected_items(opened.folder)
+        if not items:
+            self._control.notify("no rejected item is left to ask again")
+            return None
+        before = history.last(opened.folder)
+        new = history.following(before, opened.job, before.settings, opened.inputs, items)
+        runs.append(opened, new)
+        self._control.notify(f"asking {len(items):,} rejected items again, as revision {new.number}")
+        return runs.under(opened, history.last(opened.folder))
+
+
+def _retrying(opened: Run) -> bool:
+    """Whether the last revision asks items again and has not finished: then this run resumes it."""
+    done = runs.totals(opened.folder)
+    complete = done is not None and len(opened.folder.step("generated").done()) >= done["shards"]
+    return bool(opened.retry) and not complete

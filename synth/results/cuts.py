@@ -1,0 +1,376 @@
+"""What a threshold on a score would keep: yields, precision, recall, AUC, histograms. Reads columns only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import yaml
+from numpy.typing import NDArray
+
+from synth.errors import JobError
+from synth.rules import Mask, Rules
+from synth.shards import OutputFolder
+from synth.steps import keep
+
+Numbers = NDArray[np.float64]
+Group = tuple[str, ...]
+
+_BINS = 20
+_CUTS = 20
+"""About as many thresholds as fit a screen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Columns of all scored pairs, in the order of the shards: float64 (n,), NaN for null.
+
+    `groups` holds for each pair the number of its group in `names`, or nothing but zeros without groups. `shuffled` is
+    the score of shuffled pairs where the scorer makes one, `labels` what is known of relevance (above 0: relevant).
+    `shards` and `ends` tell which rows lie in which shard: those of `shards[k]` end before row `ends[k]`.
+    """
+
+    score: Numbers
+    shuffled: Numbers | None
+    labels: Numbers | None
+    groups: NDArray[np.int64]
+    names: Sequence[Group]
+    shards: Sequence[int]
+    ends: NDArray[np.int64]
+
+    def of(self, group: int | None) -> Mask:
+        """The rows of a group, all rows for None."""
+        return np.ones(len(self.score), np.bool_) if group is None else self.groups == group
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """One threshold and what it keeps; precision and recall over the rows with a label, None without."""
+
+    threshold: float
+    kept: int
+    share: float
+    shuffled_share: float | None
+    precision: float | None
+    recall: float | None
+
+
+def read(folder: OutputFolder, scores: Sequence[str], score: str, *, by: Sequence[str], label: str | None) -> Scored:
+    """The columns that a sweep needs, shard by shard. Raises JobError for one that is absent or holds no numbers."""
+    shards = keep.ready(folder, scores)
+    if not shards:
+        raise JobError(f"{folder.path}: holds no scored pairs yet.", f"Run it first: synth run {folder.path}")
+    shuffled = f"{score}_shuffled"
+    types = keep.column_types(folder, scores, shards[0])
+    for name in (score, *by, *([label] if label else [])):
+        if name not in types:
+            raise JobError(f"{folder.path}: there is no column {name}.", f"There are: {', '.join(sorted(types))}.")
+    wanted = [name for name in dict.fromkeys([score, shuffled, *by, *([label] if label else [])]) if name in types]
+    parts = []
+    for index in shards:
+        table = keep.selected(folder, scores, index, wanted)
+        for name in by:
+            text = pc.fill_null(table[name].cast(pa.string()), "")
+            table = table.set_column(table.column_names.index(name), name, text.dictionary_encode())
+        parts.append(table)
+    table = pa.concat_tables(parts, promote_options="permissive").unify_dictionaries()
+    groups, names = _grouped(table, by)
+    return Scored(
+        score=_numbers(table[score], score),
+        shuffled=_numbers(table[shuffled], shuffled) if shuffled in types else None,
+        labels=_labels(table[label], label) if label else None,
+        groups=groups,
+        names=names,
+        shards=shards,
+        ends=np.cumsum([part.num_rows for part in parts]),
+    )
+
+
+def numeric_scores(folder: OutputFolder, scores: Sequence[str]) -> list[str]:
+    """Every score column that holds numbers, or true and false, in the order of the scorers."""
+    shards = keep.ready(folder, scores)[:1]
+    fields = [field for name in scores for index in shards for field in folder.step(name).schema(index)]
+    return [each.name for each in fields if _is_number(each.type)]
+
+
+def cuts(scored: Scored, rows: Mask, thresholds: Sequence[float], *, lower: bool) -> list[Cut]:
+    """What each threshold keeps of `rows`: strictly above it, or below with `lower`. A null score is never kept."""
+    score = scored.score[rows]
+    labels = scored.labels[rows] if scored.labels is not None else None
+    shuffled = scored.shuffled[rows] if scored.shuffled is not None else None
+    found = []
+    for threshold in thresholds:
+        kept = _beyond(score, threshold, lower=lower)
+        precision = recall = None
+        if labels is not None:
+            relevant = labels > 0
+            right = int((kept & relevant).sum())
+            precision = _share(right, int((kept & ~np.isnan(labels)).sum()))
+            recall = _share(right, int(relevant.sum()))
+        found.append(
+            Cut(
+                threshold=threshold,
+                kept=int(kept.sum()),
+                share=float(kept.mean()) if len(kept) else 0.0,
+                shuffled_share=None if shuffled is None else beyond_share(shuffled, threshold, lower=lower),
+                precision=precision,
+                recall=recall,
+            )
+        )
+    return found
+
+
+def beyond_share(values: Numbers, threshold: float, *, lower: bool) -> float | None:
+    """The share of the known values that lie strictly beyond a threshold; None when none is known."""
+    known = values[~np.isnan(values)]
+    return _share(int(_beyond(known, threshold, lower=lower).sum()), len(known))
+
+
+def auc(score: Numbers, labels: Numbers, *, lower: bool = False) -> float | None:
+    """The chance that a relevant pair scores better than an irrelevant one, ties counted half; None without both.
+
+    Exact, by ranks (Mann–Whitney U over its largest value). Rows without a score or a label are left out.
+    """
+    known = ~np.isnan(score) & ~np.isnan(labels)
+    values, relevant = score[known], labels[known] > 0
+    positive, negative = int(relevant.sum()), int((~relevant).sum())
+    if not positive or not negative:
+        return None
+    _, inverse, counts = np.unique(-values if lower else values, return_inverse=True, return_counts=True)
+    ranks = np.cumsum(counts) - (counts - 1) / 2  # the mean rank, from 1, of each run of equal values
+    return float((ranks[inverse][relevant].sum() - positive * (positive + 1) / 2) / (positive * negative))
+
+
+def histogram(values: Numbers, edges: Numbers) -> list[int]:
+    """Rows per bin between `edges`, the last one closed; nulls are in none."""
+    return [int(count) for count in np.histogram(values[~np.isnan(values)], edges)[0]]
+
+
+def even_edges(values: Numbers) -> Numbers:
+    """Edges of about twenty bins at round numbers over all known values."""
+    return _round_steps(values, _BINS)
+
+
+def even_thresholds(values: Numbers) -> list[float]:
+    """About twenty round thresholds over all known values, those at which anything changes."""
+    return [float(each) for each in _round_steps(values, _CUTS)]
+
+
+def nearest(scored: Scored, threshold: float, count: int, *, lower: bool) -> tuple[list[int], list[int]]:
+    """Row numbers of the pairs just on the kept side and just on the other side of a threshold, the nearest first."""
+    known = np.flatnonzero(~np.isnan(scored.score))
+    values = scored.score[known]
+    kept = _beyond(values, threshold, lower=lower)
+    sides = []
+    for side in (kept, ~kept):
+        distance = np.abs(values[side] - threshold)
+        near = np.argpartition(distance, min(count, len(distance)) - 1)[:count] if len(distance) and count else None
+        rows = known[side][[] if near is None else np.sort(near)]
+        order = np.lexsort((rows, np.abs(scored.score[rows] - threshold)))
+        sides.append([int(row) for row in rows[order]])
+    return sides[0], sides[1]
+
+
+def texts(folder: OutputFolder, scored: Scored, rows: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """Id, query, passage and score of some rows; each shard that holds one is read once."""
+    found: dict[int, dict[str, Any]] = {}
+    for place, group in _by_shard(scored, rows):
+        start = int(scored.ends[place - 1]) if place else 0
+        shard = folder.step("generated").read_columns(scored.shards[place], ["id", "query", "passage"])
+        for row, values in zip(group, shard.take([row - start for row in group]).to_pylist(), strict=True):
+            found[row] = values | {"score": float(scored.score[row])}
+    return found
+
+
+def _by_shard(scored: Scored, rows: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
+    ordered = sorted(set(rows))
+    places = np.searchsorted(scored.ends, ordered, side="right")
+    for place in np.unique(places):
+        yield int(place), [row for row, where in zip(ordered, places, strict=True) if where == place]
+
+
+def _grouped(table: pa.Table, by: Sequence[str]) -> tuple[NDArray[np.int64], list[Group]]:
+    """A group number for each row and what the numbers stand for; the empty group without `by`."""
+    codes = np.zeros(table.num_rows, np.int64)
+    choices: list[list[str]] = []
+    for name in by:
+        column = table[name].combine_chunks()
+        choices.append(column.dictionary.to_pylist())
+        codes = codes * len(choices[-1]) + column.indices.to_numpy()
+    found, groups = np.unique(codes, return_inverse=True)
+    sizes = [len(each) for each in choices]
+    keys = np.unravel_index(found, sizes) if sizes else ()
+    names = [tuple(choice[int(key[n])] for choice, key in zip(choices, keys, strict=True)) for n in range(len(found))]
+    return groups.astype(np.int64), names
+
+
+def _numbers(column: pa.ChunkedArray, name: str) -> Numbers:
+    kind = column.type
+    if not _is_number(kind):
+        raise JobError(f"column {name} holds {kind}, not numbers.", "Name a column of numbers, or of true and false.")
+    return np.asarray(pc.fill_null(column.cast(pa.float64()), math.nan).to_numpy(), np.float64)
+
+
+def _labels(column: pa.ChunkedArray, name: str) -> Numbers:
+    """Labels as numbers, also those that a text file wrote as words: 1, 0.5, true, false."""
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return _numbers(column, name)
+    words = pc.utf8_lower(pc.utf8_trim_whitespace(column))
+    for word, number in (("true", "1"), ("false", "0"), ("", None)):
+        words = pc.if_else(pc.equal(words, word), pa.scalar(number, words.type), words)
+    try:
+        return _numbers(words.cast(pa.float64()), name)
+    except pa.ArrowInvalid as exc:
+        raise JobError(
+            f"column {name} holds text that is no label ({exc}).", "Labels are numbers, true and false."
+        ) from exc
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
+
+
+def _beyond(values: Numbers, threshold: float, *, lower: bool) -> Mask:
+    return np.asarray(values < threshold if lower else values > threshold, np.bool_)
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def _round_steps(values: Numbers, count: int) -> Numbers:
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return np.array([0.0, 1.0])
+    low, high = float(known.min()), float(known.max())
+    if low == high:
+        return np.array([math.ceil(high) - 1.0, math.ceil(high)])
+    rough = max((high - low) / count, 1e-9)
+    unit = 10.0 ** math.floor(math.log10(rough))
+    step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough * 0.999)
+    first, last = math.floor(low / step), max(math.ceil(high / step), math.floor(low / step) + 1)
+    return np.array([round(n * step, 10) for n in range(first, last + 1)])
+
+
+Goal = Literal["keep", "random-pairs"]
+
+_FEWEST = 50
+"""Fewer scores than this say little of a group; it takes the threshold of all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """A proposed threshold: strictly beyond it lie `share` of the `rows` pairs and `shuffled_share` of shuffled ones.
+
+    `group` is empty for all pairs together; `own` is False where a group is too small to have one of its own.
+    """
+
+    group: tuple[str, ...]
+    rows: int
+    threshold: float
+    own: bool
+    share: float | None
+    shuffled_share: float | None
+
+
+def goal(text: str) -> tuple[Goal, float]:
+    """`keep=0.5` or `random-pairs=0.01` as a pair. Raises JobError."""
+    name, _, number = text.partition("=")
+    try:
+        share = float(number)
+    except ValueError:
+        share = math.nan
+    if name == "keep" and 0 < share < 1:
+        return "keep", share
+    if name == "random-pairs" and 0 < share < 1:
+        return "random-pairs", share
+    raise JobError(f"--calibrate {text}: expects a goal and a share between 0 and 1.", "keep=0.5, random-pairs=0.01")
+
+
+def at_most(values: Numbers, share: float, *, lower: bool) -> float | None:
+    """The loosest of the values strictly beyond which lie at most `share` of them; None when there is none.
+
+    Exact with ties: of n known values at most floor(share * n) lie beyond it.
+    """
+    known = np.sort(values[~np.isnan(values)])
+    if not len(known):
+        return None
+    beyond = min(math.floor(share * len(known)), len(known) - 1)
+    return float(known[beyond] if lower else known[len(known) - 1 - beyond])
+
+
+def propose(scored: Scored, wish: tuple[Goal, float], *, lower: bool) -> list[Threshold]:
+    """The threshold of all pairs first, then one for each group. Raises JobError when nothing can be calibrated on."""
+    kind, share = wish
+    values = scored.score if kind == "keep" else scored.shuffled
+    overall = None if values is None else at_most(values, share, lower=lower)
+    if values is None or overall is None:
+        raise JobError(
+            "--calibrate random-pairs: this score has no column for shuffled pairs."
+            if kind == "random-pairs"
+            else "--calibrate keep: this score is null everywhere.",
+            "The cosine scorer makes one, `cosine_shuffled`; or calibrate with keep=0.5.",
+        )
+    fewest = max(_FEWEST, math.ceil(1 / share))
+    found = [_threshold(scored, None, (), overall, lower=lower)]
+    for number, name in enumerate(scored.names):
+        if not name:
+            continue
+        here = values[scored.of(number)]
+        # A null (an empty name) can have no threshold of its own: rules name groups by their values.
+        enough = int((~np.isnan(here)).sum()) >= fewest and all(name) and "default" not in name
+        own = at_most(here, share, lower=lower) if enough else None
+        found.append(
+            _threshold(scored, number, name, overall if own is None else own, lower=lower, own=own is not None)
+        )
+    return found
+
+
+def as_keep(
+    proposed: Sequence[Threshold], current: Rules, score: str, by: Sequence[str], *, lower: bool
+) -> dict[str, Any]:
+    """The current rules with the proposed thresholds in place of their own on this score, as a `keep:` mapping."""
+    operator = "below" if lower else "above"
+    overall = proposed[0].threshold
+    value: Any = overall
+    if by:
+        value = {"by": by[0] if len(by) == 1 else list(by)}
+        for each in (one for one in proposed[1:] if one.own):
+            here = value
+            for name in each.group[:-1]:
+                here = here.setdefault(name, {})
+            here[each.group[-1]] = each.threshold
+        value["default"] = overall
+    keep = current.canonical()
+    replaced = {name: rule for name, rule in keep.get(score, {}).items() if name == "missing"}
+    return {score: {operator: value} | replaced} | {name: rule for name, rule in keep.items() if name != score}
+
+
+def as_yaml(keep: dict[str, Any], comment: str) -> str:
+    """A rules file. Raises JobError when a group cannot be named in rules, for instance an unknown language."""
+    _, problems = Rules.parse(keep, None)
+    if problems:
+        first = problems[0]
+        raise JobError(f"{'.'.join(first.path)}: {first.message}.", "Sweep by another column.")
+    lines = "".join(f"# {line}\n" for line in comment.splitlines())
+    return lines + yaml.safe_dump({"keep": keep}, sort_keys=False, allow_unicode=True)
+
+
+def _threshold(
+    scored: Scored, number: int | None, name: tuple[str, ...], threshold: float, *, lower: bool, own: bool = True
+) -> Threshold:
+    rows = scored.of(number)
+    shuffled = scored.shuffled
+    return Threshold(
+        group=name,
+        rows=int(rows.sum()),
+        threshold=threshold,
+        own=own,
+        share=beyond_share(scored.score[rows], threshold, lower=lower),
+        shuffled_share=None if shuffled is None else beyond_share(shuffled[rows], threshold, lower=lower),
+    )

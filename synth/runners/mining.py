@@ -1,0 +1,120 @@
+"""Mining hard negatives for the pairs of a run, from options to a complete `mined/`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from synth import document as documents
+from synth import registry
+from synth.document import Document, Problem
+from synth.errors import JobError, Stopped
+from synth.negatives import Negatives
+from synth.run import run as runs
+from synth.shards import OutputFolder
+from synth.stage import Services
+from synth.steps.mine import CorpusSource, Counts, Mining, Plan, finished
+from synth.types import Notify
+from synth.validation import plain, validate
+
+_WORDS = frozenset({"use", "by", "range", "window", "strategy", "on_short"})
+"""Options that are text, which YAML could take for something else (20:50 is 1250 to it)."""
+
+
+@dataclass(frozen=True, slots=True)
+class MineArgs:
+    """What to mine; None means the default. Values of `options` may be text, as flags give it."""
+
+    view: str | None = None
+    corpus: Sequence[str] = ()
+    document: str | None = None
+    file: Path | None = None
+    options: Mapping[str, str | bool | None] | None = None
+    settings: Sequence[str] = ()
+
+
+def plan_of(out: Path, args: MineArgs, notify: Notify) -> Plan:
+    """The options of a command line, checked, over the run in `out`. Raises JobError naming every mistake."""
+    use, options = options_of(args.file, args.options or {})
+    job, _ = runs.job_of(out, args.settings)
+    folder = OutputFolder.open(out, write=True, notify=notify)
+    if job.embed is None:
+        raise JobError(
+            f"{out}: the job names no embedder, and negatives are found by vectors.",
+            "Name one: -s 'embed={use: sentence_transformers, model: all-MiniLM-L6-v2}'",
+        )
+    if "chat" in options.needs and getattr(options, "llm", None) is None and job.llm is None:
+        raise JobError("--use written needs a language model.", "Name one: --llm '{use: vllm_server, …}'")
+    run = replace(runs.reopen(folder, job.rules), job=job)
+    view = "kept" if args.view in (None, "kept") else f"views/{args.view}"
+    step = folder.step(view)
+    shards = finished(run, view)
+    if not any(step.meta(index).rows_out for index in shards):
+        raise JobError(f"{step.path}: no pair passed its rules.", f"Keep some first: synth keep {out} --above …")
+    lacks = (options.column_problem(step.schema(index).names) for index in shards)
+    if (lack := next(lacks)) and all(lacks):
+        raise JobError(f"{step.path}: {lack[0]}.", lack[1])
+    return Plan(run, use, options, view, CorpusSource.of(run, args.corpus, args.document))
+
+
+def options_of(file: Path | None, flags: Mapping[str, str | bool | None]) -> tuple[str, Negatives]:
+    """The source of negatives that a file and flags name, the flags on top. Raises JobError with every mistake."""
+    document = documents.load(file) if file else Document("synth mine", {}, {}, ())
+    if document.problems or not isinstance(document.data, dict):
+        wrong = document.problems or (Problem((), "holds no mapping of options"),)
+        raise JobError("\n  ".join(document.describe(each) for each in wrong))
+    data = {**plain(document.data)}
+    for name, value in flags.items():
+        if value is not None:
+            flag = f"--{name.replace('_', '-')}"
+            text = isinstance(value, str) and name not in _WORDS
+            data[name] = plain(documents.scalar(str(value), flag)) if text else value
+    use = str(data.pop("use", "mined"))
+    cls = registry.find("negatives", use)
+    if not issubclass(cls, Negatives):
+        raise JobError(f"{use!r} is not a source of negatives.", f"One of: {', '.join(registry.names('negatives'))}.")
+    options, problems = validate(cls, data)
+    if options is None:
+        raise JobError("\n  ".join(document.describe(each) for each in problems))
+    return use, options
+
+
+async def mine(plan: Plan, notify: Notify) -> tuple[Counts, int]:
+    """Do what is left; returns the counts over all shards and how many of them this call made.
+
+    Raises Stopped when another process is working on what is left.
+    """
+    made = 0
+    async with AsyncExitStack() as stack:
+        mining = Mining(plan, services(plan, stack, notify), notify)
+        todo = await mining.prepare()
+        if mining.hidden and todo:
+            notify("mined/ was built with other settings; it will be replaced once the new shards are complete")
+        began = time.monotonic()
+        async for _ in mining.mine(todo):
+            made += 1
+            seconds = time.monotonic() - began
+            left = seconds / made * (len(todo) - made)
+            notify(f"mined    {mining.counts.done:,} of {mining.counts.shards:,} shards, about {left:,.0f} s left")
+    if mining.counts.done < mining.counts.shards:
+        raise Stopped("another process is still working on the remaining shards.", "Run the same command again.")
+    mining.swap()
+    return mining.counts, made
+
+
+def services(plan: Plan, stack: AsyncExitStack, notify: Notify) -> Services:
+    """The models that the plan needs; each connects or loads at its first use."""
+    job = plan.run.job
+    client = job.client(notify)
+    opened: dict[str, Any] = {"encoder": job.embed.open(client, job.instruction)}
+    own = plan.options.open(client, job.instruction)
+    if "chat" in plan.options.needs and "chat" not in own:
+        opened["chat"] = job.llm.open(client)
+    opened |= own
+    for each in opened.values():
+        stack.push_async_callback(each.close)
+    return Services(**opened)

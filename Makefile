@@ -1,23 +1,23 @@
-# Needs an environment that is active: see README.md.
+# Activate a virtual environment first: see CONTRIBUTING.md.
 .PHONY: install lint test e2e release
 
-install: ## this checkout with everything that tests need
+install: ## install this checkout with everything the tests need
 	pip install -c constraints.txt -e '.[local,test]'
 
-lint: ## the house rules that tools can check
+lint: ## run the linters and type checks
 	ruff check .
 	ruff format --check .
 	mypy
 	lint-imports
 	git ls-files '*.md' '*.yaml' '*.toml' | xargs codespell
 
-test: ## the unit tests
+test: ## run the unit tests
 	pytest -n 2
 
-e2e: ## the whole pipeline, kills and crashes, the wheel; with SYNTH_VLLM_PYTHON also a real vLLM
+e2e: ## run the quickstart, kills and crashes, the wheel and, with SYNTH_VLLM_PYTHON, a real vLLM
 	synth run configs/quickstart.yaml
 	pytest -n 2 --dist worksteal -m "(faults or slow) and not vllm"
 	pytest -m vllm
 
-release: lint test ## dist/*.whl and dist/*.tar.gz
+release: lint test ## build dist/*.whl and dist/*.tar.gz
 	python -m hatchling build

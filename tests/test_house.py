@@ -10,7 +10,7 @@ from synth import registry
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "synth").rglob("*.py"))
-LONGEST = 600
+LONGEST = 500
 VAGUE = {"utils.py", "util.py", "common.py", "helpers.py", "misc.py"}
 UNSAFE = {
     "eval": re.compile(r"(?<![\w.\"'`])(?:eval|exec)\("),

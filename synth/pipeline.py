@@ -127,8 +127,6 @@ def sample_folder(out: Path, sample: int | None) -> Path:
 
 
 _RESUMABLE = (5, 7, 75, 130)
-_ROWS_SHOWN = 50_000
-"""Rows read between two messages: a few seconds."""
 
 
 def run(target: Target, args: RunArgs | None = None, control: Control | None = None) -> Finished:
@@ -185,7 +183,7 @@ class _Pipeline:
         """Step 0, then everything after it. Raises InputError when there is nothing to do."""
         counters = Counters()
         with self._control.display(counters):
-            counts, made = self._read(opened), "pairs" if opened.pairs else "passages"
+            counts, made = self._read(opened, counters), "pairs" if opened.pairs else "passages"
             if not counts[made]:
                 where = opened.folder.path / "rejected" / ("generated" if opened.pairs else "passages")
                 rejected = f"; {counts['rejected']:,} rows were rejected" if counts["rejected"] else ""
@@ -202,22 +200,21 @@ class _Pipeline:
             asyncio.run(self._work(opened, counts["shards"], counters))
         return counters
 
-    def _read(self, opened: Run) -> Mapping[str, int]:
+    def _read(self, opened: Run, counters: Counters) -> Mapping[str, int]:
         """Step 0, by one process at a time: the others find it done."""
-        shown = 0
 
-        def reading(read: int, rejected: int) -> None:
-            nonlocal shown
+        def reading(read: int, _rejected: int) -> None:
             self._control.check()
-            if read - shown >= _ROWS_SHOWN:
-                shown = read
-                self._control.report(f"reading  {read:,} rows, {rejected:,} rejected")
+            counters.rows_read, counters.reading = read, True
 
         def waiting() -> None:
             self._control.report("waiting for another process that reads the inputs")
 
         with turn(opened.folder.path / "job.json", waiting):
-            return ingest.make(opened, reading, self._control.notify)
+            try:
+                return ingest.make(opened, reading, self._control.notify)
+            finally:
+                counters.reading = False
 
     async def _work(self, opened: Run, shards: int, counters: Counters) -> None:
         stop, cluster = StopRequest(), self._args.cluster

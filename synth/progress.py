@@ -1,34 +1,51 @@
-"""Progress while a run works: one live line on a terminal, a plain line now and then elsewhere."""
+"""How far a run is: bars where somebody watches (a terminal, a notebook), plain lines elsewhere."""
 
 from __future__ import annotations
 
-import shutil
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from synth.runners.progress import Counters
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from synth.runners.progress import Phase, Snapshot
 from synth.terminal import safe, tell
 
-_LIVE_SECONDS = 0.25
-_PLAIN_SECONDS = 15.0
+_REFRESH = 4
+"""Times a second that bars are drawn."""
+_PLAIN_SECONDS = 5.0
+_SILENT_SECONDS = 60.0
+"""Without any change a plain line comes this often, so that a log shows that the process lives."""
 
 
 class Display:
-    """A context that shows `counters` until it ends; notices go above the live line."""
+    """A context that shows what `look` returns, until it ends; lines that are printed meanwhile go above the bars."""
 
-    def __init__(self, counters: Counters, *, quiet: bool = False) -> None:
-        self._counters = counters
+    def __init__(self, look: Callable[[], Snapshot], *, quiet: bool = False, console: Console | None = None) -> None:
+        self._look = look
         self._quiet = quiet
-        self._live = sys.stderr.isatty() and not quiet
+        self._console = console or terminal()
+        self._live: Live | None = None
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._show, daemon=True)
-        counters.notice = self._notice
+        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
-        if not self._quiet:
+        if self._quiet:
+            return self
+        if self._console.is_jupyter or (self._console.is_terminal and not self._console.is_dumb_terminal):
+            self._live = Live(
+                get_renderable=self._draw, console=self._console, refresh_per_second=_REFRESH, transient=True
+            )
+            self._live.start()
+        else:
+            self._thread = threading.Thread(target=self._print_lines, name="progress", daemon=True)
             self._thread.start()
         return self
 
@@ -36,52 +53,83 @@ class Display:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ended.set()
-        if not self._quiet:
+        if self._live is not None:
+            self._live.stop()
+        if self._thread is not None:
             self._thread.join()
-        if self._live:
-            sys.stderr.write("\r\x1b[2K")
 
-    def _show(self) -> None:
-        told, phase = time.monotonic(), ""
-        while not self._ended.wait(_LIVE_SECONDS):
-            if self._live:
-                width = shutil.get_terminal_size().columns - 1
-                sys.stderr.write(f"\r\x1b[2K{safe(progress_line(self._counters))[:width]}")
-                sys.stderr.flush()
-            elif self._counters.phase != phase or time.monotonic() - told >= _PLAIN_SECONDS:
-                told, phase = time.monotonic(), self._counters.phase
-                tell(progress_line(self._counters))
+    def _draw(self) -> RenderableType:
+        return bars(self._look())
 
-    def _notice(self, text: str) -> None:
-        if self._live:
-            sys.stderr.write("\r\x1b[2K")
-        tell(text)
+    def _print_lines(self) -> None:
+        last, printed = Snapshot(), time.monotonic()
+        while not self._ended.wait(_PLAIN_SECONDS):
+            now = self._look()
+            silent = time.monotonic() - printed
+            if now.counts() == last.counts() and silent < _SILENT_SECONDS:
+                continue
+            waiting = f"; no change for {silent:.0f} s" if now.counts() == last.counts() else ""
+            last, printed = now, time.monotonic()
+            if text := line(now):
+                tell(text + waiting)
 
 
-def progress_line(counters: Counters) -> str:
-    """`generating  120/400 items  30%  …  12.3/s  0:02:10 left`."""
-    c = counters
-    if not c.items_total:
-        return c.phase
-    done = c.items_done
-    if not (done or c.in_flight or c.replies):
-        return f"{c.phase}  {c.items_total:,} items to go"
-    parts = [f"{c.phase}  {done:,}/{c.items_total:,} items  {done / c.items_total:.0%}"]
-    if c.pairs:
-        parts.append(f"{c.pairs:,} pairs")
-    if c.unusable:
-        parts.append(f"{c.unusable:,} unusable")
-    if c.kept + c.dropped:
-        parts.append(f"{c.kept / (c.kept + c.dropped):.0%} kept")
-    if c.in_flight:
-        parts.append(f"{c.in_flight} in flight")
-    if c.rate:
-        parts.append(f"{c.rate:.1f}/s")
-    if c.completion_tokens and c.seconds:
-        parts.append(f"{(c.prompt_tokens + c.completion_tokens) / c.seconds:,.0f} tokens/s")
-    if c.seconds_left is not None and done < c.items_total:
-        parts.append(f"{clock(c.seconds_left)} left")
-    return "  ".join(parts)
+class _Terminal(Console):
+    """Leaves the cursor alone: a process that is killed could not bring it back."""
+
+    def show_cursor(self, show: bool = True) -> bool:  # noqa: FBT001, FBT002 - rich's signature
+        del show
+        return False
+
+
+def terminal() -> Console:
+    """Standard error, where progress goes."""
+    return _Terminal(file=sys.stderr, highlight=False)
+
+
+def bars(snapshot: Snapshot) -> RenderableType:
+    """A bar for each phase, and the figures below them."""
+    grid = Table.grid(padding=(0, 1), expand=True)
+    grid.add_column(no_wrap=True)
+    grid.add_column(ratio=1, min_width=8)
+    for _ in range(4):
+        grid.add_column(justify="right", no_wrap=True)
+    for phase in snapshot.phases:
+        share = phase.share
+        grid.add_row(
+            Text(safe(phase.name)),
+            ProgressBar(
+                total=phase.total,
+                completed=phase.done,
+                pulse=phase.total is None and not phase.finished,
+                style="dim",
+                complete_style="green",
+                finished_style="green",
+                pulse_style="green",
+            ),
+            "" if share is None else f"{share:.0%}",
+            _count(phase),
+            f"{phase.rate:,.1f}/s" if phase.rate else "",
+            clock(phase.seconds_left) if phase.seconds_left else "",
+        )
+    return Group(grid, Text(safe("  ".join(snapshot.figures)))) if snapshot.figures else grid
+
+
+def line(snapshot: Snapshot) -> str:
+    """The same in one line, of the phases that are at work."""
+    parts = []
+    for phase in snapshot.phases:
+        if phase.finished:
+            continue
+        share = "" if phase.share is None else f" {phase.share:.0%}"
+        left = f", {clock(phase.seconds_left)} left" if phase.seconds_left else ""
+        parts.append(f"{phase.name} {_count(phase)}{share}{left}")
+    return "; ".join([*parts, *snapshot.figures]) if parts else ""
+
+
+def _count(phase: Phase) -> str:
+    of = "" if phase.total is None else f"/{phase.total:,}"
+    return f"{phase.done:,}{of} {phase.unit}"
 
 
 def clock(seconds: float) -> str:

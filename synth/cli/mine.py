@@ -113,7 +113,7 @@ def mine_run(out: Path, args: MineArgs, *, as_json: bool) -> None:
     notify: Notify = (lambda _: None) if as_json else tell
     plan = plan_of(out, args, tell)
     began = time.monotonic()
-    counts, made = asyncio.run(_until_signal(plan, notify))
+    counts, made = asyncio.run(_until_signal(plan, notify, quiet=as_json))
     mined = plan.run.folder.path / "mined"
     if as_json:
         say(json.dumps(asdict(counts) | {"made": made, "out": str(mined)}))
@@ -123,8 +123,9 @@ def mine_run(out: Path, args: MineArgs, *, as_json: bool) -> None:
     say(f"pairs with negatives: {mined}")
 
 
-async def _until_signal(plan: Plan, notify: Notify) -> tuple[Counts, int]:
+async def _until_signal(plan: Plan, notify: Notify, *, quiet: bool) -> tuple[Counts, int]:
     """Mine; the first signal cancels it. Raises Stopped then."""
+    from synth.progress import Display
     from synth.runners.mining import mine as work
 
     task = asyncio.current_task()
@@ -139,7 +140,7 @@ async def _until_signal(plan: Plan, notify: Notify) -> tuple[Counts, int]:
         with suppress(RuntimeError, ValueError):  # not in the main thread
             asyncio.get_running_loop().add_signal_handler(number, stop, number)
     try:
-        return await work(plan, notify)
+        return await work(plan, notify, lambda look: Display(look, quiet=quiet))
     except asyncio.CancelledError:
         if not stopped:
             raise

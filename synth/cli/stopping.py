@@ -70,7 +70,7 @@ class Stopping(Control):
             tell(text)
 
     def display(self, counters: Counters) -> AbstractContextManager[object]:
-        return Display(counters, quiet=self._quiet)
+        return Display(counters.snapshot, quiet=self._quiet)
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():

@@ -91,8 +91,9 @@ class ScoreAndKeep:
             if claim is not None:
                 try:
                     await self._score_and_keep(index)
-                    if self._run.pairs:
-                        self._counters.pairs += self._generated.meta(index).rows_out
+                    pairs = self._generated.meta(index).rows_out
+                    self._counters.scored += pairs
+                    self._counters.pairs += pairs if self._run.pairs else 0
                     claim.drop()
                 finally:
                     claim.close()
@@ -122,6 +123,8 @@ class ScoreAndKeep:
             if stop():
                 return
             self._counters.phase = f"scoring by {step.scorer.name}"
+            left = [index for index in shards if not step.folder(self._run.folder).file(index).exists()]
+            self._counters.passes[step.scorer.name] = (len(shards) - len(left), len(shards))
             found[step.name] = await score.build(self._run, step, self._services[step.name])
         for index in shards:
             todo = [step for step in self._per_pass if not step.folder(self._run.folder).file(index).exists()]
@@ -132,6 +135,8 @@ class ScoreAndKeep:
                 if stop():
                     return
                 await score.score(self._run, step, opened, self._services[step.name], found[step.name])
+                done, of = self._counters.passes[step.scorer.name]
+                self._counters.passes[step.scorer.name] = (done + 1, of)
 
     def _discard_stale(self, index: int) -> None:
         """Remove what was made from other bytes than the shard has now, or will be made again."""
@@ -307,15 +312,15 @@ class _Local:
         if not set(keep.ready(folder, view.scores)).issuperset(done):
             return
         if self.score_and_keep.late:
+            self.counters.phase = "applying the rules"
             await asyncio.to_thread(keep.fill, folder, view, progress=self.counters.shard_done)
         if view.hidden and view.folder(folder).done().issuperset(done):
             folder.swap_view(view.hidden, view.name)
 
     def _count(self) -> None:
         done = self.generated.done()
-        if self.run.pairs:
-            done -= set(self.score_and_keep.behind(done))
-        count_items(self.run, self.counters, done)
+        scored = done - set(self.score_and_keep.behind(done))
+        count_items(self.run, self.counters, scored if self.run.pairs else done, scored)
 
 
 def state(run: Run) -> tuple[int, ...]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from synth.document import Document, Problem
 from synth.errors import JobError, Stopped
 from synth.negatives import Negatives
 from synth.run import run as runs
+from synth.runners.progress import Phase, Snapshot
 from synth.shards import OutputFolder
 from synth.stage import Services
 from synth.steps.mine import CorpusSource, Counts, Mining, Plan, finished
@@ -83,7 +84,11 @@ def options_of(file: Path | None, flags: Mapping[str, str | bool | None]) -> tup
     return use, options
 
 
-async def mine(plan: Plan, notify: Notify) -> tuple[Counts, int]:
+Show = Callable[[Callable[[], Snapshot]], AbstractContextManager[object]]
+"""A context that shows how far the mining is while it lasts."""
+
+
+async def mine(plan: Plan, notify: Notify, show: Show = nullcontext) -> tuple[Counts, int]:
     """Do what is left; returns the counts over all shards and how many of them this call made.
 
     Raises Stopped when another process is working on what is left.
@@ -94,12 +99,15 @@ async def mine(plan: Plan, notify: Notify) -> tuple[Counts, int]:
         todo = await mining.prepare()
         if mining.hidden and todo:
             notify("mined/ was built with other settings; it will be replaced once the new shards are complete")
-        began = time.monotonic()
-        async for _ in mining.mine(todo):
-            made += 1
-            seconds = time.monotonic() - began
-            left = seconds / made * (len(todo) - made)
-            notify(f"mined    {mining.counts.done:,} of {mining.counts.shards:,} shards, about {left:,.0f} s left")
+        before, began = mining.counts.done, time.monotonic()
+
+        def snapshot() -> Snapshot:
+            counts, seconds = mining.counts, time.monotonic() - began
+            return Snapshot((Phase("mine", "shards", counts.done, counts.shards, before, seconds),))
+
+        with show(snapshot):
+            async for _ in mining.mine(todo):
+                made += 1
     if mining.counts.done < mining.counts.shards:
         raise Stopped("another process is still working on the remaining shards.", "Run the same command again.")
     mining.swap()

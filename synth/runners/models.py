@@ -129,6 +129,7 @@ class Models:
             if stage == job.llm:
                 return model
         opened = MeteredChat(job.llm.open(self.client), self._counters)
+        self._counters.chats.append(opened.chat)
         self._stack.push_async_callback(opened.close)
         self._chats.append((job.llm, opened))
         return opened

@@ -3,25 +3,81 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from synth.run import history
 from synth.run import run as runs
 from synth.run.history import Parts
 from synth.run.run import Run
-from synth.types import Pair, Rejected
+from synth.stage import ChatModel
+from synth.types import Notify, Pair, Rejected
+
+_PLAIN_PHASES = ("reading", "generating", "scoring")
+"""Phases that have a bar, so that no words are needed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One kind of work and how much of it is done; `before` of that was done when this process started."""
+
+    name: str
+    unit: str
+    done: int = 0
+    total: int | None = None
+    before: int = 0
+    seconds: float = 0.0
+
+    @property
+    def finished(self) -> bool:
+        """Whether all of it is done."""
+        return self.total is not None and self.done >= self.total
+
+    @property
+    def share(self) -> float | None:
+        """Done of the total, None while the total is unknown."""
+        return self.done / self.total if self.total else None
+
+    @property
+    def rate(self) -> float:
+        """Per second, in this process; 0.0 before the first."""
+        return max(0, self.done - self.before) / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Estimate from the rate so far; None before there is one."""
+        return (self.total - self.done) / self.rate if self.total and self.rate and not self.finished else None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """How far a process is at one moment: its phases, and figures that belong to none of them."""
+
+    phases: tuple[Phase, ...] = ()
+    figures: tuple[str, ...] = ()
+
+    def counts(self) -> list[tuple[str, int]]:
+        """What changes when the work gets further."""
+        return [(phase.name, phase.done) for phase in self.phases]
 
 
 @dataclass(slots=True)
 class Counters:
     """Counts of one process. `*_before` were on disk when it started and do not count towards the rate."""
 
+    existing: bool = False
+    """Whether the pairs were there before, so that nothing is generated."""
+    slots: int = 1
+    """Items per passage."""
+    rows_read: int = 0
+    reading: bool = False
     items_total: int = 0
     items_before: int = 0
-    passages_total: int = 0
     pairs: int = 0
     unusable: int = 0
+    scored: int = 0
+    """Pairs with all scores that one shard is enough for."""
+    scored_before: int = 0
     kept: int = 0
     dropped: int = 0
     replies: int = 0
@@ -29,7 +85,13 @@ class Counters:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     phase: str = "reading"
-    notice: Callable[[str], None] = print
+    passes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Shards done, and of how many, by each scorer that looks at the whole pass."""
+    chats: list[ChatModel] = field(default_factory=list)
+    """The language models in use, which know whether their servers answer."""
+    server: str = ""
+    """What workers say of that."""
+    notice: Notify = print
     at: Callable[[int, bool], None] = lambda _index, _begun: None
     """Called when work on a shard begins and when it has ended well, so a supervisor knows what a dead worker did."""
     avoid: set[int] = field(default_factory=set)
@@ -46,16 +108,42 @@ class Counters:
         """Since generation began in this process."""
         return time.monotonic() - self.started
 
-    @property
-    def rate(self) -> float:
-        """Items per second of this process, 0.0 before the first."""
-        done = self.pairs + self.unusable
-        return done / self.seconds if done else 0.0
+    def snapshot(self) -> Snapshot:
+        """For a display."""
+        phases = []
+        if self.reading:
+            phases.append(Phase("read", "rows", self.rows_read, seconds=self.seconds))
+        elif self.items_total:
+            if not self.existing:
+                done = self.items_done
+                phases.append(Phase("generate", "items", done, self.items_total, self.items_before, self.seconds))
+            scored = self.scored_before + self.scored
+            total = max(scored, self.items_total - self.unusable)
+            phases.append(Phase("score", "pairs", scored, total, self.scored_before, self.seconds))
+            phases += [Phase(name, "shards", done, of, 0, self.seconds) for name, (done, of) in self.passes.items()]
+        return Snapshot(tuple(phases), tuple(self._figures()))
 
-    @property
-    def seconds_left(self) -> float | None:
-        """Estimate from the rate so far; None before there is one."""
-        return (self.items_total - self.items_done) / self.rate if self.rate else None
+    def server_state(self) -> str:
+        """Whether the language model's servers answer; empty without a server."""
+        known = [each.troubled for each in self.chats if hasattr(each, "troubled")]
+        return "not answering" if any(known) else "answering" if known else self.server
+
+    def _figures(self) -> Iterator[str]:
+        if not (self.reading or self.phase in _PLAIN_PHASES):
+            yield self.phase
+        if self.kept + self.dropped:
+            yield f"{self.kept / (self.kept + self.dropped):.0%} kept"
+        made = self.pairs + self.unusable
+        if made and not self.existing:
+            yield f"{made / self.slots / self.seconds:,.1f} passages/s"
+        if self.completion_tokens:
+            yield f"{(self.prompt_tokens + self.completion_tokens) / self.seconds:,.0f} tokens/s"
+        if self.in_flight:
+            yield f"{self.in_flight:,} in flight"
+        if server := self.server_state():
+            yield f"server {server}"
+        if self.unusable:
+            yield f"{self.unusable:,} unusable"
 
     def passage_done(self, outcomes: Sequence[Pair | Rejected]) -> None:
         """One passage has an outcome for each of its slots."""
@@ -99,15 +187,19 @@ def _from(shards: list[int], place: int, of: int) -> list[int]:
     return shards[start:] + shards[:start]
 
 
-def count_items(run: Run, counters: Counters, done: Collection[int]) -> None:
-    """Set how many items there are and how many had an outcome before, in the shards `done`; from names if possible."""
+def count_items(run: Run, counters: Counters, done: Collection[int], scored: Collection[int] = ()) -> None:
+    """Set how many items there are and how many had an outcome before, in the shards `done`; from names if possible.
+
+    Of those the shards `scored` are also scored.
+    """
     found, generated = history.read_parts(run.folder), run.folder.step("generated")
-    slots = 1 if run.pairs else run.task.items_per_passage
+    counters.existing, counters.slots = bool(run.pairs), 1 if run.pairs else run.task.items_per_passage
     alike = run.revision == 1 or bool(run.pairs)
-    due = {index: _due(found, index, slots) for index in range(found.shards)}
+    due = {index: _due(found, index, counters.slots) for index in range(found.shards)}
     had = {index: due[index] if alike else generated.meta(index).rows_in for index in due.keys() & set(done)}
     counters.items_total = sum((due | had).values())
     counters.items_before = sum(had.values())
+    counters.scored_before = sum(had[index] for index in had.keys() & set(scored))
 
 
 def _due(found: Parts, index: int, slots: int) -> int:

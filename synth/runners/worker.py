@@ -16,7 +16,17 @@ from synth.run.run import Run
 from synth.runners import local
 from synth.runners.progress import Counters, Share
 
-COUNTED = ("pairs", "unusable", "kept", "dropped", "replies", "in_flight", "prompt_tokens", "completion_tokens")
+COUNTED = (
+    "pairs",
+    "unusable",
+    "scored",
+    "kept",
+    "dropped",
+    "replies",
+    "in_flight",
+    "prompt_tokens",
+    "completion_tokens",
+)
 """Fields of Counters that add up over workers."""
 _REPORT_SECONDS = 0.5
 
@@ -94,4 +104,6 @@ class Worker:
 
     def _send_counts(self) -> None:
         counters = self._counters
-        self._send("count", {name: getattr(counters, name) for name in COUNTED} | {"phase": counters.phase})
+        counts = {name: getattr(counters, name) for name in COUNTED}
+        state = {"phase": counters.phase, "passes": counters.passes, "server": counters.server_state()}
+        self._send("count", counts | state)

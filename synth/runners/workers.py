@@ -276,15 +276,17 @@ class _Supervisor:
         for name in COUNTED:
             now = sum(each.counts.get(name, 0) for each in self._running)
             setattr(self._counters, name, self._past[name] + now)
-        phases = [each.counts["phase"] for each in self._running if each.counts]
-        if phases and not self._stop():
-            self._counters.phase = phases[0]
+        heard = [each.counts for each in self._running if each.counts]
+        if heard and not self._stop():
+            self._counters.phase = heard[0]["phase"]
+        for counts in heard:
+            self._counters.passes |= counts["passes"]
+        self._counters.server = max((counts["server"] for counts in heard), key=len, default="")
 
     def _count(self) -> None:
         done = self._run.folder.step("generated").done()
-        if self._run.pairs:
-            done &= keep.default_view(self._run, score.steps_of(self._run)).folder(self._run.folder).done()
-        count_items(self._run, self._counters, done)
+        kept = done & keep.default_view(self._run, score.steps_of(self._run)).folder(self._run.folder).done()
+        count_items(self._run, self._counters, kept if self._run.pairs else done, kept)
 
     def _state(self) -> object:
         return local.state(self._run)

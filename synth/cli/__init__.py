@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import functools
 import importlib
+import os
 import sys
 import traceback
+from typing import Any
 
 import typer
 
@@ -25,6 +27,8 @@ for _name in _COMMANDS:
 
 def main(argv: list[str] | None = None) -> int:  # noqa: PLR0911 - one per way to end
     """Run a command; returns its exit code, and prints an error as `error: WHAT IS WRONG. WHAT TO DO.`."""
+    if "_SYNTH_COMPLETE" in os.environ:  # the shell asks for completions
+        return int(_command().main(prog_name="synth", standalone_mode=False) or 0)
     try:
         with _command().make_context("synth", sys.argv[1:] if argv is None else argv) as context:
             context.command.invoke(context)
@@ -45,9 +49,9 @@ def main(argv: list[str] | None = None) -> int:  # noqa: PLR0911 - one per way t
 
 
 @functools.cache
-def _command() -> typer.core.TyperGroup:
+def _command() -> Any:
     """Built once a process: reading all signatures takes as long as a small command."""
-    return typer.main.get_group(app)
+    return typer.main.get_command(app)
 
 
 _SYSTEM = {

@@ -14,7 +14,7 @@ import typer
 
 from synth.cli.app import AsJson, app, examples
 from synth.errors import JobError
-from synth.terminal import say
+from synth.terminal import facts, say, show
 
 if TYPE_CHECKING:
     from synth.stage import Stage
@@ -29,6 +29,14 @@ KINDS = {
     "exports": "what pairs and negatives are written as (synth export --to, options with -s)",
 }
 
+_KEEP = (
+    ("COLUMN: {above: NUMBER}", "strictly above; below: strictly below"),
+    ("COLUMN: {min: NUMBER}", "at least; max: at most"),
+    ("COLUMN: {is: VALUE}", "equal to a value; `language_ok: true` is short for `{is: true}`"),
+    ("COLUMN: {missing: keep}", "what to do where the score is missing: keep or reject"),
+    ("above: {by: COLUMN, GROUP: NUMBER, default: NUMBER}", "thresholds by the groups of a column"),
+    ("unique: {by: COLUMN, best: COLUMN}", "of each group only the pair with the best score"),
+)
 ALIASES = {"task": "tasks", "score": "scores", "export": "exports"}
 
 
@@ -54,20 +62,23 @@ def list_(
 
     sections = _sections()
     kind = ALIASES.get(kind or "", kind)
+    if kind == "keep":
+        _rules(as_json=as_json)
+        return
     if kind in sections:
         _section(kind, sections[kind], as_json=as_json)
         return
     if kind is not None and kind not in KINDS:
-        known = [*KINDS, *sections]
+        known = [*KINDS, *sections, "keep"]
         near = get_close_matches(kind, known, n=1)
-        raise JobError(f"there is nothing called {kind!r}.", _nearest(near) or f"There are: {', '.join(known)}.")
+        raise JobError(f"unknown name {kind!r}.", _nearest(near) or f"One of: {', '.join(known)}.")
     kinds = [kind] if kind else list(KINDS)
     if kind and name:
         _one(kind, name, as_json=as_json)
     elif as_json:
         found = {each: {n: _facts(registry.find(each, n)) for n in registry.names(each)} for each in kinds}
-        facts = {} if kind else {each: _facts(cls) for each, cls in sections.items()}
-        say(json.dumps({**found, **facts}, ensure_ascii=False))
+        options = {} if kind else {each: _facts(cls) for each, cls in sections.items()}
+        say(json.dumps({**found, **options}, ensure_ascii=False))
     else:
         for each in kinds:
             say(f"{each}: {KINDS[each]}")
@@ -77,7 +88,16 @@ def list_(
             say("sections without `use:`")
             for each, cls in sections.items():
                 say(f"  {each:<22} {_first(cls)}")
+            say(f"  {'keep':<22} Rules over score columns; a pair that breaks one is dropped.")
         say("\nall options of one of them: synth list KIND NAME, synth list SECTION")
+
+
+def _rules(*, as_json: bool) -> None:
+    if as_json:
+        say(json.dumps({"keep": dict(_KEEP)}))
+        return
+    say("keep: rules over score columns; a pair that breaks one is dropped")
+    show(facts((f"  {key}", text) for key, text in _KEEP))
 
 
 def _section(name: str, cls: type[Stage], *, as_json: bool) -> None:

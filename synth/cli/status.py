@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 
 from synth.cli.app import AsJson, RunFolder, app, examples
-from synth.terminal import say
+from synth.terminal import columns, say, show
 
 
 @app.command(
@@ -24,11 +24,15 @@ def status(out: RunFolder, as_json: AsJson = False) -> None:
     if as_json:
         say(json.dumps({"steps": [asdict(s) for s in steps], "open": [asdict(o) for o in working]}))
         return
-    width = max([28, *(len(step.step) + 2 for step in steps)])
-    say(f"{'step':<{width}}{'shards':>12}{'in':>12}{'out':>12}{'rejected':>12}")
-    for step in steps:
-        of = f"{step.shards}/{step.of}" if step.of is not None else f"{step.shards}/?"
-        say(f"{step.step:<{width}}{of:>12}{step.rows_in:>12,}{step.rows_out:>12,}{step.rejected:>12,}")
+    rows = [
+        (
+            step.step,
+            f"{step.shards:,}/{'?' if step.of is None else f'{step.of:,}'}",
+            *(f"{count:,}" for count in (step.rows_in, step.rows_out, step.rejected)),
+        )
+        for step in steps
+    ]
+    show(columns(("step", "shards", "rows in", "rows out", "rejected"), rows))
     for step in steps:
         if step.rules is not None:
             say(f"{step.step}: {step.rules}")

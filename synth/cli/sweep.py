@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,9 +13,11 @@ import typer
 from synth.cli.app import AsJson, RunFolder, app
 from synth.cli.app import examples as example_lines
 from synth.errors import JobError, SystemFault
-from synth.terminal import say, tell
+from synth.terminal import columns, say, show, tell
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from synth.results.cuts import Cut
     from synth.results.sweep import Sweep, SweepArgs
 
@@ -76,8 +79,7 @@ def sweep(
     if as_json:
         say(json.dumps(found.as_json(), ensure_ascii=False))
         return
-    for line in _lines(found, args):
-        say(line)
+    _print(found, args)
     if write:
         tell(f"{write} is written; apply it: synth keep {out} --rules {write} --as calibrated")
 
@@ -93,40 +95,47 @@ def _write(path: Path, keep: Mapping[str, Any], args: SweepArgs, run: str) -> No
         raise SystemFault(f"{path}: cannot be written: {exc.strerror}.") from exc
 
 
-def _lines(found: Sweep, args: SweepArgs) -> Iterator[str]:
+def _print(found: Sweep, args: SweepArgs) -> None:
     null = f", {found.missing:,} without this score" if found.missing else ""
-    yield f"{found.score} of {found.rows:,} pairs{null}; the rules in force: {found.rules}"
-    yield ""
+    say(f"{found.score} of {found.rows:,} pairs{null}; the rules in force: {found.rules}")
+    say()
+    show(_table("all pairs", found.overall, found))
+    for name, cuts in found.groups.items():
+        say()
+        show(_table(_group(name), cuts, found))
+    say()
+    say("distribution")
     most = max([1, *found.histogram])
     for low, high, count in zip(found.edges, found.edges[1:], found.histogram, strict=False):
-        yield f"  {low:>7.4g} – {high:<7.4g} {'█' * round(_BAR * count / most):<{_BAR}} {count:,}"
-    yield ""
-    yield from _table("all pairs", found.overall, found)
-    for name, cuts in found.groups.items():
-        yield ""
-        yield from _table(_group(name), cuts, found)
+        say(f"  {low:>7.4g} – {high:<7.4g} {'█' * round(_BAR * count / most):<{_BAR}} {count:,}")
     if found.auc:
-        yield ""
-        yield f"AUC against {args.label} (0.5: no better than chance)"
-        for column, value in found.auc.items():
-            way = "  (lower is better)" if column in args.falling else ""
-            yield f"  {column:<24} {'not defined' if value is None else f'{value:.4f}'}{way}"
-    yield from _shown(found)
-    yield from _proposal(found, args)
+        say()
+        rows = [
+            (
+                column,
+                "not defined" if value is None else f"{value:.4f}",
+                "lower is better" if column in args.falling else "",
+            )
+            for column, value in found.auc.items()
+        ]
+        say(f"area under the ROC curve against {args.label} (AUC; 0.5: no better than chance)")
+        show(columns(("score", "AUC", ""), rows))
+    for line in chain(_shown(found), _proposal(found, args)):
+        say(line)
 
 
-def _table(title: str, cuts: Sequence[Cut], found: Sweep) -> Iterator[str]:
+def _table(title: str, cuts: Sequence[Cut], found: Sweep) -> RenderableType:
     sign = "<" if found.lower else ">"
-    width = max(28, len(title) + 2, len(found.score) + 12)
-    head = f"{title:<{width}}{'kept':>12}{'share':>9}"
     shuffled = any(cut.shuffled_share is not None for cut in cuts)
     labelled = any(cut.recall is not None for cut in cuts)
-    yield head + ("  shuffled" if shuffled else "") + ("  precision  recall" if labelled else "")
+    head = [title, "kept", "share", *(["of shuffled"] if shuffled else [])]
+    rows = []
     for cut in cuts:
-        line = f"{f'  {found.score} {sign} {cut.threshold:g}':<{width}}{cut.kept:>12,}{cut.share:>9.1%}"
-        line += f"{_percent(cut.shuffled_share):>10}" if shuffled else ""
-        line += f"{_percent(cut.precision):>11}{_percent(cut.recall):>8}" if labelled else ""
-        yield line
+        row = [f"{found.score} {sign} {cut.threshold:g}", f"{cut.kept:,}", f"{cut.share:.1%}"]
+        row += [_percent(cut.shuffled_share)] if shuffled else []
+        row += [_percent(cut.precision), _percent(cut.recall)] if labelled else []
+        rows.append(row)
+    return columns([*head, *(["precision", "recall"] if labelled else [])], rows)
 
 
 def _shown(found: Sweep) -> Iterator[str]:

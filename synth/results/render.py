@@ -9,19 +9,20 @@ from typing import Any
 
 from synth.results.summary import Summary
 from synth.tables import PAIRS, REJECTED_ITEMS, REJECTED_ROWS
+from synth.terminal import width
 
 _BAR = 30
-_WIDTH = 100
 _PASSAGE = 1500
 """Characters of a passage that are shown."""
 _ENGLISH_ONLY = "all-MiniLM-L6-v2"
+_LABEL = 18
+"""Columns of a label in the summary."""
 _MIXES = {
-    "question_type": "types",
-    "difficulty": "levels",
-    "query_language": "queries",
-    "passage_language": "from",
+    "question_type": "question types",
+    "difficulty": "difficulty",
+    "query_language": "query languages",
+    "passage_language": "passage languages",
 }
-"""Labels that fit the column; the rest of the line says the values."""
 
 
 def summary_lines(summary: Summary, *, embedder: str, seconds: float, made: int) -> Iterator[str]:
@@ -33,17 +34,20 @@ def summary_lines(summary: Summary, *, embedder: str, seconds: float, made: int)
         yield ""
         yield from _cosine(summary, embedder)
     if summary.median_copied is not None:
-        yield f"copied     median longest verbatim run {summary.median_copied:.0%} of the query"
+        yield from _fact(
+            "copied", f"longest run of words taken from the passage: {summary.median_copied:.0%} of the query (median)"
+        )
     if not summary.existing:
-        yield f"lengths    {_shares(summary.lengths)}" if summary.lengths else "lengths    not measured"
+        yield from _fact("lengths", _shares(summary.lengths) if summary.lengths else "not measured")
     if summary.personas:
         for n, (name, count) in enumerate(summary.personas.items()):
-            yield f"{'' if n else 'personas':<10} {count:>4,} × {_cut(name, _WIDTH - 18)}"
+            yield from _fact("" if n else "personas", f"{count:>4,} × {_cut(name, width() - _LABEL - 10)}")
     prompt, completion = summary.tokens
     if prompt or completion:
-        yield f"tokens     {prompt:,} in, {completion:,} out"
+        yield from _fact("tokens", f"{prompt:,} in, {completion:,} out")
     if made and seconds > 0:
-        yield f"rate       {made:,} items in {seconds:,.0f} s: {made / seconds:,.1f}/s"
+        what = "pairs" if summary.existing else "items"
+        yield from _fact("rate", f"{made:,} {what} in {seconds:,.0f} s: {made / seconds:,.1f}/s")
     for title, rows in (("kept", summary.kept_rows), ("dropped", summary.dropped_rows)):
         for row in rows:
             yield ""
@@ -52,23 +56,28 @@ def summary_lines(summary: Summary, *, embedder: str, seconds: float, made: int)
 
 def _ledger(summary: Summary) -> Iterator[str]:
     rejected = sum(summary.rows_rejected.values())
-    yield f"rows       {summary.rows_in:,} read, {rejected:,} rejected{_list(summary.rows_rejected)}"
-    cut = f", {summary.truncated_passages:,} pairs whose passage the embedder saw only a part of"
-    cut = cut if summary.truncated_passages else ""
+    yield from _fact("rows", f"{summary.rows_in:,} read, {rejected:,} rejected{_list(summary.rows_rejected)}")
     unusable = sum(summary.unusable.values())
     if summary.existing:
-        yield f"pairs      {summary.pairs:,}{cut}"
+        yield from _fact("pairs", f"{summary.pairs:,}")
     else:
-        yield f"passages   {summary.passages:,}{cut}"
-        yield f"items      {summary.items:,}: {summary.pairs:,} pairs, {unusable:,} unusable{_list(summary.unusable)}"
+        yield from _fact("passages", f"{summary.passages:,}")
+        made = f"{summary.items:,}: {summary.pairs:,} pairs, {unusable:,} unusable{_list(summary.unusable)}"
+        yield from _fact("items", made)
+    if summary.truncated_passages:
+        yield from _fact("", f"passage truncated by the embedder: {summary.truncated_passages:,} pairs")
     if summary.repaired:
-        yield f"           {summary.repaired:,} pairs from replies that needed a repair"
+        yield from _fact("", f"{summary.repaired:,} pairs from replies that needed a repair")
     share = f" ({summary.kept_share:.0%} of the pairs)" if summary.kept_share is not None else ""
-    yield f"kept       {summary.kept:,}{share}"
+    yield from _fact("kept", f"{summary.kept:,}{share}")
     for failed, count in summary.dropped.items():
-        yield f"dropped    {count:,} by the rule: {failed}"
+        yield from _fact("dropped", f"{count:,} by the rule: {failed}")
     if summary.shuffled_share is not None:
-        yield f"           the cosine rule would also keep {summary.shuffled_share:.1%} of randomly shuffled pairs"
+        yield from _fact(
+            "chance level",
+            f"the rule keeps {summary.shuffled_share:.1%} of randomly shuffled pairs (a useful threshold keeps almost "
+            "none)",
+        )
 
 
 def _mixes(summary: Summary) -> Iterator[str]:
@@ -76,7 +85,7 @@ def _mixes(summary: Summary) -> Iterator[str]:
         total = sum(counts.values())
         if total:
             shown = ", ".join(f"{value} {count / total:.0%}" for value, count in list(counts.items())[:12])
-            yield from _wrapped(_MIXES.get(name, name), shown)
+            yield from _fact(_MIXES.get(name, name), shown)
 
 
 def _cosine(summary: Summary, embedder: str) -> Iterator[str]:
@@ -92,13 +101,13 @@ def _cosine(summary: Summary, embedder: str) -> Iterator[str]:
                 yield f"  {row['language']:<19}  {row['cosine']:>5.2f}    {kept} ({row['kept'] / row['pairs']:.0%})"
     foreign = [row["language"] for row in summary.languages if not str(row["language"]).startswith(("en", "und"))]
     if foreign and _ENGLISH_ONLY in embedder:
-        yield f"  {_ENGLISH_ONLY} is an English model: its cosines in other languages say little (random Arabic"
-        yield "  pairs average .84). Use a multilingual embedder there, or thresholds by language."
+        yield f"  {_ENGLISH_ONLY} is an English model: its cosines in other languages mean little"
+        yield "  (random Arabic pairs average .84). Use a multilingual embedder, or thresholds by language."
 
 
 def rule(title: str, stroke: str = "─") -> str:
     """A title in a line as wide as the text below it."""
-    return f"{stroke * 2} {title} {stroke * max(2, _WIDTH - len(title) - 4)}"
+    return f"{stroke * 2} {title} {stroke * max(2, width() - len(title) - 4)}"
 
 
 def row_lines(row: Mapping[str, Any], title: str, scores: Container[str]) -> Iterator[str]:
@@ -114,11 +123,11 @@ def row_lines(row: Mapping[str, Any], title: str, scores: Container[str]) -> Ite
     asked = [row.get(name) for name in ("query_language", "question_type", "difficulty")]
     if any(asked):
         length = f"{row['length_min']}–{row['length_max']} {row['length_unit']}" if row.get("length_min") else ""
-        label = "asked" if "length_min" in row else "language"  # of a pair from elsewhere nothing was asked
+        label = "requested" if "length_min" in row else "language"  # nothing was requested of an external pair
         yield f"{label:<10} {', '.join(str(each) for each in [*asked, length] if each)}"
     if row.get("character"):
         yield from _wrapped("character", str(row["character"]))
-    for label, wanted in (("scores", True), ("also", False)):
+    for label, wanted in (("scores", True), ("columns", False)):
         shown = [
             f"{name} {_cut(_value(value), 60)}"
             for name, value in row.items()
@@ -145,9 +154,14 @@ def _value(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _wrapped(name: str, text: str) -> Iterator[str]:
-    for n, line in enumerate(_wrap(text, _WIDTH - 11)):
-        yield f"{'' if n else name:<10} {line}".rstrip()
+def _fact(label: str, text: str) -> Iterator[str]:
+    """A line of the summary."""
+    return _wrapped(label, text, _LABEL)
+
+
+def _wrapped(name: str, text: str, label: int = 10) -> Iterator[str]:
+    for n, line in enumerate(_wrap(text, width() - label - 1)):
+        yield f"{'' if n else name:<{label}} {line}".rstrip()
 
 
 def _wrap(text: str, width: int) -> list[str]:

@@ -253,7 +253,7 @@ def test_every_score_is_shown_as_one_and_a_found_language_is_not_called_asked(pl
     for text in said:
         shown = dict(line.split(None, 1) for line in text.splitlines() if line[:1].isalpha() and " " in line)
         assert shown["scores"].startswith("self_contained true, taken 0.")
-        assert "shop a" in shown["also"]
+        assert "shop a" in shown["columns"]
         assert shown["language"] == "en"
         assert "asked" not in shown
 
@@ -573,7 +573,7 @@ def test_the_progress_names_the_scorer_that_looks_at_the_whole_pass(place):
     opened = runs.start(made.job, made.out, sample=None, notify=print)
     phases = Phases()
     asyncio.run(local.work(opened, ingest.make(opened, lambda *_: None)["shards"], phases, local.StopRequest()))
-    assert phases.told == ["reading", "scoring", "scoring by near_duplicate", "scoring by dup"]
+    assert phases.told == ["reading", "scoring", "scoring by near_duplicate", "scoring by dup", "applying the rules"]
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def _print(found: Sweep, args: SweepArgs) -> None:
             )
             for column, value in found.auc.items()
         ]
-        say(f"area under the ROC curve against {args.label} (AUC; 0.5: no better than chance)")
+        say(f"AUC against {args.label}: area under the ROC curve (0.5: no better than chance)")
         show(columns(("score", "AUC", ""), rows))
     for line in chain(_shown(found), _proposal(found, args)):
         say(line)

@@ -85,6 +85,18 @@ def test_the_script_beside_the_files_trains(exports, model, tmp_path):
     assert (tmp_path / "trained" / "model.safetensors").exists()
 
 
+def test_the_script_trains_with_the_prompt_of_the_model_or_the_one_asked_for(exports, model, tmp_path):
+    needs("accelerate")
+    script = exports / "sentence-transformers" / "train.py"
+    given = ("--max-steps", 1, "--batch-size", 4, "--output")
+    assert "before queries: ''" in opened(script, "--model", model, *given, tmp_path / "bare", cache=tmp_path)
+    said = opened(script, "--model", model, *given, tmp_path / "asked", "--prompt", "find: ", cache=tmp_path)
+    assert "before queries: 'find: '" in said
+    assert "before queries: 'find: '" in opened(
+        script, "--model", tmp_path / "asked", *given, tmp_path / "again", cache=tmp_path
+    )
+
+
 def test_flagembedding_reads_its_rows(exports, model, tmp_path):
     needs("FlagEmbedding", "peft", "accelerate")
     assert "groups of 4" in opened(

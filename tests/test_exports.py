@@ -131,7 +131,9 @@ def test_the_prompt_stands_where_each_trainer_puts_it(out, tmp_path):
     assert "--query_instruction_format $'Instruct: {}\\nQuery:{}'" in page
     assert "--knowledge_distillation True" not in page
     assert lines(made(out, tmp_path / "tev", "tevatron") / "train.jsonl")[0]["query"] == PREFIX + query
-    assert f"PROMPT = {PREFIX!r}" in (made(out, tmp_path / "st", "sentence-transformers") / "train.py").read_text()
+    trained = made(out, tmp_path / "st", "sentence-transformers")
+    assert INSTRUCTION not in (trained / "train.py").read_text()  # the model's own prompt, unless one is asked for
+    assert f"--prompt $'Instruct: {INSTRUCTION}\\nQuery:'" in (trained / "TRAIN.md").read_text()
     assert lines(made(out, tmp_path / "beir", "beir") / "queries.jsonl")[0]["text"] == query
 
 

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from abc import abstractmethod
-from typing import Annotated, ClassVar, Literal
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import Field, field_validator
 
-from synth.exports._rows import Counts, Facts, Shape, Source
+from synth.exports._rows import Counts, Facts, Ids, Shape, Source, documents
 from synth.exports._writers import Files
 from synth.stage import Stage
 
 TEMPERATURE = 0.01
 """Of InfoNCE, as Qwen3-Embedding's training page sets it; sentence-transformers' `scale` is one over it."""
+PART = 256_000_000
+"""Bytes after which a new Parquet file begins."""
 _LEAST_TOKENS = 64
 _MOST_TOKENS = 8192
-_BYTES_A_TOKEN = 3
+_BYTES_PER_TOKEN = 3
 """Fewer than any of today's tokenizers need on average: English has about four, Chinese and Arabic about three."""
 
 
@@ -29,11 +35,13 @@ class Export(Stage):
     """Whether `datasets.load_dataset(folder)` reads it, so that it can be pushed."""
     whole: ClassVar[str] = "train"
     """The split of all rows where none is held out."""
+    any_number: ClassVar[bool] = False
+    """Whether rows may have any number of negatives; else each needs one as soon as any row has one."""
 
     negatives: Annotated[int, Field(ge=0, le=1000)] | None = None
     """Negatives of a row, the hardest ones; null: as many as were mined; 0: pairs alone."""
     on_short: Literal["drop", "fill"] = "drop"
-    """A row with too few for its trainer: leave it out, or fill it with passages of other pairs at random."""
+    """A row with too few negatives for its trainer: drop it, or fill it with random passages of other pairs."""
     query_template: str = "Instruct: {instruction}\nQuery:{query}"
     """Text around a query for the trained model; the default is Qwen3-Embedding's, `{query}` for none."""
 
@@ -44,14 +52,14 @@ class Export(Stage):
             raise ValueError("the template must end with {query}: trainers put a prompt before the query")
         return value
 
-    def shape(self, found: Counts, asked: int | None) -> Shape:  # noqa: ARG002 - `asked` is for formats with a fixed number
-        """How many negatives rows get, given those that pairs have and how many were mined for (None: none were)."""
-        if self.negatives == 0 or not (any(found.lengths) or self.on_short == "fill"):
+    def shape(self, found: Counts, mined: int | None) -> Shape:  # noqa: ARG002 - `mined` is for formats with a fixed number
+        """How many negatives rows get, given how many pairs have and how many were mined for (None: not mined)."""
+        if self.any_number or self.negatives == 0 or not (any(found.lengths) or self.on_short == "fill"):
             return Shape(0, self.negatives, self.on_short)
         return Shape(self.negatives or 1 if self.on_short == "fill" else 1, self.negatives, self.on_short)
 
-    def prefix(self, instruction: str) -> str:
-        """What stands before a query."""
+    def prompt(self, instruction: str) -> str:
+        """The text before a query."""
         return self.query_template.removesuffix("{query}").replace("{instruction}", instruction)
 
     @abstractmethod
@@ -66,10 +74,69 @@ class Export(Stage):
         """README.md with the Hub's front matter; None where the format has none."""
         return None
 
+    def render(self, template: str, facts: Facts, **values: Any) -> str:
+        """Fill in a template of `exports/templates` from the facts, the prompt, length limits and `values`."""
+        held_out = next((split for split in facts.counts.rows if split != "train"), None)
+        common = {
+            "facts": facts,
+            "folder": str(facts.folder),
+            "prompt": self.prompt(facts.instruction),
+            "held_out": held_out,
+            "temperature": f"{TEMPERATURE:g}",
+            "scale": f"{1 / TEMPERATURE:g}",
+        }
+        return _environment().get_template(template).render(common | values)
+
+
+class Benchmark(Export):
+    """Base of formats for evaluation: a corpus of all passages of the run, queries, and judgements of pairs."""
+
+    whole: ClassVar[str] = "test"
+    any_number: ClassVar[bool] = True
+
+    def evaluated(self, facts: Facts) -> str:
+        """The first split other than train."""
+        return next(name for name in facts.counts.rows if name != "train")
+
+    @abstractmethod
+    def passage(self, files: Files, name: str, title: str, text: str) -> None:
+        """Write a passage of the corpus."""
+
+    @abstractmethod
+    def query(self, files: Files, name: str, text: str) -> None:
+        """Write a query."""
+
+    @abstractmethod
+    def judgement(self, files: Files, split: str, query: str, passage: str, relevance: int) -> None:
+        """Write that a passage answers a query."""
+
+    def write(self, source: Source, facts: Facts, files: Files) -> None:
+        """The corpus, then queries and judgements as they come; negatives only join the corpus."""
+        passages, queries = Ids(), Ids()
+        for document in documents(source, passages):
+            self.passage(files, *document)
+
+        def named(text: str, wanted: str | None) -> str:
+            name, new = passages.add(text, wanted)
+            if new:
+                self.passage(files, name, "", text)
+            return name
+
+        for batch in source.batches(facts.shape):
+            for row in batch.rows:
+                query, new = queries.add(row.query, row.id)
+                if new:
+                    self.query(files, query, row.query)
+                self.judgement(files, batch.split, query, named(row.passage, row.passage_id), row.relevance)
+                for each in row.extra_positives:
+                    self.judgement(files, batch.split, query, named(each.passage, each.passage_id), 1)
+                for each in row.negatives:
+                    named(each.passage, each.passage_id)
+
 
 def tokens(size: int) -> int:
-    """A round length limit that texts of so many bytes fit in, by a cautious guess of bytes a token."""
-    need = max(_LEAST_TOKENS, -(-size // _BYTES_A_TOKEN))
+    """A round length limit that texts of so many bytes fit in, by a cautious guess of bytes per token."""
+    need = max(_LEAST_TOKENS, -(-size // _BYTES_PER_TOKEN))
     return min(_MOST_TOKENS, 1 << (need - 1).bit_length())
 
 
@@ -81,20 +148,15 @@ def quoted(text: str) -> str:
     return f"$'{escaped}'"
 
 
-def block(language: str, *lines: str) -> str:
-    """A fenced block of Markdown."""
-    return "\n".join([f"```{language}", *lines, "```"])
-
-
-def page(facts: Facts, title: str, *parts: str) -> str:
-    """A page whose first paragraph says what the files hold."""
-    rows = ", ".join(f"{split} {count:,}" for split, count in facts.counts.rows.items())
-    what = f"Rows: {rows}; made of {facts.counts.pairs:,} pairs of `{facts.view}` of {facts.title}."
-    notes = [what]
-    if facts.counts.too_few:
-        notes.append(f"Left out for want of negatives: {facts.counts.too_few:,}.")
-    if facts.counts.filled:
-        notes.append(f"Filled with random passages: {facts.counts.filled:,}.")
-    if facts.counts.held_out:
-        notes.append(f"Negatives left out of train because another split shows them: {facts.counts.held_out:,}.")
-    return "\n\n".join([f"# {title}", " ".join(notes), *parts]) + "\n"
+@cache
+def _environment() -> Environment:
+    found = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        undefined=StrictUndefined,
+        autoescape=False,  # noqa: S701 - Markdown and Python, not HTML
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    found.filters |= {"quoted": quoted, "repr": repr, "json": json.dumps}
+    return found

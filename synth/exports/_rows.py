@@ -15,7 +15,8 @@ import pyarrow as pa
 from synth.hashing import item_random
 from synth.shards import OutputFolder, StepFolder
 from synth.sources.checks import FirstSeen, digest
-from synth.tables import TEXT
+from synth.tables import NEGATIVE
+from synth.types import Negative
 
 
 class Answers:
@@ -53,23 +54,10 @@ def _key(query: str, passage: str) -> int:
 
 MINED = ("negatives", "extra_positives", "refused")
 """Columns of `mined/` beyond those of the pairs."""
-Short = Literal["drop", "fill"]
-
-
-class Negative(NamedTuple):
-    """A passage beside the positive, with what mining knows of it; a random one has source `random` and no numbers."""
-
-    passage: str
-    passage_id: str | None
-    rank: int | None
-    score: float | None
-    margin: float | None
-    reranker: float | None
-    source: str
 
 
 class Row(NamedTuple):
-    """One pair. `positives` are further ones, verified by a reranker; `reranker` is the pair's own score, if stored."""
+    """One pair. `extra_positives` were verified by a reranker; `reranker` is the pair's own score, if stored."""
 
     id: str
     query: str
@@ -78,7 +66,17 @@ class Row(NamedTuple):
     relevance: int
     reranker: float | None
     negatives: tuple[Negative, ...]
-    positives: tuple[Negative, ...]
+    extra_positives: tuple[Negative, ...]
+
+    @property
+    def answers(self) -> list[str]:
+        """The texts that answer the query, the pair's own passage first."""
+        return [self.passage, *(each.passage for each in self.extra_positives)]
+
+    @property
+    def usable(self) -> bool:
+        """Whether there is a query and a passage that answers it, by the data's own label where it has one."""
+        return bool(self.query.strip() and self.passage.strip()) and self.relevance > 0
 
 
 class Batch(NamedTuple):
@@ -91,11 +89,11 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How many negatives a row has: those beyond `most` are left out, a row with fewer than `least` is `short`."""
+    """How many negatives a row has: at most `most`; `on_short` decides about a row with fewer than `least`."""
 
     least: int = 0
     most: int | None = None
-    on_short: Short = "drop"
+    on_short: Literal["drop", "fill"] = "drop"
 
 
 @dataclass(slots=True)
@@ -128,7 +126,7 @@ class Source:
     shards: tuple[int, ...]
     seed: int
     mined: bool = False
-    """Whether the step is `mined/`; else a column that is called `negatives` is the user's own."""
+    """Whether the step is `mined/`; otherwise a column with the name `negatives` is the user's own."""
     splits: tuple[str, ...] = ("train",)
     split_of: Callable[[int, Sequence[str]], list[str]] | None = None
     held_out: Callable[[str], bool] | None = None
@@ -140,22 +138,19 @@ class Source:
         for index in self.shards:
             own, rows = self._read(index)
             counts.pairs += len(rows)
-            names = self._splits_of(index, rows)
+            names = self.split_of(index, [row.id for row in rows]) if self.split_of else self.splits[:1] * len(rows)
             for name in self.splits:
-                picked = [n for n, row in enumerate(rows) if names[n] == name and _usable(row)]
+                picked = [n for n, row in enumerate(rows) if names[n] == name and row.usable]
                 unseen = [self._unseen(rows[n], name, counts) for n in picked]
                 made = [self._fitted(row, unseen, answers, shape, counts) for row in unseen]
                 kept = [(n, row) for n, row in zip(picked, made, strict=True) if row is not None]
                 counts.rows[name] = counts.rows.get(name, 0) + len(kept)
                 if kept:
                     yield Batch(name, own.take(pa.array([n for n, _ in kept])), [row for _, row in kept])
-            counts.unusable += sum(not _usable(row) for row in rows)
-
-    def _splits_of(self, index: int, rows: Sequence[Row]) -> list[str]:
-        return [self.splits[0]] * len(rows) if self.split_of is None else self.split_of(index, [r.id for r in rows])
+            counts.unusable += sum(not row.usable for row in rows)
 
     def _read(self, index: int) -> tuple[pa.Table, list[Row]]:
-        """The pairs' own columns, and the pairs; a column of the user's that is called as one of ours is `input_…`."""
+        """The pairs' own columns, and the pairs; a user's column with the name of one of ours becomes `input_…`."""
         table = self.step.read(index).table
         if not self.mined:
             table = table.rename_columns([f"input_{name}" if name in MINED else name for name in table.column_names])
@@ -163,17 +158,17 @@ class Source:
         return table.drop_columns([name for name in MINED if name in table.column_names]), rows
 
     def _unseen(self, row: Row, split: str, counts: Counts) -> Row:
-        """Without passages that belong to another split, where the row is to be trained on."""
+        """The row without passages of another split, if it is in train."""
         if self.held_out is None or split != "train":
             return row
         hidden = self.held_out
         negatives = tuple(each for each in row.negatives if not hidden(each.passage))
-        positives = tuple(each for each in row.positives if not hidden(each.passage))
-        counts.held_out += len(row.negatives) + len(row.positives) - len(negatives) - len(positives)
-        return row._replace(negatives=negatives, positives=positives)
+        extra = tuple(each for each in row.extra_positives if not hidden(each.passage))
+        counts.held_out += len(row.negatives) + len(row.extra_positives) - len(negatives) - len(extra)
+        return row._replace(negatives=negatives, extra_positives=extra)
 
     def _fitted(self, row: Row, others: Sequence[Row], answers: Answers, shape: Shape, counts: Counts) -> Row | None:
-        """The row with as many negatives as wanted; None where it falls short."""
+        """The row with as many negatives as wanted; None if it has too few."""
         counts.lengths[len(row.negatives)] += 1
         found = row.negatives if shape.most is None else row.negatives[: shape.most]
         filled = len(found) < shape.least and shape.on_short == "fill"
@@ -189,7 +184,7 @@ class Source:
 
     def _drawn(self, row: Row, others: Sequence[Row], answers: Answers, count: int) -> tuple[Negative, ...]:
         """Passages of other pairs of the same shard and split, by the pair's own seed; none that is a known answer."""
-        taken = {row.passage, *(each.passage for each in (*row.negatives, *row.positives))}
+        taken = {*row.answers, *(each.passage for each in row.negatives)}
         position, _, slot = row.id.partition("-")
         generator = item_random(self.seed, "export", int(position), int(slot or 0))
         drawn: list[Negative] = []
@@ -208,15 +203,15 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What an export knows of its run, for TRAIN.md and the card."""
+    """What TRAIN.md and the card need to know about the run."""
 
     title: str
     """Name of the run's folder."""
     view: str
     folder: Path
-    """Where the files will be, as it was given."""
+    """Where the files will be, as given on the command line."""
     address: str
-    """What `load_dataset` gets: the name on the Hub where they are pushed, else the folder."""
+    """What to pass to `load_dataset`: the name on the Hub if they are pushed, otherwise the folder."""
     instruction: str
     seed: int
     languages: tuple[str, ...]
@@ -253,19 +248,13 @@ def _row(row: Mapping[str, Any]) -> Row:
     )
 
 
-def _usable(row: Row) -> bool:
-    """Whether there is a query and a passage that answers it, by the data's own label where it has one."""
-    return bool(row.query.strip() and row.passage.strip()) and row.relevance > 0
-
-
 def _measure(row: Row, counts: Counts) -> None:
+    others = (*row.negatives, *row.extra_positives)
     counts.negatives += len(row.negatives)
-    counts.extra_positives += len(row.positives)
-    graded = row.reranker is not None and all(each.reranker is not None for each in (*row.negatives, *row.positives))
-    counts.teacher = counts.teacher and graded
+    counts.extra_positives += len(row.extra_positives)
+    counts.teacher = counts.teacher and None not in (row.reranker, *(each.reranker for each in others))
     counts.query_bytes = max(counts.query_bytes, _size(row.query))
-    longest = max(map(_size, (row.passage, *(each.passage for each in row.negatives))))
-    counts.passage_bytes = max(counts.passage_bytes, longest)
+    counts.passage_bytes = max(counts.passage_bytes, *map(_size, (row.passage, *(each.passage for each in others))))
 
 
 def _size(text: str) -> int:
@@ -323,52 +312,28 @@ def documents(source: Source, ids: Ids) -> Iterator[Document]:
                 yield Document(name, title if isinstance(title, str) else "", row[text])
 
 
-NEGATIVE = pa.struct(
-    [
-        ("passage_id", pa.string()),
-        ("rank", pa.int32()),
-        ("score", pa.float64()),
-        ("margin", pa.float64()),
-        ("reranker", pa.float64()),
-        ("source", pa.string()),
-    ]
-)
-WITH_TEXT = pa.struct([("passage", TEXT), *NEGATIVE])
+_NUMBERS = pa.struct([field for field in NEGATIVE if field.name != "passage"])
 
 
-def meta(batch: Batch, repeats: Sequence[int] | None = None) -> pa.Table:
+def meta(batch: Batch, *, one_answer: bool = False) -> pa.Table:
     """A row for each row of the trainer's file: ids, all that is known of the pair, and its negatives' numbers.
 
-    `repeats`: how often a pair stands there, once with each of its positives; None where one row holds them all.
+    With `one_answer` a row of the file has one positive, so a pair with several has several rows; else it has all.
     """
-    own = _without(batch.table, {"query", "passage", "positive"})
-    counts = [1] * len(batch.rows) if repeats is None else repeats
-    places = [n for n, count in enumerate(counts) for _ in range(count)]
-    table = own.take(pa.array(places, pa.int64()))
-    if repeats is not None:
-        ids = [name for row in batch.rows for name in (row.passage_id, *(each.passage_id for each in row.positives))]
+    places = [n for n, row in enumerate(batch.rows) for _ in (row.answers if one_answer else [row])]
+    own = [name for name in batch.table.column_names if name not in {"query", "passage", "positive"}]
+    table = batch.table.select(own).take(pa.array(places, pa.int64()))
+    if one_answer:
+        ids = [name for row in batch.rows for name in (row.passage_id, *(e.passage_id for e in row.extra_positives))]
         table = table.append_column("positive", pa.array(ids, pa.string()))
-    found = [[_numbers(each) for each in batch.rows[n].negatives] for n in places]
-    return table.append_column("negatives", pa.array(found, pa.list_(NEGATIVE)))
+    found = [[each._asdict() for each in batch.rows[n].negatives] for n in places]
+    return table.append_column("negatives", pa.array(found, pa.list_(_NUMBERS)))
 
 
 def whole(batch: Batch) -> pa.Table:
-    """The pairs with all of their columns, their negatives and further positives with texts and numbers."""
+    """The pairs with all of their columns, their negatives and extra positives with texts and numbers."""
     table = batch.table
-    for name, lists in (
-        ("negatives", [row.negatives for row in batch.rows]),
-        ("extra_positives", [row.positives for row in batch.rows]),
-    ):
-        found = [[each._asdict() for each in row] for row in lists]
-        table = table.append_column(name, pa.array(found, pa.list_(WITH_TEXT)))
+    for name in ("negatives", "extra_positives"):
+        found = [[each._asdict() for each in getattr(row, name)] for row in batch.rows]
+        table = table.append_column(name, pa.array(found, pa.list_(NEGATIVE)))
     return table
-
-
-def _without(table: pa.Table, names: set[str]) -> pa.Table:
-    return table.select([name for name in table.column_names if name not in names])
-
-
-def _numbers(each: Negative) -> dict[str, object]:
-    plain = each._asdict()
-    del plain["passage"]
-    return plain

@@ -31,6 +31,7 @@ class Files:
         self.folder = folder
         self._lines: dict[str, IO[bytes]] = {}
         self._parts: dict[str, _Parts] = {}
+        self._rows: dict[str, tuple[list[tuple[object, ...]], pa.Schema, int]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -39,17 +40,19 @@ class Files:
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None:
+            for stem in [*self._rows]:
+                self._write_rows(stem)
             for part in self._parts.values():
                 part.close()
             for file in self._lines.values():
                 _close(file)
             return
         for close in [each.close for each in self._parts.values()] + [each.close for each in self._lines.values()]:
-            with suppress(OSError, SynthError):  # the folder goes; what matters is the error that is on its way
+            with suppress(OSError, SynthError):  # the folder goes; the error that is being raised matters more
                 close()
 
     def line(self, name: str, value: Mapping[str, Any]) -> None:
-        """Append a JSON object to a file of JSON lines; what JSON has no form for is text, or null for NaN."""
+        """Append a JSON object to a file of JSON lines; values unknown to JSON become text, NaN becomes null."""
         try:
             text = json.dumps(value, ensure_ascii=False, default=str, allow_nan=False)
         except ValueError:
@@ -60,11 +63,23 @@ class Files:
         """Append text as it is."""
         self._text(name).write(text.encode())
 
+    def row(self, stem: str, values: tuple[object, ...], schema: pa.Schema, size: int) -> None:
+        """Append one row to the Parquet files of `stem`; rows are written many at a time."""
+        rows, _, _ = self._rows.setdefault(stem, ([], schema, size))
+        rows.append(values)
+        if len(rows) >= _ROW_GROUP:
+            self._write_rows(stem)
+
     def table(self, stem: str, table: pa.Table, size: int) -> None:
         """Append rows to `stem-00000-of-000NN.parquet`; a new part begins when one has `size` bytes."""
         if stem not in self._parts:
             self._parts[stem] = _Parts(self._place(stem), size)
         self._parts[stem].write(table)
+
+    def _write_rows(self, stem: str) -> None:
+        rows, schema, size = self._rows.pop(stem)
+        arrays = [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), schema, strict=True)]
+        self.table(stem, pa.Table.from_arrays(arrays, schema=schema), size)
 
     def _text(self, name: str) -> IO[bytes]:
         if name not in self._lines:

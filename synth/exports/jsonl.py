@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import yaml
 
-from synth.exports._export import Export, block, page
-from synth.exports._rows import Counts, Facts, Shape, Source, whole
+from synth.exports._export import Export
+from synth.exports._rows import Facts, Source, whole
 from synth.exports._writers import Files, front_matter
 
 __all__ = ["Jsonl"]
@@ -19,14 +19,10 @@ class Jsonl(Export):
 
     title: ClassVar[str] = "JSON lines"
     hub: ClassVar[bool] = True
-
-    def shape(self, found: Counts, asked: int | None) -> Shape:
-        """Any number."""
-        del found, asked
-        return Shape(0, self.negatives, self.on_short)
+    any_number: ClassVar[bool] = True
 
     def write(self, source: Source, facts: Facts, files: Files) -> None:
-        """Rows as they stand, and the types of their columns, which no reader can tell from nulls."""
+        """All rows, and a card with the types of their columns, which a reader cannot infer from nulls."""
         columns: dict[str, pa.DataType] = {}
         for batch in source.batches(facts.shape):
             table = whole(batch)
@@ -42,23 +38,11 @@ class Jsonl(Export):
 
     def train(self, facts: Facts) -> str:
         """How to read them."""
-        return page(
-            facts,
-            "Pairs as JSON lines",
-            block(
-                "python",
-                "from datasets import load_dataset",
-                "",
-                f'rows = load_dataset({facts.address!r}, split="train")',
-            ),
-            "Trainers feed the columns that they get to the model: pick and rename those that yours wants. Queries are "
-            "bare; the prompt before them is:",
-            block("", self.prefix(facts.instruction) + "…"),
-        )
+        return self.render("jsonl.md.j2", facts)
 
 
 def _feature(name: str, kind: pa.DataType) -> dict[str, Any]:
-    """A column in the words of a card; what JSON has no type for is text there, as it is in the file."""
+    """A column as a card describes it; a type that JSON does not have is text, as in the file."""
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return {"name": name, "list": _inner(kind.value_type)}
     if pa.types.is_struct(kind):

@@ -1,9 +1,10 @@
-"""What of a run's folder is provably dead, and its removal.
+"""Removes files of a run's folder that are no longer needed.
 
-Dead is what no shard names and no process can still need. Three things tell: a finished shard is never made again, so
-its journal and the rejected rows that it does not name are nobody's; a temporary file that no process has open and
-that is older than `age` will not be linked any more; and a folder into which nobody has written for `age`, with no
-journal locked, has no writer that is between two steps of a commit. What a reader sees is removed only when named.
+A file is removed if no shard refers to it and no process can still need it. Three facts show that: a finished shard is
+never made again, so its journal and the rejected rows that it does not name are unused; a temporary file that is older
+than `age` and that no process has open will not be linked any more; and a folder to which nothing was written for
+`age`, with no journal locked, has no writer in the middle of a commit. Files that readers see are only removed on
+request.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Removed:
 
 @dataclass(slots=True)
 class Result:
-    """What `collect` did; `left` says what was spared and why."""
+    """What `collect` removed; `left` names what it did not remove, and why."""
 
     removed: list[Removed] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
@@ -52,7 +53,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What to remove beside leftovers: the view of that name, unused scores; `age` is in seconds."""
+    """What to remove besides leftovers: the view of that name, unused scores; `age` is in seconds."""
 
     view: str | None = None
     scores: bool = False
@@ -60,9 +61,9 @@ class Wanted:
 
 
 def collect(out: Path, wanted: Wanted, *, dry_run: bool = False) -> Result:
-    """Remove what is dead in the folder of a run.
+    """Remove unneeded files from the folder of a run.
 
-    Raises JobError for a view that is not there, OutputError for a folder that is no run's, SystemFault.
+    Raises JobError for an unknown view, OutputError for a folder that is not a run's, SystemFault.
     """
     root = out.expanduser().resolve()
     if not (root / "job.json").is_file():
@@ -72,7 +73,9 @@ def collect(out: Path, wanted: Wanted, *, dry_run: bool = False) -> Result:
     try:
         collector.all()
     except OSError as exc:
-        raise SystemFault(f"{exc.filename or out}: {exc.strerror or exc}.", "Mend that, then run it again.") from exc
+        raise SystemFault(
+            f"{exc.filename or out}: {exc.strerror or exc}.", "Fix that, then run the command again."
+        ) from exc
     return collector.result
 
 
@@ -86,7 +89,6 @@ class _Collector:
         self._busy = _busy(layout.root, wanted.age)
 
     def all(self) -> None:
-        """Everything, temporary files last, because to remove them looks like writing."""
         if self._wanted.view is not None:
             self._view(self._wanted.view)
         self._journals()
@@ -97,17 +99,17 @@ class _Collector:
             self._bodies(gone)
             if self._wanted.scores:
                 self._scores()
-        self._temporary()
+        self._temporary()  # last, because removing them looks like writing
 
     def _view(self, name: str) -> None:
         step = next((each for each in self._layout.views if each.name == f"views/{name}"), None)
         if step is None or "/" in name or step.hidden:
             names = ", ".join(each.path.name for each in self._layout.views if each.name.startswith("views/"))
             raise JobError(
-                f"--view {name}: there is no such view.", f"There is {names}." if names else "There is none."
+                f"--view {name}: unknown view.", f"Views: {names}." if names else "This run has no named views."
             )
         if self._busy:
-            raise OutputError(f"{step.path}: was spared, because {self._busy}.", "Try again later, or say --age 0s.")
+            raise OutputError(f"{step.path}: not removed, because {self._busy}.", "Try again later, or use --age 0s.")
         why = f"view {name}, as asked"
         # Links first, so that a crash leaves none without its shard.
         self._remove(self._root / "rejected" / step.name, f"rejected rows of {why}")
@@ -125,21 +127,21 @@ class _Collector:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except OSError:
-                    self.result.left.append(f"{self._name(path)}: a process holds it")
+                    self.result.left.append(f"{self._name(path)}: a process has locked it")
                     continue
                 self._remove(path, "the journal of a finished shard")
 
     def _hidden_views(self) -> Iterator[StepFiles]:
         for step in [each for each in self._layout.views if each.hidden]:
-            if not (self._root / step.shown).is_dir():
-                self.result.left.append(f"{step.name}: {step.shown}/ is missing, so this may be it; run the job again")
-                continue
-            if step.shown == "mined" and _being_filled(step):
+            if not (self._root / step.visible_name).is_dir():
                 self.result.left.append(
-                    f"{step.name}: negatives that are not all there; `synth mine` goes on with them"
+                    f"{step.name}: {step.visible_name}/ is missing, so this may be its content; run the job again"
                 )
                 continue
-            self._remove(step.path, "a view that no reader sees")
+            if step.visible_name == "mined" and _being_filled(step):
+                self.result.left.append(f"{step.name}: unfinished negatives; `synth mine` continues with them")
+                continue
+            self._remove(step.path, "a hidden view")
             yield step
 
     def _bodies(self, gone: list[StepFiles]) -> None:
@@ -169,7 +171,7 @@ class _Collector:
         for view in [each for each in self._layout.views if not each.hidden and each.shards]:
             sources = score_folders(self._layout, view)
             if sources is None:
-                self.result.left.append(f"scores: cannot tell which of them {view.name} was made from")
+                self.result.left.append(f"scores: cannot find out which of them {view.name} was made from")
                 return
             kept |= sources
         for step in self._layout.scores:
@@ -187,7 +189,7 @@ class _Collector:
                 self._remove(path, "a temporary file")
 
     def _remove(self, path: Path, why: str) -> None:
-        """Remove a file, or a folder: that goes to `tmp/` first, so that no reader and no crash sees half of it."""
+        """Remove a file or folder; a folder moves to `tmp/` first, so that no reader and no crash sees half of it."""
         if not os.path.lexists(path):
             return
         self.result.removed.append(Removed(self._name(path), _bytes(path), why))
@@ -206,9 +208,9 @@ class _Collector:
 
 
 def _being_filled(step: StepFiles) -> bool:
-    """Whether what it holds is what its name says: once swapped out, a folder has the name of what it was swapped for.
+    """Whether the folder holds the shards that its name announces: a replaced one has the name of its successor.
 
-    Negatives may have cost calls of a model, which a view's rows have not.
+    Unlike the rows of a view, negatives may have cost model calls.
     """
     for index in sorted(step.shards):
         with suppress(Unreadable), ShardFile(step.file(index)) as file:
@@ -217,10 +219,10 @@ def _being_filled(step: StepFiles) -> bool:
 
 
 def _busy(root: Path, age: float) -> str:
-    """Why a process may be at work in the folder; empty when none is."""
+    """Why a process may be working in the folder; empty if none is."""
     for path in files_below(root / "wip"):
         if locked(path):
-            return f"{path.relative_to(root)} is held by a process"
+            return f"a process has locked {path.relative_to(root)}"
     # Every commit makes a name in tmp/ and removes it, every finished call writes to a journal.
     for path in (root / "tmp", *files_below(root / "wip")):
         if path.exists() and _younger(path, age):

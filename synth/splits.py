@@ -1,8 +1,7 @@
 """Splits that do not leak: pairs that share a query, a passage, a document or a near-duplicate stay together.
 
-Groups are formed over all generated pairs, whatever view is exported, so that every view of a run is split alike and
-a pair held out of one is held out of all. Where a group goes is a hash of its first pair, so rows added later move
-none that were there, but those whose groups they join.
+Groups are formed over all generated pairs, whatever view is exported, so every view of a run is split in the same way.
+A hash of a group's first pair decides its split, so rows added later only move pairs whose groups they join.
 """
 
 from __future__ import annotations
@@ -36,17 +35,17 @@ _MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))
 
 
 def text_key(*parts: object) -> int:
-    """64 bits that stand for a text or several; two of ten million differ in it but for three chances in a million."""
+    """A 64-bit hash of one or several texts; with ten million texts the chance of any collision is 3 in a million."""
     joined = "\0".join(map(str, parts)).encode("utf-8", "surrogatepass")
     return int.from_bytes(blake2b(joined, digest_size=8).digest(), "little")
 
 
 @dataclass(frozen=True, slots=True)
 class SplitOptions:
-    """Which splits beside `train`, each with its share of the groups, and what must not straddle.
+    """The splits other than `train`, each with its share of the groups, and what must stay together.
 
     `group`: `passage_id` keeps pairs with an equal query, passage or passage id together; `doc` also those of one
-    document; `cluster` also near-duplicates. `document` names the column that tells documents apart.
+    document; `cluster` also near-duplicates. `document` names the column that identifies documents.
     """
 
     shares: tuple[tuple[str, float], ...] = ()
@@ -56,7 +55,7 @@ class SplitOptions:
 
     @classmethod
     def parse(cls, texts: Sequence[str], group: str, document: str | None, seed: int) -> SplitOptions:
-        """From `test=0.05`. Raises JobError for what is no name, no share, or leaves nothing to train on."""
+        """From `test=0.05`. Raises JobError for an invalid name or share, or if nothing is left to train on."""
         shares: dict[str, float] = {}
         for text in (part for each in texts for part in each.split(",")):
             name, _, number = text.partition("=")
@@ -66,23 +65,23 @@ class SplitOptions:
                 share = 0.0
             if not _NAME.fullmatch(name) or name == TRAIN or name in shares or not 0 < share < 1:
                 raise JobError(
-                    f"--split {text}: expects NAME=SHARE, a share between 0 and 1, each name once and none {TRAIN}.",
+                    f"--split {text}: expected NAME=SHARE, 0 < SHARE < 1, with each name once and not {TRAIN}.",
                     "For example: --split test=0.05",
                 )
             shares[name] = share
         if sum(shares.values()) >= 1:
             raise JobError(
-                f"--split {', '.join(texts)}: leaves nothing to train on.", "Shares must sum to less than 1."
+                f"--split {', '.join(texts)}: leaves nothing to train on.", "The shares must sum to less than 1."
             )
         if group not in ("passage_id", "doc", "cluster"):
-            raise JobError(f"--group {group}: expects passage_id, doc or cluster.")
+            raise JobError(f"--group {group}: expected passage_id, doc or cluster.")
         return cls(tuple(shares.items()), group, document, seed)  # type: ignore[arg-type] # just checked
 
 
 class Splits:
-    """Where each generated pair goes, and which passages only their own split may show.
+    """The split of each generated pair, and the passages that only their own split may contain.
 
-    About 60 bytes of memory a pair.
+    Takes about 60 bytes of memory per pair.
     """
 
     def __init__(self, names: Sequence[str], numbers: NDArray[np.int8], rows: _Rows, held: Mapping[str, Keys]) -> None:
@@ -95,7 +94,7 @@ class Splits:
         return [self.names[self._numbers[first + known[each]]] for each in ids]
 
     def held_out(self, text: str) -> bool:
-        """Whether the passage belongs to a split other than `train`, which train must not see even as a negative."""
+        """Whether the passage belongs to a split other than `train`, which must not contain it even as a negative."""
         key = np.uint64(text_key(text))
         return any(_contains(keys, key) for keys in self._held.values())
 
@@ -105,7 +104,7 @@ class Splits:
 
 
 class _Rows:
-    """The generated pairs as keys: `columns` of equal length, one row a pair, in shard order."""
+    """Where the pairs of each shard are among all generated pairs."""
 
     def __init__(self, step: StepFolder) -> None:
         self._step = step
@@ -125,10 +124,10 @@ class _Rows:
 
 
 def split(folder: OutputFolder, options: SplitOptions) -> Splits:
-    """Assign every generated pair. Raises JobError where the column of documents is not there."""
+    """Assign every generated pair to a split. Raises JobError if the column of documents does not exist."""
     step = folder.step("generated")
     rows = _Rows(step)
-    documents = _documents(folder, options) if options.group != "passage_id" else _NOT_KNOWN
+    documents = _documents(folder, options) if options.group != "passage_id" else _UNKNOWN
     query, passage, columns = _keys(step, rows, options, documents)
     if options.group == "cluster":
         columns += clusters(folder, rows.shards)
@@ -147,7 +146,7 @@ def split(folder: OutputFolder, options: SplitOptions) -> Splits:
 
 
 def components(columns: Sequence[Keys]) -> NDArray[np.int64]:
-    """Rows that hang together by equal keys in any column: int64 (n,), for each row the first one of its group."""
+    """Connected components of rows with equal keys in any column: int64 (n,), for each row the first of its group."""
     inverses = [np.unique(column, return_inverse=True)[1] for column in columns]
     labels = np.arange(len(columns[0]), dtype=np.int64)
     while True:
@@ -162,16 +161,16 @@ def components(columns: Sequence[Keys]) -> NDArray[np.int64]:
 
 
 def clusters(folder: OutputFolder, shards: Sequence[int]) -> list[Keys]:
-    """Near-duplicate clusters of queries and of passages: those of a stored scorer, else found now (Jaccard 0.8)."""
+    """Near-duplicate clusters of queries and of passages: from a stored scorer, else computed (Jaccard 0.8)."""
     for stored in sorted((folder.path / "scores").glob("[!.]*")):
         step = folder.step(f"scores/{stored.name}")
         if shards and step.done() >= {*shards} and {*_CLUSTERS} <= {*step.schema(shards[0]).names}:
             found = [step.read_columns(index, _CLUSTERS) for index in shards]
             return [np.concatenate([each[name].to_numpy() for each in found]).astype(np.uint64) for name in _CLUSTERS]
-    return asyncio.run(_found_now(folder.step("generated"), shards)) if shards else []
+    return asyncio.run(_compute_clusters(folder.step("generated"), shards)) if shards else []
 
 
-async def _found_now(step: StepFolder, shards: Sequence[int]) -> list[Keys]:
+async def _compute_clusters(step: StepFolder, shards: Sequence[int]) -> list[Keys]:
     scorer, source = NearDuplicate(), _Pass(step, shards)
     tables = []
     with TemporaryDirectory(prefix="synth-clusters-") as place:
@@ -202,7 +201,7 @@ class _Pass:
 
 @dataclass(frozen=True, slots=True)
 class _Documents:
-    """The document of each row of `passages/`, by position, with the key of its text; empty where none is known."""
+    """The document of each row of `passages/`, by position, with the key of its text; empty if unknown."""
 
     document: Keys
     text: Keys
@@ -212,7 +211,7 @@ class _Documents:
         return [self.text[np.isin(self.document, columns[1][inside])]] if len(self.document) else []
 
 
-_NOT_KNOWN = _Documents(np.empty(0, np.uint64), np.empty(0, np.uint64))
+_UNKNOWN = _Documents(np.empty(0, np.uint64), np.empty(0, np.uint64))
 
 
 def _documents(folder: OutputFolder, options: SplitOptions) -> _Documents:
@@ -220,10 +219,11 @@ def _documents(folder: OutputFolder, options: SplitOptions) -> _Documents:
     shards = sorted(step.done())
     if not shards and options.group == "doc" and not options.document:
         raise JobError(
-            "--group doc: nothing says which pairs are of one document.", "Name the column: --document COLUMN"
+            "--group doc: the data does not show which pairs belong to one document.",
+            "Name the column: --document COLUMN",
         )
     if not shards:
-        return _NOT_KNOWN
+        return _UNKNOWN
     names = ["source", "source_row", "text", *([options.document] if options.document else [])]
     if options.document and options.document not in step.schema(shards[0]).names:
         raise _no_column(step, options.document)
@@ -236,7 +236,7 @@ def _documents(folder: OutputFolder, options: SplitOptions) -> _Documents:
 
 
 def _keys(step: StepFolder, rows: _Rows, options: SplitOptions, documents: _Documents) -> tuple[Keys, Keys, list[Keys]]:
-    """Keys of queries, of passages, and of what else joins pairs: passage ids, then documents."""
+    """Keys of queries, of passages, and of what else connects pairs: passage ids, then documents."""
     found: list[list[int]] = [[], [], [], []]
     column = options.document if options.group != "passage_id" else None
     by_position = len(documents.document) > 0
@@ -267,13 +267,13 @@ def _document_key(row: Mapping[str, Any], column: str | None, own: Iterable[obje
 
 def _no_column(step: StepFolder, column: str) -> JobError:
     return JobError(
-        f"{step.path}: there is no column {column}.",
+        f"{step.path}: has no column {column}.",
         "Carry it (`carry` of the corpus), or name another with --document.",
     )
 
 
 def _uniform(keys: Keys, seed: int) -> NDArray[Any]:
-    """A number in [0, 1) for each key, by key and seed alone."""
+    """A number in [0, 1) for each key, which depends on key and seed alone."""
     value = keys ^ np.uint64(text_key("split", seed))
     for shift, multiplier in _MIX:
         value = (value ^ (value >> np.uint64(shift))) * np.uint64(multiplier)

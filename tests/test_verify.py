@@ -379,7 +379,7 @@ def test_an_unfinished_run_is_sound_and_says_what_is_left(out: Path, capsys: pyt
     notes = _noted(report)
     assert not report.complete
     assert "shard 00000002" in notes["generated"]
-    assert "open shard" in notes["wip/generated-00000002.jnl"]
+    assert "unfinished shard" in notes["wip/generated-00000002.jnl"]
     assert {step.step: step.open for step in report.steps}["generated"] == 10
     assert main(["verify", str(out)]) == 0
     said = capsys.readouterr().out

@@ -120,7 +120,7 @@ def pairs_of(folder: OutputFolder, view: str | None, negatives: int | None, noti
         return plain_pairs
     record = _mining(folder, mined.meta(min(there)).identity)
     if record["view"] != name:
-        notify(f"mined/ holds negatives for {record['view']}, so {name} goes without{_cure(folder, name)}")
+        notify(f"mined/ has negatives for {record['view']}, so {name} is exported without{_cure(folder, name)}")
         return plain_pairs
     stale = [index for index in sorted(there) if index in done and mined.stale(index, base.checksum(index))]
     if stale or there != done:

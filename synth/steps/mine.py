@@ -1,7 +1,7 @@
-"""Negatives for the pairs of a view: `mined/` holds its shards with negatives, further positives and refusals.
+"""Negatives for the pairs of a view: `mined/` has its shards with negatives, extra positives and refusals.
 
-Killed anywhere, the same call goes on at its shard and writes the same bytes: searches are exact whatever is searched
-together, and what models answered is in the shard's journal.
+After a crash the same call resumes at its shard and writes the same bytes: a search is exact whichever queries are
+searched together, and answers of models are in the shard's journal.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from synth.types import MinedPair
 class CorpusSource:
     """Where the passages come from: those of the run, or `files` and the positives of the run's pairs.
 
-    `document` is a column that tells which passages are chunks of one document; where it is None, chunks that synth cut
-    are known by their row.
+    `document` is a column whose equal values mark chunks of one document; if it is None, chunks that synth made are
+    recognised by their row.
     """
 
     run: Run
@@ -50,7 +50,7 @@ class CorpusSource:
 
     @classmethod
     def of(cls, run: Run, paths: Sequence[str], document: str | None) -> CorpusSource:
-        """Look the files up. Raises JobError, InputError where one is not what its name says."""
+        """Find the files. Raises JobError, InputError for a file that cannot be read as its name says."""
         carry = () if document is None else (document,)
         options = tuple(CorpusOptions(path=path, min_chars=1, carry=carry) for path in paths)
         files = inspect(options, Path.cwd(), run.job.read_limits()) if options else []
@@ -58,7 +58,7 @@ class CorpusSource:
 
     @property
     def fingerprint(self) -> str:
-        """Names the index: what the passages are and what embeds them. Reads all of their shards once."""
+        """Identifies the index: the passages and the embedder. Reads all shards of the passages once."""
         step = self._step
         embed = self.run.job.embed
         what = {
@@ -71,7 +71,7 @@ class CorpusSource:
         return identity.sha256(what)[:16]
 
     def texts(self) -> Iterator[CorpusText]:
-        """Every passage, the files first; equal ones as often as they stand there, unusable rows as empty texts."""
+        """Every passage, those of the files first; unusable rows as empty texts, duplicates included."""
         if self.files:
             for block in read_passages(self.options, self.files, self.run.job.read_limits()):
                 carried = itertools.repeat({}) if self.document is None else iter(block.carried.to_pylist())
@@ -86,7 +86,7 @@ class CorpusSource:
 
     @property
     def _step(self) -> StepFolder:
-        """The step whose passages all positives are among."""
+        """The step whose passages include all positives."""
         passages = self.run.folder.step("passages")
         return passages if passages.done() and not self.files else self.run.folder.step("generated")
 
@@ -98,7 +98,7 @@ class CorpusSource:
         names = [name for name in (*ours, self.document) if name in present]
         if self.document is not None and self.document not in present and not self.files:
             raise JobError(
-                f"{step.file(index)}: there is no column {self.document}.",
+                f"{step.file(index)}: has no column {self.document}.",
                 "Carry it: `carry` of the corpus, or name another with --document.",
             )
         for row in step.read_columns(index, names).to_pylist():
@@ -115,7 +115,7 @@ class CorpusSource:
 
 
 def positives(step: StepFolder, corpus: Corpus) -> Positives:
-    """Which rows of the corpus answer which query, by the pairs of a step; a label of 0 or less denies it."""
+    """Which rows of the corpus answer which query, by the pairs of a step without those labelled 0 or less."""
     return Positives(_pairs(step, corpus))
 
 
@@ -130,40 +130,35 @@ def _pairs(step: StepFolder, corpus: Corpus) -> Iterable[tuple[NDArray[np.uint64
 
 
 def denied(row: dict[str, Any]) -> bool:
-    """Whether the pair's own label says that the passage does not answer the query."""
+    """Whether the pair is labelled as not relevant."""
     label = row.get("label")
     return label is not None and not label > 0
 
 
 def finished(run: Run, view: str) -> list[int]:
-    """The shards of a view, all of them. Raises JobError where the run is not at its end, or has no such view."""
+    """All shards of a view. Raises JobError if the run is not finished or has no such view."""
     totals = runs.totals(run.folder)
     done = run.folder.step(view).done()
     if not done and view != "kept":
-        raise JobError(
-            f"{run.folder.path}: there is no view {view.removeprefix('views/')}.", "See: synth keep --as NAME"
-        )
+        raise JobError(f"{run.folder.path}: has no view {view.removeprefix('views/')}.", "See: synth keep --as NAME")
     if totals is None or len(done) < totals["shards"]:
-        count = (
-            "its inputs are not read to their end" if totals is None else f"{len(done)} of {totals['shards']} shards"
-        )
+        count = "inputs not fully read" if totals is None else f"{len(done)} of {totals['shards']} shards"
         raise JobError(
-            f"{run.folder.path}: the run is not finished ({view}: {count}), and negatives come from all of it.",
-            f"Run it to its end first: synth run {run.folder.path}",
+            f"{run.folder.path}: the run is not finished ({view}: {count}), and negatives come from the whole run.",
+            f"Finish it first: synth run {run.folder.path}",
         )
     return sorted(done)
 
 
-Tell = Callable[[str], None]
-
+Notify = Callable[[str], None]
 
 TOGETHER = 4096
-"""Pairs that one pass over the corpus serves, in whole shards."""
+"""Pairs that are searched in one pass over the corpus, in whole shards."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What makes `mined/`: the options, the view they are applied to, and what the corpus is."""
+    """What `mined/` is made from: options, view and corpus."""
 
     run: Run
     use: str
@@ -172,7 +167,7 @@ class Plan:
     source: CorpusSource
 
     def record(self) -> dict[str, Any]:
-        """All that decides what comes out."""
+        """Everything that determines the result."""
         run, view = self.run, self.run.folder.step(self.view)
         embed = run.job.embed
         return {
@@ -191,7 +186,7 @@ class Plan:
 
 @dataclass(slots=True)
 class Counts:
-    """What happened so far, shards done earlier among it."""
+    """What was mined so far, including shards of earlier calls."""
 
     shards: int = 0
     done: int = 0
@@ -200,10 +195,10 @@ class Counts:
     too_few: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
     negatives: int = 0
-    promoted: int = 0
+    extra_positives: int = 0
     refused: dict[str, int] = field(default_factory=dict)
 
-    def see(self, table: pa.Table, rejects: pa.Table | None, wanted: int) -> None:
+    def add(self, table: pa.Table, rejects: pa.Table | None, wanted: int) -> None:
         """Add a finished shard."""
         self.done += 1
         lengths = pc.list_value_length(table["negatives"]).to_numpy()
@@ -211,7 +206,7 @@ class Counts:
         self.negatives += int(lengths.sum())
         self.full += int((lengths >= wanted).sum())
         self.too_few += int((lengths < wanted).sum())
-        self.promoted += int(pc.list_value_length(table["extra_positives"]).to_numpy().sum())
+        self.extra_positives += int(pc.list_value_length(table["extra_positives"]).to_numpy().sum())
         for row in table["refused"].to_pylist():
             for each in row:
                 self.refused[each["reason"]] = self.refused.get(each["reason"], 0) + each["count"]
@@ -223,8 +218,8 @@ class Counts:
 class Mining:
     """One call of `synth mine`, between `prepare` and `finish`."""
 
-    def __init__(self, plan: Plan, services: Services, tell: Tell) -> None:
-        self.plan, self.services, self._tell = plan, services, tell
+    def __init__(self, plan: Plan, services: Services, notify: Notify) -> None:
+        self.plan, self.services, self._notify = plan, services, notify
         self.record = plan.record()
         self.fingerprint = identity.sha256(self.record)
         self.counts = Counts()
@@ -236,24 +231,24 @@ class Mining:
         self._positives: Positives
 
     async def prepare(self) -> list[int]:
-        """Bring the index about; the shards that are still to do. Raises JobError where nothing can be mined."""
+        """Build the index if needed; returns the shards still to do. Raises JobError if nothing can be mined."""
         shards = finished(self.plan.run, self.plan.view)
         self.step.settle()
         done = self.step.done()
         self.counts.shards = len(shards)
         for index in sorted(done):
-            self.counts.see(self.step.read(index).table, self.step.rejects(index), self.plan.options.num_negatives)
+            self.counts.add(self.step.read(index).table, self.step.rejects(index), self.plan.options.num_negatives)
         todo = [index for index in shards if index not in done]
         if todo:
             folder = self._folder.path / "index" / self.plan.source.fingerprint
             self._folder.put_if_absent(f"index/mined-{self.fingerprint[:16]}.json", _json(self.record))
-            self._corpus = await build(folder, self.plan.source.texts, self._encoder, self._tell, self._enough)
+            self._corpus = await build(folder, self.plan.source.texts, self._encoder, self._notify, self._check_size)
             self._known = positives(self._folder.step("generated"), self._corpus)
             self._positives = positives(self._view, self._corpus)
         return todo
 
     async def mine(self, todo: Sequence[int]) -> AsyncIterator[int]:
-        """Do these shards; yields each when it is written. Those that another process holds are passed over."""
+        """Mine these shards; yields each when it is written. Skips those that another process works on."""
         waiting: list[tuple[int, Shard, list[Item], dict[int, str]]] = []
         for place, index in enumerate(todo):
             shard = self._view.read(index)
@@ -268,7 +263,7 @@ class Mining:
             waiting = []
 
     def swap(self) -> None:
-        """Show what was filled aside, when all of it is there."""
+        """Replace `mined/` by the hidden folder once that is complete."""
         self.step.settle()
         if self.hidden and len(self.step.done()) == self.counts.shards:
             self._folder.swap_view(self.hidden, "mined")
@@ -276,16 +271,16 @@ class Mining:
     @property
     def _encoder(self) -> Encoder:
         if self.services.encoder is None:
-            raise JobError("mining needs an embedder.", "Name one: -s 'embed={use: sentence_transformers}'")
+            raise JobError("mining needs an embedder.", "Add one: -s 'embed={use: sentence_transformers}'")
         return self.services.encoder
 
-    def _enough(self, passages: int) -> None:
+    def _check_size(self, passages: int) -> None:
         problem = self.plan.options.corpus_problem(passages)
         if problem is not None:
             raise JobError(f"{problem[0]}, so no pair would get a negative.", problem[1])
 
     async def _items(self, index: int, table: pa.Table) -> tuple[list[Item], dict[int, str]]:
-        """The pairs of a shard that can be mined for, and why the others cannot, by row."""
+        """The pairs of a shard that can get negatives, and for the others the reason why not, by row."""
         options, names = self.plan.options, table.column_names
         own = [name for name in ("id", "query", "passage", "label") if name in names]
         rows = table.select([*own, *options.columns(names)]).to_pylist()
@@ -318,7 +313,7 @@ class Mining:
         return np.empty(0, np.int64) if allowed else self._corpus.chunks(known)
 
     def _min_positive_scores(self, queries: Sequence[str], vectors: Mapping[str, Any]) -> dict[str, float]:
-        """For each query the least cosine of its positives in the view; infinite where none of them has a vector."""
+        """For each query the lowest cosine of its positives in the view; infinite if none of them has a vector."""
         found = [self._positives.of(query_key(query)) for query in queries]
         which = np.repeat(np.arange(len(queries)), [len(rows) for rows in found])
         rows = np.concatenate([np.empty(0, np.int64), *found])
@@ -367,18 +362,18 @@ class Mining:
             schema=SCHEMA_VERSION,
         )
         self.step.commit(index, table, origin, rejects=rejects)
-        self.counts.see(table, rejects, wanted)
+        self.counts.add(table, rejects, wanted)
 
 
 def _fault(row: Mapping[str, Any]) -> str | None:
-    """Why a pair cannot have negatives, as far as its texts tell."""
+    """Why a pair cannot have negatives, judged by its texts and label."""
     if not (row["query"] or "").strip():
         return "no_query"
     return "no_positive" if not (row["passage"] or "").strip() or denied(dict(row)) else None
 
 
 def _target(folder: OutputFolder, fingerprint: str) -> tuple[str, StepFolder]:
-    """`mined/` while it is empty or of the same making; else a hidden folder to be swapped in when it is full."""
+    """`mined/` if it is empty or was made with these settings; else a hidden folder that replaces it when complete."""
     names = ("" if n < 0 else f".mined-{fingerprint[:8]}-{n}" for n in itertools.count(-1))
     for hidden in names:
         step = folder.step("mined", hidden=hidden)

@@ -1,15 +1,13 @@
-"""Proof from the files alone that a run lost, tore and doubled nothing; written apart from the code that writes them.
+"""Proof from the files alone that a run lost, damaged and duplicated nothing.
 
-Nothing here imports `synth.shards`, `synth.steps` or `synth.tables`: a mistake of the writer must not be shared by
-its auditor. Only promises are: names, key-values and columns as `docs/reliability.md` states them.
+Nothing here imports the code that writes the files (`synth.shards`, `synth.steps`, `synth.tables`), so that a mistake
+of the writer is not repeated here. What both share is the contract: names, key-values and columns as
+`docs/reliability.md` states them.
 
-In both modes every footer and id column is read with page checksums on, every file is hashed where another one names
-its checksum, rejected rows are hashed and counted, and inputs are compared by size and time (hashed where those
-differ). Deep mode reads every page of every file, compares each pair with the passage and the scores it is made of,
-and hashes all inputs. Memory is bounded by one shard of every step.
-
-One idea a module: `findings` (what was found), `shard_file` (one file), `layout` (which files there are), `records`
-(job.json, prompts, inputs), `walk` (shard by shard through the steps), `items` and `views` (the ledgers), `leftovers`.
+Both modes read every footer and id column with page checksums on, hash every file whose checksum another one names,
+hash and count rejected rows, and compare inputs by size and time (by hash where those differ). Deep mode reads every
+page of every file, compares each pair with the passage and the scores it was made from, and hashes all inputs. Memory
+is bounded by one shard of every step.
 """
 
 from __future__ import annotations
@@ -27,13 +25,13 @@ __all__ = ["Finding", "Report", "StepTotals", "verify"]
 
 
 def verify(out: Path, *, deep: bool = False) -> Report:
-    """Check the folder of a run against its promises; it is only read, and runs may go on in it meanwhile.
+    """Check the output folder of a run. It is only read, and a run may continue in it meanwhile.
 
-    Raises JobError when there is no such folder, OutputError when it is not a run's.
+    Raises JobError if the folder does not exist, OutputError if it is not the folder of a run.
     """
     root = out.expanduser().resolve()
     if not root.is_dir():
-        raise JobError(f"{out}: there is no such output folder.")
+        raise JobError(f"{out}: the output folder does not exist.")
     if not (root / "job.json").exists():
         raise OutputError(f"{out}: has no job.json, so it is not the folder of a run.")
     book = Book(root)

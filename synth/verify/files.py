@@ -1,4 +1,4 @@
-"""One Parquet file of a run as an outsider sees it: key-values, rows, columns, pages, checksum."""
+"""The files of a run as an outsider sees them: which there are, and what is in one Parquet file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -19,12 +19,24 @@ import pyarrow.parquet as pq
 from synth.verify.findings import Book
 
 NEWEST_FORMAT = 1
+FOREIGN = "not a file of synth"
+SHARD = re.compile(r"([0-9]{8})\.parquet")
+BODY = re.compile(r"([0-9]{8})-([0-9a-f]{16})\.parquet")
+JOURNAL = re.compile(r"(.+)-([0-9]{8})(?:\.[A-Za-z0-9_-]+)?\.jnl")
+REVISION = re.compile(r"job\.([0-9]+)\.json")
+_HIDDEN = re.compile(r"-[0-9a-f]{8}(-[0-9]+)?(\.old)?$")
+_KNOWN = frozenset(
+    {"README.md", "job.json", "passages", "generated", "scores", "kept", "views", "rejected", "mined"}
+    | {"prompts", ".rejects", "tmp", "wip", "logs", "index", "lost+found"}
+)
 _NUMBERS = ("format", "shard", "first", "in", "out", "rejected")
 _TEXTS = ("identity", "input", "rejects_file", "rejects_sha256", "schema", "writer")
+_OPTIONAL = ("retry_of", "positive")
+"""Columns that only some shards have: with retried items, or with rows that made several pairs."""
 
 
-class Unreadable(Exception):  # noqa: N818 - a finding in the making, never shown as an error
-    """A file is gone, torn or not what its name says; the text says how."""
+class Unreadable(Exception):  # noqa: N818 - becomes a finding, never shown as an error
+    """A file is missing, damaged or not what its name says; the text says how."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,36 +64,29 @@ class Stamp:
             number = {name: int(found[f"synth.{name}"]) for name in _NUMBERS}
             json.loads(found["synth.models"])
         except ValueError as exc:
-            raise Unreadable(f"its metadata are garbled ({exc})") from exc
+            raise Unreadable(f"its metadata cannot be parsed ({exc})") from exc
         if number["format"] > NEWEST_FORMAT:
             raise Unreadable(f"it was written by a newer synth ({found['synth.writer']})")
         if min(number.values()) < 0:
-            raise Unreadable("its metadata hold a negative count")
-        return cls(
-            found["synth.identity"],
-            found["synth.input"],
-            number["shard"],
-            number["first"],
-            number["in"],
-            number["out"],
-            number["rejected"],
-            found["synth.rejects_file"],
-            found["synth.rejects_sha256"],
-        )
+            raise Unreadable("its metadata contain a negative count")
+        counts = number["shard"], number["first"], number["in"], number["out"], number["rejected"]
+        identity, source, file, sha256, _, _ = (found[f"synth.{name}"] for name in _TEXTS)
+        return cls(identity, source, *counts, file, sha256)
 
 
 class ShardFile:
-    """An open Parquet file, read with page checksums on. Every method raises Unreadable for a damaged file."""
+    """An open Parquet file, read with page checksums on. All methods raise Unreadable for a damaged file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = open_regular(path)
         self._sha256: str | None = None
         try:
-            self._parquet = pq.ParquetFile(self._file, pre_buffer=False, page_checksum_verification=True)
-        except (pa.ArrowException, OSError, ValueError) as exc:
+            with _damage():
+                self._parquet = pq.ParquetFile(self._file, pre_buffer=False, page_checksum_verification=True)
+        except Unreadable:
             self._file.close()
-            raise Unreadable(_first_line(exc)) from exc
+            raise
         self.rows: int = self._parquet.metadata.num_rows
         self.names: list[str] = self._parquet.schema_arrow.names
 
@@ -97,31 +102,36 @@ class ShardFile:
         return Stamp.of(self._parquet.metadata.metadata)
 
     def read(self, columns: list[str] | None = None) -> pa.Table:
-        """Some columns, or all of them: then every page is checked."""
+        """Some columns, or all of them, which checks every page."""
         absent = sorted(set(columns or ()) - set(self.names))
         if absent:
             raise Unreadable(f"it has no column {absent[0]!r}")
-        try:
-            table = self._parquet.read(columns, use_threads=False)  # one of Arrow's may outlive this process
-        except (pa.ArrowException, OSError, ValueError) as exc:
-            raise Unreadable(_first_line(exc)) from exc
+        with _damage():
+            table = self._parquet.read(columns, use_threads=False)  # a thread of Arrow's may outlive this process
         if table.num_rows != self.rows:
-            raise Unreadable(f"it promises {self.rows} rows and holds {table.num_rows}")
+            raise Unreadable(f"its footer says {self.rows} rows, it holds {table.num_rows}")
         return table.replace_schema_metadata(None)
 
     def check_pages(self) -> None:
         """Read every page, one row group in memory at a time."""
-        try:
+        with _damage():
             for group in range(self._parquet.num_row_groups):
                 self._parquet.read_row_group(group, use_threads=False)
-        except (pa.ArrowException, OSError, ValueError) as exc:
-            raise Unreadable(_first_line(exc)) from exc
 
     def sha256(self) -> str:
         """Hash of the file, read once."""
         if self._sha256 is None:
             self._sha256 = sha256_of(self.path)
         return self._sha256
+
+
+@contextmanager
+def _damage() -> Iterator[None]:
+    """Turn what Arrow raises for a damaged file into Unreadable."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError) as exc:
+        raise Unreadable(str(exc).splitlines()[0] if str(exc) else type(exc).__name__) from exc
 
 
 def open_regular(path: Path) -> Any:
@@ -138,26 +148,8 @@ def open_regular(path: Path) -> Any:
 
 def sha256_of(path: Path) -> str:
     """Hash of a regular file, read in pieces. Raises Unreadable."""
-    with open_regular(path) as file:
-        try:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as exc:
-            raise Unreadable(exc.strerror or str(exc)) from exc
-
-
-def _first_line(exc: Exception) -> str:
-    return str(exc).splitlines()[0] if str(exc) else type(exc).__name__
-
-
-SHARD = re.compile(r"([0-9]{8})\.parquet")
-BODY = re.compile(r"([0-9]{8})-([0-9a-f]{16})\.parquet")
-JOURNAL = re.compile(r"(.+)-([0-9]{8})(?:\.[A-Za-z0-9_-]+)?\.jnl")
-REVISION = re.compile(r"job\.([0-9]+)\.json")
-_ASIDE = re.compile(r"-[0-9a-f]{8}(-[0-9]+)?(\.old)?$")
-_KNOWN = frozenset(
-    {"README.md", "job.json", "passages", "generated", "scores", "kept", "views", "rejected", "mined"}
-    | {"prompts", ".rejects", "tmp", "wip", "logs", "index", "lost+found"}
-)
+    with open_regular(path) as file, _damage():
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(slots=True)
@@ -171,38 +163,38 @@ class StepFiles:
 
     @property
     def hidden(self) -> bool:
-        """Whether this is a view that no reader sees: being filled, or swapped out."""
+        """Whether this is a view that readers do not see, because it is being filled or was replaced."""
         return self.name.startswith(".")
 
     @property
-    def shown(self) -> str:
-        """Of a hidden view the name by which readers will know it, or knew it: `.kept-1a2b3c4d-0` is for `kept`."""
-        return _ASIDE.sub("", self.name).removeprefix(".")
+    def visible_name(self) -> str:
+        """The name under which a hidden view is or was visible: `.kept-1a2b3c4d-0` belongs to `kept`."""
+        return _HIDDEN.sub("", self.name).removeprefix(".")
 
     def file(self, index: int) -> Path:
         return self.path / f"{index:08d}.parquet"
 
-    def exchanged(self) -> bool:
-        """Whether another folder has the name now."""
+    def replaced(self) -> bool:
+        """Whether the name now belongs to another folder."""
         return _inode(self.path) != self.inode
 
 
 @dataclass(slots=True)
 class Layout:
-    """All that verification looks at, by kind."""
+    """All files that are verified, by kind."""
 
     root: Path
     passages: StepFiles
     generated: StepFiles
     scores: list[StepFiles] = field(default_factory=list)
     views: list[StepFiles] = field(default_factory=list)
-    """`kept`, the named ones, and hidden ones that are being filled or were swapped out."""
+    """`kept`, the named ones, and hidden ones that are being filled or were replaced."""
     mined: StepFiles | None = None
-    aside: Mapping[str, Sequence[Path]] = field(default_factory=dict)
-    """Files of `.rejects`, `rejected`, `wip` and `tmp`, listed before the shards that they came before or after."""
+    others: Mapping[str, Sequence[Path]] = field(default_factory=dict)
+    """Files of `.rejects`, `rejected`, `wip` and `tmp`, listed before the shards."""
 
     def steps(self) -> Iterator[StepFiles]:
-        """All of them, in the order of the flow."""
+        """All steps, in the order of the pipeline."""
         yield from (self.passages, self.generated, *self.scores, *self.views)
         if self.mined is not None:
             yield self.mined
@@ -212,9 +204,9 @@ class Layout:
 
 
 def survey(root: Path, book: Book) -> Layout:
-    """List the folder; names that are not of synth's making are put into the book."""
+    """List the folder; files that are not synth's are noted in the book."""
     top = _names(root)
-    aside = {name: files_below(root / name) for name in ("rejected", ".rejects", "wip", "tmp")}
+    others = {name: files_below(root / name) for name in ("rejected", ".rejects", "wip", "tmp")}
     mined = _step(root, "mined", book) if "mined" in top else None
     views = [_step(root, name, book) for name in _views(root, top)]
     views.insert(0, _step(root, "kept", book))
@@ -222,12 +214,12 @@ def survey(root: Path, book: Book) -> Layout:
     generated = _step(root, "generated", book)
     for name in sorted(top - _KNOWN):
         if not REVISION.fullmatch(name) and not name.startswith("prompts.") and not _hidden_view(name):
-            book.note(root / name, "is not of synth's making")
-    return Layout(root, _step(root, "passages", book), generated, scores, views, mined, aside)
+            book.note(root / name, FOREIGN)
+    return Layout(root, _step(root, "passages", book), generated, scores, views, mined, others)
 
 
 def files_below(folder: Path) -> list[Path]:
-    """All names below a folder that are no folders, links included, in order; none when there is no folder."""
+    """All files and links below a folder, in order; empty if the folder does not exist."""
     return sorted(Path(at, name) for at, _, names in os.walk(folder) for name in names)
 
 
@@ -242,7 +234,7 @@ def _hidden_view(name: str) -> bool:
 
 
 def _views(root: Path, top: set[str]) -> Iterator[str]:
-    """Names of the views beside `kept`, hidden ones among them, which begin with a dot."""
+    """Names of the views other than `kept`, including hidden ones, which begin with a dot."""
     for name in sorted(top):
         if name in ("views", ".views"):
             yield from (f"{name}/{each}" for each in sorted(_names(root / name)) if (root / name / each).is_dir())
@@ -255,16 +247,16 @@ def _step(root: Path, name: str, book: Book) -> StepFiles:
     inode = _inode(path)
     shards = set()
     if path.is_symlink():
-        book.damage(path, "is a symbolic link; synth makes none")
+        book.damage(path, "is a symbolic link; synth creates none")
         return StepFiles(name, path, frozenset(), inode)
     for entry in _entries(path):
         match = SHARD.fullmatch(entry.name)
         if match and entry.is_file(follow_symlinks=False):
             shards.add(int(match[1]))
         elif match or entry.name.endswith(".parquet"):
-            book.damage(path / entry.name, "is not a shard of synth, and whoever reads *.parquet reads it too")
+            book.damage(path / entry.name, "is not a shard of synth, but a reader of *.parquet reads it")
         else:
-            book.note(path / entry.name, "is not of synth's making")
+            book.note(path / entry.name, FOREIGN)
     return StepFiles(name, path, frozenset(shards), inode)
 
 
@@ -274,7 +266,7 @@ def _folders(path: Path, book: Book) -> list[str]:
         if entry.is_dir(follow_symlinks=False):
             folders.append(entry.name)
         else:
-            book.note(path / entry.name, "is not of synth's making")
+            book.note(path / entry.name, FOREIGN)
     return sorted(folders)
 
 
@@ -295,10 +287,6 @@ def _inode(path: Path) -> int:
         return path.stat().st_ino
     except OSError:
         return -1
-
-
-_OPTIONAL = ("retry_of", "positive")
-"""Columns that only shards of items asked again have, or of rows that made several pairs."""
 
 
 @dataclass(slots=True)
@@ -330,7 +318,7 @@ def open_shard(step: StepFiles, index: int, stack: ExitStack, columns: Iterable[
     file = stack.enter_context(ShardFile(step.file(index)))
     stamp = file.stamp()
     if stamp.shard != index:
-        raise Unreadable(f"holds shard {stamp.shard:08d}, so it was moved or copied here")
+        raise Unreadable(f"holds shard {stamp.shard:08d}: it was moved or copied here")
     if stamp.rows_in != stamp.rows_out + stamp.rejected:
         raise Unreadable(f"says {stamp.rows_in} in, {stamp.rows_out} out, {stamp.rejected} rejected")
     wanted = None if columns is None else [each for each in columns if each not in _OPTIONAL or each in file.names]

@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One statement about one file, whose path is relative to the run's folder where it lies in it."""
+    """One statement about one file; its path is relative to the run's folder if the file is in it."""
 
     file: str
     what: str
@@ -17,9 +17,9 @@ class Finding:
 
 @dataclass(slots=True)
 class StepTotals:
-    """One step over all its shards. `of` is None while the number of shards is not known yet.
+    """One step over all its shards. `of` is None until the number of shards is known.
 
-    `unit` is what `rows_in` counts, `made` what became of those in `rows_out`.
+    `unit` is what `rows_in` counts, `made` is what those in `rows_out` became.
     """
 
     step: str
@@ -31,13 +31,13 @@ class StepTotals:
     rows_out: int = 0
     rejected: int = 0
     retried: int = 0
-    """Of the rejected ones those that came back as new items."""
+    """How many of the rejected items were retried as new items."""
     open: int | None = None
-    """Items of step 0's passages that have no outcome yet; None where that is not counted."""
+    """Items without an outcome yet; None for steps where they are not counted."""
 
     @property
     def complete(self) -> bool:
-        """Whether all shards that are known to come are there."""
+        """Whether all expected shards exist."""
         return self.of is not None and self.shards >= self.of
 
     def add(self, rows_in: int, rows_out: int, rejected: int) -> None:
@@ -65,7 +65,7 @@ class Report:
 
     @property
     def complete(self) -> bool:
-        """Whether every step that a run goes through has all its shards."""
+        """Whether every step has all its shards."""
         return all(step.complete for step in self.steps)
 
     def as_json(self) -> dict[str, Any]:
@@ -94,16 +94,16 @@ class Book:
         self._notes[Finding(self._shown(file), what)] = None
 
     def blames(self, file: Path | str) -> bool:
-        """Whether damage of this file was found already, so that what follows from it need not be said."""
+        """Whether this file is known to be damaged, so that its consequences need not be reported."""
         shown = self._shown(file)
         return any(each.file == shown for each in self._damage)
 
     def withdraw(self, folder: str) -> None:
-        """Forget the damage of a folder that was exchanged while it was being read."""
+        """Forget the damage of a folder that was replaced while it was being read."""
         self._damage = {each: None for each in self._damage if not each.file.startswith(f"{folder}/")}
 
     def report(self, *, deep: bool) -> Report:
-        """All that was collected."""
+        """The findings so far."""
         return Report(deep, tuple(self.facts), tuple(self.steps), tuple(self._damage), tuple(self._notes))
 
     def _shown(self, file: Path | str) -> str:

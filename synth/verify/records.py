@@ -1,4 +1,4 @@
-"""What a run wrote down about itself before it began: job.json and its revisions, prompt copies, the list of inputs."""
+"""What a run recorded before it began: job.json and its revisions, prompt copies, the list of inputs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Record:
 
     @property
     def existing(self) -> bool:
-        """Whether this is a pass over pairs that existed: then `generated/` is step 0 and there is no `passages/`."""
+        """Whether this is a pass over external pairs: then `generated/` is step 0 and `passages/` is absent."""
         return "data" in self.identity
 
     @property
@@ -45,7 +45,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """All revisions in order, and the totals of step 0, None while it is unfinished."""
+    """All revisions in order, and the totals of step 0, which are None while it is unfinished."""
 
     revisions: tuple[Record, ...]
     totals: Mapping[str, int] | None
@@ -65,7 +65,7 @@ class Records:
 
     @property
     def input_rows(self) -> int | None:
-        """Rows that step 0 must account for; None where an input does not tell before it is read."""
+        """Rows that step 0 must account for; None if an input has no recorded row count."""
         if self.last is None or any(each.get("rows") is None for each in self.last.inputs):
             return None
         counted = _pair_files(self.last.inputs) if self.existing else self.last.inputs
@@ -79,7 +79,7 @@ def read_records(layout: Layout, book: Book) -> Records:
     read = [_read(layout.root / name, number, book) for name, number in names.items()]
     found = sorted((each for each in read if each is not None), key=lambda each: each.number)
     if [each.number for each in found] != list(range(1, len(found) + 1)):
-        book.damage(layout.root / "job.json", f"revisions {sorted(names.values())} are not one unbroken row")
+        book.damage(layout.root / "job.json", f"revisions {sorted(names.values())} are not numbered without a gap")
     if found:
         names_shown = ", ".join(each.sha256[:8] for each in found)
         book.facts.append(("job.json", f"{len(found)} revision{'s' * (len(found) > 1)}, identity {names_shown}"))
@@ -98,7 +98,7 @@ def check_prompts(layout: Layout, records: Records, book: Book) -> None:
         for name, digest in wanted.items():
             try:
                 if sha256_of(folder / name) != digest:
-                    book.damage(folder / name, f"is not the template that {record.file.name} was started with")
+                    book.damage(folder / name, f"differs from the template recorded in {record.file.name}")
             except Unreadable as exc:
                 book.damage(folder / name, f"cannot be read ({exc})")
             checked += 1
@@ -106,12 +106,12 @@ def check_prompts(layout: Layout, records: Records, book: Book) -> None:
             known = {name for each in records.revisions for name in each.identity.get("templates") or {}}
             for path in sorted(folder.rglob("*")):
                 if path.is_file() and path.relative_to(folder).as_posix() not in known:
-                    book.note(path, "is not part of the run")
+                    book.note(path, "is not a template of the run")
     book.facts.append(("prompts", f"{checked} templates compared with the identity"))
 
 
 def _pair_files(inputs: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    """The files whose rows become pairs: of a BEIR folder the judgements, elsewhere all."""
+    """The files whose rows become pairs: the judgements of a BEIR folder, otherwise all."""
     roles: dict[int, set[str]] = {}
     for each in inputs:
         roles.setdefault(each["corpus_index"], set()).add(_role(each))
@@ -135,19 +135,19 @@ def check_inputs(records: Records, book: Book, *, deep: bool) -> None:
         try:
             status = path.stat()
         except OSError as exc:
-            book.note(path, f"the input cannot be compared ({exc.strerror}); what was read of it is in passages/")
+            book.note(path, f"the input cannot be compared ({exc.strerror}); its rows are in passages/")
             continue
         if not deep and (status.st_size, status.st_mtime_ns) == (each["size"], each["mtime_ns"]):
             continue
         hashed += 1
         if _content(path) != each["sha256"]:
-            book.damage(path, "the input is no longer the file that the run recorded")
-    rest = f", {hashed} of them by their bytes" if hashed else " by size and time"
+            book.damage(path, "the input differs from the file that the run recorded")
+    rest = f", {hashed} of them by hash" if hashed else " by size and time"
     book.facts.append(("inputs", f"{len(inputs)} compared with job.json{rest}"))
 
 
 def _content(path: Path) -> str:
-    """Hash of an input, which may be a link; empty when it cannot be read."""
+    """Hash of an input, which may be a link; empty if it cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -169,24 +169,24 @@ def _read(path: Path, number: int, book: Book) -> Record | None:
     if hashlib.sha256(canonical).hexdigest() != data["sha256"]:
         book.damage(path, "its identity does not match its own hash")
     for key in _contradictions(data, identity):
-        book.damage(path, f"{key} in its `job` is not the one in its `identity`")
+        book.damage(path, f"{key} differs between its `job` and its `identity`")
     return Record(number, path, str(data["sha256"]), identity, tuple(data["inputs"]), data["sample"])
 
 
 def _contradictions(data: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:
-    """Keys that the job and its identity tell differently; both are written at once, so one was edited."""
+    """Keys whose values differ between job and identity; both are written at once, so one was edited."""
     job = data["job"] if isinstance(data["job"], dict) else {}
     run = job.get("run") or {}
-    told = {"seed": job.get("seed"), "shard_size": run.get("shard_size"), "sample": data["sample"]}
-    wrong = [key for key, value in told.items() if key in identity and identity[key] != value]
+    plain = {"seed": job.get("seed"), "shard_size": run.get("shard_size"), "sample": data["sample"]}
+    wrong = [key for key, value in plain.items() if key in identity and identity[key] != value]
     recorded = [each.get("sha256") for each in data["inputs"]]
     if "inputs" in identity and [each.get("sha256") for each in identity["inputs"]] != recorded:
         wrong.append("inputs")
     for section in ("task", "llm"):
         mine, theirs = identity.get(section) or {}, job.get(section) or {}
-        plain = [key for key, value in theirs.items() if isinstance(value, str | int | float | bool)]
+        scalars = [key for key, value in theirs.items() if isinstance(value, str | int | float | bool)]
         skipped = {"use", "examples", "prompts"}
-        wrong += [f"{section}.{key}" for key in plain if key in mine.keys() - skipped and mine[key] != theirs[key]]
+        wrong += [f"{section}.{key}" for key in scalars if key in mine.keys() - skipped and mine[key] != theirs[key]]
     return wrong
 
 

@@ -1,4 +1,4 @@
-"""Through the shards of a run, all steps of one shard at a time, so that each file is hashed once and then let go."""
+"""Visits the shards of a run, all steps of one shard together, so that each file is opened and hashed once."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from synth.verify.records import Record, Records
 
 
 class Links:
-    """Puts blame into the book: on a torn source where there is one, else on what was made from other bytes."""
+    """Checks what shards were made from; blames a damaged source if there is one, otherwise what was made from it."""
 
     def __init__(self, book: Book) -> None:
         self._book = book
 
     def stale(self, source: Opened, stale: Sequence[Opened], *, of: int = 1) -> None:
-        """`stale` of the `of` shards that were made from `source` name another checksum than it has."""
+        """Report that `stale`, of the `of` shards made from `source`, name a different checksum."""
         if not stale or self._torn([source]):
             return
         if len(stale) == of > 1 and len({shard.stamp.input for shard in stale}) == 1:
-            self._book.damage(source.file.path, f"its bytes are not those that {of} shards were made from")
+            self._book.damage(source.file.path, f"its bytes differ from those that {of} shards were made from")
             return
         for shard in stale:
-            self._book.damage(shard.file.path, f"was made from other bytes of {source.name} than there are now")
+            self._book.damage(shard.file.path, f"was made from different bytes of {source.name}")
 
     def view(
         self, view: Opened, pairs: Opened, scores: Sequence[Opened], folders: Sequence[StepFiles]
     ) -> list[Opened] | None:
-        """The score shards that a view's shard was made from, in its order; None, with the blame, if there are none."""
+        """The score shards that a view's shard was made from, in order; None, after reporting why, if unknown."""
         shards = [ScoreShard(n, tuple(_columns(each)), each.file.sha256()) for n, each in enumerate(scores)]
         rows = list(ledgers.candidates(view.file.names[len(pairs.file.names) :], shards))
         for row in rows:
@@ -48,17 +48,17 @@ class Links:
             return None
         if not rows and lost:
             self._book.damage(
-                lost[0].file(view.stamp.shard), f"is missing, and {view.name} has columns that no other has"
+                lost[0].file(view.stamp.shard), f"is missing, and {view.name} has columns that no other scorer has"
             )
         elif not rows:
-            self._book.damage(view.file.path, "has score columns that no folder of scores/ has")
+            self._book.damage(view.file.path, "has score columns that are in no folder of scores/")
         elif not self._torn([pairs, *scores]):
             sources = ", ".join(each.name for each in (pairs, *scores))
-            self._book.damage(view.file.path, f"was made from other bytes than there are now in one of {sources}")
+            self._book.damage(view.file.path, f"was made from different bytes of one of {sources}")
         return None
 
     def _check_record(self, view: Opened, scores: Sequence[str]) -> None:
-        """Compare the record of a view's rules with what its shard names and was made from."""
+        """Compare the record of a view's rules with its shard."""
         identity = view.stamp.identity
         path = self._book.root / "index" / f"rules-{identity[:16]}.json"
         try:
@@ -71,9 +71,9 @@ class Links:
         else:
             whole = record.get("shards") is None  # otherwise the fingerprint also holds the shards compared
             if named != identity or (whole and ledgers.fingerprint(rules, recorded) != identity):
-                self._book.damage(path, "is not the record of the rules that its name tells")
+                self._book.damage(path, "the rules in it do not match its name")
             elif recorded != scores:
-                self._book.damage(path, f"names other scores than {view.name} was made from")
+                self._book.damage(path, f"names different scores than {view.name} was made from")
 
     def _torn(self, shards: Sequence[Opened]) -> bool:
         torn = False
@@ -87,7 +87,7 @@ class Links:
 
 
 def score_folders(layout: Layout, view: StepFiles) -> set[str] | None:
-    """Names of the score folders that a view was made from, judged by its first shard; None where it cannot be told."""
+    """Names of the score folders that a view was made from, by its first shard; None if that cannot be decided."""
     index = min(view.shards)
     with ExitStack() as stack:
         try:
@@ -111,15 +111,15 @@ class Mined:
         self._book, self._links, self._deep = book, links, deep
         self._identity: str | None = None
         self._record: Mapping[str, Any] | None = None
-        self._told = False
+        self._reported = False
 
     def shard(self, mined: Opened, shown: Sequence[Opened]) -> Iterable[str]:
-        """What is wrong with it; `shown` are the shards of that number of the views that readers see."""
+        """What is wrong with it; `shown` are the shards of the visible views with the same number."""
         if self._identity is None:
             self._identity = mined.stamp.identity
             self._record = self._read(mined)
         if mined.stamp.identity != self._identity:
-            return ["was mined in another way than the shards before it"]
+            return ["was mined with other settings than the shards before it"]
         if self._record is None:
             return []
         view = next((each for each in shown if each.step.name == self._record["view"]), None)
@@ -138,10 +138,10 @@ class Mined:
             yield from ledgers.wrong_rows(view.table, [], mined.table, mined.rejected)
 
     def _outdated(self, mined: Opened, view: str) -> None:
-        if not self._told:
-            what = f"was made from pairs that {view} does not hold any more; `synth mine` makes it anew"
+        if not self._reported:
+            what = f"was made from pairs that are no longer in {view}; `synth mine` rebuilds it"
             self._book.note(mined.step.path, what)
-        self._told = True
+        self._reported = True
 
     def _read(self, mined: Opened) -> Mapping[str, Any] | None:
         identity = mined.stamp.identity
@@ -156,7 +156,7 @@ class Mined:
             self._book.damage(path, f"cannot be read ({exc!r})")
             return None
         if not whole:
-            self._book.damage(path, "is not the record of the mining that its name tells")
+            self._book.damage(path, "its content does not match its name")
         return record if whole else None
 
 
@@ -210,36 +210,34 @@ class Walk:
                     if view is not None:
                         self._check_view(view, pairs, found)
             if mined is not None:
-                self._say(mined, self._mined.shard(mined, [view for view in shown if view is not None]))
+                self._report(mined, self._mined.shard(mined, [view for view in shown if view is not None]))
 
     def finish(self) -> None:
-        """What only the sum over all shards can tell."""
+        """Report what only the totals over all shards show."""
         book, layout, records = self._book, self._layout, self._records
         rows = self._totals[self._first.name]
         if records.totals is None:
-            book.note(self._first.path, "the inputs are not read to their end yet")
+            book.note(self._first.path, "the inputs are not fully read yet")
         else:
             for index in sorted(set(range(records.totals["shards"])) - self._first.shards):
-                book.damage(self._first.file(index), "is missing, though step 0 is complete")
+                book.damage(self._first.file(index), "is missing, although step 0 is complete")
             self._check_totals(rows)
         generated = self._totals["generated"]
         generated.retried = len(self._items.retried)
         if not records.existing:
             generated.open = self._due - generated.rows_in
         for step in layout.steps():
-            self._say_state(step)
+            self._note_state(step)
         book.steps.extend(self._totals.values())
 
-    def _say_state(self, step: StepFiles) -> None:
+    def _note_state(self, step: StepFiles) -> None:
         book = self._book
         if step.hidden:
-            book.note(
-                step.path, f"a view that no reader sees ({len(step.shards)} shards): being filled, or swapped out"
-            )
+            book.note(step.path, f"a hidden view ({len(step.shards)} shards): being filled, or replaced")
             return
-        if step in self._layout.views and step.exchanged():
+        if step in self._layout.views and step.replaced():
             book.withdraw(step.name)
-            book.note(step.path, "was exchanged for another while it was being checked; verify again")
+            book.note(step.path, "was replaced while it was being checked; verify again")
         absent = sorted(self._first.shards - step.shards)
         if absent and step.name in self._totals and step is not self._layout.mined:
             more = f" and {len(absent) - _SHOWN} more" if len(absent) > _SHOWN else ""
@@ -276,21 +274,21 @@ class Walk:
         opened.rejected = self.bodies.read(step, stamp, ledgers.ROW_COLUMNS if first else ["id"])
         self._totals[step.name].add(stamp.rows_in, stamp.rows_out, stamp.rejected)
         if step is not self._layout.passages and opened.file.rows != stamp.rows_out:
-            self._say(opened, [f"says {stamp.rows_out} rows, holds {opened.file.rows}"])
+            self._report(opened, [f"its metadata say {stamp.rows_out} rows, it holds {opened.file.rows}"])
         return opened
 
     def _upstream(self, index: int) -> None:
-        """A step has no shard that the step before lacks."""
+        """Every shard of a step also exists in the step before."""
         passages, generated = self._layout.passages, self._layout.generated
         later = [step for step in (*self._layout.scores, *self._layout.views) if index in step.shards]
         if later and index not in generated.shards:
-            self._book.damage(generated.file(index), f"is missing, though {later[0].name} has that shard")
+            self._book.damage(generated.file(index), f"is missing, although {later[0].name} has that shard")
         if self._records.existing:
             return
         if (later or index in generated.shards) and index not in passages.shards:
-            self._book.damage(passages.file(index), "is missing, though shards were made from it")
+            self._book.damage(passages.file(index), "is missing, although shards were made from it")
         elif index not in passages.shards and index < max(passages.shards, default=0):
-            self._book.damage(passages.file(index), "is missing between others")
+            self._book.damage(passages.file(index), "is missing, although later shards exist")
 
     def _record(self, shard: Opened) -> Record | None:
         record = self._records.by_identity(shard.stamp.identity)
@@ -312,11 +310,11 @@ class Walk:
             found += self._rows.chunks(table)
             found += self._rows.rows(rows, shard.rejected, gapless=self._gapless())
         if begun != stamp.rows_out:
-            found.append(f"says that {stamp.rows_out} input rows begin in it, {begun} do")
-        self._begun += 0 if any(retries) else begun  # what is asked again is no new input
+            found.append(f"its metadata say that {stamp.rows_out} input rows begin in it, but {begun} do")
+        self._begun += 0 if any(retries) else begun  # retried items are not new input
         if record is not None and record.shard_size is not None and table.num_rows > record.shard_size:
             found.append(f"holds {table.num_rows} passages, more than the shard size {record.shard_size}")
-        self._say(shard, found)
+        self._report(shard, found)
         if record is not None and record.slots is not None:
             self._due += len(self._items.due(table["position"].to_pylist(), retries, record))
 
@@ -324,11 +322,11 @@ class Walk:
         self._record(shard)
         rows = ledgers.begun(shard.table)
         self._begun += rows.num_rows
-        self._say(shard, self._rows.ids(shard.table, shard.stamp.first))
-        self._say(shard, self._rows.rows(rows, shard.rejected, gapless=self._gapless()))
+        self._report(shard, self._rows.ids(shard.table, shard.stamp.first))
+        self._report(shard, self._rows.rows(rows, shard.rejected, gapless=self._gapless()))
 
     def _gapless(self) -> bool:
-        """Whether every row of the inputs must be in some shard: a sample leaves rows out."""
+        """Whether every input row must be in some shard; a sample omits rows."""
         return self._records.last is not None and self._records.last.sample is None
 
     def _check_pairs(self, shard: Opened, passages: Opened | None) -> None:
@@ -338,25 +336,25 @@ class Walk:
         if shard.stamp.input != passages.file.sha256():
             self._links.stale(passages, [shard])
         if shard.stamp.first != passages.stamp.first:
-            self._say(shard, [f"begins at position {shard.stamp.first}, its passages at {passages.stamp.first}"])
+            self._report(shard, [f"begins at position {shard.stamp.first}, but its passages at {passages.stamp.first}"])
         if record.slots is None:
             return
         due = self._items.due(passages.table["position"].to_pylist(), _retries(passages.table), record)
         rejected_read = shard.rejected is not None or not shard.stamp.rejected
         if len(due) != shard.stamp.rows_in:
-            self._say(shard, [f"says {shard.stamp.rows_in} items, its passages have {len(due)}"])
+            self._report(shard, [f"says {shard.stamp.rows_in} items, but its passages have {len(due)}"])
         if rejected_read:
-            self._say(shard, ledgers.differences(due, shard.ids, shard.rejected_ids))
+            self._report(shard, ledgers.differences(due, shard.ids, shard.rejected_ids))
         if self._deep:
-            self._say(shard, _other_texts(shard.table, passages.table))
+            self._report(shard, _other_texts(shard.table, passages.table))
 
     def _check_scores(self, scores: list[Opened], pairs: Opened) -> None:
         ids = pairs.ids
         for shard in scores:
             if shard.ids != ids:
-                self._say(shard, [f"its ids are not those of {pairs.name}, row by row"])
+                self._report(shard, [f"its ids differ from those of {pairs.name}"])
             if not shard.step.name.endswith(f"-{shard.stamp.identity}"):
-                self._say(shard, [f"was made by scorer {shard.stamp.identity}, which is not its folder's"])
+                self._report(shard, [f"was made by scorer {shard.stamp.identity}, which is not the one of its folder"])
         self._links.stale(
             pairs, [shard for shard in scores if shard.stamp.input != pairs.file.sha256()], of=len(scores)
         )
@@ -364,20 +362,22 @@ class Walk:
     def _check_view(self, view: Opened, pairs: Opened, scores: list[Opened]) -> None:
         first = self._identities.setdefault(view.step.name, view.stamp.identity)
         if view.stamp.identity != first:
-            self._say(view, ["was made by other rules than the shards before it"])
+            self._report(view, ["was made with other rules than the shards before it"])
         if view.rejected is not None or not view.stamp.rejected:
-            self._say(view, ledgers.differences(pairs.ids, view.ids, view.rejected_ids))
+            self._report(view, ledgers.differences(pairs.ids, view.ids, view.rejected_ids))
         made = self._links.view(view, pairs, scores, self._layout.scores)
         if made is not None and self._deep:
-            self._say(view, ledgers.wrong_rows(pairs.table, [each.table for each in made], view.table, view.rejected))
+            self._report(
+                view, ledgers.wrong_rows(pairs.table, [each.table for each in made], view.table, view.rejected)
+            )
 
-    def _say(self, shard: Opened, found: Iterable[str]) -> None:
+    def _report(self, shard: Opened, found: Iterable[str]) -> None:
         for what in found:
             self._book.damage(shard.file.path, what)
 
 
 def _counting(step: StepFiles, shards: int | None, *, first: bool) -> StepTotals:
-    """The sums of a step, in the unit that it counts."""
+    """Totals of a step, still zero, with the unit that it counts."""
     if step.name == "passages":
         return StepTotals(step.name, shards, "input rows", "made passages")
     if step.name == "generated":
@@ -393,7 +393,7 @@ def _retries(table: pa.Table) -> list[str | list[str] | None]:
 
 
 def _other_texts(pairs: pa.Table, passages: pa.Table) -> Iterable[str]:
-    """Pairs whose passage is not the one at their position."""
+    """Columns in which pairs differ from the passage at their position."""
     place = {position: n for n, position in enumerate(passages["position"].to_pylist())}
     rows = [place.get(int(each.partition("-")[0])) for each in pairs["id"].to_pylist()]
     if None in rows:
@@ -401,4 +401,4 @@ def _other_texts(pairs: pa.Table, passages: pa.Table) -> Iterable[str]:
     taken = passages.take(pa.array(rows, pa.int64()))
     for mine, theirs in (("passage", "text"), ("passage_id", "id"), ("source", "source")):
         if mine in pairs.column_names and not pairs[mine].equals(taken[theirs].cast(pairs[mine].type)):
-            yield f"column {mine} is not that of its passages"
+            yield f"column {mine} differs from its passages"

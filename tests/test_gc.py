@@ -93,7 +93,7 @@ def test_a_run_at_work_keeps_all_it_may_need(out: Path) -> None:
         age(out)
         result = collect(out, Wanted(scores=True, age=0))
         assert names(out) >= left - {"wip/generated-00000001.jnl", "tmp/00000001.parquet.0123"}
-        assert any("held by a process" in line for line in result.left)
+        assert any("a process has locked" in line for line in result.left)
         with pytest.raises(JobError):
             collect(out, Wanted(view="strict"))
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import shlex
 from abc import abstractmethod
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import Field, field_validator
@@ -74,8 +75,8 @@ class Export(Stage):
         """README.md with the Hub's front matter; None where the format has none."""
         return None
 
-    def render(self, template: str, facts: Facts, **values: Any) -> str:
-        """Fill in a template of `exports/templates` from the facts, the prompt, length limits and `values`."""
+    def render(self, template: str, facts: Facts, values: Mapping[str, object] | None = None) -> str:
+        """Fill in a template of `exports/templates` from the facts, the prompt and `values`."""
         held_out = next((split for split in facts.counts.rows if split != "train"), None)
         common = {
             "facts": facts,
@@ -85,7 +86,7 @@ class Export(Stage):
             "temperature": f"{TEMPERATURE:g}",
             "scale": f"{1 / TEMPERATURE:g}",
         }
-        return _environment().get_template(template).render(common | values)
+        return _environment().get_template(template).render(common | dict(values or {}))
 
 
 class Benchmark(Export):

@@ -43,7 +43,7 @@ class Beir(Benchmark):
 
     def train(self, facts: Facts) -> str:
         """How to evaluate on it."""
-        return self.render("beir.md.j2", facts, split=self.evaluated(facts))
+        return self.render("beir.md.j2", facts, {"split": self.evaluated(facts)})
 
 
 def _tsv(*values: str) -> str:

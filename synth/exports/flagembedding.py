@@ -47,7 +47,7 @@ class FlagEmbedding(Export):
         query_tokens = tokens(facts.counts.query_bytes + len(prompt) + len(form))
         passage_tokens = tokens(facts.counts.passage_bytes)
         values = {"prompt": prompt, "form": form, "query_tokens": query_tokens, "passage_tokens": passage_tokens}
-        return self.render("flagembedding.md.j2", facts, **values)
+        return self.render("flagembedding.md.j2", facts, values)
 
     def _prompt(self, instruction: str) -> tuple[str, str]:
         """The prompt and the format that puts it before the query; empty where the template is bare."""

@@ -38,7 +38,7 @@ class MsSwift(Export):
         """Environment and command; defaults of ms-swift that do not fit are named."""
         passage, query = facts.counts.passage_bytes, facts.counts.query_bytes
         limits = {"passage_tokens": tokens(passage), "both_tokens": tokens(passage + query)}
-        return self.render("ms_swift.md.j2", facts, **limits)
+        return self.render("ms_swift.md.j2", facts, limits)
 
 
 def _message(role: str, text: str) -> list[dict[str, str]]:

@@ -61,7 +61,8 @@ class Mteb(Benchmark):
         if not words or words[0][0].isdigit():
             words = ["Synth", *words]
         task = "".join(each.title() for each in words) + "Retrieval"
-        return self.render("mteb.md.j2", facts, split=self.evaluated(facts), languages=languages, task=task)
+        values = {"split": self.evaluated(facts), "languages": languages, "task": task}
+        return self.render("mteb.md.j2", facts, values)
 
 
 def _mteb_code(code: str) -> str:

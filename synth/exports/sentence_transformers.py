@@ -42,7 +42,7 @@ class SentenceTransformers(Export):
         for batch in source.batches(facts.shape):
             files.table(f"data/{batch.split}", _texts(batch, facts.shape.least), self.part_size)
             files.table(f"meta/{batch.split}", meta(batch, one_answer=True), self.part_size)
-        files.text("train.py", self.render("train.py.j2", facts, tokens=self._tokens(facts)))
+        files.text("train.py", self.render("train.py.j2", facts, {"tokens": self._tokens(facts)}))
 
     def card(self, facts: Facts) -> str:
         """Two configurations, row by row the same."""
@@ -54,7 +54,9 @@ class SentenceTransformers(Export):
 
     def train(self, facts: Facts) -> str:
         """The script's settings, and why."""
-        return self.render("sentence_transformers.md.j2", facts, n=facts.shape.least, tokens=self._tokens(facts))
+        return self.render(
+            "sentence_transformers.md.j2", facts, {"n": facts.shape.least, "tokens": self._tokens(facts)}
+        )
 
     def _tokens(self, facts: Facts) -> int:
         prompt = len(self.prompt(facts.instruction).encode())

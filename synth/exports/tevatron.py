@@ -62,7 +62,7 @@ class Tevatron(Export):
         """The command of Tevatron 0.1.0."""
         query = facts.counts.query_bytes + len(self.prompt(facts.instruction))
         limits = {"query_tokens": tokens(query), "passage_tokens": tokens(facts.counts.passage_bytes)}
-        return self.render("tevatron.md.j2", facts, **{name: min(_ROOM, limit) for name, limit in limits.items()})
+        return self.render("tevatron.md.j2", facts, {name: min(_ROOM, limit) for name, limit in limits.items()})
 
 
 def _passage(name: str, title: str, text: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""From candidates to negatives: each is compared with the positives and shown to the reranker before it is taken."""
+"""From candidates to negatives: each is compared with the positives and checked by the reranker."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ from synth.stage import ChatModel, Encoder, Reranker
 from synth.types import MinedPair, Negative
 
 FLOOR = 0.5
-"""Cosine with the positive below which words are not compared: no encoder puts a light edit so far away."""
+"""Words are only compared above this cosine with the positive: no encoder puts a lightly edited copy below it."""
 
 _RUN = 3
 _FEW = 0.3
-"""Share of the pieces between spaces below which two texts cannot be near-equal, whatever their punctuation does."""
+"""Share of common space-separated pieces below which two texts cannot be near-equal, whatever their punctuation."""
 _SPACED = 20
-"""Characters a piece up to which a text counts as written with spaces."""
+"""Average length of pieces, in characters, up to which a text counts as written with spaces."""
 
 
 def near_equal(passage: str, positive: str, threshold: float) -> bool:
-    """Whether the words of one are those of the other to the extent `threshold`.
+    """Whether two texts share their words to the extent `threshold`.
 
-    Either their sets of words overlap so far (Jaccard), or that share of the word triples of the shorter one stands in
-    the longer one, as of a chunk in its document. Where a script has no spaces between words, characters count.
+    Either their sets of words overlap that much (Jaccard), or the longer text contains that share of the word triples
+    of the shorter one, as a document contains a chunk. In scripts without spaces between words, characters count.
     """
-    if _strange(passage, positive):
+    if _clearly_different(passage, positive):
         return False
     words, others = _set(passage, 1), _set(positive, 1)
     shared = _shared(words, others)
     if shared >= threshold * (words.size + others.size - shared):
         return True
     if shared < threshold * threshold * min(words.size, others.size):
-        return False  # triples cannot be shared without their words; repeated words are what the square allows for
+        return False  # shared triples need shared words; the square allows for repeated ones
     runs, others = _set(passage, _RUN), _set(positive, _RUN)
     return _shared(runs, others) >= threshold * min(runs.size, others.size)
 
 
-def _strange(passage: str, positive: str) -> bool:
-    """Whether one look at the pieces between spaces shows that the texts differ."""
+def _clearly_different(passage: str, positive: str) -> bool:
+    """A cheap check: whether the pieces between spaces already show that the texts differ."""
     pieces, others = _pieces(passage), _pieces(positive)
     least = min(len(pieces), len(others))
     if least * _SPACED < min(len(passage), len(positive)):
@@ -73,11 +73,11 @@ def _shared(a: Shingles, b: Shingles) -> int:
 Source = Literal["mined", "written", "given", "random"]
 
 _DRAWS = 20
-"""Random passages looked at for each that is missing."""
+"""Random passages to try for each missing negative."""
 
 
 class Candidate(NamedTuple):
-    """What may become a negative: row `row` of the corpus, or a text with a vector of its own."""
+    """A possible negative: row `row` of the corpus, or a text with its own vector."""
 
     rank: int | None
     score: float
@@ -90,7 +90,7 @@ class Candidate(NamedTuple):
 
 @dataclass(slots=True)
 class Pool:
-    """The candidates of one item, in the order in which they are tried; `refused` says what it left out."""
+    """The candidates of one item, in the order in which they are tried; `refused` counts what was ruled out before."""
 
     candidates: Sequence[Candidate] = ()
     refused: Counter[str] = field(default_factory=Counter)
@@ -105,7 +105,7 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """What choosing works with. `memory` keeps the answers of models until the shard is done."""
+    """Selects negatives from candidates. `memory` keeps the answers of models until the shard is done."""
 
     options: Negatives
     corpus: Corpus
@@ -116,7 +116,7 @@ class Selector:
     memory: AnswerCache | None = None
 
     async def choose(self, items: Sequence[Item], pools: Sequence[Pool]) -> list[MinedPair]:
-        """Go through each pool until its item has enough, all items side by side; then fill up, if that is asked."""
+        """Go through each pool until its item has enough, all items in parallel; fill up if `on_short` says so."""
         found = [MinedPair(refused=Counter(pool.refused)) for pool in pools]
         await self._rounds(items, pools, found)
         if self.options.on_short == "fill":
@@ -128,7 +128,7 @@ class Selector:
         return found
 
     async def judged(self, items: Sequence[Item], texts: Sequence[Sequence[str]], source: Source) -> list[Pool]:
-        """Texts that no search found as candidates, as far as the score rules let them; embedded in one call."""
+        """Candidates from texts that are not search results: those that pass the score rules; embedded in one call."""
         distinct = list(dict.fromkeys(text for each in texts for text in each))
         vectors = {}
         if distinct:
@@ -158,7 +158,7 @@ class Selector:
         while taken := [
             (n, candidate) for n, pool in enumerate(pools) for candidate in pool.take(wanted - len(found[n].negatives))
         ]:
-            alike = self._likeness(items, taken)
+            alike = self._cosines(items, taken)
             asked = []
             for (n, candidate), cosines in zip(taken, alike, strict=True):
                 text = candidate.text or self.corpus.text(candidate.row)
@@ -171,7 +171,7 @@ class Selector:
                 self._place(found[n], self._negative(items[n], candidate, text, verdict))
 
     def _place(self, found: MinedPair, each: Negative) -> None:
-        """By the reranker's verdict, where there is one; without a verdict from it, it is refused."""
+        """Decide by the reranker's score; if it gives none (NaN), refuse."""
         verdict, promote = each.reranker, self.options.promote_above
         if verdict is None:
             found.negatives.append(each)
@@ -191,7 +191,7 @@ class Selector:
             text, passage_id, each.rank, each.score, item.min_positive_score - each.score, verdict, each.source
         )
 
-    def _likeness(self, items: Sequence[Item], taken: Sequence[tuple[int, Candidate]]) -> list[NDArray[np.float64]]:
+    def _cosines(self, items: Sequence[Item], taken: Sequence[tuple[int, Candidate]]) -> list[NDArray[np.float64]]:
         """Cosines of each candidate with every known positive of its item."""
         if self.options.near is None and self.options.near_cosine is None:
             return [np.empty(0)] * len(taken)
@@ -222,7 +222,7 @@ class Selector:
         return [math.nan if score is None else score for score in scores]
 
     def _random(self, item: Item, found: MinedPair) -> Pool:
-        """Passages drawn from the whole corpus that break no score rule, for an item that has too few."""
+        """Random passages of the corpus that pass the score rules, for an item that has too few negatives."""
         missing = self.options.num_negatives - len(found.negatives)
         if missing <= 0:
             return Pool()

@@ -1,8 +1,7 @@
 """Passages ranked by their words (BM25), and rankings joined by reciprocal rank.
 
-Tokens are words where spaces part words; where they do not, single characters and pairs of neighbours, which need no
-dictionary and serve every script. Robertson & Zaragoza 2009 (BM25, in Lucene's form); Cormack et al. 2009 (fusion with
-k = 60).
+Tokens are words in scripts with spaces; in others, single characters and pairs of neighbours, which need no dictionary.
+Robertson & Zaragoza 2009 (BM25, in Lucene's form); Cormack et al. 2009 (fusion with k = 60).
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _FUSION = 60
 
 
 def terms(text: str) -> list[str]:
-    """What a text is found by: casefolded words, and characters with pairs of neighbours in unspaced scripts."""
+    """Search terms of a text: casefolded words, in unspaced scripts characters and pairs of neighbours."""
     words = tokens(text)
     pairs = [a + b for a, b in pairwise(words) if len(a) == len(b) == 1 and not (a + b).isascii()]
     return words + pairs
@@ -32,9 +31,9 @@ def terms(text: str) -> list[str]:
 def lexical(
     corpus: Corpus, queries: Sequence[str], vectors: NDArray[np.float32], depth: int, excluded: Excluded
 ) -> Hits:
-    """The `depth` best passages of each query by BM25, those without a common term left out, with their cosines.
+    """The `depth` best passages of each query by BM25 with their cosines; passages must share a term with the query.
 
-    Equal ones in the order of the rows. Raises JobError without the package bm25s.
+    Ties are in row order. Raises JobError without the package bm25s.
     """
     model, vocabulary = _index(corpus)
     rows = np.full((len(queries), depth), -1, np.int64)
@@ -54,7 +53,7 @@ def lexical(
 
 
 def fused(rankings: Sequence[Hits]) -> Hits:
-    """One ranking by the sum of 1 / (60 + rank), as deep as the first; of equal sums the lower row comes first."""
+    """One ranking by the sum of 1 / (60 + rank), as deep as the first; ties are in row order."""
     depth = rankings[0].rows.shape[1]
     rows = np.full_like(rankings[0].rows, -1)
     scores = np.full(rows.shape, -np.inf)
@@ -75,7 +74,7 @@ def fused(rankings: Sequence[Hits]) -> Hits:
 
 
 def _with_cosines(rows: NDArray[np.int64], vectors: NDArray[np.float32], corpus: Corpus) -> Hits:
-    """Cosines of what was found; a passage without a vector is left out, as no rule could judge it."""
+    """Add the cosines; drops passages without a vector, which the score rules cannot judge."""
     query, place = np.nonzero(rows >= 0)
     scores = np.full(rows.shape, -np.inf)
     scores[query, place] = products(vectors, query, corpus, rows[query, place])
@@ -90,14 +89,12 @@ _built: dict[Any, tuple[Any, dict[str, int]]] = {}
 
 
 def _index(corpus: Corpus) -> tuple[Any, dict[str, int]]:
-    """The BM25 index of a corpus, built once per process and held in memory: about 8 bytes a term of a passage."""
+    """The BM25 index of a corpus, built once per process and kept in memory: about 8 bytes per term of a passage."""
     if corpus not in _built:
         try:
             import bm25s  # noqa: PLC0415 - an extra
         except ImportError as exc:
-            raise JobError(
-                f"mined: ranking by words needs a package: {exc}.", "Run `pip install 'synth[mine]'`."
-            ) from exc
+            raise JobError(f"mined: BM25 needs a package: {exc}.", "Run `pip install 'synth[mine]'`.") from exc
         vocabulary: dict[str, int] = {}
         ids = [[vocabulary.setdefault(term, len(vocabulary)) for term in terms(text)] for text in corpus.texts()]
         model = bm25s.BM25(k1=_K1, b=_B)

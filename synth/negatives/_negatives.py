@@ -1,4 +1,4 @@
-"""What every source of negatives is: its options, and two methods."""
+"""What all sources of negatives share: options, and the two methods that a source implements."""
 
 from __future__ import annotations
 
@@ -31,35 +31,37 @@ def _reranker(value: object) -> object:
 
 
 class Negatives(Stage):
-    """Base of all sources of negatives: how many, and what may not be one."""
+    """Base of all sources of negatives: how many to find, and what must not be a negative."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"encoder"})
-    """Fields of `Services` that must be there."""
+    """Fields of `Services` that it requires."""
     advice: ClassVar[str] = "raise --max-score, or lower --absolute-margin"
-    """What to try where no pair got a negative."""
+    """What to try if no pair got a negative."""
 
     num_negatives: Annotated[int, Field(ge=1, le=1000)] = 5
-    """Negatives of each pair."""
+    """Negatives per pair."""
     max_score: Cosine | None = 0.8
-    """No negative has a greater cosine with the query; null for no such rule."""
+    """Maximum cosine of a negative with the query; null for no limit."""
     min_score: Cosine | None = None
-    """No negative has a lower one."""
+    """Minimum cosine of a negative with the query."""
     absolute_margin: Annotated[float, Field(ge=0, le=2)] | None = 0.1
-    """A negative's cosine is at least this much below that of the query's least similar positive."""
+    """Minimum distance of a negative's cosine below that of the query's least similar positive."""
     relative_margin: Share | None = None
-    """The same as a share of the positive's cosine."""
+    """The same, as a share of the positive's cosine."""
     near: Annotated[float, Field(gt=0, le=1)] | None = 0.8
-    """A passage whose words are those of a positive to this extent is near-equal to it; null compares no words."""
+    """Word overlap with a positive from which a passage counts as a copy of it; null compares no words."""
     near_cosine: Cosine | None = 0.98
-    """So is one whose cosine with a positive is at least this."""
+    """Cosine with a positive from which a passage counts as a copy of it."""
     reranker: Annotated[SerializeAsAny[Stage] | None, BeforeValidator(_reranker)] = None
-    """Checks what is left: {use: vllm_server, model: …, base_urls: […]}; see `synth list rerank`."""
+    """Checks the remaining candidates: {use: vllm_server, model: …, base_urls: […]}; see `synth list rerank`."""
     reject_above: Share = 0.5
-    """A passage to which the reranker gives more than this is no negative."""
+    """A passage with a higher reranker score than this is not a negative."""
     promote_above: Share | None = 0.9
-    """One to which it gives more than this is a further positive of the pair; null for none."""
+    """A passage with a higher score than this becomes an extra positive of the pair; null for never."""
+    same_document: bool = False
+    """Allow other chunks of the positive's document as negatives."""
     on_short: Literal["keep", "drop", "fill"] = "keep"
-    """A pair with too few: keep it as it is, drop it (it goes to `rejected/`), or fill with random passages."""
+    """What to do with a pair that has too few: keep it, drop it (to `rejected/`), or fill it with random passages."""
 
     def identity(self) -> dict[str, Any]:
         """The options, without where the reranker runs."""
@@ -71,36 +73,36 @@ class Negatives(Stage):
         return ScoreRules(self.max_score, self.min_score, self.absolute_margin, self.relative_margin)
 
     def open(self, client: ClientSettings, instruction: str) -> Mapping[str, ChatModel | Encoder | Reranker]:
-        """The models of its own, by field of `Services`; whoever opens them closes them."""
+        """Its own models, by field of `Services`; the caller closes them."""
         opener: Any = self.reranker
         return {} if opener is None else {"reranker": opener.open(client, instruction)}
 
     def corpus_problem(self, passages: int) -> tuple[str, str] | None:
-        """Why a corpus of so many passages can give no pair a negative, and the cure; None where it can."""
-        return None if passages > 1 else (f"the corpus has {passages} passages", "Name a larger one with --corpus.")
+        """Why a corpus of this size yields no negatives, and what to do; None if it can."""
+        return None if passages > 1 else (f"the corpus has {passages} passages", "Give a larger one with --corpus.")
 
     def column_problem(self, names: Sequence[str]) -> tuple[str, str] | None:  # noqa: ARG002 - for sources that read some
-        """Why pairs with these columns can get nothing from it, and the cure; None where they can."""
+        """Why pairs with these columns yield no negatives, and what to do; None if they can."""
         return None
 
     def columns(self, names: Sequence[str]) -> list[str]:  # noqa: ARG002 - for sources that read some
-        """Those of a pair's columns that it reads, beside query and passage."""
+        """The columns of a pair that it reads, besides query and passage."""
         return []
 
     def supplied(self, row: Mapping[str, Any]) -> tuple[str, ...]:  # noqa: ARG002 - as above
-        """The negatives that these columns of a pair hold."""
+        """The negatives in these columns of a pair."""
         return ()
 
     @abstractmethod
     def search(self, items: Sequence[Item], corpus: Corpus, most: int) -> Sequence[Pool]:
-        """What each item may choose from; many items at once pay for one pass over the corpus.
+        """The candidates of each item; many items share one pass over the corpus.
 
-        `most` is the greatest number of positives that a query of the whole run has.
+        `most` is the largest number of positives of a query in the whole run.
         """
 
     @abstractmethod
     async def choose(self, items: Sequence[Item], pools: Sequence[Pool], selector: Selector) -> Sequence[MinedPair]:
-        """The negatives of each item. Raises what the models raise when they end a run."""
+        """The negatives of each item. Raises the errors of the models that end a run."""
 
 
 Rows = NDArray[np.int64]
@@ -128,7 +130,7 @@ class Item:
 
 
 class Positives:
-    """The rows of each query's passages, queries compared without case, white space and form: 16 bytes a pair."""
+    """The rows of each query's passages; ignores case, white space and Unicode form; 16 bytes per pair."""
 
     def __init__(self, pairs: Iterable[tuple[NDArray[np.uint64], Rows]]) -> None:
         parts = list(pairs)
@@ -146,16 +148,16 @@ class Positives:
 
     @property
     def most(self) -> int:
-        """The greatest number of pairs of one query."""
+        """The largest number of pairs of one query."""
         return int(np.unique(self._queries, return_counts=True)[1].max(initial=0))
 
 
 def query_keys(queries: Iterable[str]) -> NDArray[np.uint64]:
-    """What queries are compared by; two that differ share a key once in 10^19 pairs."""
+    """64-bit hashes of queries; two different ones collide once in 10^19 pairs."""
     return np.array([query_key(query) for query in queries], np.uint64)
 
 
 def query_key(query: str) -> int:
-    """One of them."""
+    """The hash of one query without case, white space and Unicode form."""
     folded = " ".join(unicodedata.normalize("NFKC", query).casefold().split())
     return int.from_bytes(blake2b(folded.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")

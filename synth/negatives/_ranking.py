@@ -1,4 +1,4 @@
-"""Which of the passages that a query found may be its negatives: rank window and score rules, as pure functions.
+"""Which search results of a query may be its negatives: rank window and score rules, as pure functions.
 
 With `window="after"` the outcome is that of `mine_hard_negatives` of sentence-transformers 6.2 over the same vectors.
 """
@@ -18,7 +18,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class ScoreRules:
-    """Thresholds on cosines; None for a rule that does not hold."""
+    """Thresholds on cosines; None for a rule that is off."""
 
     max_score: float | None = None
     min_score: float | None = None
@@ -26,7 +26,7 @@ class ScoreRules:
     relative_margin: float | None = None
 
     def refusals(self, scores: Scores, lowest: Scores) -> list[tuple[str, Mask]]:
-        """For each rule the scores that break it; `lowest` is the least cosine of a positive, (n,) or (n, 1).
+        """For each rule, the scores that break it; `lowest` is the least cosine of a positive, (n,) or (n, 1).
 
         Strict as in sentence-transformers: a score exactly at a threshold passes.
         """
@@ -43,13 +43,13 @@ class ScoreRules:
 
     @property
     def need_more(self) -> bool:
-        """Whether they may refuse much of what is nearest."""
+        """Whether a rule may refuse many of the nearest passages."""
         return any(each is not None for each in (self.max_score, self.absolute_margin, self.relative_margin))
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The ranks `low` to `high` (exclusive, counted from 0) among what is left before or after the score rules."""
+    """The ranks `low` to `high` (exclusive, from 0), counted before the score rules or among what they leave."""
 
     low: int
     high: int
@@ -57,19 +57,19 @@ class Window:
 
     @classmethod
     def of(cls, bounds: tuple[int, int | None], when: Literal["before", "after"], room: int) -> Window:
-        """With no upper bound the window ends `room` ranks after its first one."""
+        """Without an upper bound the window has `room` ranks."""
         low, high = bounds
         return cls(low, low + room if high is None else high, when)
 
 
 def band(left: Mask, window: Window) -> Mask:
-    """Of what is left for each query, in rank order, the places in the window: bool (n, k)."""
+    """Which of the remaining hits of each query, in rank order, are in the window: bool (n, k)."""
     place = left.cumsum(axis=1)
     return np.asarray(left & (place > window.low) & (place <= window.high))
 
 
 def margin(hits: Hits, left: Mask, lowest: Scores, rules: ScoreRules) -> tuple[Mask, dict[str, NDArray[np.int64]]]:
-    """What passes the score rules, and how many of each query every rule was the first to refuse: (n, k) and (n,)."""
+    """Which hits pass the score rules, and per query how many each rule was the first to refuse: (n, k) and (n,)."""
     refused = {}
     for reason, broken in rules.refusals(hits.scores, lowest[:, None]):
         refused[reason] = np.asarray((left & broken).sum(axis=1), np.int64)
@@ -80,7 +80,7 @@ def margin(hits: Hits, left: Mask, lowest: Scores, rules: ScoreRules) -> tuple[M
 def candidates(
     hits: Hits, positive: Mask, lowest: Scores, rules: ScoreRules, window: Window
 ) -> tuple[Mask, dict[str, NDArray[np.int64]]]:
-    """What may be drawn from, and how many were refused, by reason; `positive` marks hits that are known positives."""
+    """The possible negatives, and how many hits were refused, by reason; `positive` marks known positives."""
     found = hits.rows >= 0
     refused = {"positive": np.asarray((found & positive).sum(axis=1), np.int64)}
     left = found & ~positive

@@ -17,22 +17,22 @@ _COLUMN = re.compile(r"(input_)?(neg|negatives?|negative_[0-9]+|negative_message
 
 
 class Given(Negatives):
-    """The negatives in the data's own columns, checked like any other, in the order in which they stand there.
+    """The negatives in the data's own columns, checked like any other, in their order.
 
-    Columns are `neg` or `negatives` with a list of texts, `negative`, `negative_1` and so on with one, and ms-swift's
-    `negative_messages`. Rows of a negative label are no columns: let `mined` find those passages.
+    Columns are `neg` or `negatives` with a list of texts, `negative`, `negative_1` and so on with one text each, and
+    ms-swift's `negative_messages`. Rows with a negative label are not read here; `mined` finds their passages.
     """
 
-    advice: ClassVar[str] = "raise --max-score, lower --absolute-margin, or look for others with --use mined"
+    advice: ClassVar[str] = "raise --max-score, lower --absolute-margin, or find others with --use mined"
 
     def column_problem(self, names: Sequence[str]) -> tuple[str, str] | None:
         """Pairs without such a column have no negatives to take."""
         if self.columns(names):
             return None
-        return "no column of the pairs holds negatives (neg, negatives, negative_1 …)", "Look for some: --use mined"
+        return "the pairs have no column of negatives (neg, negatives, negative_1 …)", "Find some: --use mined"
 
     def columns(self, names: Sequence[str]) -> list[str]:
-        """Those of the names that hold negatives."""
+        """The columns of negatives among the names."""
         return [name for name in names if _COLUMN.fullmatch(name)]
 
     def supplied(self, row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -40,11 +40,11 @@ class Given(Negatives):
         return tuple(dict.fromkeys(text for name in self.columns([*row]) for text in _texts(row[name])))
 
     def corpus_problem(self, passages: int) -> tuple[str, str] | None:
-        """Any corpus will do."""
-        return None if passages else ("the corpus has no passage", "Name one with --corpus.")
+        """Any corpus with a passage is enough."""
+        return None if passages else ("the corpus has no passage", "Give one with --corpus.")
 
-    def search(self, items: Sequence[Item], corpus: Corpus, most: int) -> Sequence[Pool]:  # noqa: ARG002 - it searches nothing
-        """Nothing: they are there."""
+    def search(self, items: Sequence[Item], corpus: Corpus, most: int) -> Sequence[Pool]:  # noqa: ARG002 - it needs no search
+        """Nothing to search."""
         return [Pool() for _ in items]
 
     async def choose(self, items: Sequence[Item], pools: Sequence[Pool], selector: Selector) -> Sequence[MinedPair]:  # noqa: ARG002 - they are empty

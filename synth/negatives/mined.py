@@ -1,4 +1,4 @@
-"""Negatives out of the corpus: the passages nearest to the query, by vectors, by words, or by both."""
+"""Negatives from the corpus: the passages nearest to the query by cosine, BM25 or both."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from synth.types import MinedPair
 __all__ = ["Mined"]
 
 _ROOM = 10
-"""With no upper end of the window and rules that may refuse much: so many ranks for each negative."""
+"""Ranks per negative, for a window without an upper end and rules that may refuse many passages."""
 _MOST_HITS = 1 << 22
-"""Of one pass over the corpus: what it holds in memory, at 16 bytes each and as much again while sorting."""
+"""Of one pass over the corpus, which keeps them in memory: 16 bytes each, twice that while sorting."""
 
 
 def _range(value: object) -> object:
@@ -36,27 +36,25 @@ def _range(value: object) -> object:
 
 
 class Mined(Negatives):
-    """Passages of the corpus that stand near the query and are no answer to it.
+    """Passages of the corpus that are near the query but do not answer it.
 
-    All passages are ranked for each query, exactly; known positives and other chunks of their documents stand outside.
-    The score rules read cosines, whatever ranks. See docs/negatives.md for the window, with an example.
+    All passages are ranked for each query, exactly and without known positives and other chunks of their documents.
+    The score rules read cosines, whatever the ranking. See docs/negatives.md for the window, with an example.
     """
 
     advice: ClassVar[str] = "lower --range, raise --max-score, or lower --absolute-margin"
 
     by: Literal["bm25", "dense", "hybrid"] = "dense"
-    """What ranks: cosine, BM25 (needs the extra `mine`), or both by reciprocal rank."""
+    """The ranking: BM25 (needs the extra `mine`), dense (cosine), or hybrid, both by reciprocal rank fusion."""
     range: Annotated[tuple[Annotated[int, Field(ge=0)], int | None], BeforeValidator(_range), Field(strict=False)] = (
         20,
         50,
     )
-    """`20:50` passes over the 20 nearest and draws from the 30 after them; `20:` ends where enough should be found."""
+    """`20:50` skips the 20 nearest and draws from the next 30; `20:` ends where enough should be found."""
     window: Literal["before", "after"] = "after"
     """Whether ranks count before the score rules or among what they leave, as sentence-transformers does."""
     strategy: Literal["top", "random"] = "top"
-    """The nearest of those in the window, or a draw with the pair's own seed."""
-    same_document: bool = False
-    """Let other chunks of the positive's document be negatives."""
+    """The nearest in the window, or a random draw with the pair's own seed."""
 
     @model_validator(mode="after")
     def _fits(self) -> Mined:
@@ -68,11 +66,14 @@ class Mined(Negatives):
         return self
 
     def corpus_problem(self, passages: int) -> tuple[str, str] | None:
-        """A corpus that ends before the window begins gives no pair anything."""
+        """The corpus must reach beyond the start of the window."""
         if passages - 1 > self.range[0] or (self.on_short == "fill" and passages > 1):
             return None
         what = f"the corpus has {passages} passages, and the window begins after {self.range[0]} of them"
-        return what, f"Lower it, for example --range 0:{max(passages, self.num_negatives)}, or give more with --corpus."
+        return (
+            what,
+            f"Lower it, for example --range 0:{max(passages, self.num_negatives)}, or give a larger one with --corpus.",
+        )
 
     def search(self, items: Sequence[Item], corpus: Corpus, most: int) -> Sequence[Pool]:
         """The candidates of each item by rank; items of one query share them."""
@@ -125,7 +126,7 @@ class Mined(Negatives):
         return fused((retrieve(queries, corpus, depth, excluded), words))
 
     def _ordered(self, item: Item, pool: Pool, seed: int) -> Pool:
-        """The same candidates in the order in which this very pair tries them."""
+        """The same candidates in the order in which this pair tries them."""
         drawn = list(pool.candidates)
         if self.strategy == "random":
             item_random(seed, "negatives", item.position, item.slot).shuffle(drawn)

@@ -50,7 +50,7 @@ def schema(count: int) -> JsonSchema:
 
 
 class WriterPrompt:
-    """Templates of one folder: `system.j2`, which never varies, and `write.j2` with passage, query and number."""
+    """The templates of a folder: `system.j2`, which is fixed, and `write.j2` with passage, query and count."""
 
     def __init__(self, folder: Path, files: Mapping[str, bytes]) -> None:
         self.sha256 = hashlib.sha256(b"\0".join(files[name] for name in _FILES)).hexdigest()
@@ -59,7 +59,7 @@ class WriterPrompt:
         self._templates.check_names("write.j2", {"passage": "", "query": "", "count": 1})
         for variable in ("passage", "query"):
             if not self._templates.mentions("write.j2", variable):
-                raise JobError(f"{folder / 'write.j2'}: the {variable} is not in it.", f"Add {{{{ {variable} }}}}.")
+                raise JobError(f"{folder / 'write.j2'}: does not use the {variable}.", f"Add {{{{ {variable} }}}}.")
 
     @classmethod
     def load(cls, name: str) -> WriterPrompt:
@@ -68,12 +68,14 @@ class WriterPrompt:
         try:
             return cls(folder, {file: (folder / file).read_bytes() for file in _FILES})
         except OSError as exc:
-            raise JobError(f"{exc.filename}: {exc.strerror}.", "`prompts:` of `written` names a folder.") from exc
+            raise JobError(
+                f"{exc.filename}: {exc.strerror}.", "`prompts:` of `written` must name a folder of templates."
+            ) from exc
         except UnicodeDecodeError as exc:
             raise JobError(f"{folder}: a template is not UTF-8 ({exc}).") from exc
 
     def messages(self, query: str, passage: str, count: int) -> tuple[tuple[str, str], ...]:
-        """Fixed text, then passage and query: all pairs of a passage share what stands before the query."""
+        """Fixed text, then passage and query, so that all pairs of a passage share a prefix."""
         values = {"passage": neutralise(passage)[0], "query": neutralise(query)[0], "count": count}
         return (
             ("system", self._templates.render("system.j2", {})),
@@ -91,7 +93,7 @@ def read_negatives(reply: ChatReply, count: int) -> list[str]:
         raise UnusableReply("empty", "the reply has no text")
     values = read_object(reply.text or "", lambda found: _KEY in found, repair=True).values
     if _KEY not in values:
-        raise UnusableReply("key", f"there is no {_KEY} among the keys {list(values)[:10]!r}")
+        raise UnusableReply("key", f"the keys {list(values)[:10]!r} lack {_KEY}")
     found = values[_KEY]
     if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
         raise UnusableReply("type", f"{_KEY} is not a list of texts")
@@ -102,7 +104,7 @@ def read_negatives(reply: ChatReply, count: int) -> list[str]:
 
 
 _FINAL = "filtered"
-"""The reason after which asking again gives the same."""
+"""A reason that makes another attempt useless."""
 
 
 def _llm(value: object) -> object:
@@ -110,45 +112,45 @@ def _llm(value: object) -> object:
 
 
 class Written(Negatives):
-    """Passages that a language model writes to look like an answer to the query and to be none.
+    """Passages that a language model writes to look like an answer to the query without answering it.
 
     They are checked like any other: against the positives, by the score rules and by the reranker. The model is the
-    job's own, or `llm: {use: vllm_server, …}` of this source; the prompt is `prompts/negatives`.
+    job's, or the `llm: {use: vllm_server, …}` of this source; the prompt is `prompts/negatives`.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"encoder", "chat"})
-    advice: ClassVar[str] = "`not_written` counts pairs to which the model gave no usable reply; see `refused`"
+    advice: ClassVar[str] = "`not_written` counts pairs without a usable reply of the model; see `refused`"
 
     llm: Annotated[SerializeAsAny[Stage] | None, BeforeValidator(_llm)] = None
-    """The writer and where it runs; null takes the job's `llm`."""
+    """The model that writes; null for the job's `llm`."""
     prompts: str = "negatives"
     """Folder with `system.j2` and `write.j2`; `negatives` is the shipped one."""
     attempts: Annotated[int, Field(ge=1, le=10)] = 3
-    """How often a pair is asked before it ends without written ones."""
+    """Attempts per pair before it gets no written negatives."""
     max_tokens: Annotated[int, Field(ge=32)] = 2048
-    """Room for one reply, which holds all negatives of a pair."""
+    """Token limit of a reply, which has all negatives of a pair."""
 
     def identity(self) -> dict[str, Any]:
-        """The options, with the templates as they are and without where the model runs."""
+        """The options, with the hash of the templates and without where the model runs."""
         own = None if self.llm is None else stage_identity(self.llm)
         return super().identity() | {"llm": own, "prompts": WriterPrompt.load(self.prompts).sha256}
 
     def open(self, client: ClientSettings, instruction: str) -> Mapping[str, ChatModel | Encoder | Reranker]:
-        """The reranker and the writer, where they are given."""
+        """The reranker and the writer, if given."""
         opener: Any = self.llm
         own = {} if opener is None else {"chat": opener.open(client)}
         return {**super().open(client, instruction), **own}
 
     def corpus_problem(self, passages: int) -> tuple[str, str] | None:
-        """Any corpus will do."""
-        return None if passages else ("the corpus has no passage", "Name one with --corpus.")
+        """Any corpus with a passage is enough."""
+        return None if passages else ("the corpus has no passage", "Give one with --corpus.")
 
-    def search(self, items: Sequence[Item], corpus: Corpus, most: int) -> Sequence[Pool]:  # noqa: ARG002 - it searches nothing
-        """Nothing: what is written is written when it is chosen."""
+    def search(self, items: Sequence[Item], corpus: Corpus, most: int) -> Sequence[Pool]:  # noqa: ARG002 - it needs no search
+        """Nothing to search; `choose` writes them."""
         return [Pool() for _ in items]
 
     async def choose(self, items: Sequence[Item], pools: Sequence[Pool], selector: Selector) -> Sequence[MinedPair]:  # noqa: ARG002 - they are empty
-        """What the model writes for each pair, as far as it passes the rules and checks."""
+        """What the model writes for each pair, if it passes the rules and checks."""
         if selector.chat is None:
             raise JobError("written: needs a language model.", "Add `llm` to it, or to the job.")
         writer = _Writer(self, selector.chat, WriterPrompt.load(self.prompts), selector.seed)
@@ -170,7 +172,7 @@ class _Writer:
     seed: int
 
     async def write(self, item: Item) -> list[str]:
-        """The first usable reply's passages; none after the last attempt or where the model will never answer."""
+        """The passages of the first usable reply; none after the last attempt or if the model refuses."""
         count = self.options.num_negatives
         for attempt in range(self.options.attempts):
             request = ChatRequest(

@@ -302,15 +302,12 @@ class Mining:
             known = self._known.of(query_key(query))
             position, _, slot = row["id"].partition("-")
             place = (int(position), int(slot or 0), index)
-            chunks = self._chunks(known)
-            chunks = np.setdiff1d(chunks, known, assume_unique=True) if len(chunks) else chunks
+            chunks = np.empty(0, np.int64)
+            if not options.same_document:
+                chunks = np.setdiff1d(self._corpus.chunks(known), known, assume_unique=True)
             texts = (query, row["passage"], vectors[query])
             items.append(Item(row["id"], *place, *texts, known, lowest[query], chunks, options.supplied(row)))
         return items, lost
-
-    def _chunks(self, known: Any) -> Any:
-        allowed = getattr(self.plan.options, "same_document", False)
-        return np.empty(0, np.int64) if allowed else self._corpus.chunks(known)
 
     def _min_positive_scores(self, queries: Sequence[str], vectors: Mapping[str, Any]) -> dict[str, float]:
         """For each query the lowest cosine of its positives in the view; infinite if none of them has a vector."""

@@ -93,6 +93,6 @@ def _nobody_was_asked():
 
 def test_pairs_that_brought_none_are_said_before_anything_is_mined(tmp_path):
     out = pairs(tmp_path, [{"query": "the ferry and its keeper", "passage": FERRY}])
-    with pytest.raises(JobError, match="no column of the pairs holds negatives"):
+    with pytest.raises(JobError, match="the pairs have no column of negatives"):
         mine(out, MineArgs(options=OPTIONS), as_json=True)
     assert not (out / "mined").exists()

@@ -18,7 +18,7 @@ from synth.runners.mining import MineArgs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-SCRIPTS = Path(__file__).parent / "trainers"
+SCRIPTS = Path(__file__).parents[1] / "trainers"
 TRAINERS = os.environ.get("SYNTH_TRAINERS", "")
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 

@@ -23,6 +23,7 @@ from synth.errors import OutputError, ServerRefused, SystemFault
 from synth.shards import disk
 from synth.sources.checks import FirstSeen
 from synth.stage import Encoder
+from synth.types import Notify
 
 Rows = NDArray[np.int64]
 Scores = NDArray[np.float64]
@@ -124,7 +125,7 @@ async def build(
     folder: Path,
     texts: Callable[[], Iterable[CorpusText]],
     encoder: Encoder,
-    notify: Callable[[str], None],
+    notify: Notify,
     check: Callable[[int], None] = lambda _: None,
 ) -> Corpus:
     """Build the index of a corpus in `folder` unless it exists; an interrupted build resumes at its part.
@@ -183,7 +184,7 @@ def _write_texts(index: Index, texts: Iterable[CorpusText]) -> Rows:
     return np.array([rows, empty, duplicates], "<i8")
 
 
-async def _embed(index: Index, rows: int, encoder: Encoder, notify: Callable[[str], None]) -> tuple[int, int]:
+async def _embed(index: Index, rows: int, encoder: Encoder, notify: Notify) -> tuple[int, int]:
     """Write the vectors of every part that has none yet; (width, passages without a vector)."""
     numbers = range(-(-rows // BLOCK))
     if not rows:
@@ -231,7 +232,7 @@ def usable(vectors: NDArray[Any], width: int) -> NDArray[np.float32]:
     return np.where(good, found / np.where(good, lengths, 1.0), 0.0).astype(np.float32)
 
 
-def _check_disk(index: Index, rows: int, width: int, parts: int, notify: Callable[[str], None]) -> None:
+def _check_disk(index: Index, rows: int, width: int, parts: int, notify: Notify) -> None:
     needed = min(parts * BLOCK, rows) * 2 * width + rows * 32
     free = shutil.disk_usage(index.folder).free
     size = f"{2 * rows * width / 1e6:,.1f} MB of vectors in {index.folder} ({free / 1e9:,.1f} GB free)"

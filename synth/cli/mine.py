@@ -162,7 +162,7 @@ def _facts(counts: Counts, options: Negatives) -> list[str]:
     fewer = f"{counts.too_few:,} with fewer (on_short: {options.on_short})"
     lines = [
         f"{counts.rows:,} pairs: {counts.full:,} with {wanted} negatives, {fewer}, {dropped:,} dropped",
-        f"{counts.negatives:,} negatives, {counts.promoted:,} extra positives",
+        f"{counts.negatives:,} negatives, {counts.extra_positives:,} extra positives",
         f"refused: {_listed(counts.refused)}",
     ]
     if counts.dropped:

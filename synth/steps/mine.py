@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from synth.sources import InputFile, PassageRow, inspect, read_passages
 from synth.stage import Encoder, Services
 from synth.steps.generate import JournaledChat
 from synth.tables import SCHEMA_VERSION, parted, with_columns
-from synth.types import MinedPair
+from synth.types import MinedPair, Notify
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +149,6 @@ def finished(run: Run, view: str) -> list[int]:
         )
     return sorted(done)
 
-
-Notify = Callable[[str], None]
 
 TOGETHER = 4096
 """Pairs that are searched in one pass over the corpus, in whole shards."""

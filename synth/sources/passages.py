@@ -84,7 +84,7 @@ def _carried_types(corpus: Corpus, file: InputFile, limits: ReadLimits) -> pa.Sc
     return pa.schema(fields)
 
 
-def read_passages(  # noqa: PLR0913 - the keyword-only ones are options
+def read_passages(
     corpora: Sequence[Corpus],
     files: Sequence[InputFile],
     limits: ReadLimits,

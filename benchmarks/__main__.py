@@ -66,6 +66,13 @@ def false_negatives(folder: Path) -> list[str]:
     return list(script("false_negatives", data)(folder))
 
 
+def prompt_tokens(folder: Path) -> list[str]:
+    wanted = ("SYNTH_QWEN3_TOKENIZER", "SYNTH_RETRIEVAL_DATA")
+    if missing := [name for name in wanted if not os.environ.get(name)]:
+        return [f"Left out: {missing[0]} is not set."]
+    return list(script("prompt_tokens")(folder))
+
+
 SECTIONS = {
     "client": Section("Client cost: 2,000 passages, one query each, 100 ms, 256 slots", client),
     "transport": Section("Transport and parsing alone", module("transport")),
@@ -73,6 +80,7 @@ SECTIONS = {
     "full": Section("Keeping a server full whose limit has to be found", module("full_server")),
     "several": Section("Several servers, one slow and one that dies", module("several_servers")),
     "prefix": Section("Prefix cache: prompt tokens that a real vLLM computes for a pair", module("prefix_cache")),
+    "prompt_tokens": Section("Prompt tokens a pair behind a perfect prefix cache", prompt_tokens),
     "local": Section("Local embedder beside SentenceTransformer.encode", module("local_path")),
     "keep": Section("A new view over scored rows", script("keep")),
     "ready_vectors": Section("Cosine from ready vectors", script("ready_vectors", "--folder", "{folder}")),

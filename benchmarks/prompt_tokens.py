@@ -1,0 +1,147 @@
+"""Prompt tokens a pair that a perfect prefix cache leaves to compute, counted exactly from the request bodies.
+
+Shipped templates beside the report's order of fields. A prompt's tokens are computed from the end of its longest
+common prefix with any earlier prompt. SYNTH_QWEN3_TOKENIZER names a tokenizer.json, SYNTH_RETRIEVAL_DATA a folder with
+cranfield/corpus.parquet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import polars as pl
+from measure import HERE
+from tokenizers import Tokenizer
+
+from synth.personas import load_library
+from synth.prompts import Prompts
+from synth.stage import ChatReply, ChatRequest
+from synth.tasks import TaskSettings, Writer
+from synth.tasks.retrieval import Retrieval
+from synth.types import Candidates, Passage
+
+PASSAGES = 800
+LAYOUTS = {
+    "the report's order": HERE / "report_prompts" / "retrieval",
+    "shipped": HERE.parent / "prompts" / "retrieval",
+}
+PERSONAS = HERE.parent / "personas" / "general.jsonl"
+
+
+class Recorder:
+    """Answers with choices drawn from the schema, and keeps every request."""
+
+    slots = 1
+
+    def __init__(self) -> None:
+        self.requests: list[ChatRequest] = []
+        self.replies: list[str] = []
+
+    async def complete(self, request: ChatRequest) -> ChatReply:
+        rng = random.Random(request.seed)  # noqa: S311 - sampling, not secrets
+        self.requests.append(request)
+        parts = request.schema["properties"]
+        found = {key: rng.choice(part["enum"]) for key, part in parts.items() if "enum" in part}
+        if "Query" in parts:
+            words = request.inputs.candidates.passage.text.split()  # type: ignore[union-attr] # a query has them
+            found["Query"] = " ".join(rng.sample(words, min(9, len(words))))
+        text = json.dumps(found, ensure_ascii=False)
+        if request.key.stage == "config":
+            self.replies.append(text)
+        return ChatReply(text, "stop", "recorder")
+
+    async def close(self) -> None:
+        pass
+
+
+def passages(data: Path) -> list[Candidates]:
+    rows = pl.read_parquet(data / "cranfield" / "corpus.parquet").filter(pl.col("text").str.len_chars() > 20)
+    people = load_library(PERSONAS).sentences
+    found = []
+    for n, row in enumerate(rows.head(PASSAGES).iter_rows(named=True)):
+        chosen = random.Random(n).sample(people, 5)  # noqa: S311 - as above
+        found.append(Candidates(Passage(n, row["id"], row["text"], "en", "cranfield"), tuple(chosen), (0.5,) * 5))
+    return found
+
+
+def record(folder: Path, queries: int, given: Sequence[Candidates]) -> Recorder:
+    task = Retrieval(queries_per_passage=queries)
+    writer = Writer.of(task, Prompts.load(folder), TaskSettings(seed=7, max_tokens=512, repair=True, top_k=5))
+    recorder = Recorder()
+
+    async def everything() -> None:
+        for each in given:
+            await writer.write(each, recorder)
+
+    asyncio.run(everything())
+    return recorder
+
+
+def counted(recorder: Recorder, tokenizer: Tokenizer) -> tuple[int, int]:
+    """Prompt tokens sent, and those beyond the longest common prefix with an earlier prompt.
+
+    Beyond what all prompts of a stage share, only prompts of the same passage can have one.
+    """
+
+    @lru_cache(maxsize=64)
+    def message(role: str, content: str) -> list[int]:
+        text = f"<|im_start|>{role}\n{content}<|im_end|>\n"  # special tokens part the text, so messages count alone
+        ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    tail = tokenizer.encode("<|im_start|>assistant\n<think>\n\n</think>\n\n", add_special_tokens=False).ids
+    first: dict[str, list[int]] = {}
+    same: dict[int, list[list[int]]] = {}
+    sent = computed = 0
+    for request in recorder.requests:
+        ids = [token for role, content in request.messages for token in message(role, content)] + tail
+        earlier = same.setdefault(request.key.position, [])
+        computed += len(ids) - max((common(ids, each) for each in [*first.values(), *earlier]), default=0)
+        sent += len(ids)
+        first.setdefault(request.key.stage, ids)
+        earlier.append(ids)
+    return sent, computed
+
+
+def common(one: list[int], other: list[int]) -> int:
+    """Length of the longest common prefix."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if one[:middle] == other[:middle] else (low, middle - 1)
+    return low
+
+
+def report(_: Path) -> list[str]:
+    tokenizer = Tokenizer.from_file(os.environ["SYNTH_QWEN3_TOKENIZER"])
+    given = passages(Path(os.environ["SYNTH_RETRIEVAL_DATA"]))
+    lines = [
+        f"{len(given)} Cranfield passages, Qwen3's tokenizer.",
+        "",
+        "| layout | queries a passage | sent a pair | computed | to the report | stage one's reply | its schemas |",
+        "|-|-|-|-|-|-|-|",
+    ]
+    for queries in (1, 3):
+        base = 0.0
+        for name, folder in LAYOUTS.items():
+            recorder = record(folder, queries, given)
+            pairs = queries * len(given)
+            sent, computed = counted(recorder, tokenizer)
+            base = base or computed / pairs
+            longest = max(len(tokenizer.encode(text).ids) for text in recorder.replies)
+            schemas = {json.dumps(r.schema) for r in recorder.requests if r.key.stage == "config"}
+            lines.append(
+                f"| {name} | {queries} | {sent / pairs:,.0f} | {computed / pairs:,.0f} | {computed / pairs / base:.2f} "
+                f"| {longest} tokens at most | {len(schemas)} |"
+            )
+    return lines
+
+
+if __name__ == "__main__":
+    print("\n".join(report(Path())))

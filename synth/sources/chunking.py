@@ -1,15 +1,15 @@
 """Long texts cut into even pieces, at the best place there is: paragraph, sentence, line, space, character.
 
-A character here is what a reader takes for one: a base with its marks, a flag, a joined emoji, a Hangul syllable.
-The rule is a compact form of the grapheme clusters of Unicode Annex 29 that joins rather more than less.
+A character is a grapheme cluster of Unicode Annex 29: a base with its marks, a flag, a joined emoji, a Hangul syllable.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+
+import regex
 
 _PARAGRAPH = re.compile(r"(?:\r?\n[ \t]*){2,}|\u2029\s*")
 _LINE = re.compile(r"\r?\n|\u2028")
@@ -24,11 +24,11 @@ _ABBREVIATION = re.compile(
 )
 _LOOK_BACK = 16
 
-_JOINER = "\u200d"
-_VIRAMA = 9  # canonical combining class of the signs that join two consonants in Indic scripts
-_JOINING_CATEGORIES = frozenset({"Mn", "Mc", "Me"})
-_EXTENDING = frozenset("\u200c\u200d\u0e33\u0eb3\uff9e\uff9f")  # joiners, Thai and Lao AM, half-width voicing marks
-_PREPENDED = frozenset("\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\u0d4e")
+_CHARACTER = regex.compile(r"\X")
+_FIRST_MARK = "\u0300"
+"""Below it, only a line ending has more than one code point."""
+_LONGEST = 128
+"""Code points to look back for the start of a character."""
 
 
 def chunk(text: str, max_chars: int) -> list[str]:
@@ -101,39 +101,11 @@ def between_characters(text: str, place: int) -> bool:
     """Whether a cut before `text[place]` leaves every grapheme cluster whole."""
     if not 0 < place < len(text):
         return True
-    before, after = text[place - 1], text[place]
-    if after < "\u0300":  # Latin without marks: only a line ending has two parts
-        return not (before == "\r" and after == "\n")
-    if _extends(after) or before == _JOINER or before in _PREPENDED or unicodedata.combining(before) == _VIRAMA:
-        return False
-    if _is_flag(before) and _is_flag(after):
-        return _flags_before(text, place) % 2 == 0
-    return not _same_syllable(before, after)
-
-
-def _extends(char: str) -> bool:
-    return (
-        char in _EXTENDING
-        or unicodedata.category(char) in _JOINING_CATEGORIES
-        or "\U0001f3fb" <= char <= "\U0001f3ff"  # skin tones
-        or "\U000e0020" <= char <= "\U000e007f"  # tags, as in the flag of Scotland
-    )
-
-
-def _is_flag(char: str) -> bool:
-    return "\U0001f1e6" <= char <= "\U0001f1ff"
-
-
-def _flags_before(text: str, place: int) -> int:
-    count = 0
-    while count < place and _is_flag(text[place - 1 - count]):
-        count += 1
-    return count
-
-
-def _same_syllable(before: str, after: str) -> bool:
-    """Hangul: a vowel or final joins what precedes it, a syllable joins a leading consonant."""
-    if "\u1160" <= after <= "\u11ff" or "\ud7b0" <= after <= "\ud7fb":
-        return "\u1100" <= before <= "\u11ff" or "\ua960" <= before <= "\ud7fb"
-    leading = "\u1100" <= before <= "\u115f" or "\ua960" <= before <= "\ua97c"
-    return leading and ("\u1100" <= after <= "\u115f" or "\ua960" <= after <= "\ua97c" or "\uac00" <= after <= "\ud7a3")
+    if text[place] < _FIRST_MARK:
+        return text[place - 1 : place + 1] != "\r\n"
+    start = place - 1
+    while start > 0 and text[start] >= _FIRST_MARK and place - start < _LONGEST:
+        start -= 1
+    while start < place:
+        start = _CHARACTER.match(text, start).end()
+    return bool(start == place)

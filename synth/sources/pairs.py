@@ -20,7 +20,7 @@ from synth.sources.columns import find_pair, pair_language, require
 from synth.sources.files import FoundFile, expand, in_order, look
 from synth.sources.options import PairData, ReadLimits
 from synth.sources.parquet import column_names, is_text
-from synth.sources.readers import FileReader, RowType, file_schema, language_at, raw_rows, read_rows
+from synth.sources.readers import Rows, file_schema, language_at, raw_rows, read_rows
 from synth.sources.records import (
     Block,
     Fault,
@@ -199,47 +199,31 @@ def read_pairs(
     return read_rows(_Pairs(sets, carried, limits), pair_files(sets), limits, only, seen)
 
 
-class _Pairs(RowType[PairRow]):
+class _Pairs(Rows[PairRow]):
     """All entries of pairs."""
 
     def __init__(self, sets: Sequence[PairSet], schema: pa.Schema, limits: ReadLimits) -> None:
+        from synth.languages import detect  # noqa: PLC0415 - the detector is loaded on first use
+
         self._sets = {each.files[0].corpus_index: each for each in sets}
-        self._schema, self._limits = schema, limits
+        self._schema, self._limits, self._detect = schema, limits, detect
         self._joined: dict[int, beir.Joined] = {}
 
-    def open(self, file: InputFile, number: int, source_row: int) -> _PairFile:  # noqa: ARG002 - passages use it
+    def open(self, file: InputFile, number: int, source_row: int) -> None:  # noqa: ARG002 - passages use it
         index = file.corpus_index
         pairs = self._sets[index]
+        self._file, self._source_row, self._layout = file, source_row, pairs.layout
         if pairs.layout.kind == "beir" and index not in self._joined:
             self._joined = {index: beir.Joined(pairs, self._schema, self._limits)}  # the one before is not needed again
-        return _PairFile(pairs.layout, file, source_row, (self._schema, self._limits), self._joined.get(index))
-
-
-class _PairFile(FileReader[PairRow]):
-    """One file on its way to pairs."""
-
-    def __init__(
-        self,
-        layout: Layout,
-        file: InputFile,
-        source_row: int,
-        reading: tuple[pa.Schema, ReadLimits],
-        joined: beir.Joined | None,
-    ) -> None:
-        from synth.languages import detect  # noqa: PLC0415 - the detector is read when it is needed
-
-        self._layout, self._file, self._source_row = layout, file, source_row
-        self._schema, self._limits = reading
-        self._joined, self._detect = joined, detect
 
     def raw_rows(self, wanted: Wanted | None) -> Iterator[RawRows]:
-        if self._joined is not None:
-            return self._joined.raw_rows(self._file, wanted)
         layout = self._layout
+        if layout.kind == "beir":
+            return self._joined[self._file.corpus_index].raw_rows(self._file, wanted)
         languages = (layout.query_language.column, layout.passage_language.column)
-        names = (layout.query, layout.passage, *languages, layout.label)
+        names = dict.fromkeys((layout.query, layout.passage, *languages, layout.label))
         selection = Selection(
-            tuple(dict.fromkeys(name for name in names if name is not None)),
+            tuple(name for name in names if name is not None),
             frozenset(layout.carried),
             self._schema,
             json_columns(file_schema(self._file, self._limits)),

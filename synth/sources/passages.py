@@ -10,14 +10,14 @@ from pathlib import Path
 import pyarrow as pa
 
 from synth.errors import InputError, JobError
+from synth.sources import parquet
 from synth.sources.carried import infer_type, plain_type, unite
 from synth.sources.checks import FirstSeen, check_string, check_text, digest, excerpt, storable
 from synth.sources.chunking import chunk, truncate
 from synth.sources.columns import language_source, values_at
 from synth.sources.files import expand, look
 from synth.sources.options import Corpus, ReadLimits
-from synth.sources.parquet import schema, type_of
-from synth.sources.readers import FileReader, RowType, columns_of, first_objects, language_at, raw_rows, read_rows
+from synth.sources.readers import Rows, columns_of, first_objects, language_at, raw_rows, read_rows
 from synth.sources.records import Block, Fault, FileKey, InputFile, PassageRow, RawRows, Selection
 from synth.sources.text import Wanted
 
@@ -68,8 +68,8 @@ def carried_schema(corpora: Sequence[Corpus], files: Sequence[InputFile], limits
 def _carried_types(corpus: Corpus, file: InputFile, limits: ReadLimits) -> pa.Schema:
     columns_of(corpus, file, limits)
     if file.kind == "parquet":
-        known = schema(file.path)
-        return pa.schema([(name, plain_type(type_of(known, name))) for name in corpus.carry])
+        known = parquet.schema(file.path)
+        return pa.schema([(name, plain_type(parquet.type_of(known, name))) for name in corpus.carry])
     if file.kind in ("csv", "tsv"):
         return pa.schema([(name, pa.string()) for name in corpus.carry])
     rows, fields = first_objects(file, limits), []
@@ -102,39 +102,79 @@ def read_passages(
     language, carry, duplicate. Raises InputError for a file that changed or is cut off, and at the first rejected row
     if `limits.strict`.
     """
-    passages = _Passages(corpora, limits, carried_schema(corpora, files, limits) if carried is None else carried)
-    passages.watch_ids = notify is not None
+    schema = carried_schema(corpora, files, limits) if carried is None else carried
+    passages = _Passages(corpora, limits, schema, watch_ids=notify is not None)
     yield from read_rows(passages, files, limits, only, seen)
     for source, (count, example) in passages.repeated.items():
         assert notify is not None  # noqa: S101 - ids are watched for it only
         notify(f"{source}: {count} duplicate ids; first {example}. All rows are kept: the key is the position.")
 
 
-class _Passages(RowType[PassageRow]):
-    """All corpora, with what must be known of all earlier rows: which texts, which ids."""
+class _Passages(Rows[PassageRow]):
+    """All corpora, with what must be known of earlier rows: which texts, which ids."""
 
     reread = True  # a text or an id may occur again
 
-    def __init__(self, corpora: Sequence[Corpus], limits: ReadLimits, schema: pa.Schema) -> None:
-        self.corpora, self.limits, self.schema = corpora, limits, schema
-        self.watch_ids = False
-        self.repeated: dict[str, tuple[int, str]] = {}
+    def __init__(self, corpora: Sequence[Corpus], limits: ReadLimits, schema: pa.Schema, *, watch_ids: bool) -> None:
+        from synth.languages import detect  # noqa: PLC0415 - the detector is loaded on first use
+
+        self._corpora, self._limits, self._schema, self._watch_ids = corpora, limits, schema, watch_ids
+        self._detect = detect
         self._texts = FirstSeen()
         self._ids: dict[str, FirstSeen] = {}
         self._starts: list[tuple[int, str, int]] = []
+        self.repeated: dict[str, tuple[int, str]] = {}
 
-    def open(self, file: InputFile, number: int, source_row: int) -> _PassageFile:
+    def open(self, file: InputFile, number: int, source_row: int) -> None:
         self._starts.append((number, file.source, source_row))
-        return _PassageFile(self, file, number, source_row)
+        self._file, self._number, self._source_row = file, number, source_row
+        self._corpus = self._corpora[file.corpus_index]
+        self._columns = columns_of(self._corpus, file, self._limits)
+        self._language = language_source(self._corpus.language)
 
-    def earlier(self, text: str, number: int) -> str | None:
-        """The first row with an equal text, as `source row N`; remembers this one if it is the first."""
-        first = self._texts.add(digest(text), number)
-        return None if first is None else self._name(first)
+    def raw_rows(self, wanted: Wanted | None) -> Iterator[RawRows]:
+        names = tuple(dict.fromkeys(name for name in self._columns[:4] if name is not None))
+        selection = Selection(names, frozenset(self._columns.carry), self._schema)
+        return raw_rows(self._file, selection, self._limits, wanted)
 
-    def see_id(self, source: str, ident: str, number: int) -> None:
-        if not self.watch_ids:
-            return
+    def outcome(self, raw: RawRows, place: int) -> list[PassageRow] | Fault:
+        corpus, columns, source = self._corpus, self._columns, self._file.source
+        text = raw.values[columns.text][place]
+        given_id, title = _value(columns.id, raw, place), _value(columns.title, raw, place)
+        fault = check_text(text, corpus) or _check_labels(given_id, title)
+        if fault is not None:
+            return fault
+        code = language_at(self._language, raw, place)
+        if isinstance(code, Fault):
+            return code
+        row, number = self._source_row + raw.numbers[place], self._number + raw.numbers[place]
+        ident = self._id(given_id, raw.numbers[place])
+        if self._watch_ids and columns.id is not None:
+            self._see_id(source, ident, number)
+        if corpus.duplicates == "first" and (first := self._texts.add(digest(text), number)) is not None:
+            return Fault("duplicate", f"the same text as {self._name(first)}")
+        pieces = [text]
+        if len(text) > corpus.max_chars:
+            cut = corpus.on_long == "truncate"
+            pieces = [truncate(text, corpus.max_chars)] if cut else chunk(text, corpus.max_chars)
+        ids = [ident] if len(pieces) == 1 else [f"{ident}#{n}" for n in range(len(pieces))]
+        shown = str(title) if title else None
+        return [
+            PassageRow(source, row, n, ids[n], piece, shown, code or self._detect(piece).code)
+            for n, piece in enumerate(pieces)
+        ]
+
+    def describe(self, raw: RawRows, place: int) -> tuple[str, str]:
+        text = raw.values[self._columns.text][place]
+        ident = self._id(_value(self._columns.id, raw, place), raw.numbers[place])
+        return storable(ident), excerpt(text) if isinstance(text, str) else ""
+
+    def _id(self, given: object, number: int) -> str:
+        if given is None or given == "":
+            return self._file.relative if self._file.kind == "text" else f"{self._file.relative}:{number}"
+        return str(given)
+
+    def _see_id(self, source: str, ident: str, number: int) -> None:
         ids = self._ids.setdefault(source, FirstSeen())
         first = ids.add(blake2b(ident.encode(), digest_size=16).digest(), number)
         if first is not None:
@@ -147,67 +187,8 @@ class _Passages(RowType[PassageRow]):
         return f"{source} row {source_row + number - first}"
 
 
-class _PassageFile(FileReader[PassageRow]):
-    """One file of a corpus on its way to passages."""
-
-    def __init__(self, passages: _Passages, file: InputFile, number: int, source_row: int) -> None:
-        from synth.languages import detect  # noqa: PLC0415 - the detector is loaded on first use
-
-        self._passages, self._file, self._number, self._source_row = passages, file, number, source_row
-        self._corpus = passages.corpora[file.corpus_index]
-        self._columns = columns_of(self._corpus, file, passages.limits)
-        self._language = language_source(self._corpus.language)
-        self._detect = detect
-
-    def raw_rows(self, wanted: Wanted | None) -> Iterator[RawRows]:
-        names = tuple(dict.fromkeys(name for name in self._columns[:4] if name is not None))
-        selection = Selection(names, frozenset(self._columns.carry), self._passages.schema)
-        return raw_rows(self._file, selection, self._passages.limits, wanted)
-
-    def outcome(self, raw: RawRows, place: int) -> list[PassageRow] | Fault:
-        text = raw.values[self._columns.text][place]
-        given_id, title = self._value(self._columns.id, raw, place), self._value(self._columns.title, raw, place)
-        fault = check_text(text, self._corpus) or _check_labels(given_id, title)
-        if fault is not None:
-            return fault
-        code = language_at(self._language, raw, place)
-        if isinstance(code, Fault):
-            return code
-        source, number = self._file.source, raw.numbers[place]
-        ident = self._id(given_id, number)
-        if self._columns.id is not None:
-            self._passages.see_id(source, ident, self._number + number)
-        if self._corpus.duplicates == "first" and (first := self._passages.earlier(text, self._number + number)):
-            return Fault("duplicate", f"the same text as {first}")
-        limit, pieces = self._corpus.max_chars, [text]
-        if len(text) > limit:
-            pieces = chunk(text, limit) if self._corpus.on_long == "chunk" else [truncate(text, limit)]
-        row, several = self._source_row + number, len(pieces) > 1
-        return [
-            PassageRow(
-                source,
-                row,
-                place,
-                f"{ident}#{place}" if several else ident,
-                piece,
-                str(title) if title else None,
-                code or self._detect(piece).code,
-            )
-            for place, piece in enumerate(pieces)
-        ]
-
-    def describe(self, raw: RawRows, place: int) -> tuple[str, str]:
-        text = raw.values[self._columns.text][place]
-        ident = self._id(self._value(self._columns.id, raw, place), raw.numbers[place])
-        return storable(ident), excerpt(text) if isinstance(text, str) else ""
-
-    def _value(self, column: str | None, raw: RawRows, place: int) -> object:
-        return None if column is None else raw.values[column][place]
-
-    def _id(self, given: object, number: int) -> str:
-        if given is None or given == "":
-            return self._file.relative if self._file.kind == "text" else f"{self._file.relative}:{number}"
-        return str(given)
+def _value(column: str | None, raw: RawRows, place: int) -> object:
+    return None if column is None else raw.values[column][place]
 
 
 def _check_labels(ident: object, title: object) -> Fault | None:

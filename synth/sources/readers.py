@@ -24,12 +24,19 @@ _SHARE = 8
 """A block of long rows ends at this part of `limits.max_batch_bytes`."""
 
 
-class FileReader(ABC, Generic[Row]):
-    """One input file on its way to passages or pairs."""
+class Rows(ABC, Generic[Row]):
+    """What depends on whether rows become passages or pairs: how a file is read, and what one row becomes."""
+
+    reread = False
+    """Whether files that were read before are read again, because later rows depend on them."""
+
+    @abstractmethod
+    def open(self, file: InputFile, number: int, source_row: int) -> None:
+        """Begin a file whose first row has this number over all files, and `source_row` in its source."""
 
     @abstractmethod
     def raw_rows(self, wanted: Wanted | None) -> Iterator[RawRows]:
-        """The wanted rows in order."""
+        """The wanted rows of the file in order."""
 
     @abstractmethod
     def outcome(self, raw: RawRows, place: int) -> Sequence[Row] | Fault:
@@ -40,19 +47,8 @@ class FileReader(ABC, Generic[Row]):
         """Id and excerpt of a rejected row."""
 
 
-class RowType(ABC, Generic[Row]):
-    """What depends on whether rows become passages or pairs."""
-
-    reread = False
-    """Whether files that were read before are read again, because later rows depend on them."""
-
-    @abstractmethod
-    def open(self, file: InputFile, number: int, source_row: int) -> FileReader[Row]:
-        """The reader of a file whose first row has this number over all files, and this one in its source."""
-
-
 def read_rows(
-    row_type: RowType[Row],
+    kind: Rows[Row],
     files: Iterable[InputFile],
     limits: ReadLimits,
     only: Container[int] | None,
@@ -70,12 +66,12 @@ def read_rows(
         start, rows = source_rows.get(file.source, 0), file.rows
         wanted = None if only is None else _wanted(number, only)
         skipped = rows is not None and wanted is not None and not any(map(wanted, range(rows)))
-        if rows != 0 and not skipped and (row_type.reread or file.key not in seen):
+        if rows != 0 and not skipped and (kind.reread or file.key not in seen):
             current(file)
-            reader = row_type.open(file, number, start)
+            kind.open(file, number, start)
             fresh = file.key not in seen
-            for raw in reader.raw_rows(wanted):
-                block = _block(reader, raw, file, start, strict=limits.strict and fresh)
+            for raw in kind.raw_rows(wanted):
+                block = _block(kind, raw, file, start, strict=limits.strict and fresh)
                 if fresh:
                     yield block
                 if file.rows is None:
@@ -89,10 +85,10 @@ def _wanted(first: int, only: Container[int]) -> Wanted:
     return lambda row: first + row in only
 
 
-def _block(reader: FileReader[Row], raw: RawRows, file: InputFile, start: int, *, strict: bool) -> Block[Row]:
+def _block(kind: Rows[Row], raw: RawRows, file: InputFile, start: int, *, strict: bool) -> Block[Row]:
     block, used = Block[Row](), []
     for place, number in enumerate(raw.numbers):
-        outcome = raw.faults.get(place) or reader.outcome(raw, place)
+        outcome = raw.faults.get(place) or kind.outcome(raw, place)
         if not isinstance(outcome, Fault):
             block.outcomes += outcome
             used += [place] * len(outcome)
@@ -102,7 +98,7 @@ def _block(reader: FileReader[Row], raw: RawRows, file: InputFile, start: int, *
                 f"{file.path}: row {number}: {outcome.reason}: {outcome.detail}.",
                 "Fix the row, or set `limits.strict: false` to reject such rows and go on.",
             )
-        ident, shown = reader.describe(raw, place)
+        ident, shown = kind.describe(raw, place)
         shown = storable(outcome.excerpt) or shown
         detail = storable(outcome.detail)
         block.outcomes.append(RejectedRow(file.source, start + number, ident, outcome.reason, detail, shown))

@@ -4,6 +4,7 @@ import re
 from itertools import pairwise
 
 import pytest
+import regex
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -61,7 +62,6 @@ def test_no_chunk_is_a_tiny_tail(text, limit):
 
 @given(TEXTS, st.integers(40, 80))
 def test_grapheme_clusters_stay_whole(text, limit):
-    regex = pytest.importorskip("regex")
     clusters = regex.findall(r"\X", text)
     starts, position = {len(text)}, 0
     for cluster in clusters:
@@ -77,7 +77,6 @@ def test_grapheme_clusters_stay_whole(text, limit):
 
 @given(TEXTS)
 def test_every_allowed_cut_is_a_cluster_boundary(text):
-    regex = pytest.importorskip("regex")
     starts = {match.start() for match in regex.finditer(r"\X", text)} | {len(text)}
     assert {place for place in range(len(text) + 1) if between_characters(text, place)} - {0} <= starts
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -121,7 +122,7 @@ class _Passages(Rows[PassageRow]):
         self._corpora, self._limits, self._schema, self._watch_ids = corpora, limits, schema, watch_ids
         self._detect = detect
         self._texts = FirstSeen()
-        self._ids: dict[str, FirstSeen] = {}
+        self._ids: dict[str, FirstSeen] = defaultdict(FirstSeen)
         self._starts: list[tuple[int, str, int]] = []
         self.repeated: dict[str, tuple[int, str]] = {}
 
@@ -175,8 +176,7 @@ class _Passages(Rows[PassageRow]):
         return str(given)
 
     def _see_id(self, source: str, ident: str, number: int) -> None:
-        ids = self._ids.setdefault(source, FirstSeen())
-        first = ids.add(blake2b(ident.encode(), digest_size=16).digest(), number)
+        first = self._ids[source].add(blake2b(ident.encode(), digest_size=16).digest(), number)
         if first is not None:
             new = (0, f"{ident!r} in {self._name(first)} and {self._name(number)}")
             count, example = self.repeated.get(source, new)

@@ -1,7 +1,7 @@
-"""The embedded chat model that is none: `extractive` builds queries from a passage's own key phrases.
+"""A test double for a language model: `extractive` puts words of the passage side by side and calls that a query.
 
-An honest baseline, so that a fresh machine without GPU, server or hub runs the whole pipeline for real. It reads the
-structured inputs of a request, never the prompt, and answers in JSON as a model would.
+It reads the structured inputs of a request, never the prompt, and answers in JSON as a model would. It knows no
+language: long words stand for rare ones. Good for tests and for trying a job file; its queries train nothing.
 """
 
 from __future__ import annotations
@@ -9,11 +9,15 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from math import exp
 from typing import ClassVar, Literal
 
-from synth.llm._extractive.asking import ask
-from synth.llm._extractive.choosing import choose
+from synth.languages import count_words
 from synth.stage import (
     ChatModel,
     ChatReply,
@@ -25,12 +29,24 @@ from synth.stage import (
     QueryInputs,
     Stage,
 )
+from synth.types import QueryConfig, Requirement
 
 __all__ = ["Extractive"]
 
+_DRAFTS = 16
+"""Tries for a query that the passage does not have yet."""
+_PIECE = 3
+"""Characters that make a word where a script writes no spaces."""
+_LONG = 12
+"""A word of more characters counts no more than this."""
+_UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
+_NEAR = 8.0
+"""How much nearer personas are preferred."""
+_STATEMENTS = frozenset({"keywords", "summary"})
+
 
 class Extractive(Stage):
-    """No model: queries from the passage's own key phrases, to try the tool without a server. Same language only."""
+    """No model: words of the passage as a query, to try a job without a server. In the passage's language only."""
 
     cross_lingual: ClassVar[bool] = False
     """A query can only be in the passage's own language; `synth check` refuses other jobs."""
@@ -47,7 +63,7 @@ class Extractive(Stage):
 
 @dataclass(frozen=True, slots=True)
 class _Baseline:
-    """Answers by rank: candidates are scored, seed and attempt choose among the best."""
+    """Draws words and choices by seed and attempt."""
 
     name: str
     slots: int = 8
@@ -74,16 +90,74 @@ def _answer(inputs: ConfigInputs | QueryInputs | JudgeInputs | NegativeInputs | 
 
 
 def _config(inputs: ConfigInputs, rng: random.Random) -> str:
-    config = choose(inputs, rng)
+    """A drawn configuration that is not used yet, near personas first; a used one where no other is left."""
+    found = inputs.candidates
+    best = max(found.similarities, default=0.0)
+    weights = {who: exp(_NEAR * (near - best)) for who, near in zip(found.personas, found.similarities, strict=True)}
+    kinds, levels = inputs.question_types, inputs.difficulties or (None,)
+    every = [QueryConfig(*each) for each in product(found.personas or (None,), kinds, levels)]
+    free = [config for config in every if config not in set(inputs.used)] or every
+    (config,) = rng.choices(free, [weights.get(each.character or "", 1.0) for each in free])
     reply = {"Character": config.character, "Question_Type": config.question_type, "Difficulty": config.difficulty}
     return json.dumps({key: value for key, value in reply.items() if value is not None}, ensure_ascii=False)
 
 
 def _query(inputs: QueryInputs, rng: random.Random) -> str:
-    passage, asked = inputs.candidates.passage.language, inputs.requirement.language
-    if passage not in {asked, "und"}:
-        return f"Sorry, the extractive baseline cannot translate: the passage is in {passage}, the query in {asked}."
-    query = ask(inputs, rng)
-    if query is None:
-        return "Sorry, the extractive baseline finds no further query in this passage."
-    return json.dumps({"Query": query}, ensure_ascii=False)
+    passage, asked = inputs.candidates.passage, inputs.requirement
+    if passage.language not in {asked.language, "und"}:
+        return f"Sorry, this baseline cannot translate: the passage is in {passage.language}, not in {asked.language}."
+    end = "" if inputs.config.question_type in _STATEMENTS else "?"
+    written = {_folded(query) for query in inputs.written}
+    for _ in range(_DRAFTS):
+        query = _draft(_words(passage.text), asked, end, rng)
+        if _folded(query) not in written:
+            return json.dumps({"Query": query}, ensure_ascii=False)
+    return "Sorry, this baseline finds no further query in this passage."
+
+
+def _folded(query: str) -> str:
+    return query.rstrip("?").casefold()
+
+
+@lru_cache(maxsize=256)
+def _words(text: str) -> tuple[str, ...]:
+    """What stands between spaces, without marks around it, each once; texts without spaces in pieces."""
+    text = "".join(each if each.isprintable() else " " for each in text)
+    words: list[str] = []
+    for run in re.findall(r"\w(?:\S*\w)?", text) or text.split():
+        if _UNSPACED.search(run):
+            parts = re.findall(r"\w+", run) or [run]
+            words += [part[n : n + _PIECE] for part in parts for n in range(0, len(part), _PIECE)]
+        else:
+            words.append(run)
+    return tuple(dict.fromkeys(words))
+
+
+def _draft(words: Sequence[str], asked: Requirement, end: str, rng: random.Random) -> str:
+    """Drawn words in the order of the passage, long ones preferred, as many as fit a drawn length."""
+    aim = rng.randint(asked.length_min, asked.length_max)
+    order = sorted(range(len(words)), key=lambda n: -(rng.random() ** (1 / min(len(words[n]), _LONG))))
+    chosen: list[int] = []
+    for n in order:
+        longer = sorted([*chosen, n])
+        if _size(_joined(words, longer) + end, asked) <= aim:
+            chosen = longer
+        elif _size(_joined(words, chosen) + end, asked) >= asked.length_min:
+            break
+    query = _joined(words, chosen) or words[order[0]]
+    while _size(query + end, asked) > asked.length_max and len(query) > 1:
+        query = query[:-1].rstrip()
+    return query + end
+
+
+def _joined(words: Sequence[str], chosen: Sequence[int]) -> str:
+    """Words with spaces between them, but none between pieces of a script that writes none."""
+    text = ""
+    for word in (words[n] for n in chosen):
+        glued = text and _UNSPACED.match(text[-1]) and _UNSPACED.match(word)
+        text += word if glued or not text else f" {word}"
+    return text
+
+
+def _size(text: str, asked: Requirement) -> int:
+    return len(text) if asked.length_unit == "characters" else count_words(text, asked.language)

@@ -1,4 +1,4 @@
-"""The embedded baseline: in range, valid, deterministic, never the same twice, and never lost on odd passages."""
+"""The test double for a language model: in range, valid, deterministic, and never lost on odd passages."""
 
 from __future__ import annotations
 
@@ -124,13 +124,12 @@ def test_range_in_characters():
             assert bounds[0] <= len(text) <= bounds[1]
 
 
-def test_query_is_made_of_the_passage_in_its_language():
+def test_query_is_made_of_the_words_of_the_passage():
     text = query(wish(passage(TEXTS["en"]), "keywords"))
     assert all(word in TEXTS["en"] for word in text.split())
     assert query(wish(passage(TEXTS["en"]), "acquire_knowledge")).endswith("?")
-    assert query(wish(passage(TEXTS["zh-Hans"], "zh-Hans"), "yes_or_no")).endswith("？")
-    assert query(wish(passage(TEXTS["ar"], "ar"), "yes_or_no")).startswith("هل")
-    assert query(wish(passage(TEXTS["es"], "es"), "acquire_knowledge")).startswith("¿")
+    chinese = query(wish(passage(TEXTS["zh-Hans"], "zh-Hans"), "keywords"))
+    assert chinese.count(" ") < 3  # between a number and the next word, never within a phrase
 
 
 @pytest.mark.parametrize("code", OTHERS)
@@ -166,18 +165,10 @@ def test_keys_that_nothing_is_asked_for_are_left_out():
     assert json.loads(answer(ConfigInputs(nobody, TYPES, (), ())).text or "").keys() == {"Question_Type"}
 
 
-def test_choice_follows_the_signs():
+def test_the_nearest_persona_is_chosen_most_often():
     near = Candidates(passage(TEXTS["en"]).passage, PERSONAS, (0.9, 0.2, 0.2, 0.2, 0.2))
     chosen = [choice(ConfigInputs(near, TYPES, LEVELS, ()), seed).character for seed in range(40)]
     assert chosen.count(PERSONAS[0]) > 20
-
-    plain = "The cat sat on the mat. It was a warm day. We all had some bread and went to bed."
-    learned = "Mitochondrial DNA-polymerase GAMMA-2 haploinsufficiency impairs oxidative-phosphorylation stoichiometry."
-    hard = [
-        [choice(ConfigInputs(passage(text), TYPES, LEVELS, ()), seed).difficulty for seed in range(60)].count("phd")
-        for text in (plain, learned)
-    ]
-    assert hard[0] < hard[1]
 
 
 @pytest.mark.parametrize("code", ["en", "zh-Hans", "de"])
@@ -222,14 +213,3 @@ def test_reply_counts_no_tokens_and_names_the_baseline():
     reply = answer(wish(passage(TEXTS["en"])))
     assert (reply.model, reply.finish_reason) == ("extractive-baseline", "stop")
     assert (reply.prompt_tokens, reply.completion_tokens) == (0, 0)
-
-
-def test_phrases_are_whole_names_without_dangling_words():
-    text = query(wish(passage(TEXTS["en"]), "keywords", bounds=(10, 14)))
-    assert not text.lower().startswith(("the ", "of ", "and "))
-    assert not text.lower().endswith((" the", " of", " and"))
-    cited = "The treaty [12] was signed in New York (see http://example.org/x) by the United Nations [3]."
-    text = query(wish(passage(cited), "keywords", bounds=(3, 9)))
-    assert "[" not in text
-    assert "http" not in text
-    assert "New York" in text

@@ -125,13 +125,13 @@ class LlamaChat:
 
     def _complete(self, request: ChatRequest) -> ChatReply:
         """In a thread: computes what is fixed, unless it is there, then answers."""
-        beginning, opening = _shared(request)
+        beginning, role, opening = _shared(request)
         with self._running:
             server = self._loaded()
             while True:
                 place = self._take(beginning, opening)
                 try:
-                    self._prepare(server, place, beginning, opening)
+                    self._prepare(server, place, beginning, (role, opening))
                     answer = self._call(server, place, request.messages, request)
                     needed = answer["usage"]["prompt_tokens"] + request.max_tokens
                     if answer["choices"][0]["finish_reason"] != "length" or not self._can_grow(needed):
@@ -170,13 +170,13 @@ class LlamaChat:
         with self._free:
             place.busy = False
 
-    def _prepare(self, server: Any, place: _Place, beginning: Messages, opening: str) -> None:
+    def _prepare(self, server: Any, place: _Place, beginning: Messages, last: tuple[str, str]) -> None:
         """Brings a place into the one state that this request always meets: the fixed part, then the passage.
 
         llama.cpp keeps what two prompts in a row have in common, to the token. Computing the fixed parts on their own
         first makes that the same whatever was asked before, and so every batch is cut at the same places.
         """
-        role = "user"  # of the message that the passage stands in
+        role, opening = last
         if place.beginning != beginning:
             place.beginning = None
             self._call(server, place, (*beginning, (role, _END)), None, cache=False)
@@ -275,17 +275,24 @@ class _ContextError(Exception):
         self.detail = detail
 
 
-def _shared(request: ChatRequest) -> tuple[Messages, str]:
-    """What other requests have too: all messages but the last, and the last as far as its passage goes."""
-    last = request.messages[-1][1]
+def _shared(request: ChatRequest) -> tuple[Messages, str, str]:
+    """What other requests have too: the messages before the passage's, and role and text of that one as far as it goes.
+
+    Without a passage it is all messages but the last.
+    """
+    passage = _passage(request)
+    for place, (role, content) in reversed(list(enumerate(request.messages))):
+        for text in (passage, neutralise(passage)[0]) if passage else ():
+            if (start := content.find(text)) >= 0:
+                return request.messages[:place], role, content[: start + len(text)]
+    return request.messages[:-1], request.messages[-1][0], ""
+
+
+def _passage(request: ChatRequest) -> str:
     inputs = request.inputs
     if inputs is None:
-        return request.messages[:-1], ""
-    passage = inputs.candidates.passage.text if isinstance(inputs, ConfigInputs | QueryInputs) else inputs.passage
-    for text in (passage, neutralise(passage)[0]):
-        if (start := last.find(text)) >= 0:
-            return request.messages[:-1], last[: start + len(text)]
-    return request.messages[:-1], ""
+        return ""
+    return inputs.candidates.passage.text if isinstance(inputs, ConfigInputs | QueryInputs) else inputs.passage
 
 
 def _grammar(schema: JsonSchema) -> str:

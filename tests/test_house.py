@@ -1,7 +1,8 @@
-"""The house rules of CONTRIBUTING.md that no linter knows."""
+"""The rules of CONTRIBUTING.md that linters do not check."""
 
 import ast
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from synth import registry
 ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "synth").rglob("*.py"))
 LONGEST = 500
+SHORTEST = 60
 VAGUE = {"utils.py", "util.py", "common.py", "helpers.py", "misc.py"}
 UNSAFE = {
     "eval": re.compile(r"(?<![\w.\"'`])(?:eval|exec)\("),
@@ -21,7 +23,9 @@ UNSAFE = {
 }
 ADAPTERS = ("synth/llm/", "synth/embed/", "synth/servers/")
 
-PLUGINS = ("llm", "embed", "rerank", "tasks", "scores", "exports")
+PLUGINS = ("llm", "embed", "rerank", "tasks", "scores", "negatives", "exports")
+OTHER_TESTS = {"contract", "faults", "trainers", "vllm"}
+"""Folders of tests that belong to no package."""
 
 TEXTS = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in MODULES}
 
@@ -33,6 +37,17 @@ def parsed_modules():
 
 def test_every_module_has_room_left():
     assert {name: lines for name, text in TEXTS.items() if (lines := len(text.splitlines())) > LONGEST} == {}
+
+
+def test_a_short_module_is_a_plugin_or_a_command_or_used_by_several(trees):
+    short = {name for name, text in TEXTS.items() if len(text.splitlines()) < SHORTEST and not is_entry(name)}
+    users = Counter(each for tree in trees.values() for each in imported(tree))
+    assert [name for name in sorted(short) if users[dotted(name)] < 2] == []
+
+
+def test_folders_of_tests_mirror_the_packages():
+    folders = {path.parent.name for path in (ROOT / "tests").glob("*/*.py")}
+    assert folders - OTHER_TESTS <= {Path(name).parent.name for name in TEXTS}
 
 
 def test_every_module_is_named_after_its_subject():
@@ -58,7 +73,7 @@ def test_only_adapters_take_further_arguments_unseen(trees):
     assert [each for each in offenders if not each.startswith(ADAPTERS)] == []
 
 
-@pytest.mark.parametrize("kind", ["llm", "embed", "tasks", "scores"])
+@pytest.mark.parametrize("kind", PLUGINS)
 def test_plugins_never_import_one_another(kind):
     plugins = {f"synth.{kind}.{name}" for name in registry.names(kind)}
     for name in sorted(plugins):
@@ -67,7 +82,7 @@ def test_plugins_never_import_one_another(kind):
         assert not (plugins - {name}) & found, name
 
 
-@pytest.mark.parametrize("kind", ["llm", "embed", "tasks", "scores"])
+@pytest.mark.parametrize("kind", PLUGINS)
 def test_every_option_of_a_stage_is_explained_or_explains_itself(kind):
     """A stage's docstring is its help in `synth list`."""
     for name in registry.names(kind):
@@ -93,14 +108,24 @@ def test_constraints_are_plain_pins():
         assert [pin for pin in pins if not re.fullmatch(r'[\w.-]+==[\w.]+(?:; platform_machine == "\w+")?', pin)] == []
 
 
+def is_entry(name):
+    """Whether a module is found by its name: a package, a plugin or a command."""
+    kind, file = Path(name).parent.name, Path(name).name
+    return file.startswith("__") or (kind in {*PLUGINS, "cli"} and not file.startswith("_"))
+
+
+def dotted(name):
+    return name.removesuffix(".py").replace("/", ".")
+
+
 def public(tree):
-    """Public classes and functions of a module, and public methods of public classes that are no Protocol."""
+    """Public classes, and longer public functions and methods, except methods of a Protocol."""
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
             yield node
             if not any(isinstance(base, ast.Name) and base.id == "Protocol" for base in node.bases):
                 yield from (method for method in functions_of(node) if not is_property_or_short(method))
-    yield from functions_of(tree)
+    yield from (function for function in functions_of(tree) if not is_property_or_short(function))
 
 
 def functions_of(node):
@@ -109,8 +134,8 @@ def functions_of(node):
 
 
 def is_property_or_short(method):
-    """A property, or a method of one statement: its name and types say all there is."""
-    return len(method.body) == 1 or any(isinstance(d, ast.Name) and d.id == "property" for d in method.decorator_list)
+    """A property, or a function of one or two statements: name and types say enough."""
+    return len(method.body) <= 2 or any(isinstance(d, ast.Name) and d.id == "property" for d in method.decorator_list)
 
 
 def imported(tree):

@@ -3,7 +3,7 @@
 A template folder holds `config.j2` (stage one), `query.j2` (stage two), as a rule `system.j2` (what never varies within
 a run, so that a server's prefix cache keeps it), and any further `.j2` files that these include. `definitions.yaml` and
 `examples.jsonl` come from the shipped folder where it has none. Values are inserted in one pass and never read as
-templates; everything of foreign origin but the passage is neutralised here, the passage by whoever reads the corpus.
+templates; everything of foreign origin but the passage is neutralised here, the passage by the reader of the corpus.
 
 Every template sees `types` and `levels` (name and meaning each), `examples`, `guidance`, `personas`; `config.j2` and
 `query.j2` see `title` and `passage` too. `config.j2`: `candidates`, `question_types`, `difficulties`, `used`;
@@ -21,9 +21,9 @@ from types import MappingProxyType
 from typing import Any, Self
 
 from synth.errors import JobError
+from synth.languages import Language
 from synth.prompts.control_tokens import has_control_tokens, neutralise
 from synth.prompts.examples import Definitions, Example, load_examples, parse_definitions, parse_examples
-from synth.prompts.schemas import config_schema, query_chars, query_schema
 from synth.prompts.templates import Messages, PromptFolder
 from synth.shipped import shipped
 from synth.stage import ConfigInputs, QueryInputs, letters
@@ -50,6 +50,9 @@ CHOICES = ("Character", "Question_Type", "Difficulty")
 """The keys of stage one's reply."""
 
 _FALLBACK = ("definitions.yaml", "examples.jsonl")
+_WORD_CHARS = 12
+"""Room for a word and its space in a spaced script; elsewhere three times the mean length of a word."""
+_SPARE_CHARS = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,4 +214,40 @@ def _query_values(system: SystemPart, inputs: QueryInputs, passage_text: str) ->
         "difficulty": config.difficulty or "",
         "level_meaning": system.difficulties.get(config.difficulty or "", ""),
         "written": tuple(map(_clean, inputs.written)),
+    }
+
+
+# Schemas use only type, enum, required, additionalProperties and maxLength: xgrammar refuses more, and refuses it late.
+
+
+def config_schema(inputs: ConfigInputs) -> dict[str, Any]:
+    """Schema of stage one's reply: `Character` by its letter, `Question_Type`, `Difficulty`.
+
+    A key with nothing to choose is left out, so the schema is the same for every item of a run.
+    """
+    choices = {
+        "Character": letters(len(inputs.candidates.personas)),
+        "Question_Type": inputs.question_types,
+        "Difficulty": inputs.difficulties,
+    }
+    return _object({key: {"type": "string", "enum": list(c)} for key, c in choices.items() if len(c) > 1})
+
+
+def query_chars(row: Language, length_max: int) -> int:
+    """Most characters of a query in this language of at most `length_max` words: ample, and no room to run on."""
+    each = _WORD_CHARS if row.words.by == "spaces" else 3 * row.words.characters
+    return round(each * length_max) + _SPARE_CHARS
+
+
+def query_schema(max_chars: int) -> dict[str, Any]:
+    """Schema of stage two's reply: `Query`, at most `max_chars` characters."""
+    return _object({"Query": {"type": "string", "maxLength": max_chars}})
+
+
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
     }

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 
 class SynthError(Exception):
-    """Base of all our errors; `hint` says how to mend it and is printed after the message."""
+    """Base of all our errors; `hint` says how to fix it and is printed after the message."""
 
     exit_code = 1
 

@@ -1,4 +1,4 @@
-"""Removes files of a run's folder that are no longer needed.
+"""Removes files that a run's folder does not need any more.
 
 A file is removed if no shard refers to it and no process can still need it. Three facts show that: a finished shard is
 never made again, so its journal and the rejected rows that it does not name are unused; a temporary file that is older

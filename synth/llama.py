@@ -47,7 +47,7 @@ class ModelFile:
 def find_model(model: str) -> ModelFile:
     """The file of a model by its path, or the shipped one by its name.
 
-    Raises JobError when there is no such file, InputError when it is not a GGUF file or altered.
+    Raises JobError when the file does not exist, InputError when it is not a GGUF file or altered.
     """
     path = _shipped() if model == SHIPPED else Path(model).expanduser()
     try:

@@ -28,4 +28,4 @@ def find(kind: Literal["prompts", "personas", "configs"], name: str, base: Path)
     ours = shipped(kind, *Path(name.removeprefix(f"{kind}/")).parts)
     if not Path(name).is_absolute() and ".." not in Path(name).parts and ours.exists():
         return ours
-    raise JobError(f"{name}: there is no such file or folder (looked in {base} and in {shipped(kind)}).")
+    raise JobError(f"{name}: no such file or folder (looked in {base} and in {shipped(kind)}).")

@@ -1,4 +1,4 @@
-"""What pydantic finds wrong, told to the person who wrote the YAML: path, what is wrong, how to mend it."""
+"""What pydantic finds wrong, in terms of the YAML file: path, what is wrong, how to fix it."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def plain(value: Any) -> Any:
 def override(data: dict[str, Any], settings: Sequence[str]) -> dict[KeyPath, str]:
     """Apply `key.path=value` settings in place; returns what was written for each path, as text.
 
-    Raises JobError when a setting has no `=`, or its path leads into a value that is no mapping or list.
+    Raises JobError when a setting has no `=`, or its path leads into a value that is not a mapping or list.
     """
     given: dict[KeyPath, str] = {}
     for setting in settings:

@@ -108,7 +108,7 @@ def test_five_mistakes_are_all_named_with_their_cures(folder, capsys):
     for wrong, cure in [
         ("corpus.0.path: nothing matches '*.jsonl'", "Check the"),
         ("no column 'txet'", "Did you mean 'text'?"),
-        ("peple.txt: there is no such file", "Check the path"),
+        ("peple.txt: no such file", "Check the path"),
         ("task.atempts: unknown key", "Did you mean 'attempts'?"),
         ("keep.cosine.abve: unknown comparison", "Did you mean above?"),
         ("config.j2", "pasage"),

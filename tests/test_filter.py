@@ -199,7 +199,7 @@ def test_several_folders_of_any_layout_and_files_make_one_pass(place, capsys):
         (("--min", "lable=1"), "Did you mean label?"),
         (
             ("-s", "scores=[{use: cosine, query_vector: a, passage_vector: b}]"),
-            "scores: cosine: there is no column 'a'",
+            "scores: cosine: column 'a' does not exist",
         ),
     ],
 )
@@ -282,7 +282,7 @@ def test_labels_of_a_text_file_are_words_and_scorers_of_yes_and_no_have_an_auc(p
     assert set(found["auc"]) == {"copied_share", "self_contained"}
     assert found["cuts"][0]["recall"] == 1.0
     assert main(["sweep", "out", "--score", "copied_share", "--label-column", "query"]) == 2
-    assert "holds text that is no label" in capsys.readouterr().err
+    assert "contains text that is not a label" in capsys.readouterr().err
 
 
 def test_files_of_a_scorer_are_found_again_from_anywhere(place, monkeypatch):

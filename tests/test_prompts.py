@@ -202,7 +202,7 @@ def test_arithmetic_and_small_loops_are_allowed(tmp_path):
 
 def test_an_unknown_variable_is_named_with_those_there_are(tmp_path):
     folder = folder_with(tmp_path, query="{{ passage }}\n{% if false %}{{ pasage }}{% endif %}")
-    with pytest.raises(JobError, match=r"query\.j2: line 2: there is no variable 'pasage'.*character, .*passage, "):
+    with pytest.raises(JobError, match=r"query\.j2: line 2: unknown variable 'pasage'.*character, .*passage, "):
         Prompts.load(folder)
 
 
@@ -219,9 +219,9 @@ def test_a_template_must_hold_the_passage_itself_or_by_include(tmp_path):
 
 
 def test_a_missing_template_or_folder_is_named(tmp_path):
-    with pytest.raises(JobError, match=r"there is no query\.j2"):
+    with pytest.raises(JobError, match=r"query\.j2 is missing"):
         Prompts.load(folder_with(tmp_path, query=None))
-    with pytest.raises(JobError, match=r"there is no config\.j2"):
+    with pytest.raises(JobError, match=r"config\.j2 is missing"):
         Prompts.load(tmp_path / "nowhere")
 
 

@@ -212,9 +212,9 @@ def test_a_sweep_for_people_names_what_matters(out, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--score", "judge"], "there is no column judge"),
+        (["--score", "judge"], "has no column judge"),
         (["--score", "query"], "not numbers"),
-        (["--by", "nothing"], "there is no column nothing"),
+        (["--by", "nothing"], "has no column nothing"),
         (["--at", "high"], "expected numbers"),
         (["--calibrate", "keep=2"], "a share between 0 and 1"),
         (["--calibrate", "most"], "a share between 0 and 1"),

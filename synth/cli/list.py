@@ -165,7 +165,7 @@ def _shown(field: Any) -> str:
 
 
 def field_docs(cls: type[Stage]) -> dict[str, str]:
-    """The sentence under each field in the class's source, and in its bases'; empty where there is no source."""
+    """The sentence under each field in the class's source, and in its bases'; empty without a source."""
     from synth.stage import Stage
 
     docs: dict[str, str] = {}

@@ -113,7 +113,7 @@ PROBE_TEXTS: tuple[tuple[str, Role], ...] = (
     (UNRELATED, "document"),
 )
 _NOISE = (
-    "a question is no closer to its answer ({:.2f}) than to an unrelated text ({:.2f}): "
+    "a question is not closer to its answer ({:.2f}) than to an unrelated text ({:.2f}): "
     "is this an embedding model, with the pooling it was trained with?"
 )
 

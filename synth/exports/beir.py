@@ -17,7 +17,7 @@ class Beir(Benchmark):
     """A retrieval benchmark: every passage of the run is in the corpus, equal texts once, and pairs are its judgements.
 
     Equal queries are one query with several relevant passages. Without `--split` all judgements are `test`, the split
-    that evaluations ask for. Mined negatives are no judgements and join the corpus only.
+    that evaluations ask for. Mined negatives are not judgements; they only join the corpus.
     """
 
     title: ClassVar[str] = "BEIR"

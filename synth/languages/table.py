@@ -98,7 +98,7 @@ def _parse(line: str) -> Language:
     by, _, characters = words.partition(" ")
     scripts = {"Hans": {"Han"}, "Hant": {"Han"}, "Jpan": {"Han", "Kana"}, "Hang": {"Hang", "Han"}}.get(script, {script})
     aliases = {code, flores, f"{code.partition('-')[0]}-{script}", name, *extra.split(";")} - {""}
-    if iso639_3 != "zho":  # the one code that two rows share; as an alias it stands in the row of Simplified Chinese
+    if iso639_3 != "zho":  # the one code that two rows share; as an alias it is in the row of Simplified Chinese
         aliases.add(iso639_3)
     return Language(
         code=code,

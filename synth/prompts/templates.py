@@ -78,7 +78,7 @@ class PromptFolder:
             names = {path.name for path in folder.glob("*.j2")}
             missing = [name for name in needed if not (folder / name).is_file()]
             if missing:
-                raise JobError(f"{folder}: there is no {missing[0]}.", "`prompts:` names a folder of templates.")
+                raise JobError(f"{folder}: {missing[0]} is missing.", "`prompts:` names a folder of templates.")
             return {name: (folder / name).read_bytes() for name in sorted(names | set(needed))}
         except OSError as exc:
             raise JobError(f"{exc.filename}: {exc.strerror}.", "`prompts:` names a folder of templates.") from exc
@@ -183,7 +183,7 @@ class Templates:
         for missing in sorted(meta.find_undeclared_variables(tree) - there - self._env.globals.keys()):
             line = min(node.lineno for node in tree.find_all(nodes.Name) if node.name == missing)
             raise JobError(
-                f"{self._folder / name}: line {line}: there is no variable {missing!r}.",
+                f"{self._folder / name}: line {line}: unknown variable {missing!r}.",
                 f"Use one of: {', '.join(sorted(there))}.",
             )
 

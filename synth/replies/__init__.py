@@ -115,7 +115,7 @@ def read_query(reply: ChatReply, inputs: QueryInputs, *, repair: bool, echoes: C
     values, renamed = found.values, False
     if "Query" not in values:
         if not repair:
-            raise UnusableReply("key", f"there is no Query among the keys {_clip(list(values))}")
+            raise UnusableReply("key", f"no Query among the keys {_clip(list(values))}")
         values, renamed = {"Query": _foreign(values)}, True
     query = _string("Query", values["Query"])
     if _REFUSAL.match(query):
@@ -136,7 +136,7 @@ def read_text(reply: ChatReply, key: str, *, repair: bool) -> tuple[str, bool]:
     """The text under `key` of the object in a reply, and whether it needed a repair; raises UnusableReply."""
     found = read_object(_text(reply), lambda values: key in values, repair=repair)
     if key not in found.values:
-        raise UnusableReply("key", f"there is no {key} among the keys {_clip(list(found.values))}")
+        raise UnusableReply("key", f"no {key} among the keys {_clip(list(found.values))}")
     text = _string(key, found.values[key])
     if not text:
         raise UnusableReply("empty", f"{key} has no text")
@@ -214,7 +214,7 @@ def _named(values: dict[str, object], keys: Collection[str], *, repair: bool) ->
     named = {key: values[key] if key in values else loose.get(_fold(key), ...) for key in keys}
     missing = [key for key, value in named.items() if value is ...]
     if missing:
-        raise UnusableReply("key", f"there is no {missing[0]} among the keys {_clip(list(values))}")
+        raise UnusableReply("key", f"no {missing[0]} among the keys {_clip(list(values))}")
     return named, True
 
 
@@ -225,7 +225,7 @@ def _foreign(values: dict[str, object]) -> object:
     if len(same) == 1:
         return same[0]
     if len(strings) != 1:
-        raise UnusableReply("key", f"there is no Query among the keys {_clip(list(values))}")
+        raise UnusableReply("key", f"no Query among the keys {_clip(list(values))}")
     key, value = strings[0]
     if _fold(key) in _NOT_A_QUERY:
         raise UnusableReply("refusal", f"the reply is {_clip(key)}: {_clip(value)}")

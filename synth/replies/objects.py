@@ -209,7 +209,7 @@ def _all_objects(text: str, *, repair: bool) -> list[Found]:
         raise UnusableReply("empty", "there is reasoning and no answer")
     if start < 0:
         reason = "json" if "[" in text else "refusal"
-        raise UnusableReply(reason, f"there is no JSON object in {text[:80]!r}")
+        raise UnusableReply(reason, f"no JSON object in {text[:80]!r}")
     problem = ""
     for _ in range(_MAX_STARTS):
         if start < 0:

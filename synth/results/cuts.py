@@ -69,7 +69,7 @@ def read(folder: OutputFolder, scores: Sequence[str], score: str, *, by: Sequenc
     types = keep.column_types(folder, scores, shards[0])
     for name in (score, *by, *([label] if label else [])):
         if name not in types:
-            raise JobError(f"{folder.path}: there is no column {name}.", f"There are: {', '.join(sorted(types))}.")
+            raise JobError(f"{folder.path}: has no column {name}.", f"There are: {', '.join(sorted(types))}.")
     wanted = [name for name in dict.fromkeys([score, shuffled, *by, *([label] if label else [])]) if name in types]
     parts = []
     for index in shards:
@@ -227,7 +227,7 @@ def _labels(column: pa.ChunkedArray, name: str) -> Numbers:
         return _numbers(words.cast(pa.float64()), name)
     except pa.ArrowInvalid as exc:
         raise JobError(
-            f"column {name} holds text that is no label ({exc}).", "Labels are numbers, true and false."
+            f"column {name} contains text that is not a label ({exc}).", "Labels are numbers, true and false."
         ) from exc
 
 

@@ -108,7 +108,7 @@ def pairs_of(folder: OutputFolder, view: str | None, negatives: int | None, noti
     base, mined = folder.step(name), folder.step("mined")
     done = base.done()
     if not done and name.startswith("views/"):
-        raise JobError(f"{folder.path}: there is no view {view}.", "See: synth keep --as NAME")
+        raise JobError(f"{folder.path}: has no view {view}.", "See: synth keep --as NAME")
     if not done:
         raise JobError(f"{folder.path}: {name} holds no pairs.", f"Run it first: synth run {folder.path}")
     totals = runs.totals(folder)

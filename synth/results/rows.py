@@ -34,7 +34,7 @@ def rows(
     """Up to `count` rows spread over the run, each with where it is from: kept by a view, or rejected by any step.
 
     With `row_id` everything with this id. Raises JobError when nothing has the id, when `where` is not a condition on
-    the columns, or when there is no such view.
+    the columns, or when the view does not exist.
     """
     parts = _parts(folder, view_folder(folder, view), rejected=rejected, row_id=row_id)
     found = [(part.title, row) for part, frame, share in _shared(parts, where, count) for row in _spread(frame, share)]
@@ -64,7 +64,7 @@ def view_folder(folder: OutputFolder, name: str) -> str:
     known = keep.names(folder)
     if name != keep.DEFAULT and f"views/{name}" not in known:
         there = ", ".join([keep.DEFAULT, *(each.removeprefix("views/") for each in known)])
-        raise JobError(f"{folder.path}: there is no view {name}.", f"There are: {there}.")
+        raise JobError(f"{folder.path}: has no view {name}.", f"Views: {there}.")
     return name if name == keep.DEFAULT else f"views/{name}"
 
 

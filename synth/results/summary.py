@@ -115,7 +115,7 @@ class Summary:
     scores: Sequence[str] = ()
     """The columns of those rows that scorers made."""
     existing: bool = False
-    """Whether the pairs were there before: then there are no passages, and a row that cannot be used is no item."""
+    """Whether the pairs existed before: then the run has no passages, and an unusable row is not an item."""
 
     def as_json(self) -> dict[str, Any]:
         """For `--json`."""

@@ -1,6 +1,6 @@
 """A run's folder as a whole: started once, opened again under the same settings, or under new ones when asked.
 
-What a run was started as stands in its `revisions`; `prompts/` (`prompts.2/` …) hold the templates, examples and
+`revisions` record the job that a run was started with; `prompts/` (`prompts.2/` …) contain the templates, examples and
 definitions that it uses, so that an upgrade of the package changes nothing in the middle of a run.
 """
 
@@ -212,9 +212,9 @@ def _library_of(job: Job, record: Record) -> Library | None:
     try:
         library = load_library(find("personas", options.path, job.base), options.field)
     except (JobError, InputError) as exc:
-        raise OutputError(f"revision {record.number}: its personas cannot be had: {exc}") from exc
+        raise OutputError(f"revision {record.number}: its personas cannot be loaded: {exc}") from exc
     if library.sha256 != wanted["sha256"]:
-        raise OutputError(f"revision {record.number}: {library.name} is no longer the persona library that it used.")
+        raise OutputError(f"revision {record.number}: {library.name} is not the persona library that it used.")
     return library
 
 

@@ -100,7 +100,7 @@ def read_grades(reply: ChatReply) -> Grades:
 
 def _grade(values: Mapping[str, object], key: str) -> int:
     if key not in values:
-        raise UnusableReply("key", f"there is no {key} among the keys {list(values)[:10]!r}")
+        raise UnusableReply("key", f"no {key} among the keys {list(values)[:10]!r}")
     value = values[key]
     if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit():
         value = int(value)

@@ -3,7 +3,7 @@
 Transport failures cost time, never an item, unless the item itself is their cause: a server that fails on one item for
 ever must not stop the run, and an outage must not cost items. The server's other work tells them apart. A failure
 counts against an item only when the same server answered at least `OTHERS` other requests since that item's previous
-failure, and `MAX_CHARGES` such failures reject it. At the end of a run there is no other work; then tiny requests of
+failure, and `MAX_CHARGES` such failures reject it. At the end of a run no other work is left; then tiny requests of
 our own (canaries) show whether the server is healthy.
 """
 

@@ -126,7 +126,7 @@ class Joined:
             return Fault("not_relevant", f"query {query} and passage {passage} are judged {score:g}")
         for side, name, what in ((self._queries, query, "query"), (self._corpus, passage, "passage")):
             if name not in side.rows:
-                return Fault("unresolved", f"there is no {what} with the id {name!r}")
+                return Fault("unresolved", f"no {what} has the id {name!r}")
             if fault := side.faults.get(name):
                 return fault
         return None

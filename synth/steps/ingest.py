@@ -290,7 +290,7 @@ class _Pairs(_Ingest[PairRow]):
             for name in scorer.reads or ():
                 if name not in present:
                     raise JobError(
-                        f"scores: {scorer.name}: there is no column {name!r}.", f"There are: {', '.join(present)}."
+                        f"scores: {scorer.name}: column {name!r} does not exist.", f"There are: {', '.join(present)}."
                     )
         job.rules.require({*present, *(name for scorer in job.scores for name, _ in scorer.named_outputs())})
         by = [name for name in job.rules.grouping if name in present]

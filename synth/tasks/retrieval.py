@@ -257,7 +257,7 @@ class Retrieval(Task):
 
 
 def drawn(candidates: Candidates, count: int, rng: random.Random) -> Candidates:
-    """`count` of the nearest personas, still nearest first; all of them where there are no more."""
+    """`count` of the nearest personas, still nearest first; all of them if there are not more."""
     if len(candidates.personas) <= count:
         return candidates
     chosen = sorted(rng.sample(range(len(candidates.personas)), count))

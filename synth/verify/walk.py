@@ -139,7 +139,7 @@ class Mined:
 
     def _outdated(self, mined: Opened, view: str) -> None:
         if not self._reported:
-            what = f"was made from pairs that are no longer in {view}; `synth mine` rebuilds it"
+            what = f"was made from pairs that {view} does not contain any more; `synth mine` rebuilds it"
             self._book.note(mined.step.path, what)
         self._reported = True
 

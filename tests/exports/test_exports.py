@@ -409,7 +409,7 @@ def test_a_flag_that_would_do_nothing_is_refused(out, tmp_path):
     for flags in ({"group": "doc"}, {"document": "doc"}):
         with pytest.raises(JobError, match="there is nothing to split"):
             made(out, tmp_path / "x", "hub", **flags)
-    with pytest.raises(JobError, match="there is no view mild"):
+    with pytest.raises(JobError, match="has no view mild"):
         made(out, tmp_path / "x", "hub", view="mild")
 
 

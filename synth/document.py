@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,8 @@ class Document:
     data: Any
     lines: dict[KeyPath, int]
     problems: tuple[Problem, ...]
+    folder: Path | None = None
+    """The folder of the file, absolute; None for text that came from no file."""
 
     @property
     def readable(self) -> bool:
@@ -81,7 +83,7 @@ def load(path: Path) -> Document:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
         raise JobError(f"{path}: byte {exc.start} is not UTF-8.", "Save the file as UTF-8.") from exc
-    return parse(text, str(path))
+    return replace(parse(text, str(path)), folder=path.resolve().parent)
 
 
 def parse(text: str, name: str) -> Document:

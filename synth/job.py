@@ -20,8 +20,8 @@ from synth.errors import JobError
 from synth.rules import Rules
 from synth.scores import Scorer
 from synth.sources import INSTRUCTION, Corpus, PairData, ReadLimits
-from synth.stage import ClientSettings, Stage
-from synth.tables import PAIRS
+from synth.stage import ClientSettings, EmbedStage, LlmStage, Stage
+from synth.tables import PAIRS, carried_name
 from synth.tasks import Task
 from synth.validation import Duration, Size, as_written, override, plain, validate
 
@@ -120,20 +120,22 @@ class JobFile(Stage):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A checked job. `base` is the folder that relative paths start from, `source` what to call it in messages."""
+    """A checked job. `base` is the folder that relative paths start from, `source` its name in messages.
+
+    `code` is the folder of the job file where the job names classes of the user's own, else None.
+    """
 
     source: str
     base: Path
+    code: Path | None
     file: JobFile
-    llm: Any
-    """A stage with `open(client) -> ChatModel`; None where nothing is generated."""
-    embed: Any
-    """A stage with `open(client, instruction) -> Encoder`, or None."""
+    llm: LlmStage | None
+    """None where nothing is generated and no scorer asks it."""
+    embed: EmbedStage | None
     task: Task | None
     """None in a pass over existing data."""
     scores: tuple[Scorer, ...]
     rules: Rules
-    repair: bool
 
     @property
     def corpora(self) -> Sequence[Corpus]:
@@ -190,9 +192,11 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Job:
     return build(document, overrides, base=Path.cwd())
 
 
-def from_json(data: Mapping[str, Any], name: str, base: Path, overrides: Sequence[str] = ()) -> Job:
+def from_json(
+    data: Mapping[str, Any], name: str, base: Path, overrides: Sequence[str] = (), code: Path | None = None
+) -> Job:
     """The job that a `job.json` holds."""
-    return build(Document(name, dict(data), {}, ()), overrides, base=base)
+    return build(Document(name, dict(data), {}, (), code), overrides, base=base)
 
 
 def build(document: Document, overrides: Sequence[str], base: Path) -> Job:
@@ -224,13 +228,13 @@ class Draft:
         return Job(
             source=self.document.name,
             base=base,
+            code=self.document.folder if _names_own_code(self.data) else None,
             file=self.file,
             llm=self.stages.get("llm"),
             embed=self.stages.get("embed"),
             task=self.stages.get("task"),
             scores=tuple(scorer.at(base) for scorer in self.stages["scores"]),
             rules=self.rules,
-            repair=bool(getattr(self.stages.get("llm"), "repair", True)),
         )
 
 
@@ -240,15 +244,25 @@ def draft(document: Document, overrides: Sequence[str] = ()) -> Draft:
         return Draft(document, {}, None, {}, None, document.problems)
     data = plain(document.data)
     given = override(data, overrides)
+    if document.folder is not None and _names_own_code(data):
+        registry.importable(document.folder)
     file, stages, found = _sections(data)
     if as_written(data, found, given):
         file, stages, found = _sections(data)
     problems = [*document.problems, *found, *_between(data, stages)]
+    problems += _same_names(file.corpus or []) if file is not None else []
     rules, found = Rules.parse(data.get("keep"), stages.get("scores", ()))
     if rules is not None and file is not None and not found:
         found = rules.absent(_columns(file.corpus, stages)) if file.corpus else []
     problems += [Problem(("keep", *each.path), each.message, each.cure) for each in found]
     return Draft(document, data, file, stages, rules, problems)
+
+
+def _names_own_code(value: object) -> bool:
+    """Whether any `use:` names a class as `module:Class`."""
+    if isinstance(value, Mapping):
+        return ":" in str(value.get("use", "")) or any(_names_own_code(each) for each in value.values())
+    return isinstance(value, list) and any(_names_own_code(each) for each in value)
 
 
 def _raise(document: Document, problems: Sequence[Problem]) -> NoReturn:
@@ -258,6 +272,7 @@ def _raise(document: Document, problems: Sequence[Problem]) -> NoReturn:
     raise JobError(f"{document.name}: {len(lines)} mistakes\n" + "\n".join(f"  {line}" for line in lines))
 
 
+_BASES: Mapping[str, type[Stage]] = {"scores": Scorer, "tasks": Task}
 _KINDS = {"llm": "llm", "embed": "embed", "task": "tasks"}
 
 
@@ -283,9 +298,9 @@ def _between(data: Mapping[str, Any], stages: Mapping[str, Any]) -> list[Problem
             found.append(Problem(path, "needs an embedder", f"{cure}, or leave this scorer out."))
         if data.get("llm") is None and "chat" in scorer.needs - scorer.brings:
             found.append(Problem(path, "needs a language model", "Add `llm:`, or leave this scorer out."))
-        grader = (getattr(scorer, "llm", None) or stages.get("llm")) if "chat" in scorer.needs else None
-        if not getattr(grader, "judges", True):
-            what = f"cannot be asked of {grader.__module__.rpartition('.')[2]}, a baseline that understands nothing"
+        grader = scorer.models.get("llm", stages.get("llm")) if "chat" in scorer.needs else None
+        if isinstance(grader, LlmStage) and not grader.judges:
+            what = f"cannot be asked of {registry.name_of(grader)}, a baseline that understands nothing"
             found.append(Problem(path, what, "Give this scorer an `llm:` of its own, or leave it out."))
         twice = [name for name, _ in scorer.named_outputs() if made.setdefault(name, n) != n]
         if twice:
@@ -301,6 +316,19 @@ _GENERATION = {"corpus", "personas", "task"}
 def _of_corpora(data: Mapping[str, Any]) -> list[Problem]:
     cure = {"corpus": "Add `corpus:`, or `data:` for a pass over existing pairs.", "llm": "Add `llm:`."}
     return [Problem((key,), "is required and not given", cure[key]) for key in cure if data.get(key) is None]
+
+
+def _same_names(corpora: Sequence[Corpus]) -> list[Problem]:
+    """Corpora of one name, which could not be told apart in the column `source`."""
+    first: dict[str, int] = {}
+    return [
+        Problem(("corpus", str(n)), f"has the name {each.source!r}, as corpus.{first[each.source]} has", _RENAME)
+        for n, each in enumerate(corpora)
+        if first.setdefault(each.source, n) != n
+    ]
+
+
+_RENAME = "Give each a `name` of its own."
 
 
 def _of_data(data: Mapping[str, Any]) -> list[Problem]:
@@ -319,10 +347,11 @@ def _of_data(data: Mapping[str, Any]) -> list[Problem]:
 
 def _columns(corpora: Sequence[Corpus], stages: Mapping[str, Any]) -> set[str]:
     """Every column that a rule can read: of pairs, scores, and what the corpora carry."""
-    carried = {name for corpus in corpora for path in corpus.carry for name in (path, path.rpartition(".")[2])}
     made = {name for scorer in stages.get("scores", ()) for name, _ in scorer.named_outputs()}
     task: Task | None = stages.get("task")
-    return {*PAIRS.names, *(task.columns if task else ()), *carried, *(f"input_{name}" for name in carried), *made}
+    taken = {*(task.columns if task else ()), *made}
+    carried = {carried_name(name) for corpus in corpora for name in corpus.carry}
+    return {*PAIRS.names, *taken, *(f"input_{name}" if name in taken else name for name in carried)}
 
 
 def _stages(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
@@ -347,22 +376,13 @@ def _stages(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
     return stages, found
 
 
-def _is_of_kind(cls: type[Stage], kind: str) -> bool:
-    if kind in ("scores", "tasks"):
-        return issubclass(cls, Scorer if kind == "scores" else Task)
-    return hasattr(cls, "open") and not issubclass(cls, Scorer)
-
-
 def _stage(kind: str, spec: Mapping[str, Any], path: KeyPath) -> tuple[Any, list[Problem]]:
     options = dict(spec)
     use = options.pop("use", None)
     if not isinstance(use, str):
         return None, [Problem((*path, "use"), "names no stage", f"One of: {', '.join(registry.names(kind))}.")]
     try:
-        cls = registry.find(kind, use)
+        cls = registry.find(kind, use, _BASES.get(kind))
     except JobError as exc:
         return None, [Problem((*path, "use"), exc.message, exc.hint)]
-    if not _is_of_kind(cls, kind):
-        known = ", ".join(registry.names(kind))
-        return None, [Problem((*path, "use"), f"{use!r} is a stage of another kind", f"One of: {known}.")]
     return validate(cls, options, path)

@@ -158,8 +158,6 @@ class _Pipeline:
     def run(self) -> Finished:
         """All passes: what is left of the run, then the items to be asked again."""
         target = self._target
-        for scorer in target.job.scores:
-            scorer.require()
         opened = runs.start(
             target.job,
             target.out,

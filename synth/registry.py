@@ -1,20 +1,29 @@
 """A plugin is a module: `find("scores", "cosine")` is the one class that synth/scores/cosine.py exports.
 
-No table, no decorator, no registration line. A user's own class is named `pkg.module:Class`.
+No table, no decorator, no registration line. A user's own class is named `pkg.module:Class`; its module may lie in the
+folder of the job file.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
+import sys
 from collections.abc import Mapping
 from difflib import get_close_matches
+from functools import partial
+from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, SerializeAsAny
 
 from synth.errors import JobError
-from synth.stage import Stage
+from synth.stage import EmbedStage, LlmStage, RerankStage, Stage
 from synth.validation import validate
+
+_BASES: Mapping[str, type[Stage]] = {"llm": LlmStage, "embed": EmbedStage, "rerank": RerankStage}
 
 
 def names(kind: str) -> list[str]:
@@ -23,15 +32,17 @@ def names(kind: str) -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
 
 
-def find(kind: str, name: str) -> type[Stage]:
-    """The stage class behind `use: name`.
+def find(kind: str, name: str, base: type[Stage] | None = None) -> type[Stage]:
+    """The stage class behind `use: name`, a subclass of `base`.
 
-    Raises JobError when nothing has that name, its module cannot be imported, or it exports no single stage.
+    Raises JobError when no plugin has that name, its module cannot be imported, or it does not export one such class.
     """
+    base = base or _BASES.get(kind, Stage)
+    known = names(kind)
     if ":" in name:
         module_name, _, attribute = name.partition(":")
         cls = getattr(_load(module_name, name), attribute, None)
-    elif name in (known := names(kind)):
+    elif name in known:
         module = _load(f"synth.{kind}.{name}", name)
         exported = list(getattr(module, "__all__", ()))
         if len(exported) != 1:
@@ -40,20 +51,45 @@ def find(kind: str, name: str) -> type[Stage]:
     else:
         near = get_close_matches(name, known, n=1)
         hint = f"Did you mean {near[0]!r}?" if near else 'Your own class is written "package.module:Class".'
-        raise JobError(f"nothing called {name!r} (there are: {', '.join(known)}).", hint)
-    if not (isinstance(cls, type) and issubclass(cls, Stage)):
-        raise JobError(f"{name!r} does not name a subclass of synth.stage.Stage.")
+        raise JobError(f"unknown name {name!r} (known: {', '.join(known)}).", hint)
+    if not (isinstance(cls, type) and issubclass(cls, base)):
+        raise JobError(f"{name!r} is not a subclass of {base.__name__}.", f"One of: {', '.join(known)}.")
+    if inspect.isabstract(cls):
+        missing = ", ".join(sorted(cls.__abstractmethods__))
+        raise JobError(f"{name!r} does not define {missing}.", f"See {base.__module__}.{base.__qualname__}.")
     return cls
+
+
+def name_of(stage: Stage) -> str:
+    """The name that `use:` has for a stage: `cosine`, or `package.module:Class` for a user's own."""
+    cls = type(stage)
+    parts = cls.__module__.split(".")
+    plugin = len(parts) == 3 and parts[0] == "synth" and not parts[2].startswith("_")  # noqa: PLR2004 - synth.KIND.NAME
+    return parts[2] if plugin else f"{cls.__module__}:{cls.__qualname__}"
+
+
+def stage_identity(stage: Stage) -> dict[str, Any]:
+    """What a stage adds to the identity of a run: its name, and its options that decide what comes out."""
+    return {"use": name_of(stage)} | stage.identity()
+
+
+def importable(folder: Path) -> None:
+    """Let `use: module:Class` find modules in this folder, after all installed ones."""
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
 
 
 def _load(module_name: str, name: str) -> ModuleType:
     try:
         return importlib.import_module(module_name)
     except (ImportError, SyntaxError, ValueError) as exc:  # ValueError: a module without a name
-        raise JobError(f"{name!r} cannot be imported: {exc}.", "Is the package installed?") from exc
+        raise JobError(
+            f"{name!r} cannot be imported: {exc}.",
+            "Install its package, or put the module into the folder of the job file.",
+        ) from exc
 
 
-def resolve(kind: str, value: object) -> object:
+def _resolve(kind: str, value: object) -> object:
     """The stage that a mapping with `use` names; anything else passes through to pydantic.
 
     Raises ValueError with every mistake in it, as field validators do.
@@ -63,19 +99,17 @@ def resolve(kind: str, value: object) -> object:
     options = dict(value)
     use = options.pop("use", None)
     if not isinstance(use, str):
-        raise ValueError(f"names no stage; add `use:`, one of {', '.join(names(kind))}")  # noqa: TRY004 - pydantic reads ValueError
+        raise ValueError(f"add `use:`, one of {', '.join(names(kind))}")  # noqa: TRY004 - pydantic reads ValueError
     try:
         cls = find(kind, use)
     except JobError as exc:
         raise ValueError(str(exc)) from exc
     stage, problems = validate(cls, options)
     if problems:
-        said = [f"{'.'.join(problem.path)}: {problem.message}. {problem.cure}".rstrip() for problem in problems]
-        raise ValueError(" ".join(said))
+        lines = [f"{'.'.join(problem.path)}: {problem.message}. {problem.cure}".rstrip() for problem in problems]
+        raise ValueError(" ".join(lines))
     return stage
 
 
-def stage_identity(stage: Stage) -> dict[str, Any]:
-    """What a nested stage adds to the identity of the one around it: which class, and its options that matter."""
-    cls = type(stage)
-    return {"use": f"{cls.__module__}:{cls.__qualname__}"} | stage.identity()
+NestedLlm = Annotated[SerializeAsAny[LlmStage], BeforeValidator(partial(_resolve, "llm"))]
+NestedReranker = Annotated[SerializeAsAny[RerankStage], BeforeValidator(partial(_resolve, "rerank"))]

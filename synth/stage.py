@@ -7,13 +7,14 @@ hashed, pickled and tested without a server. Three protocols are all that the pi
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from synth.types import Candidates, QueryConfig, Requirement
 
@@ -27,6 +28,11 @@ class Stage(BaseModel):
 
     tuning: ClassVar[frozenset[str]] = frozenset()
     """Fields that say where or how fast a stage runs, never what it yields: left out of `identity`."""
+
+    @property
+    def models(self) -> dict[str, ModelStage]:
+        """The models among its options, by option."""
+        return {name: value for name, value in self if isinstance(value, ModelStage)}
 
     def identity(self) -> dict[str, Any]:
         """The options that decide what comes out, as JSON values: what resume compares."""
@@ -47,17 +53,6 @@ class ClientSettings:
     stall: float = 900.0
     notify: Callable[[str], None] = print
     """Called with one line when a server goes away, throttles or comes back; rare, safe to print."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """Sampling values, all four always sent: servers fill gaps from the model's own file."""
-
-    temperature: float = 0.7
-    top_p: float = 0.8
-    top_k: int = 20
-    min_p: float = 0.0
-    max_tokens: int = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,13 +140,17 @@ class ChatReply:
 
 
 class ChatModel(Protocol):
-    """Answers one request; `slots` requests are worth having in flight.
+    """Answers one request; keep `slots` requests in flight.
 
-    Owns its transport retries; raises only RequestRejected, ServerRefused, ServerUnavailable.
+    It retries by itself, and raises only RequestRejected, ServerRefused and ServerUnavailable. `troubled` is true while
+    no server answers: then the run waits for `limits.outage`, not for `limits.stall`.
     """
 
     @property
     def slots(self) -> int: ...
+
+    @property
+    def troubled(self) -> bool: ...
 
     async def complete(self, request: ChatRequest) -> ChatReply: ...
 
@@ -200,3 +199,93 @@ class Services:
     chat: ChatModel | None = None
     encoder: Encoder | None = None
     reranker: Reranker | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """What one server, or one local model, answered to a probe; None where a fact does not apply or is unknown."""
+
+    server: str
+    """URL without secrets, or the path of a local model."""
+    reachable: bool
+    problems: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    max_model_len: int | None = None
+    version: str | None = None
+    engines: int | None = None
+    """Data-parallel engines behind the URL."""
+    constrained: bool | None = None
+    """Whether the reply followed a schema that the model would not follow by chance."""
+    dimension: int | None = None
+    norm: float | None = None
+    """Length of a vector before normalisation."""
+    paraphrase: float | None = None
+    """How near an answer is to its question: the cosine of an embedder, P(yes) of a reranker."""
+    unrelated: float | None = None
+    """The same for an unrelated text; must be the lower one."""
+    remote: bool = False
+    """Whether texts leave this machine."""
+
+
+class ModelStage(Stage):
+    """Base of everything that opens a model: `llm`, `embed` and `rerank`."""
+
+    model: str = ""
+    """The model's name."""
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that the model takes in the process that opens it."""
+        return 0
+
+    def urls(self) -> list[str]:
+        """Base URLs of its servers; empty for a model in this process."""
+        return []
+
+
+class LlmStage(ModelStage):
+    """Base of language models, the job key `llm`."""
+
+    judges: ClassVar[bool] = True
+    """Whether it understands texts well enough to grade pairs."""
+
+    max_tokens: int = Field(default=512, gt=0)
+    """Most tokens of one reply; a reply cut there is asked again once with twice as many."""
+    repair: bool = True
+    """Accept replies whose JSON needs a stated small repair."""
+
+    def writes(self, query: str, passage: str) -> bool:  # noqa: ARG002 - for models that know fewer languages
+        """Whether it can write a query in one language for a passage in another; both are language codes."""
+        return True
+
+    @abstractmethod
+    def open(self, client: ClientSettings) -> ChatModel:
+        """The model; nothing is loaded or connected before its first request."""
+
+    async def probe(self, client: ClientSettings) -> list[ProbeResult]:  # noqa: ARG002 - for models that can be probed
+        """Ask each server once, for `synth check`."""
+        return []
+
+
+class EmbedStage(ModelStage):
+    """Base of embedders, the job key `embed`."""
+
+    @abstractmethod
+    def open(self, client: ClientSettings, instruction: str) -> Encoder:
+        """The model; queries get `instruction`, which says what is searched for."""
+
+    async def probe(self, client: ClientSettings, instruction: str) -> list[ProbeResult]:  # noqa: ARG002 - as above
+        """Ask each server once, for `synth check`."""
+        return []
+
+
+class RerankStage(ModelStage):
+    """Base of rerankers, the key `model` of the score `reranker`."""
+
+    @abstractmethod
+    def open(self, client: ClientSettings, instruction: str) -> Reranker:
+        """The model; it scores with `instruction`, which says what is searched for."""
+
+    async def probe(self, client: ClientSettings, instruction: str) -> list[ProbeResult]:  # noqa: ARG002 - as above
+        """Ask each server once, for `synth check`."""
+        return []

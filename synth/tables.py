@@ -109,6 +109,11 @@ def passages(table: pa.Table) -> list[Passage]:
     return [Passage(*row) for row in zip(*columns, strict=True)]
 
 
+def carried_name(name: str) -> str:
+    """The name among pairs of a column that a corpus carries."""
+    return f"input_{name}" if name in PASSAGES.names or name in PAIRS.names else name
+
+
 def carried_schema(table_schema: pa.Schema) -> list[pa.Field]:
     """The user's own columns in a `passages/` shard."""
     return [field for field in table_schema if field.name not in PASSAGES.names]

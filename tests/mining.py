@@ -8,14 +8,14 @@ import zlib
 import numpy as np
 
 from synth.errors import RequestRejected
-from synth.stage import ChatReply, Encoded, Stage
+from synth.stage import ChatReply, EmbedStage, Encoded, LlmStage, RerankStage
 
 WIDTH = 96
 asked = []
 """Every (kind, text) that a model of this module was asked."""
 
 
-class Bag(Stage):
+class Bag(EmbedStage):
     """Vectors of hashed words; a text with `NaN` in it gets NaN, one with `REFUSED` is refused."""
 
     model: str = "bag"
@@ -44,7 +44,7 @@ def vector(text):
     return np.full(WIDTH, np.nan) if "NaN" in text else found / np.linalg.norm(found)
 
 
-class Verdicts(Stage):
+class Verdicts(RerankStage):
     """A reranker that finds its verdict in the document: `P=0.95`, `P=nan`; else 0.1."""
 
     def open(self, client, instruction):  # noqa: ARG002 - the seam's signature
@@ -63,7 +63,7 @@ class _Verdicts:
         pass
 
 
-class Writer(Stage):
+class Writer(LlmStage):
     """A language model that writes `replies`, one a call, the last one for ever; `{query}` is filled in."""
 
     replies: list[str]
@@ -74,6 +74,7 @@ class Writer(Stage):
 
 class _Writer:
     slots = 2
+    troubled = False
 
     def __init__(self, replies):
         self._replies = replies

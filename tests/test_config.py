@@ -56,7 +56,7 @@ def test_what_a_job_leaves_out_has_its_default(job):
     assert [(c.column, c.value) for c in got.rules.conditions if c.column == "cosine"] == [("cosine", 0.7)]
     assert (got.file.personas.top_k, got.file.personas.pool) == (5, 5)
     assert got.task.queries_per_passage == 1
-    assert got.repair is True
+    assert got.llm.repair is True
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_what_a_job_leaves_out_has_its_default(job):
         (changed("attempts: 3", "lengths: {keyword: [2, 6]}"), "task: lengths names 'keyword'", "keywords"),
         (changed("0.7", "1.5"), "job.yaml:11: keep.cosine", "1"),
         (changed("cosine: {above: 0.7}", "cosin: {above: 0.7}"), "job.yaml:11: keep.cosin", "cosine"),
-        (changed("use: extractive", "use: extractiv"), "job.yaml:4: llm.use: nothing called 'extractiv'", "extractive"),
+        (changed("use: extractive", "use: extractiv"), "job.yaml:4: llm.use: unknown name 'extractiv'", "extractive"),
         (
             changed("use: extractive", "use: openai, model: m, api_key: sk-zebra"),
             "job.yaml:4: llm.api_key",
@@ -115,19 +115,19 @@ def test_what_a_job_leaves_out_has_its_default(job):
         (
             changed("use: extractive", "use: vllm_server, model: m, base_urls: [http://h], api_key_env: sk-zebra-1"),
             "llm.api_key_env",
-            "never the key itself",
+            "not the key itself",
         ),
         (changed("{use: extractive}", "extractive"), "job.yaml:4: llm: expects a mapping", ""),
         (changed("{use: extractive}", "{}"), "job.yaml:4: llm.use: names no stage", "extractive"),
         (
             changed("use: extractive", 'use: "synth.scores.cosine:Cosine"'),
-            "job.yaml:4: llm.use: 'synth.scores.cosine:Cosine' is a stage of another kind",
+            "job.yaml:4: llm.use: 'synth.scores.cosine:Cosine' is not a subclass of LlmStage",
             "extractive",
         ),
         (
             changed("use: extractive", 'use: "nowhere:Thing"'),
             "job.yaml:4: llm.use: 'nowhere:Thing' cannot",
-            "installed",
+            "folder of the job file",
         ),
         (changed("corpus:\n  path: docs.jsonl\n", ""), "corpus: is required and not given", "Add `corpus:`"),
         (GOOD + "out: ../elsewhere\n", "job.yaml:14: out: names a folder", "`..`"),

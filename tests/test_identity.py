@@ -80,7 +80,7 @@ def test_the_hash_of_a_fixed_job_never_changes(tmp_path):
     assert identity.sha256(described) == GOLDEN
 
 
-GOLDEN = "4d078a651e82c57b691d4ad9c53f533976e7890e52cb64b4b46da2035a31467b"
+GOLDEN = "3677b6670897682aa803501d5968382e8fd0a99182b807252cacd8d9b1d784d8"
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ GOLDEN = "4d078a651e82c57b691d4ad9c53f533976e7890e52cb64b4b46da2035a31467b"
         ("llm.max_tokens", 99, "llm.max_tokens: 512 -> 99"),
         ("llm.thinking", True, "llm.thinking"),
         ("llm.repair", False, "llm.repair"),
-        ("llm.extra", {"x": 1}, "llm.extra"),
+        ("llm.extra_body", {"x": 1}, "llm.extra_body"),
         ("llm", {"use": "extractive"}, "llm.use"),
         ("embed.model", "other", "embed.model"),
         ("embed.dimensions", 64, "embed.dimensions"),
@@ -192,7 +192,7 @@ def test_templates_of_a_newer_package_do_not_reach_a_run_under_way(place, monkey
     newer = own_templates(place)
     (newer / "query.j2").write_text((newer / "query.j2").read_text() + "\nBe kind.\n")
     monkeypatch.setattr(
-        "synth.run.run.find", lambda kind, _name, _base: newer if kind == "prompts" else place / "people.txt"
+        "synth.tasks._task.find", lambda kind, _name, _base: newer if kind == "prompts" else place / "people.txt"
     )
     told = []
     again = start(place, BASE, notify=told.append)

@@ -4,11 +4,18 @@ import pytest
 
 from synth import registry
 from synth.errors import JobError
-from synth.stage import Stage
+from synth.stage import LlmStage, Stage
 
 
-class Mine(Stage):
-    """A stage of one's own."""
+class Mine(LlmStage):
+    """A language model of one's own."""
+
+    def open(self, client):
+        raise NotImplementedError
+
+
+class Unfinished(LlmStage):
+    """A language model that cannot be opened."""
 
 
 class NoStage:
@@ -36,6 +43,17 @@ def test_what_issue_two_promises_is_there():
 
 def test_a_class_of_ones_own_is_found():
     assert registry.find("llm", f"{__name__}:Mine") is Mine
+    assert registry.name_of(Mine()) == f"{__name__}:Mine"
+
+
+def test_a_class_without_its_method_is_refused_by_name():
+    with pytest.raises(JobError, match="does not define open"):
+        registry.find("llm", f"{__name__}:Unfinished")
+
+
+def test_a_plugin_is_named_as_the_job_names_it():
+    assert registry.stage_identity(registry.find("scores", "cosine")())["use"] == "cosine"
+    assert registry.name_of(registry.find("llm", "extractive")()) == "extractive"
 
 
 @pytest.mark.parametrize(
@@ -43,11 +61,11 @@ def test_a_class_of_ones_own_is_found():
     [
         ("cosin", "Did you mean 'cosine'?"),
         ("zzz", '"package.module:Class"'),
-        (f"{__name__}:NoStage", "does not name a subclass"),
-        (f"{__name__}:Missing", "does not name a subclass"),
+        (f"{__name__}:NoStage", "is not a subclass of"),
+        (f"{__name__}:Missing", "is not a subclass of"),
         ("no_such_module_here:Thing", "cannot be imported"),
         (":Thing", "cannot be imported"),
-        ("_batch", "nothing called '_batch'"),
+        ("_batch", "unknown name '_batch'"),
     ],
 )
 def test_a_name_that_leads_nowhere_says_so(name, wrong):

@@ -6,27 +6,24 @@ import asyncio
 import json
 import resource
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 from synth import registry
 from synth.check.data import DataReport
 from synth.check.findings import Finding, Findings
-from synth.document import Problem
+from synth.document import Document, Problem
 from synth.errors import JobError, SynthError
 from synth.job import SPARE_DESCRIPTORS, Draft, Job, PersonaOptions
 from synth.personas import Library, load_library
 from synth.prompts import PromptFolder
-from synth.rules import Rules
-from synth.rules.conditions import Grouped
 from synth.run import run as runs
+from synth.run.preflight import unsuited
 from synth.shipped import find
 from synth.sources import Corpus, InputFile, PassageRow, ReadLimits, inspect
 from synth.stage import ChatReply, ChatRequest
-from synth.tables import PAIRS, PASSAGES
 from synth.tasks import Task, Writer
 from synth.types import Candidates, Passage
 from synth.validation import validate
@@ -60,15 +57,11 @@ def _files(draft: Draft, base: Path, findings: Findings) -> list[InputFile]:
         else ReadLimits(max_line_bytes=draft.file.limits.max_line_bytes, strict=False)
     )
     files: list[InputFile] = []
-    names: dict[str, int] = {}
     for index, spec in enumerate(specs):
         path = ("corpus", str(index)) if isinstance(given, list) else ("corpus",)
         corpus, _ = validate(Corpus, spec)
         if corpus is None:
             continue
-        if (first := names.setdefault(corpus.source, index)) != index:
-            what = f"is called {corpus.source!r}, as corpus.{first} is"
-            findings.problem(draft.document, Problem(path, what, "Give each a `name` of its own."))
         try:
             seen = inspect([corpus], base, limits)
         except JobError as exc:
@@ -135,77 +128,10 @@ def check_scorers(draft: Draft, base: Path, findings: Findings) -> None:
             findings.add(Finding.of(exc, f"{draft.document.name}: "))
 
 
-def check_rules(draft: Draft, findings: Findings) -> None:
-    """Columns that rules read and nothing makes."""
-    if draft.rules is None:
-        return
-    corpora = draft.file.corpus if draft.file else []
-    for problem in draft.rules.absent(_columns(corpora, draft)) if corpora else ():
-        findings.problem(draft.document, Problem(("keep", *problem.path), problem.message, problem.cure))
-
-
-def _columns(corpora: Iterable[Corpus], draft: Draft) -> set[str]:
-    """What a pair with its scores will have."""
-    ours = {*PAIRS.names, *PASSAGES.names}
-    carried = {name for corpus in corpora for name in corpus.carry}
-    made = {name for scorer in draft.stages.get("scores", ()) for name, _ in scorer.named_outputs()}
-    task = draft.stages.get("task")
-    return {
-        *PAIRS.names,
-        *(task.columns if task else ()),
-        *made,
-        *(f"input_{name}" if name in ours else name for name in carried),
-    }
-
-
-def check_languages(job: Job, found: Sequence[str], findings: Findings) -> None:
-    """Queries in other languages than the backend can write, and groups without a threshold.
-
-    `found` are the passage languages of the sample; empty where none could be read.
-    """
-    task = job.require_task()
-    pairs = [(passage, query) for passage in found for query in task.query_languages(passage)]
-    crossing = [f"{query} for {passage}" for passage, query in pairs if query != passage]
-    crosses = bool(crossing) if found else task.query_languages("und") != ["und"]
-    if crosses and not getattr(type(job.llm), "cross_lingual", True):
-        shown = f" ({', '.join(crossing[:3])})" if crossing else ""
-        findings.add(
-            Finding(
-                f"{job.source}: task.languages: asks for queries in another language than the passage's{shown}, "
-                "which this llm cannot write. Use a real model, or set languages: {same: 1}.",
-                2,
-            )
-        )
-    _check_groups(job.rules, task, pairs, job, findings)
-
-
-def _check_groups(rules: Rules, task: Task, pairs: Sequence[tuple[str, str]], job: Job, findings: Findings) -> None:
-    """Groups that this job's pairs can fall into and that a threshold by group has no value for."""
-    known: dict[str, Sequence[str]] = {
-        **task.values(),
-        "source": [corpus.source for corpus in job.corpora],
-        "task": [task.name],
-    }
-    for condition in rules.conditions:
-        grouped = condition.value
-        languages = ("passage_language", "query_language")
-        if not isinstance(grouped, Grouped) or any(name not in (*known, *languages) for name in grouped.by):
-            continue
-        missing: dict[str, None] = {}
-        for passage, query in pairs or [("", "")]:
-            values = known | {"passage_language": [passage], "query_language": [query]}
-            for key in product(*(values[name] for name in grouped.by)):
-                if all(key) and not grouped.covers(key):
-                    missing[", ".join(key)] = None
-        if missing:
-            shown = "; ".join(list(missing)[:5]) + ("; …" if len(missing) > 5 else "")  # noqa: PLR2004 - enough to see
-            findings.add(
-                Finding(
-                    f"{job.source}: keep.{condition.column}.{condition.operator}: no value for {shown}, which this job "
-                    "can produce. Add them, or `default:`.",
-                    2,
-                )
-            )
+def check_languages(job: Job, languages: Sequence[str], document: Document, findings: Findings) -> None:
+    """What `synth run` refuses for passages in these languages."""
+    for problem in unsuited(job, languages):
+        findings.problem(document, problem)
 
 
 def check_descriptors(slots: int, findings: Findings) -> None:
@@ -287,6 +213,7 @@ class _Rehearsal:
     """A chat model that answers each request with the first thing its schema allows, and notes the prompt's size."""
 
     slots = 1
+    troubled = False
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
@@ -318,7 +245,7 @@ def _example_of(schema: Mapping[str, Any]) -> Any:
 
 def check_fit(job: Job, costs: Costs, max_model_len: int | None, findings: Findings) -> None:
     """Warn where prompts will not fit a server's context, or shards not the disk."""
-    reply = getattr(job.llm, "max_tokens", 0)
+    reply = job.llm.max_tokens if job.llm is not None else 0
     if max_model_len is not None and costs.longest_prompt and costs.longest_prompt + reply > max_model_len:
         findings.warn(
             f"the longest prompt of the sample has about {costs.longest_prompt:,} tokens, a reply up to {reply:,}; "

@@ -9,7 +9,7 @@ from typing import Any
 
 from synth.check.data import DataReport, PairsReport, look, look_at_pairs
 from synth.check.findings import Findings
-from synth.check.job import Costs, check_fit, check_languages, check_rules, check_scorers, expect, read_material
+from synth.check.job import Costs, check_fit, check_languages, check_scorers, expect, read_material
 from synth.check.servers import Asked, ask_all, named_models
 from synth.job import Draft
 from synth.sources import ReadLimits
@@ -43,7 +43,6 @@ def examine(draft: Draft, base: Path, *, offline: bool, notify: Notify = lambda 
     notify(f"{draft.document.name}: looking at the job and its files")
     material = read_material(draft, base, findings)
     check_scorers(draft, base, findings)
-    check_rules(draft, findings)
     job = draft.job(base)
     data: DataReport | PairsReport | None = None
     costs = None
@@ -52,7 +51,7 @@ def examine(draft: Draft, base: Path, *, offline: bool, notify: Notify = lambda 
     elif job is not None:
         limits = ReadLimits(max_line_bytes=job.limits.max_line_bytes, strict=False)
         data = look(job.corpora, material.files, limits, findings)
-        check_languages(job, list(data.languages), findings)
+        check_languages(job, list(data.languages), draft.document, findings)
         job.run.in_flight(findings.warn)
     if not offline:
         notify("asking the models")

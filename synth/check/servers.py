@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -13,22 +12,13 @@ from urllib.request import getproxies, proxy_bypass
 from synth.check.findings import Finding, Findings
 from synth.check.job import check_descriptors
 from synth.errors import SynthError
-from synth.scores import Scorer
+from synth.registry import name_of
 from synth.servers.faults import is_loopback, shown
-from synth.servers.probe import ProbeResult
-from synth.stage import ClientSettings, Stage
+from synth.servers.http import ServerAuth
+from synth.stage import ClientSettings, EmbedStage, LlmStage, ModelStage, ProbeResult, RerankStage
 
 PROBE_SECONDS = 120.0
-"""A server that takes longer for one small request is of no use."""
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """One model that a job names: where (`llm`, `scores.1.model`), its options, and how it is opened."""
-
-    section: str
-    stage: Stage
-    open: Callable[[ClientSettings], Any]
+"""A server that takes longer for one small request cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,30 +42,27 @@ class Asked:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One model that a job names, where (`llm`, `scores.1.model`), and the instruction that it gets."""
+
+    section: str
+    stage: ModelStage
+    instruction: str
+
+
 def named_models(stages: Mapping[str, Any], instruction: str) -> list[Model]:
-    """The models of a job's sections and scorers; `instruction` is what embedders and rerankers are told."""
-    found: list[Model] = []
-    if (llm := stages.get("llm")) is not None:
-        found.append(Model("llm", llm, llm.open))
-    if (embed := stages.get("embed")) is not None:
-        found.append(Model("embed", embed, lambda client: embed.open(client, instruction)))
+    """The models of a job's sections and scorers; `instruction` is for those without one of their own."""
+    named = [(section, stages.get(section)) for section in ("llm", "embed")]
+    found = [Model(section, stage, instruction) for section, stage in named if isinstance(stage, ModelStage)]
     for number, scorer in enumerate(stages.get("scores", ())):
-        own = {name: getattr(scorer, name) for name in type(scorer).model_fields}
-        found += [
-            Model(f"scores.{number}.{name}", stage, partial(_brought, scorer, instruction=instruction))
-            for name, stage in own.items()
-            if isinstance(stage, Stage)
-        ]
+        own = dict(scorer).get("instruction") or instruction
+        found += [Model(f"scores.{number}.{name}", stage, own) for name, stage in scorer.models.items()]
     return found
 
 
-def _brought(scorer: Scorer, client: ClientSettings, *, instruction: str) -> Any:
-    (model,) = scorer.open(client, instruction).values()
-    return model
-
-
 def ask_all(models: Sequence[Model], findings: Findings, *, offline: bool) -> list[Asked]:
-    """Ask every server at the same time; what is wrong with one becomes a finding, the others are still asked."""
+    """Ask all servers at the same time; a problem with one becomes a finding, the others are still asked."""
 
     async def gather() -> list[Asked]:
         return list(await asyncio.gather(*(_ask(model, findings, offline=offline) for model in models)))
@@ -85,66 +72,64 @@ def ask_all(models: Sequence[Model], findings: Findings, *, offline: bool) -> li
 
 async def _ask(named: Model, findings: Findings, *, offline: bool) -> Asked:
     section, stage = named.section, named.stage
-    use = type(stage).__module__.rpartition(".")[2]
     asked = Asked(
         section,
-        use,
-        str(getattr(stage, "model", "")),
-        servers=[shown(url) for url in _urls(stage)],
+        name_of(stage),
+        stage.model,
+        servers=[shown(url) for url in stage.urls()],
         hosts=hosts(stage),
         proxies=proxies(stage),
     )
     client = ClientSettings(request_timeout=PROBE_SECONDS, notify=findings.warn)
     try:
-        model = named.open(client)
+        results = await _probe(named, client, findings, offline=offline)
     except SynthError as exc:
         findings.add(Finding.of(exc, f"{section}: "))
         return asked
-    try:
-        check_descriptors(getattr(model, "slots", 0) if asked.hosts else 0, findings)
-        probe = getattr(model, "probe", None)
-        results = await probe() if probe is not None and not offline else []
-    except SynthError as exc:
-        findings.add(Finding.of(exc, f"{section}: "))
-        return asked
-    finally:
-        await model.close()
+    key = next((name for name in ("base_urls", "base_url") if name in type(stage).model_fields), "model")
     for result in results:
         for problem in result.problems:
-            told = problem if problem.startswith(result.server) else f"{result.server}: {problem}"
-            cure = "" if result.reachable else f" Start it, or correct {section}.{_url_key(stage)}."
-            ended = told if told.endswith("?") else f"{told.rstrip('.')}."
+            text = problem if problem.startswith(result.server) else f"{result.server}: {problem}"
+            cure = "" if result.reachable else f" Start it, or correct {section}.{key}."
+            ended = text if text.endswith("?") else f"{text.rstrip('.')}."
             findings.add(Finding(f"{section}: {ended}{cure}", 5))
     return replace(asked, results=tuple(results))
 
 
-def _url_key(stage: Any) -> str:
-    return "base_urls" if hasattr(stage, "base_urls") else "base_url"
+async def _probe(named: Model, client: ClientSettings, findings: Findings, *, offline: bool) -> list[ProbeResult]:
+    """What the servers of one model answer. Opening it also shows missing keys and certificates, offline as well."""
+    stage = named.stage
+    if isinstance(stage, LlmStage):
+        chat = stage.open(client)
+        await chat.close()
+        check_descriptors(chat.slots if hosts(stage) else 0, findings)
+        return [] if offline else await stage.probe(client)
+    if isinstance(stage, EmbedStage | RerankStage):
+        model = stage.open(client, named.instruction)
+        await model.close()
+        return [] if offline else await stage.probe(client, named.instruction)
+    return []
 
 
-def proxies(stage: Any) -> list[str]:
-    """What HTTP_PROXY and its kin mean for the servers of a stage; nothing for servers on this machine."""
+def proxies(stage: ModelStage) -> list[str]:
+    """What HTTP_PROXY and similar variables mean for the servers of a stage; nothing for servers on this machine."""
     found = getproxies()
-    used = bool(getattr(stage, "trust_env", False))
-    told = []
-    for url in _urls(stage):
+    used = isinstance(stage, ServerAuth) and stage.trust_env
+    lines = []
+    for url in stage.urls():
         parts = urlsplit(url)
         proxy = found.get(parts.scheme)
         if proxy is None or is_loopback(url):
             continue
         if proxy_bypass(parts.netloc):
-            told.append(f"{parts.netloc} is reached directly: the environment exempts it from proxies")
+            lines.append(f"{parts.netloc} is reached directly: the environment exempts it from proxies")
         elif used:
-            told.append(f"{parts.netloc} is reached through the proxy {shown(proxy)} (trust_env)")
+            lines.append(f"{parts.netloc} is reached through the proxy {shown(proxy)} (trust_env)")
         else:
-            told.append(f"{parts.netloc} is reached directly: the proxy of the environment counts with trust_env only")
-    return list(dict.fromkeys(told))
+            lines.append(f"{parts.netloc} is reached directly: the proxy of the environment counts with trust_env only")
+    return list(dict.fromkeys(lines))
 
 
-def hosts(stage: Any) -> list[str]:
+def hosts(stage: ModelStage) -> list[str]:
     """The hosts other than this machine that a stage sends texts to, each once."""
-    return list(dict.fromkeys(urlsplit(url).netloc for url in _urls(stage) if not is_loopback(url)))
-
-
-def _urls(stage: Any) -> list[str]:
-    return list(stage.urls()) if hasattr(stage, "urls") else []
+    return list(dict.fromkeys(urlsplit(url).netloc for url in stage.urls() if not is_loopback(url)))

@@ -17,9 +17,10 @@ from synth.job import Job
 from synth.personas import Library, encode_library
 from synth.prompts import PromptFolder
 from synth.run import run as runs
+from synth.run.preflight import require_suited
 from synth.scores import PairBatch
 from synth.sources import InputFile, PassageRow, carried_schema, count_rows, inspect, read_passages, sample_rows
-from synth.stage import ChatModel, ChatReply, ChatRequest, Encoder, Services
+from synth.stage import ChatReply, ChatRequest, Encoder, Services
 from synth.steps import ingest
 from synth.steps.generate import candidates_of
 from synth.tables import pair_table
@@ -71,6 +72,7 @@ def choose(job: Job, inputs: Sequence[InputFile], count: int, passage_id: str | 
     every = list(islice(numbered, MOST_ROWS))
     if not every:
         raise InputError(f"{job.source}: the inputs hold no usable passage.", "See `synth check`.")
+    require_suited(job, sorted({each[1].language for each in every}))
     picked = sorted(sample_rows(len(every), count))
     return [every[n] for n in picked]
 
@@ -87,6 +89,8 @@ class Trial:
     @classmethod
     def of(cls, job: Job) -> Trial:
         """Reads templates, personas and the list of inputs. Raises JobError and InputError."""
+        for scorer in job.scores:
+            scorer.require()
         prompts, library = runs.prepare(job)
         return cls(job, inspect(job.corpora, job.base, job.read_limits()), prompts, library)
 
@@ -99,7 +103,8 @@ class Trial:
             if job.embed is not None:
                 encoder = job.embed.open(client, task.instruction)
                 stack.push_async_callback(encoder.close)
-            chat: ChatModel = job.llm.open(client)
+            assert job.llm is not None  # noqa: S101 - a job that generates has one
+            chat = job.llm.open(client)
             stack.push_async_callback(chat.close)
             vectors = await self._personas(encoder)
             services = Services(chat=chat, encoder=encoder)

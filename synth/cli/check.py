@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from synth.check.report import Report
     from synth.check.servers import Asked
     from synth.job import Draft, Job
-    from synth.servers.probe import ProbeResult
+    from synth.stage import ProbeResult
 
 _FILES_SHOWN = 10
 
@@ -156,7 +156,7 @@ def _cost_lines(job: Job, costs: Costs) -> Iterator[str]:
     each = f", {calls} {'call' if calls == 1 else 'calls'} each"
     yield f"expected   {costs.items:,} items ({costs.passages:,} passages × {slots}){each}"
     yield f"calls      {costs.calls:,} and what is asked again"
-    if costs.prompt_tokens is not None and hasattr(job.llm, "max_tokens"):
+    if costs.prompt_tokens is not None and job.llm is not None and job.llm.urls():
         yield (
             f"tokens     about {_short(costs.prompt_tokens)} in, {_short(costs.completion_tokens or 0)} out; "
             "a prefix cache saves most of what goes in"

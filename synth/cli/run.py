@@ -98,7 +98,7 @@ def _print(finished: Finished, *, as_json: bool) -> None:
     if as_json:
         say(json.dumps(finished.summary.as_json() | {"out": str(out)}, ensure_ascii=False, default=str))
         return
-    embedder = str(getattr(finished.run.job.embed, "model", ""))
+    embedder = finished.run.job.embed.model if finished.run.job.embed else ""
     made = counters.pairs + counters.unusable
     for line in summary_lines(finished.summary, embedder=embedder, seconds=counters.seconds, made=made):
         say(line)

@@ -21,15 +21,15 @@ from synth.batching import gathered
 from synth.errors import RequestRejected, ServerRefused
 from synth.servers.faults import TransientError, shown
 from synth.servers.fleet import Fleet
-from synth.servers.probe import ANSWER, QUESTION, UNRELATED, ProbeResult, probe_servers
-from synth.stage import Encoded, Stage
+from synth.servers.probe import ANSWER, QUESTION, UNRELATED, probe_servers
+from synth.stage import EmbedStage, Encoded, ProbeResult
 
 Role = Literal["query", "document"]
 QWEN3_TEMPLATE = "Instruct: {instruction}\nQuery:{query}"
 """As Qwen3-Embedding's model card has it: no space after `Query:`."""
 
 
-class EmbedOptions(Stage):
+class EmbedOptions(EmbedStage):
     """The model and how texts are given to it."""
 
     model: str

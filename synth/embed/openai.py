@@ -10,15 +10,16 @@ from pydantic import Field
 from synth.embed._served import EmbedOptions, ServedEncoder, body
 from synth.servers.fleet import Fleet, FleetOptions
 from synth.servers.limiter import Clock, SystemClock
+from synth.servers.probe import probed
 from synth.servers.sdk import Provider, SdkTransport
-from synth.stage import ClientSettings
+from synth.stage import ClientSettings, ProbeResult
 
 __all__ = ["OpenAIEmbedder"]
 
 _SLOTS = 8
 
 
-class OpenAIEmbedder(EmbedOptions, Provider):
+class OpenAIEmbedder(Provider, EmbedOptions):
     """An OpenAI-compatible provider, reached through the openai package.
 
     A text that the provider calls too long is cut by a quarter until it fits. Some local servers cut silently instead;
@@ -38,6 +39,9 @@ class OpenAIEmbedder(EmbedOptions, Provider):
         options = FleetOptions(self.model, body(self.model, ["yes"]), check_models=False)
         fleet = Fleet(self.urls(), transport, options, client, clock)
         return ServedEncoder(self, instruction, fleet, _by_quarters, batch_size=self.batch_size, slots=slots)
+
+    async def probe(self, client: ClientSettings, instruction: str) -> list[ProbeResult]:
+        return await probed(self.open(client, instruction))
 
 
 def _by_quarters(text: str, attempt: int) -> tuple[str, Mapping[str, Any]] | None:

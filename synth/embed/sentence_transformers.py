@@ -15,8 +15,8 @@ from pydantic import Field
 from synth.embed._served import PROBE_TEXTS, EmbedOptions, Role, judge, unit
 from synth.errors import InputError, JobError, RequestRejected
 from synth.process import OneThread
-from synth.servers.probe import ProbeResult
-from synth.stage import ClientSettings, Encoded
+from synth.servers.probe import probed
+from synth.stage import ClientSettings, Encoded, ProbeResult
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -46,9 +46,16 @@ class SentenceTransformersEmbedder(EmbedOptions):
     device: str | None = None
     """`cpu`, `cuda`, `mps`, …; null takes the best available."""
 
+    @property
+    def gpus(self) -> int:
+        return int((self.device or "").startswith("cuda"))
+
     def open(self, client: ClientSettings, instruction: str) -> LocalEncoder:  # noqa: ARG002 - the seam's signature
         """An Encoder that loads the model at its first use."""
         return LocalEncoder(self, instruction)
+
+    async def probe(self, client: ClientSettings, instruction: str) -> list[ProbeResult]:
+        return await probed(self.open(client, instruction))
 
     def folder(self) -> str:
         """What to load. Raises JobError when the package is missing, InputError when it was modified."""

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 from synth.servers.faults import TransientError, shown
 from synth.servers.fleet import Fleet
-from synth.servers.probe import ProbeResult, probe_servers
-from synth.stage import ChatReply, ChatRequest, JsonSchema
+from synth.servers.probe import probe_servers
+from synth.stage import ChatReply, ChatRequest, JsonSchema, ProbeResult
 
 
 def read_reply(answer: Any) -> ChatReply:

@@ -25,9 +25,9 @@ from synth.stage import (
     ClientSettings,
     ConfigInputs,
     JudgeInputs,
+    LlmStage,
     NegativeInputs,
     QueryInputs,
-    Stage,
 )
 from synth.types import QueryConfig, Requirement
 
@@ -45,16 +45,16 @@ _NEAR = 8.0
 _STATEMENTS = frozenset({"keywords", "summary"})
 
 
-class Extractive(Stage):
+class Extractive(LlmStage):
     """No model: words of the passage as a query, to try a job without a server. In the passage's language only."""
 
-    cross_lingual: ClassVar[bool] = False
-    """A query can only be in the passage's own language; `synth check` refuses other jobs."""
     judges: ClassVar[bool] = False
-    """It understands nothing, so a job that lets it grade pairs is refused."""
 
     model: Literal["extractive-baseline"] = "extractive-baseline"
     """What the `model` column of its pairs says."""
+
+    def writes(self, query: str, passage: str) -> bool:
+        return passage in {query, "und"}
 
     def open(self, client: ClientSettings) -> ChatModel:  # noqa: ARG002 - every backend is opened alike; no server here
         """Ready at once: there is nothing to connect to."""
@@ -68,6 +68,7 @@ class _Baseline:
     name: str
     slots: int = 8
     """Nothing is waited for, so a few passages at a time keep one core busy."""
+    troubled: bool = False
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         """A reply that depends on inputs, seed and attempt alone; a sentence of refusal where it cannot answer."""

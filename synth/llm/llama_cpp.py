@@ -14,8 +14,17 @@ from pydantic import Field, model_validator
 from synth.errors import JobError, RequestRejected
 from synth.llama import SHIPPED, ModelFile, find_model, load_server
 from synth.prompts import neutralise
-from synth.servers.probe import ProbeResult
-from synth.stage import ChatReply, ChatRequest, ClientSettings, ConfigInputs, JsonSchema, QueryInputs, Stage
+from synth.servers.probe import probed
+from synth.stage import (
+    ChatReply,
+    ChatRequest,
+    ClientSettings,
+    ConfigInputs,
+    JsonSchema,
+    LlmStage,
+    ProbeResult,
+    QueryInputs,
+)
 
 __all__ = ["LlamaCpp"]
 
@@ -28,7 +37,7 @@ _END = "\u241f"
 """Ends a prompt that is only computed, not answered; no passage begins with it."""
 
 
-class LlamaCpp(Stage):
+class LlamaCpp(LlmStage):
     """A GGUF model run by llama.cpp in this process. Replies are held to their schema.
 
     The prompt's fixed part and the passage are computed once and kept, each always in a batch of its own: so the reply
@@ -54,10 +63,6 @@ class LlamaCpp(Stage):
     top_k: int = 20
     """0 or -1 for no limit."""
     min_p: float = Field(default=0.0, ge=0, le=1)
-    max_tokens: int = Field(default=512, gt=0)
-    """Room for one reply; a reply cut there is asked again once with twice as much."""
-    repair: bool = True
-    """Accept replies whose JSON needs a stated small repair."""
 
     @model_validator(mode="after")
     def _enough_places(self) -> LlamaCpp:
@@ -68,6 +73,9 @@ class LlamaCpp(Stage):
     def open(self, client: ClientSettings) -> LlamaChat:  # noqa: ARG002 - every backend is opened alike; no server here
         """A ChatModel that loads the file at its first request."""
         return LlamaChat(self)
+
+    async def probe(self, client: ClientSettings) -> list[ProbeResult]:
+        return await probed(self.open(client))
 
 
 @dataclass(slots=True)
@@ -84,6 +92,8 @@ class _Place:
 
 class LlamaChat:
     """A ChatModel over one loaded file; `slots` requests are worth having in flight. Must be closed."""
+
+    troubled = False
 
     def __init__(self, options: LlamaCpp) -> None:
         self.slots = options.parallel

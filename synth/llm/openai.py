@@ -10,15 +10,16 @@ from pydantic import Field
 from synth.llm._served import ServedChat, canary
 from synth.servers.fleet import Fleet, FleetOptions
 from synth.servers.limiter import Clock, SystemClock
+from synth.servers.probe import probed
 from synth.servers.sdk import Provider, SdkTransport
-from synth.stage import ClientSettings, JsonSchema
+from synth.stage import ClientSettings, JsonSchema, LlmStage, ProbeResult
 
 __all__ = ["OpenAI"]
 
 _SLOTS = 64
 
 
-class OpenAI(Provider):
+class OpenAI(Provider, LlmStage):
     """An OpenAI-compatible provider, reached through the openai package."""
 
     model: str
@@ -28,14 +29,10 @@ class OpenAI(Provider):
     top_p: float | None = Field(default=0.8, gt=0, le=1)
     top_k: int | None = None
     min_p: float | None = Field(default=None, ge=0, le=1)
-    max_tokens: int = Field(default=512, gt=0)
-    """Room for one reply; a reply cut there is asked again once with twice as much."""
     max_tokens_field: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens"
     """What the server calls it; older ones know only `max_tokens`."""
     structured: Literal["json_schema", "json_object", "none"] = "json_schema"
     """How replies are made to follow their schema; with the last two, only the prompt asks for it."""
-    repair: bool = True
-    """Accept replies whose JSON needs a stated small repair."""
     extra_body: dict[str, Any] = Field(default_factory=dict)
     """Further fields of the request; they replace ours of the same name."""
 
@@ -46,6 +43,9 @@ class OpenAI(Provider):
         transport = SdkTransport(self, "chat", client.request_timeout, slots + 1, clock)
         options = FleetOptions(self.model, canary(self), check_models=False, blame_job_first=True)
         return ServedChat(self, Fleet(self.urls(), transport, options, client, clock), slots, client.notify)
+
+    async def probe(self, client: ClientSettings) -> list[ProbeResult]:
+        return await probed(self.open(client))
 
     def frame(self, messages: Sequence[tuple[str, str]], seed: int, max_tokens: int) -> dict[str, Any]:
         """The arguments of `create` without a schema. The seed is folded to 31 bits: many servers read a C int."""

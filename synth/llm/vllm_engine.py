@@ -9,8 +9,8 @@ from pydantic import Field, field_validator
 
 from synth.errors import JobError, RequestRejected, ServerUnavailable
 from synth.servers.faults import is_too_long
-from synth.servers.probe import ProbeResult
-from synth.stage import ChatReply, ChatRequest, ClientSettings, Stage
+from synth.servers.probe import probed
+from synth.stage import ChatReply, ChatRequest, ClientSettings, LlmStage, ProbeResult
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -21,7 +21,7 @@ _SLOTS = 256
 _OURS = frozenset({"model", "revision", "tensor_parallel_size", "max_model_len", "structured_outputs_config"})
 
 
-class VllmEngine(Stage):
+class VllmEngine(LlmStage):
     """A model run by vLLM in this process; replies follow their schema, without needless white space."""
 
     model: str
@@ -39,10 +39,6 @@ class VllmEngine(Stage):
     top_k: int = 20
     """0 or -1 for no limit."""
     min_p: float = Field(default=0.0, ge=0, le=1)
-    max_tokens: int = Field(default=512, gt=0)
-    """Room for one reply; a reply cut there is asked again once with twice as much."""
-    repair: bool = True
-    """Accept replies whose JSON needs a stated small repair."""
 
     @field_validator("engine")
     @classmethod
@@ -51,13 +47,22 @@ class VllmEngine(Stage):
             raise ValueError(f"{taken[0]} has an option of its own or is set by synth")
         return value
 
+    @property
+    def gpus(self) -> int:
+        return self.tensor_parallel_size
+
     def open(self, client: ClientSettings) -> EngineChat:
         """A ChatModel that loads the engine at its first request."""
         return EngineChat(self, client)
 
+    async def probe(self, client: ClientSettings) -> list[ProbeResult]:
+        return await probed(self.open(client))
+
 
 class EngineChat:
     """A ChatModel over vLLM's AsyncLLM; `slots` requests are worth having in flight. Must be closed."""
+
+    troubled = False
 
     def __init__(self, options: VllmEngine, client: ClientSettings) -> None:
         self.slots = client.concurrency or _SLOTS

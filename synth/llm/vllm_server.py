@@ -11,7 +11,8 @@ from synth.llm._served import ServedChat, canary
 from synth.servers.fleet import Fleet, FleetOptions
 from synth.servers.http import HttpTransport, VllmServers
 from synth.servers.limiter import Clock, SystemClock
-from synth.stage import ClientSettings, JsonSchema
+from synth.servers.probe import probed
+from synth.stage import ClientSettings, JsonSchema, LlmStage, ProbeResult
 
 __all__ = ["VllmServer"]
 
@@ -23,7 +24,7 @@ _OURS = frozenset(
 )
 
 
-class VllmServer(VllmServers):
+class VllmServer(VllmServers, LlmStage):
     """One or more vLLM servers of the same model."""
 
     model: str
@@ -33,12 +34,8 @@ class VllmServer(VllmServers):
     top_k: int = 20
     """0 or -1 for no limit."""
     min_p: float = Field(default=0.0, ge=0, le=1)
-    max_tokens: int = Field(default=512, gt=0)
-    """Room for one reply; a reply cut there is asked again once with twice as much."""
     thinking: bool = False
     """Let the model think first; then also set its own sampling values (Qwen3: 0.6, 0.95, 20, 0)."""
-    repair: bool = True
-    """Accept replies whose JSON needs a stated small repair."""
     extra_body: dict[str, Any] = Field(default_factory=dict)
     """Further fields of the request."""
 
@@ -63,6 +60,9 @@ class VllmServer(VllmServers):
             blame_job_first=True,
         )
         return ServedChat(self, Fleet(urls, transport, options, client, clock), slots, client.notify)
+
+    async def probe(self, client: ClientSettings) -> list[ProbeResult]:
+        return await probed(self.open(client))
 
     def frame(self, messages: Sequence[tuple[str, str]], seed: int, max_tokens: int) -> dict[str, Any]:
         """The request without a schema; all sampling values are sent, because vLLM fills gaps from the model's own."""

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BeforeValidator, Field, SerializeAsAny
+from pydantic import Field
 
 from synth.negatives._ranking import ScoreRules
-from synth.registry import resolve, stage_identity
+from synth.registry import NestedReranker, stage_identity
 from synth.stage import ChatModel, ClientSettings, Encoder, Reranker, Stage
 
 if TYPE_CHECKING:
@@ -24,10 +24,6 @@ if TYPE_CHECKING:
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Cosine = Annotated[float, Field(ge=-1, le=1)]
-
-
-def _reranker(value: object) -> object:
-    return resolve("rerank", value)
 
 
 class Negatives(Stage):
@@ -52,7 +48,7 @@ class Negatives(Stage):
     """Word overlap with a positive from which a passage counts as a copy of it; null compares no words."""
     near_cosine: Cosine | None = 0.98
     """Cosine with a positive from which a passage counts as a copy of it."""
-    reranker: Annotated[SerializeAsAny[Stage] | None, BeforeValidator(_reranker)] = None
+    reranker: NestedReranker | None = None
     """Checks the remaining candidates: {use: vllm_server, model: …, base_urls: […]}; see `synth list rerank`."""
     reject_above: Share = 0.5
     """A passage with a higher reranker score than this is not a negative."""
@@ -74,8 +70,7 @@ class Negatives(Stage):
 
     def open(self, client: ClientSettings, instruction: str) -> Mapping[str, ChatModel | Encoder | Reranker]:
         """Its own models, by field of `Services`; the caller closes them."""
-        opener: Any = self.reranker
-        return {} if opener is None else {"reranker": opener.open(client, instruction)}
+        return {} if self.reranker is None else {"reranker": self.reranker.open(client, instruction)}
 
     def corpus_problem(self, passages: int) -> tuple[str, str] | None:
         """Why a corpus of this size yields no negatives, and what to do; None if it can."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BeforeValidator, Field, SerializeAsAny
+from pydantic import Field
 
 from synth.batching import gathered
 from synth.errors import JobError, RequestRejected, UnusableReply
@@ -18,7 +18,7 @@ from synth.negatives._choosing import Pool, Selector
 from synth.negatives._negatives import Item, Negatives
 from synth.prompts import neutralise
 from synth.prompts.templates import Templates
-from synth.registry import resolve, stage_identity
+from synth.registry import NestedLlm, stage_identity
 from synth.replies.objects import read_object
 from synth.search import Corpus
 from synth.shipped import find
@@ -33,7 +33,6 @@ from synth.stage import (
     NegativeInputs,
     ReplyKey,
     Reranker,
-    Stage,
 )
 from synth.types import MinedPair
 
@@ -107,10 +106,6 @@ _FINAL = "filtered"
 """A reason that makes another attempt useless."""
 
 
-def _llm(value: object) -> object:
-    return resolve("llm", value)
-
-
 class Written(Negatives):
     """Passages that a language model writes to look like an answer to the query without answering it.
 
@@ -121,7 +116,7 @@ class Written(Negatives):
     needs: ClassVar[frozenset[str]] = frozenset({"encoder", "chat"})
     advice: ClassVar[str] = "`not_written` counts pairs without a usable reply of the model; see `refused`"
 
-    llm: Annotated[SerializeAsAny[Stage] | None, BeforeValidator(_llm)] = None
+    llm: NestedLlm | None = None
     """The model that writes; null for the job's `llm`."""
     prompts: str = "negatives"
     """Folder with `system.j2` and `write.j2`; `negatives` is the shipped one."""
@@ -137,8 +132,7 @@ class Written(Negatives):
 
     def open(self, client: ClientSettings, instruction: str) -> Mapping[str, ChatModel | Encoder | Reranker]:
         """The reranker and the writer, if given."""
-        opener: Any = self.llm
-        own = {} if opener is None else {"chat": opener.open(client)}
+        own = {} if self.llm is None else {"chat": self.llm.open(client)}
         return {**super().open(client, instruction), **own}
 
     def corpus_problem(self, passages: int) -> tuple[str, str] | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from synth.servers.probe import ANSWER, QUESTION, UNRELATED, ProbeResult
+from synth.servers.probe import ANSWER, QUESTION, UNRELATED
+from synth.stage import ProbeResult
 
 PROBE_PAIRS = ((QUESTION, ANSWER), (QUESTION, UNRELATED))
 _NO_SCORE = "gives no score for a short question and a short text: is this a reranker?"

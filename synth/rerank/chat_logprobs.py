@@ -18,9 +18,9 @@ from synth.rerank._probe import PROBE_PAIRS, judge
 from synth.servers.faults import TransientError, shown
 from synth.servers.fleet import Fleet, FleetOptions
 from synth.servers.limiter import Clock, SystemClock
-from synth.servers.probe import ProbeResult, probe_servers
+from synth.servers.probe import probe_servers, probed
 from synth.servers.sdk import Provider, SdkTransport
-from synth.stage import ClientSettings
+from synth.stage import ClientSettings, ProbeResult, RerankStage
 
 __all__ = ["ChatLogprobsReranker"]
 
@@ -36,7 +36,7 @@ Send = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, float]]]
 """Sends the request for one pair; gives the log-probabilities of the reply's first token."""
 
 
-class ChatLogprobsReranker(Provider):
+class ChatLogprobsReranker(Provider, RerankStage):
     """Any OpenAI-compatible chat server that returns log-probabilities, asked yes or no with Qwen3-Reranker's prompt.
 
     The score is P(yes) over {yes, no}, adding up spellings that differ in case or space. When one of the two is not
@@ -63,6 +63,9 @@ class ChatLogprobsReranker(Provider):
         canary = self.body("yes", "yes", instruction, self.top_logprobs)
         fleet = Fleet(self.urls(), transport, FleetOptions(self.model, canary, check_models=False), client, clock)
         return ChatReranker(self, instruction, fleet, slots, client)
+
+    async def probe(self, client: ClientSettings, instruction: str) -> list[ProbeResult]:
+        return await probed(self.open(client, instruction))
 
     def body(self, query: str, document: str, instruction: str, listed: int) -> dict[str, Any]:
         """The request for one pair."""

@@ -13,8 +13,8 @@ from synth.batching import Pairs
 from synth.errors import JobError
 from synth.process import OneThread
 from synth.rerank._probe import PROBE_PAIRS, judge
-from synth.servers.probe import ProbeResult
-from synth.stage import ClientSettings, Stage
+from synth.servers.probe import probed
+from synth.stage import ClientSettings, ProbeResult, RerankStage
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["CrossEncoderReranker"]
 
 
-class CrossEncoderReranker(Stage):
+class CrossEncoderReranker(RerankStage):
     """A sentence-transformers CrossEncoder with one output, on this machine; its logit goes through a sigmoid.
 
     Such models read query and passage only: the instruction has no effect. Texts longer than the model reads are cut.
@@ -41,9 +41,16 @@ class CrossEncoderReranker(Stage):
     device: str | None = None
     """`cpu`, `cuda`, `mps`, …; null takes the best available."""
 
+    @property
+    def gpus(self) -> int:
+        return int((self.device or "").startswith("cuda"))
+
     def open(self, client: ClientSettings, instruction: str) -> LocalReranker:  # noqa: ARG002 - the seam's signature
         """A Reranker that loads the model at its first use."""
         return LocalReranker(self)
+
+    async def probe(self, client: ClientSettings, instruction: str) -> list[ProbeResult]:
+        return await probed(self.open(client, instruction))
 
 
 class LocalReranker:

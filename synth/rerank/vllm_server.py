@@ -17,15 +17,15 @@ from synth.servers.faults import TransientError, shown
 from synth.servers.fleet import Fleet, FleetOptions
 from synth.servers.http import HttpTransport, VllmServers
 from synth.servers.limiter import Clock, SystemClock
-from synth.servers.probe import ProbeResult, probe_servers
-from synth.stage import ClientSettings
+from synth.servers.probe import probe_servers, probed
+from synth.stage import ClientSettings, ProbeResult, RerankStage
 
 __all__ = ["VllmServerReranker"]
 
 _PER_SERVER = 8
 
 
-class VllmServerReranker(VllmServers):
+class VllmServerReranker(VllmServers, RerankStage):
     """One or more vLLM servers of the same reranker, such as Qwen3-Reranker.
 
     Qwen3-Reranker is a language model; vLLM reads P(yes) of {yes, no} off it when it is served so (one line):
@@ -52,6 +52,9 @@ class VllmServerReranker(VllmServers):
         transport = HttpTransport(self, "/score", client.request_timeout, slots + len(urls), clock)
         options = FleetOptions(self.model, self.body([("yes", "yes")], instruction), check_models=True)
         return ServedReranker(self, instruction, Fleet(urls, transport, options, client, clock), slots, client)
+
+    async def probe(self, client: ClientSettings, instruction: str) -> list[ProbeResult]:
+        return await probed(self.open(client, instruction))
 
     def body(self, pairs: Pairs, instruction: str) -> dict[str, Any]:
         """The request for some pairs; control tokens in the texts are broken up, the template's own stay."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import yaml
 
 from synth.languages import language
+from synth.registry import name_of
 from synth.results.summary import Summary, totals
 from synth.run.run import Run
 from synth.steps import keep
@@ -84,7 +85,8 @@ def _body(run: Run, summary: Summary, codes: list[str]) -> Iterator[str]:
 
 
 def _models(run: Run) -> str:
-    return f"`{getattr(run.job.llm, 'model', type(run.job.llm).__name__)}`"
+    llm = run.job.llm
+    return "" if llm is None else f"`{llm.model or name_of(llm)}`"
 
 
 def _name(code: str) -> str:

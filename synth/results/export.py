@@ -179,7 +179,7 @@ def _facts(source: Source, pairs: Pairs, options: Export, job: Job, args: Export
         instruction=job.instruction,
         seed=source.seed,
         languages=_languages(source),
-        embedder=getattr(job.embed, "model", None),
+        embedder=job.embed.model if job.embed else None,
         mined=pairs.asked is not None,
         counts=counts,
         shape=shape,

@@ -45,6 +45,8 @@ class Record:
     inputs: tuple[InputFile, ...]
     sample: int | None
     retry: tuple[str, ...] = ()
+    code: Path | None = None
+    """Where the job finds classes of the user's own."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -128,6 +130,8 @@ def put(folder: OutputFolder, job: Job, record: Record) -> bool:
     }
     if record.retry:
         content["retry"] = list(record.retry)
+    if job.code is not None:
+        content["code"] = str(job.code)
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     return folder.put_if_absent(file_name(record.number), text.encode())
 
@@ -146,7 +150,9 @@ def following(
         own["retry"] = identity.sha256({"items": list(retry)})
     whole = {**described, **own}
     sample = described["sample"]
-    return Record(number, identity.sha256(whole), whole, job.as_json(), job.base, tuple(inputs), sample, tuple(retry))
+    return Record(
+        number, identity.sha256(whole), whole, job.as_json(), job.base, tuple(inputs), sample, tuple(retry), job.code
+    )
 
 
 def in_order(before: Sequence[InputFile], now: Sequence[InputFile]) -> list[InputFile]:
@@ -216,7 +222,8 @@ def _read(folder: OutputFolder, number: int) -> Record:
     except TypeError as exc:
         raise OutputError(f"{folder.path / file_name(number)}: is damaged ({exc}).", _RESTORE) from exc
     base, sample = Path(found["base"]), found["sample"]
-    return Record(number, found["sha256"], found["identity"], found["job"], base, inputs, sample, retry)
+    code = Path(found["code"]) if found.get("code") else None
+    return Record(number, found["sha256"], found["identity"], found["job"], base, inputs, sample, retry, code)
 
 
 @dataclass(frozen=True, slots=True)

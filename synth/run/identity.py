@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from synth.job import Job
+from synth.registry import stage_identity
 from synth.sources import InputFile, PairData
 from synth.stage import Stage
 from synth.tables import SCHEMA_VERSION
@@ -53,9 +54,9 @@ def describe(
         "inputs": [_input(each) for each in inputs],
         "templates": {name: hashlib.sha256(content).hexdigest() for name, content in sorted(templates.items())},
         "personas": None if persona_sha256 is None else _personas(job, persona_sha256),
-        "llm": _stage(job.llm),
-        "embed": None if job.embed is None or persona_sha256 is None else _stage(job.embed),
-        "task": {key: value for key, value in _stage(job.task).items() if key not in _ELSEWHERE},
+        "llm": None if job.llm is None else stage_identity(job.llm),
+        "embed": None if job.embed is None or persona_sha256 is None else stage_identity(job.embed),
+        "task": {key: value for key, value in stage_identity(job.task).items() if key not in _ELSEWHERE},
     }
 
 
@@ -68,9 +69,9 @@ def fingerprint(
     stage: Stage, *, name: str, embed: Stage | None, instruction: str | None, chat: Stage | None = None
 ) -> str:
     """Eight hex digits that name one scorer's folder: its options, and the models and instruction it scores with."""
-    what = {"name": name, "scorer": _stage(stage), "embed": None if embed is None else _stage(embed)}
+    what = {"name": name, "scorer": stage_identity(stage), "embed": None if embed is None else stage_identity(embed)}
     if chat is not None:
-        what["chat"] = _stage(chat)
+        what["chat"] = stage_identity(chat)
     return sha256(what | {"instruction": instruction, "schema": SCHEMA_VERSION})[:8]
 
 
@@ -85,11 +86,6 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 _MISSING = object()
-
-
-def _stage(stage: Stage) -> dict[str, Any]:
-    cls = type(stage)
-    return {"use": f"{cls.__module__}:{cls.__qualname__}"} | stage.identity()
 
 
 def _corpus(options: dict[str, Any]) -> dict[str, Any]:

@@ -67,10 +67,11 @@ class Run:
 
 def writer(job: Job, prompts: PromptFolder, observe: Observer | None = None) -> Writer:
     """The job's task with its prompts rendered as far as the job fixes them."""
+    assert job.llm is not None  # noqa: S101 - a job that generates has one
     settings = TaskSettings(
         seed=job.file.seed,
-        max_tokens=getattr(job.llm, "max_tokens", 512),
-        repair=job.repair,
+        max_tokens=job.llm.max_tokens,
+        repair=job.llm.repair,
         top_k=job.file.personas.top_k if job.file.personas else 0,
         plain_sources=frozenset(each.source for each in job.corpora if each.control_tokens == "keep"),
     )
@@ -78,7 +79,7 @@ def writer(job: Job, prompts: PromptFolder, observe: Observer | None = None) -> 
 
 
 def prepare(job: Job) -> tuple[PromptFolder, Library | None]:
-    """What a job reads beside its corpora: templates and personas. Raises JobError or InputError."""
+    """What a job reads apart from its corpora: templates and personas. Raises JobError or InputError."""
     prompts = job.require_task().load_prompts(job.base)
     options = job.file.personas
     library = load_library(find("personas", options.path, job.base), options.field) if options else None
@@ -91,6 +92,8 @@ def start(job: Job, out: Path, *, sample: int | None, notify: Any, go_on: bool =
     Raises OutputError naming the changed settings when `out` was started as something else, and those that no
     revision can change also with `go_on`.
     """
+    for scorer in job.scores:
+        scorer.require()
     folder = OutputFolder.open(out, write=True, notify=notify)
     before = history.last(folder) if (folder.path / "job.json").exists() else None
     if job.task is None:
@@ -191,7 +194,7 @@ def reading_at(run: Run, number: int) -> Run:
         return run
     record = history.read_revisions(run.folder)[number - 1]
     name = str(run.folder.path / history.file_name(number))
-    old = jobs.from_json(record.job, name, record.base)
+    old = jobs.from_json(record.job, name, record.base, code=record.code)
     stages = {section: _as_today(getattr(old, section), getattr(run.job, section)) for section in ("llm", "embed")}
     file = old.file.model_copy(update={"run": run.job.run, "limits": run.job.limits})
     job = replace(old, file=file, llm=stages["llm"], embed=stages["embed"])
@@ -232,7 +235,9 @@ def reopen(folder: OutputFolder, rules: Rules) -> Run:
 def recorded_job(folder: OutputFolder) -> Job:
     """The job of the last revision, as it was written down. Raises JobError, OutputError."""
     record = history.last(folder)
-    return jobs.from_json(record.job, str(folder.path / history.file_name(record.number)), record.base)
+    return jobs.from_json(
+        record.job, str(folder.path / history.file_name(record.number)), record.base, code=record.code
+    )
 
 
 def job_of(out: Path, overrides: Sequence[str]) -> tuple[Job, int | None]:
@@ -246,7 +251,7 @@ def job_of(out: Path, overrides: Sequence[str]) -> tuple[Job, int | None]:
     if used and used["keep"] is None:
         used = {**used, "keep": {}}  # the caller takes those of `kept/`
     name = str(out / history.file_name(record.number))
-    return jobs.from_json({**record.job, **used}, name, record.base, overrides), record.sample
+    return jobs.from_json({**record.job, **used}, name, record.base, overrides, record.code), record.sample
 
 
 def read_record(folder: OutputFolder) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def plan_of(out: Path, args: MineArgs, notify: Notify) -> Plan:
             f"{out}: the job names no embedder, and negatives are found by vectors.",
             "Name one: -s 'embed={use: sentence_transformers, model: all-MiniLM-L6-v2}'",
         )
-    if "chat" in options.needs and getattr(options, "llm", None) is None and job.llm is None:
+    if "chat" in options.needs and "llm" not in options.models and job.llm is None:
         raise JobError("--use written needs a language model.", "Name one: --llm '{use: vllm_server, …}'")
     run = replace(runs.reopen(folder, job.rules), job=job)
     view = "kept" if args.view in (None, "kept") else f"views/{args.view}"
@@ -118,9 +118,11 @@ def services(plan: Plan, stack: AsyncExitStack, notify: Notify) -> Services:
     """The models that the plan needs; each connects or loads at its first use."""
     job = plan.run.job
     client = job.client(notify)
-    opened: dict[str, Any] = {"encoder": job.embed.open(client, job.instruction)}
+    opened: dict[str, Any] = {}
+    if job.embed is not None:
+        opened["encoder"] = job.embed.open(client, job.instruction)
     own = plan.options.open(client, job.instruction)
-    if "chat" in plan.options.needs and "chat" not in own:
+    if "chat" in plan.options.needs and "chat" not in own and job.llm is not None:
         opened["chat"] = job.llm.open(client)
     opened |= own
     for each in opened.values():

@@ -63,6 +63,10 @@ class MeteredChat:
         """As many as the model itself."""
         return self.chat.slots
 
+    @property
+    def troubled(self) -> bool:
+        return self.chat.troubled
+
     async def complete(self, request: ChatRequest) -> ChatReply:
         """The model's reply, counted."""
         self.counters.in_flight += 1
@@ -87,7 +91,7 @@ class MeteredChat:
         excused = 0.0
         while (await asyncio.wait(askers, timeout=stall / 4))[1]:
             now = time.monotonic()
-            if getattr(self.chat, "troubled", False):
+            if self.chat.troubled:
                 excused = now
             since = max(excused, self.last, min(self.pending.values(), default=now))
             if now - since >= stall:
@@ -128,6 +132,7 @@ class Models:
         for stage, model in self._chats:
             if stage == job.llm:
                 return model
+        assert job.llm is not None  # noqa: S101 - a job without one needs no chat model
         opened = MeteredChat(job.llm.open(self.client), self._counters)
         self._counters.chats.append(opened.chat)
         self._stack.push_async_callback(opened.close)

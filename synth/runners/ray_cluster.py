@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pickle
 import signal
 import socket
 import traceback
@@ -18,6 +19,7 @@ from typing import Any, Self
 
 from synth.errors import JobError, OutputError, SystemFault
 from synth.process import collect_rarely
+from synth.registry import importable
 from synth.run.run import Run
 from synth.runners.worker import OnMessage, Task, Worker
 
@@ -80,13 +82,14 @@ class Cluster:
             num_cpus=1, num_gpus=gpus(task.run), max_restarts=0, scheduling_strategy="SPREAD"
         )
         self._started += 1
-        return Actor(self._ray, actors.remote(str(Path.cwd()), task), str(self._started), on_message)
+        code = task.run.job.code
+        actor = actors.remote(str(Path.cwd()), str(code) if code else None, pickle.dumps(task))
+        return Actor(self._ray, actor, str(self._started), on_message)
 
 
 def gpus(run: Run) -> int:
     """GPUs that a worker needs for the models that run inside it."""
-    local = str(getattr(run.job.embed, "device", None) or "").startswith("cuda")
-    return max(getattr(run.job.llm, "tensor_parallel_size", 0), int(local))
+    return max(stage.gpus if stage is not None else 0 for stage in (run.job.llm, run.job.embed))
 
 
 class Actor:
@@ -150,14 +153,16 @@ def _first_lines(exc: Exception) -> str:
 class RayWorker:
     """The actor. Ray calls its methods, all on one event loop, which is also the worker's."""
 
-    def __init__(self, folder: str, task: Task) -> None:
+    def __init__(self, folder: str, code: str | None, task: bytes) -> None:
         with suppress(OSError):
             os.chdir(folder)  # a job may hold paths relative to it
-        self._task = task
+        if code is not None:
+            importable(Path(code))  # before the task is read, which may name classes from there
+        self._task: Task = pickle.loads(task)  # noqa: S301 - comes from the process that started this one
         self._messages: list[tuple[Any, ...]] = []
         self._news = asyncio.Event()
         collect_rarely()
-        self._worker = Worker(task, self._send)
+        self._worker = Worker(self._task, self._send)
 
     async def begin(self) -> str:
         """Start to work; returns the host and the process."""

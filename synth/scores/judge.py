@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
 import pyarrow as pa
-from pydantic import BeforeValidator, Field, SerializeAsAny
+from pydantic import Field
 
 from synth.batching import AnswerCache, gathered, key_of
 from synth.errors import JobError, RequestRejected, UnusableReply
 from synth.hashing import item_seed
 from synth.prompts import neutralise
 from synth.prompts.templates import Templates
-from synth.registry import resolve, stage_identity
+from synth.registry import NestedLlm, stage_identity
 from synth.replies.objects import read_object
 from synth.scores._scorer import PairBatch, ScoreColumn, Scorer
 from synth.shipped import find
@@ -30,7 +30,6 @@ from synth.stage import (
     JudgeInputs,
     ReplyKey,
     Services,
-    Stage,
 )
 
 __all__ = ["Judge"]
@@ -117,10 +116,6 @@ _FINAL = "filtered"
 """The reason after which asking again gives the same."""
 
 
-def _llm(value: object) -> object:
-    return resolve("llm", value)
-
-
 class Judge(Scorer):
     """Relevance and answerability of each pair, graded 1 to 5 by a language model.
 
@@ -135,7 +130,7 @@ class Judge(Scorer):
         ScoreColumn("judge_answerability", pa.int64(), low=1, high=5),
     )
 
-    llm: Annotated[SerializeAsAny[Stage] | None, BeforeValidator(_llm)] = None
+    llm: NestedLlm | None = None
     """The grader and where it runs; null takes the job's `llm`."""
     instruction: str | None = None
     """A sentence on what the searches are for, shown to the grader."""
@@ -165,8 +160,7 @@ class Judge(Scorer):
 
     def open(self, client: ClientSettings, instruction: str) -> Mapping[str, ChatModel]:  # noqa: ARG002 - has its own
         """The model of `llm`, if it is given."""
-        opener: Any = self.llm
-        return {} if opener is None else {"chat": opener.open(client)}
+        return {} if self.llm is None else {"chat": self.llm.open(client)}
 
     async def score(self, batch: PairBatch, services: Services) -> pa.Table:
         """Ask for each distinct pair; the queries of a passage come one after another. Raises what the chat raises."""

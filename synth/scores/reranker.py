@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import pyarrow as pa
-from pydantic import BeforeValidator, SerializeAsAny
 
 from synth.batching import rerank_all
 from synth.errors import JobError
-from synth.registry import resolve, stage_identity
+from synth.registry import NestedReranker, stage_identity
 from synth.scores._scorer import PairBatch, ScoreColumn, Scorer
-from synth.stage import ClientSettings, Reranker, Services, Stage
+from synth.stage import ClientSettings, Reranker, Services
 
 __all__ = ["RerankerScore"]
-
-
-def _model(value: object) -> object:
-    return resolve("rerank", value)
 
 
 class RerankerScore(Scorer):
@@ -31,7 +26,7 @@ class RerankerScore(Scorer):
     needs: ClassVar[frozenset[str]] = frozenset({"reranker"})
     outputs = (ScoreColumn("reranker", pa.float64(), low=0.0, high=1.0),)
 
-    model: Annotated[SerializeAsAny[Stage], BeforeValidator(_model)]
+    model: NestedReranker
     """The reranker and where it runs."""
     instruction: str | None = None
     """What a good passage does for the query, one English sentence; null takes the task's."""
@@ -46,9 +41,8 @@ class RerankerScore(Scorer):
         return self.needs
 
     def open(self, client: ClientSettings, instruction: str) -> Mapping[str, Reranker]:
-        """The reranker with its own instruction, or else the task's."""
-        opener: Any = self.model
-        return {"reranker": opener.open(client, self.instruction or instruction)}
+        """The reranker with its own instruction or else the task's."""
+        return {"reranker": self.model.open(client, self.instruction or instruction)}
 
     async def score(self, batch: PairBatch, services: Services) -> pa.Table:
         """Score each distinct pair once. Raises JobError without a reranker."""

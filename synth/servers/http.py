@@ -29,7 +29,7 @@ from synth.servers.faults import (
     tls_error,
 )
 from synth.servers.limiter import Clock, Load, read_load
-from synth.stage import Stage
+from synth.stage import ModelStage
 
 if TYPE_CHECKING:
     import aiohttp
@@ -40,7 +40,7 @@ CONNECT_TIMEOUT = 10.0
 GET_TIMEOUT = 30.0
 
 
-class ServerAuth(Stage):
+class ServerAuth(ModelStage):
     """Credentials and TLS of a server; `api_key_env` is the name of a variable, never the key itself."""
 
     tuning: ClassVar[frozenset[str]] = frozenset({"api_key_env", "ca_file", "trust_env"})

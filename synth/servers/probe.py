@@ -4,41 +4,33 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Protocol
 
 from synth.errors import RequestRejected, SynthError
 from synth.servers.faults import NotFoundError, TransientError, is_loopback, shown
 from synth.servers.fleet import Fleet
+from synth.stage import ProbeResult
 
 QUESTION = "How do I change a password that I have forgotten?"
 ANSWER = "If you no longer know your password, choose “forgotten” on the login page and set a new one."
 UNRELATED = "Spring tides follow the new and the full moon by about two days on this coast."
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeResult:
-    """One server, or one local model; None where a fact does not apply or is unknown."""
+class Probing(Protocol):
+    """An open model that can be probed."""
 
-    server: str
-    """URL without secrets, or the path of a local model."""
-    reachable: bool
-    problems: tuple[str, ...] = ()
-    models: tuple[str, ...] = ()
-    max_model_len: int | None = None
-    version: str | None = None
-    engines: int | None = None
-    """Data-parallel engines behind the URL."""
-    constrained: bool | None = None
-    """Whether a reply followed a schema that no model follows by chance."""
-    dimension: int | None = None
-    norm: float | None = None
-    """Length of a vector before normalisation."""
-    paraphrase: float | None = None
-    """Similarity of a question and its answer: the cosine of an embedder, P(yes) of a reranker."""
-    unrelated: float | None = None
-    """The same for a question and an unrelated text; must be lower."""
-    remote: bool = False
-    """Passages leave this machine."""
+    async def probe(self) -> list[ProbeResult]: ...
+
+    async def close(self) -> None: ...
+
+
+async def probed(model: Probing) -> list[ProbeResult]:
+    """Probe a model and close it."""
+    try:
+        return await model.probe()
+    finally:
+        await model.close()
 
 
 async def probe_servers(fleet: Fleet, examine: Callable[[str], Awaitable[ProbeResult]]) -> list[ProbeResult]:

@@ -40,6 +40,10 @@ class JournaledChat:
         """As many as the model itself."""
         return self.chat.slots
 
+    @property
+    def troubled(self) -> bool:
+        return self.chat.troubled
+
     async def complete(self, request: ChatRequest) -> ChatReply:
         """The journal's reply to this very request, or the model's; while stopping, Stopped instead of a request."""
         key = f"{request.key.position}-{request.key.slot}-{request.key.stage}-{request.key.attempt}"

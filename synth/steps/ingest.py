@@ -27,6 +27,7 @@ from synth.errors import JobError, SynthError
 from synth.run import history
 from synth.run import run as runs
 from synth.run.history import Record
+from synth.run.preflight import require_suited
 from synth.run.run import Run
 from synth.scores import Scorer
 from synth.shards import Origin, OutputFolder, StepFolder
@@ -60,10 +61,18 @@ _LISTED = ("flag", "messages")
 def make(run: Run, progress: Progress, notify: Callable[[str], None] = print) -> Mapping[str, int]:
     """Make every part that is missing; returns the totals of all: shards, passages or pairs, rows_in, rejected, ….
 
-    Raises InputError when an input cannot be read or is not the recorded one, SynthError when rows are missing, and for
-    pairs JobError for a column that a rule or a scorer reads and nothing makes, and for groups without a threshold.
+    Raises InputError when an input cannot be read or is not the recorded one, SynthError when rows are missing, and
+    JobError where the job does not suit the data: a column that a rule or a scorer reads and nothing makes, groups
+    without a threshold, queries in languages that the model cannot write.
     """
-    return _Pairs(run, progress, notify).make() if run.pairs else _Passages(run, progress, notify).make()
+    if run.pairs:
+        return _Pairs(run, progress, notify).make()
+    totals = _Passages(run, progress, notify).make()
+    step = run.folder.step("passages")
+    todo = sorted(step.done() - run.folder.step("generated").done())
+    found = (pc.unique(step.read_columns(index, ["language"])["language"]).to_pylist() for index in todo)
+    require_suited(run.job, sorted({language for languages in found for language in languages}))
+    return totals
 
 
 @dataclass(slots=True)

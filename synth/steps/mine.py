@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from synth.batching import encode_all
 from synth.errors import JobError
 from synth.negatives import Item, Negatives, Positives, Selector, query_key, query_keys
+from synth.registry import stage_identity
 from synth.run import identity
 from synth.run import run as runs
 from synth.run.run import Run
@@ -66,7 +67,7 @@ class CorpusSource:
             "document": self.document,
             "files": [(file.corpus_index, file.relative, file.sha256) for file in self.files],
             "shards": [step.checksum(index) for index in sorted(step.done())],
-            "embed": None if embed is None else {"use": f"{type(embed).__module__}"} | embed.identity(),
+            "embed": None if embed is None else stage_identity(embed),
         }
         return identity.sha256(what)[:16]
 
@@ -175,7 +176,7 @@ class Plan:
             "view": self.view,
             "rules": view.meta(min(view.done())).identity,
             "corpus": self.source.fingerprint,
-            "embed": {"use": f"{type(embed).__module__}"} | embed.identity(),
+            "embed": None if embed is None else stage_identity(embed),
             "instruction": run.job.instruction,
             "seed": run.job.file.seed,
             "schema": SCHEMA_VERSION,

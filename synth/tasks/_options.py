@@ -120,14 +120,6 @@ class Languages(RootModel[dict[str, dict[str, float]]]):
         chosen = draw(weights, rng)
         return passage_language if chosen == SAME else chosen
 
-    def crosses(self) -> bool:
-        """Whether any rule can ask for another language than the passage's."""
-        return any(
-            query not in (SAME, passage) and weight > 0
-            for passage, weights in self.root.items()
-            for query, weight in weights.items()
-        )
-
 
 class LengthRange(_Shape):
     """An inclusive range in the query language's unit, drawn with its weight."""

@@ -12,13 +12,14 @@ from typing import Literal
 
 import numpy as np
 
-from synth.stage import ChatReply, ChatRequest, ClientSettings, Encoded, Stage
+from synth.stage import ChatReply, ChatRequest, ClientSettings, EmbedStage, Encoded, LlmStage
 
 WIDTH = 64
 
 
 class _Chat:
     slots = 64
+    troubled = False
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         await asyncio.sleep(0)
@@ -42,7 +43,7 @@ class _Encoder:
         pass
 
 
-class NullChat(Stage):
+class NullChat(LlmStage):
     """Gives the first thing that the schema allows."""
 
     model: str = "null"
@@ -51,7 +52,7 @@ class NullChat(Stage):
         return _Chat()
 
 
-class NullEncoder(Stage):
+class NullEncoder(EmbedStage):
     """Gives vectors that depend on the length of the text."""
 
     model: str = "null"

@@ -206,7 +206,7 @@ def test_other_languages_and_judging_are_refused_in_a_sentence():
         reply = answer(refused)
         assert (reply.text or "").startswith("Sorry")
         assert reply.finish_reason == "stop"
-    assert Extractive.cross_lingual is False
+    assert not Extractive().writes("de", "en")
 
 
 def test_reply_counts_no_tokens_and_names_the_baseline():

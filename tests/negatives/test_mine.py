@@ -399,8 +399,8 @@ def test_views_can_be_mined_and_unfinished_runs_cannot(tmp_path):
         ({"range": "twenty"}, "is not a range"),
         ({"strategy": "best"}, "strategy"),
         ({"max_score": "high"}, "max_score"),
-        ({"reranker": "{use: nothing}"}, "nothing called 'nothing'"),
-        ({"use": "guessed"}, "nothing called 'guessed'"),
+        ({"reranker": "{use: nothing}"}, "unknown name 'nothing'"),
+        ({"use": "guessed"}, "unknown name 'guessed'"),
     ],
 )
 def test_mistakes_are_named_before_anything_is_read(options, what):

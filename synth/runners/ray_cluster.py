@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import pickle
 import signal
 import socket
 import traceback
@@ -19,7 +18,6 @@ from typing import Any, Self
 
 from synth.errors import JobError, OutputError, SystemFault
 from synth.process import collect_rarely
-from synth.registry import importable
 from synth.run.run import Run
 from synth.runners.worker import OnMessage, Task, Worker
 
@@ -79,12 +77,22 @@ class Cluster:
     def launch(self, task: Task, on_message: OnMessage) -> Actor:
         """Start a worker where there is room, spread over the nodes."""
         actors = self._ray.remote(RayWorker).options(
-            num_cpus=1, num_gpus=gpus(task.run), max_restarts=0, scheduling_strategy="SPREAD"
+            num_cpus=1,
+            num_gpus=gpus(task.run),
+            max_restarts=0,
+            scheduling_strategy="SPREAD",
+            runtime_env=environment(task.run),
         )
         self._started += 1
-        code = task.run.job.code
-        actor = actors.remote(str(Path.cwd()), str(code) if code else None, pickle.dumps(task))
-        return Actor(self._ray, actor, str(self._started), on_message)
+        return Actor(self._ray, actors.remote(str(Path.cwd()), task), str(self._started), on_message)
+
+
+def environment(run: Run) -> dict[str, Any] | None:
+    """What a worker's process needs to import classes that lie beside the job file; None where there are none."""
+    if run.job.code is None:
+        return None
+    paths = [str(run.job.code), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}}
 
 
 def gpus(run: Run) -> int:
@@ -153,16 +161,14 @@ def _first_lines(exc: Exception) -> str:
 class RayWorker:
     """The actor. Ray calls its methods, all on one event loop, which is also the worker's."""
 
-    def __init__(self, folder: str, code: str | None, task: bytes) -> None:
+    def __init__(self, folder: str, task: Task) -> None:
         with suppress(OSError):
             os.chdir(folder)  # a job may hold paths relative to it
-        if code is not None:
-            importable(Path(code))  # before the task is read, which may name classes from there
-        self._task: Task = pickle.loads(task)  # noqa: S301 - comes from the process that started this one
+        self._task = task
         self._messages: list[tuple[Any, ...]] = []
         self._news = asyncio.Event()
         collect_rarely()
-        self._worker = Worker(self._task, self._send)
+        self._worker = Worker(task, self._send)
 
     async def begin(self) -> str:
         """Start to work; returns the host and the process."""

@@ -47,7 +47,7 @@ def refusals(command, job, out, capsys):
         (["text"], "input_text", True),
     ],
 )
-def test_the_columns_of_a_job_are_the_same_for_every_command(  # noqa: PLR0917 - fixtures are arguments
+def test_the_columns_of_a_job_are_the_same_for_every_command(
     command, carry, column, there, place, server, monkeypatch, capsys
 ):
     monkeypatch.chdir(place)

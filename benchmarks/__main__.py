@@ -1,6 +1,6 @@
-"""`python -m benchmarks all`, or some of its sections by name; `long` are those that take more than a few minutes.
+"""Run benchmarks: `python -m benchmarks all`, or sections by name; `long` runs those that take more than a few minutes.
 
-`--write` puts the tables into benchmarks/RESULTS.md, in place of earlier ones of the same sections.
+`--write` writes the tables to benchmarks/RESULTS.md and replaces earlier ones of the same sections.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # the scripts of this folder also run by themselves
 RESULTS = HERE / "RESULTS.md"
-PREFACE = "# Measured\n\nWhere other work ran beside a benchmark, its load says so: believe ratios inside one table.\n"
+PREFACE = "# Measured\n\nCompare ratios within one table only; the load shows whether other work ran too.\n"
 
 Lines = Callable[[Path], Iterable[str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """What is measured, and what prints its lines in a folder that goes away afterwards."""
+    """A title, and a function that returns the lines of the result; its folder is temporary."""
 
     title: str
     lines: Lines
@@ -41,7 +41,7 @@ def module(name: str) -> Lines:
 
 
 def script(name: str, *arguments: str) -> Lines:
-    """What a script of this folder prints, in a process of its own; `{folder}` stands for the folder."""
+    """The output of a script of this folder, run in its own process; `{folder}` is replaced by the temporary folder."""
 
     def lines(folder: Path) -> list[str]:
         command = [sys.executable, str(HERE / f"{name}.py"), *(each.format(folder=folder) for each in arguments)]
@@ -62,30 +62,30 @@ def client(folder: Path) -> list[str]:
 def false_negatives(folder: Path) -> list[str]:
     data = os.environ.get("SYNTH_RETRIEVAL_DATA")
     if not data:
-        return ["Left out: SYNTH_RETRIEVAL_DATA names no folder with cranfield, covid_faq and cmrc2018_zh."]
+        return ["Skipped: set SYNTH_RETRIEVAL_DATA to a folder with cranfield, covid_faq and cmrc2018_zh."]
     return list(script("false_negatives", data)(folder))
 
 
 def prompt_tokens(folder: Path) -> list[str]:
     wanted = ("SYNTH_QWEN3_TOKENIZER", "SYNTH_RETRIEVAL_DATA")
     if missing := [name for name in wanted if not os.environ.get(name)]:
-        return [f"Left out: {missing[0]} is not set."]
+        return [f"Skipped: {missing[0]} is not set."]
     return list(script("prompt_tokens")(folder))
 
 
 SECTIONS = {
     "client": Section("Client cost: 2,000 passages, one query each, 100 ms, 256 slots", client),
     "transport": Section("Transport and parsing alone", module("transport")),
-    "workers": Section("Two workers beside two bare loops", module("two_workers")),
-    "full": Section("Keeping a server full whose limit has to be found", module("full_server")),
-    "several": Section("Several servers, one slow and one that dies", module("several_servers")),
-    "prefix": Section("Prefix cache: prompt tokens that a real vLLM computes for a pair", module("prefix_cache")),
+    "workers": Section("Two workers compared with two bare loops", module("two_workers")),
+    "full": Section("Keeping a server with an unknown limit full", module("full_server")),
+    "several": Section("Several servers, one slow, one that dies", module("several_servers")),
+    "prefix": Section("Prefix cache: prompt tokens per pair computed by a real vLLM", module("prefix_cache")),
     "prompt_tokens": Section("Prompt tokens a pair behind a perfect prefix cache", prompt_tokens),
-    "local": Section("Local embedder beside SentenceTransformer.encode", module("local_path")),
+    "local": Section("Local embedder compared with SentenceTransformer.encode", module("local_path")),
     "keep": Section("A new view over scored rows", script("keep")),
-    "ready_vectors": Section("Cosine from ready vectors", script("ready_vectors", "--folder", "{folder}")),
-    "mine": Section("Hard negatives beside mine_hard_negatives", module("mine")),
-    "false_negatives": Section("False negatives among mined ones", false_negatives, long=True),
+    "ready_vectors": Section("Cosine of precomputed vectors", script("ready_vectors", "--folder", "{folder}")),
+    "mine": Section("Hard negatives compared with mine_hard_negatives", module("mine")),
+    "false_negatives": Section("False negatives among mined negatives", false_negatives, long=True),
     "personas": Section("Nearest of 200,000 personas for 100,000 passages", script("personas"), long=True),
     "growth": Section("Growth to a million passages", module("growth"), long=True),
 }
@@ -99,7 +99,7 @@ def machine() -> str:
 
 
 def measured(name: str) -> str:
-    """A section's text; one that cannot run here says why."""
+    """The text of a section, or the reason why it cannot run here."""
     section = SECTIONS[name]
     before, begun = f"{time.strftime('%Y-%m-%d')}; {machine()}", time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="synth-bench-") as folder:
@@ -111,13 +111,13 @@ def measured(name: str) -> str:
 
 
 def kept() -> dict[str, str]:
-    """Sections of the file of results by title."""
+    """The sections of RESULTS.md by title."""
     _, *parts = RESULTS.read_text(encoding="utf-8").split("\n## ") if RESULTS.exists() else ("",)
     return {title: body.strip("\n") + "\n" for title, _, body in (part.partition("\n") for part in parts)}
 
 
 def write(found: dict[str, str]) -> None:
-    """Replace what was measured anew and keep the rest, in the order of the sections."""
+    """Replace the sections that were measured, keep the others."""
     all_of_them = kept() | {SECTIONS[name].title: text for name, text in found.items()}
     order = [section.title for section in SECTIONS.values()]
     titles = [title for title in order if title in all_of_them]
@@ -129,7 +129,7 @@ def write(found: dict[str, str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("sections", nargs="+", choices=["all", "long", *SECTIONS], metavar="SECTION")
-    parser.add_argument("--write", action="store_true", help="put the tables into benchmarks/RESULTS.md")
+    parser.add_argument("--write", action="store_true", help="write the tables to benchmarks/RESULTS.md")
     options = parser.parse_args()
     wanted = {"all": False, "long": True}
     chosen = [

@@ -1,4 +1,4 @@
-"""The least that an HTTP client can do: send recorded bodies with aiohttp, parse the answers, drop them.
+"""A minimal HTTP client as a baseline: sends recorded bodies with aiohttp, parses the answers, drops them.
 
 python benchmarks/bare_loop.py URL RECORDED IN_FLIGHT
 """

@@ -1,6 +1,6 @@
-"""What one pair costs the client: synth, a script with the openai package and a bare loop, against one server each.
+"""CPU cost of a pair on the client: synth, a script on the openai package, and a bare loop, each with its own server.
 
-Every figure is net of start-up: the run over all passages less one over twenty of them.
+Start-up is subtracted: the figures are a run over all passages minus a run over twenty.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PERSONAS = HERE.parent / "personas" / "general.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """One way to do the work: over a few passages, over all, the calls a second that the server saw, rows right."""
+    """The cost of one client: over a few passages, over all, calls per second at the server, correct rows."""
 
     few: Spent
     all: Spent
@@ -67,7 +67,7 @@ def run(path: Path, folder: Path) -> Spent:
 
 
 def right_pairs(folder: Path, corpus: Path) -> int:
-    """Passages with exactly one pair, an offered persona and a query out of the passage itself."""
+    """Number of passages with exactly one pair, a persona from the candidates and a query from the passage itself."""
     import pyarrow.parquet as pq  # noqa: PLC0415 - the other contenders do without
 
     people = {json.loads(line)["persona"] for line in PERSONAS.read_text(encoding="utf-8").splitlines()}
@@ -87,7 +87,7 @@ def right_lines(path: Path) -> int:
 
 
 def compare(folder: Path, passages: int, in_flight: int, latency: float) -> dict[str, Contender]:
-    """All three over the same passages; synth goes first, because the others send what it sent."""
+    """All three over the same passages. synth runs first, because the others send the bodies that it sent."""
     sizes = {"few": SMALL, "all": passages}
     corpora = {name: folder / f"{name}.jsonl" for name in sizes}
     for name, count in sizes.items():

@@ -1,4 +1,4 @@
-"""Texts with ready vectors, in clusters: a query, the passage that answers it, and others more or less near."""
+"""Texts with precomputed vectors in clusters: a query, the passage that answers it, and similar passages."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import numpy as np
 from synth.stage import Encoded
 
 CLUSTER = 100
-"""Passages around a centre; the first of them is nearest and answers the queries that lie there."""
+"""Passages per cluster; the first is nearest to the centre and answers the queries there."""
 
 
 def text(kind: str, number: int) -> str:
-    """Forty words; those of one cluster have few in common."""
+    """Forty words; passages of one cluster share few of them."""
     return f"{kind} {number} " + " ".join(f"word{(number * 31 + n * (n + 17)) % 5003}" for n in range(40))
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Of one run; `width` in dimensions."""
+    """The size of a run; `width` is the number of dimensions."""
 
     queries: int
     passages: int
@@ -30,7 +30,7 @@ class Size:
 
     @property
     def centres(self) -> int:
-        """Passage n and query n lie around centre n, counted round."""
+        """The centre of passage or query n."""
         return max(1, self.passages // CLUSTER)
 
     def positive(self, query: int) -> int:
@@ -47,7 +47,7 @@ def directions(count: int, width: int) -> Any:
 
 
 def vectors(kind: str, first: int, count: int, size: Size) -> Any:
-    """Unit vectors around some centres, more or less near to them, in half precision; a row is always the same."""
+    """Unit vectors around centres, in half precision; a row is always the same."""
     centres, width = directions(size.centres, size.width), size.width
     out = np.empty((count, width), np.float16)
     for start in range(first - first % 1000, first + count, 1000):
@@ -63,7 +63,7 @@ def vectors(kind: str, first: int, count: int, size: Size) -> Any:
 
 
 class Ready:
-    """An Encoder over vectors that are there already."""
+    """An Encoder that returns the precomputed vectors."""
 
     def __init__(self, size: Size) -> None:
         self.size = size
@@ -75,4 +75,4 @@ class Ready:
         return Encoded(found[numbers - numbers.min()].astype(np.float32), np.zeros(len(texts), np.bool_))
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing."""

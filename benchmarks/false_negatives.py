@@ -1,10 +1,10 @@
-"""How many passages that do answer a query are mined as its negatives: without rules, with them, with every check.
+"""Passages that answer a query but are mined as its negatives: without rules, with rules, with all checks.
 
     python benchmarks/false_negatives.py FOLDER
 
-`cranfield`: of each query with two or more relevant documents half are held out, the others are its positives; what
-is counted are the held-out ones. `covid_faq`, `cmrc2018_zh`: the corpus gets a lightly edited copy of every positive;
-what is counted are the copies. Mined with all-MiniLM-L6-v2, five negatives a query. The folder holds
+`cranfield`: of each query with two or more relevant documents, half are its positives and the other half, which is held
+out, is counted. `covid_faq`, `cmrc2018_zh`: the corpus gets a lightly edited copy of every positive, and the copies are
+counted. Mined with all-MiniLM-L6-v2, five negatives per query. FOLDER contains
 `<name>/{corpus,queries,qrels}.parquet` in BEIR's columns.
 """
 
@@ -27,18 +27,18 @@ from synth.pipeline import resolve
 from synth.runners.mining import MineArgs
 
 Row = tuple[str, Sequence[str], Sequence[str]]
-"""A query, its positives, and the passages that are counted."""
+"""A query, its positives, and the passages to count."""
 
 NONE = {"max_score": None, "absolute_margin": None, "near": None, "near_cosine": None, "range": "0:5"}
 SETTINGS = {
     "no rules": NONE,
     "ranks 20 to 50, score, margin": NONE | {"max_score": 0.8, "absolute_margin": 0.1, "range": "20:50"},
-    "and near-equality": {},
+    "and near copies": {},
     "score, margin, ranks from 0": NONE | {"max_score": 0.8, "absolute_margin": 0.1, "range": "0:50"},
-    "near-equality, ranks from 0": {"max_score": None, "absolute_margin": None, "range": "0:50"},
+    "near copies, ranks from 0": {"max_score": None, "absolute_margin": None, "range": "0:50"},
     "all checks, ranks from 0": {"range": "0:50"},
 }
-"""The first three are the documents' stages; the others show what each part does without the rank window."""
+"""The first three are those of docs/negatives.md; the others show each part without the rank window."""
 
 
 def tables(folder: Path) -> tuple[dict[str, str], dict[str, str], dict[str, list[str]]]:
@@ -65,7 +65,7 @@ def edited(text: str, draw: random.Random) -> str:
 
 
 def held_out(folder: Path) -> Iterator[Row]:
-    """Half of each query's relevant documents as its positives, and the other half, which is counted."""
+    """Cases with half of each query's relevant documents as positives, the other half counted."""
     documents, queries, relevant = tables(folder)
     draw = random.Random(7)  # noqa: S311 - a seeded sample
     for query, found in relevant.items():
@@ -76,7 +76,7 @@ def held_out(folder: Path) -> Iterator[Row]:
 
 
 def copies(folder: Path) -> Iterator[Row]:
-    """The same of a set whose corpus gets copies."""
+    """Cases with edited copies of the positives, which are added to the corpus and counted."""
     documents, queries, relevant = tables(folder)
     draw = random.Random(7)  # noqa: S311 - a seeded sample
     copy = {d: edited(documents[d], draw) for d in dict.fromkeys(d for found in relevant.values() for d in found)}
@@ -125,7 +125,7 @@ def write(path: Path, rows: Iterator[dict[str, str]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="The folder with cranfield, covid_faq and cmrc2018_zh.")
+    parser.add_argument("data", type=Path, help="folder with cranfield, covid_faq and cmrc2018_zh")
     parser.add_argument("names", nargs="*", default=["cranfield", "covid_faq", "cmrc2018_zh"])
     options = parser.parse_args()
     print("| data | checks | taken as negatives | share | negatives |\n|-|-|-|-|-|")

@@ -1,7 +1,7 @@
-"""How full synth keeps a server whose limit it does not know: 64 slots, latency 2 s on average (lognormal, sigma 0.5).
+"""How well synth fills a server with an unknown limit: 64 slots, mean latency 2 s (lognormal, sigma 0.5).
 
-From the first moment at which all slots are busy to the arrival of the last call, how many are busy on average; and
-how long it takes to that moment. The load is the server's own record.
+Measures how long it takes until all slots are busy, and the mean share of busy slots from then to the arrival of the
+last call, from the server's own record.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Trace = Sequence[Sequence[float]]
 
 
 def busy(trace: Trace, begin: float, end: float) -> float:
-    """Slots busy on average between two moments."""
+    """Mean number of busy slots between two moments."""
     return sum(max(0.0, min(done, end) - max(start, begin)) for _, start, done in trace) / (end - begin)
 
 
@@ -34,7 +34,7 @@ def reached(trace: Trace, share: float = 1.0, slots: int = SLOTS) -> float:
 
 
 def queued(trace: Trace, begin: float, end: float) -> float:
-    """Calls that waited at the server, on average: what it was flooded with."""
+    """Mean number of calls waiting at the server."""
     return sum(max(0.0, min(start, end) - max(arrived, begin)) for arrived, start, _ in trace) / (end - begin)
 
 

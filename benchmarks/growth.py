@@ -1,7 +1,7 @@
-"""Whether a pair costs the same late in a large run as early in it: `python benchmarks/growth.py [rows]`.
+"""Does a pair cost the same late in a large run as early? `python benchmarks/growth.py [rows]`.
 
-One run with models that cost nothing, watched from outside; memory against a run of 10,000 rows, and how long the two
-finished folders take to go on, when their last shard is gone, until work begins.
+One run with models that cost nothing, watched from outside. Also compares memory with a run of 10,000 rows, and the
+time until both folders resume work after their last shard was removed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LOOK_SECONDS = 0.25
 
 @dataclass(slots=True)
 class Watched:
-    """A run: pairs on disk and processor seconds spent, as it went on; the most memory in MB."""
+    """A run: pairs on disk and CPU seconds over time, and peak memory in MB."""
 
     rows: int
     steps: list[tuple[int, float]] = field(default_factory=list)
@@ -35,7 +35,7 @@ class Watched:
     wall: float = 0.0
 
     def cpu_at(self, pairs: float) -> float:
-        """Processor seconds spent when so many pairs were there, between two looks in proportion."""
+        """CPU seconds spent when the run had this many pairs, interpolated."""
         before = (0, 0.0)
         for step in self.steps:
             if step[0] >= pairs:
@@ -44,7 +44,7 @@ class Watched:
         return before[1]
 
     def per_thousand(self, first: float, last: float) -> float:
-        """Processor seconds per 1,000 pairs from one number of pairs to another."""
+        """CPU seconds per 1,000 pairs between two numbers of pairs."""
         return (self.cpu_at(last) - self.cpu_at(first)) / (last - first) * 1000
 
 
@@ -87,7 +87,7 @@ def prepare(home: Path, rows: int) -> Path:
 
 
 def spent(pid: int) -> float:
-    """Processor seconds of a process that still runs."""
+    """CPU seconds of a running process."""
     fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
@@ -115,7 +115,7 @@ def watch(job: Path, rows: int) -> Watched:
 
 
 def resume(job: Path, times: int = 3) -> Resumed:
-    """Let a finished run go on that lacks its last shard; the best of some."""
+    """Resume a run whose last shard was removed; the best of several tries."""
     out = job.parent / "out"
     claimed, ended = [], []
     for _ in range(times):
@@ -145,13 +145,13 @@ def report(folder: Path, rows: int = 1_000_000) -> list[str]:
     claimed = f"{again[0].claimed:.2f} s with {FEW:,} pairs done, {again[1].claimed:.2f} s with {rows:,}"
     return [
         f"- {rows:,} passages, one process: {many.wall:,.0f} s, {many.cpu_at(rows):,.0f} CPU s",
-        f"- on disk, all steps: {size / rows:,.0f} bytes a pair",
+        f"- on disk, all steps: {size / rows:,.0f} bytes per pair",
         f"- CPU s per 1,000 pairs over the second {span:,}: {early:.3f}, over the last: {late:.3f}",
         f"- last to second: {late / early:.2f} (goal: at most 1.2)",
         f"- peak memory with {FEW:,} passages: {few.memory:.0f} MB, with {rows:,}: {many.memory:.0f} MB",
         f"- large to small: {many.memory / few.memory:.2f} (goal: at most 1.2)",
-        f"- going on without the last shard, until it is claimed: {claimed}",
-        f"- the same with the summary of all: {again[0].ended:.2f} s and {again[1].ended:.2f} s",
+        f"- resuming without the last shard, until it is claimed: {claimed}",
+        f"- the same, until the summary is printed: {again[0].ended:.2f} s and {again[1].ended:.2f} s",
     ]
 
 

@@ -1,11 +1,11 @@
-"""A new view over many scored rows, beside the same work as a bare pyarrow loop in the same run.
+"""A new view over many scored rows, compared with a bare pyarrow loop in the same run.
 
     python benchmarks/keep.py --rows 100000 1000000
 
-Both sides read every column of `generated/` and `scores/`, filter by cosine and write zstd Parquet, each with the same
-number of processors (two processes in the loop, threads in synth; their start included), one after the other, warm page
-cache. `bare` writes the rows that pass, `bare both` also those that do not, which a view keeps too. Memory is the peak
-of the largest process.
+Both sides read every column of `generated/` and `scores/`, filter by cosine and write zstd Parquet, with the same
+number of CPUs (two processes in the loop, threads in synth, start included), one after the other, warm page cache.
+`bare` writes the rows that pass, `bare both` also the rejected rows, as a view does. Memory is the peak of the largest
+process.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ TYPES, LEVELS = ("keywords", "acquire_knowledge", "summary", "yes_no"), ("high_s
 THRESHOLD = 0.6
 
 Cost = tuple[float, float, int]
-"""Seconds of wall clock, seconds of processors, peak bytes of the largest process."""
+"""Wall seconds, CPU seconds, peak bytes of the largest process."""
 
 
 def make(out: Path, rows: int) -> None:
-    """Scored pairs with 400-character passages, two queries a passage, as a run would have left them."""
+    """Scored pairs as a run writes them: passages of 400 characters, two queries each."""
     folder = OutputFolder.open(out, write=True)
     folder.put_if_absent("job.json", b"{}\n")
     rng = np.random.default_rng(7)
@@ -86,7 +86,7 @@ def make(out: Path, rows: int) -> None:
 
 
 def bare(out: str, target: str, index: int, *, both: bool) -> None:
-    """Read, filter, write one shard, as one would by hand."""
+    """Read, filter and write one shard by hand."""
     name = f"{index:08d}.parquet"
     table = pq.read_table(Path(out, "generated", name))
     scores = pq.read_table(Path(out, SCORES, name))
@@ -107,8 +107,8 @@ def bare_loop(out: str, target: str, shards: Sequence[int], workers: int, *, bot
 
 
 def synth_keep(out: str, target: str, shards: Sequence[int], workers: int) -> None:
-    """The same by what `synth keep --as` runs."""
-    from synth.rules import Rules  # noqa: PLC0415 - the bare loops shall not pay for it
+    """The same with the code of `synth keep --as`."""
+    from synth.rules import Rules  # noqa: PLC0415 - only where it is used, so that the bare loops do not pay for it
     from synth.steps.keep import View, carry_out  # noqa: PLC0415 - as above
 
     rules, _ = Rules.parse({"cosine": {"above": THRESHOLD}}, None)
@@ -117,7 +117,7 @@ def synth_keep(out: str, target: str, shards: Sequence[int], workers: int) -> No
 
 
 def measured(work: Callable[[], None], results: multiprocessing.Queue[Cost]) -> None:
-    """In a process of its own: seconds of wall clock and of processors, and the largest process's peak bytes."""
+    """Run in its own process: wall seconds, CPU seconds, peak bytes of the largest process."""
     start = time.perf_counter()
     work()
     wall = time.perf_counter() - start
@@ -149,7 +149,7 @@ def compared(out: Path, scratch: str, rows: int, options: argparse.Namespace) ->
 
 
 def report(options: argparse.Namespace, scratch: str) -> Iterator[str]:
-    """A table with every round, then what the last size cost against the bare loop and its memory against the first."""
+    """A table of all rounds; then the last size: its cost relative to the bare loop, its memory to the first size."""
     yield "| rows | | wall s | of bare | CPU s | of bare | peak MB |"
     yield "|-|-|-|-|-|-|-|"
     peaks: dict[int, int] = {}
@@ -181,7 +181,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--folder", type=Path, help="Keep the data here, and use what is here.")
+    parser.add_argument("--folder", type=Path, help="keep the data here and reuse it")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         for line in report(options, scratch):

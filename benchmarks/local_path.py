@@ -1,9 +1,9 @@
-"""The local embedder against `SentenceTransformer.encode` over the same texts, in turns.
+"""The local embedder compared with `SentenceTransformer.encode` over the same texts, in turns.
 
     python benchmarks/local_path.py [--device cuda] [--texts 20000] [--model FOLDER]
 
-Without a model it is the embedded MiniLM. A folder that holds a model's configuration and tokenizer but no weights gets
-random ones, which take as long. Needs numpy, pydantic and the extra `local`.
+The default model is MiniLM. A folder with configuration and tokenizer but no weights gets random weights, which take as
+long. Needs numpy, pydantic and the extra `local`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TIMES = 3
 
 
 def texts(count: int) -> list[str]:
-    """Passages of 200 to 1,800 characters and as many queries, all different, in no order of length."""
+    """Passages of 200 to 1,800 characters and as many queries, all different, in random order of length."""
     passages = [passage(n, 200 + n * 733 % 1600) for n in range(count // 2)]
     return passages + [f"{n} {' '.join(text.split()[2 : 6 + n % 9])}" for n, text in enumerate(passages)]
 
@@ -61,7 +61,7 @@ def in_turns(one: Callable[[], Any], other: Callable[[], Any]) -> tuple[float, f
 
 
 def compare(encoder: LocalEncoder, plain: Any, given: list[str], batch: int) -> tuple[float, float, float]:
-    """Texts a second, ours and theirs, and the largest difference of two unit vectors' components."""
+    """Texts per second of both, and the largest difference between components of their unit vectors."""
 
     def ours() -> Any:
         return asyncio.run(encoder.encode(given, "document")).vectors
@@ -91,7 +91,7 @@ def report(folder: Path, count: int = 160, device: str = "cpu", model: Path | No
             worst = min(worst, ours / theirs)
             rates = f"{ours:,.0f} | {theirs:,.0f} | {ours / theirs:.2f}"
             lines.append(f"| {len(given):,}, {what} | {batch} | {rates} | {difference:.0e} |")
-    return [*lines, "", f"- on {device}, synth to `encode` at the least: {worst:.2f} (goal: at least {GOAL})"]
+    return [*lines, "", f"- on {device}, lowest ratio of synth to `encode`: {worst:.2f} (goal: at least {GOAL})"]
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Processes with what they cost: processor time and memory from the kernel, for the child and all its children."""
+"""Runs processes and measures their cost: CPU time and memory from the kernel, children included."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """Seconds of the processor and by the clock, the most memory in MB, and what the process printed."""
+    """CPU and wall seconds, peak memory in MB, and the output of the process."""
 
     cpu: float
     wall: float
@@ -46,7 +46,7 @@ def spend(command: Sequence[str], folder: Path, **environment: str) -> Spent:
 
 @contextmanager
 def server(**options: object) -> Iterator[str]:
-    """A loopback server with these options of `server.py`; gives its base URL."""
+    """A loopback server with these options of `server.py`; yields its base URL."""
     flags = [f"--{name}" if value is True else f"--{name}={value}" for name, value in options.items()]
     process = subprocess.Popen([sys.executable, HERE / "server.py", *flags], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -59,7 +59,7 @@ def server(**options: object) -> Iterator[str]:
 
 
 def ask(url: str, path: str) -> Any:
-    """The JSON that the loopback server gives under `path`."""
+    """The JSON that the loopback server returns for `path`."""
     with urllib.request.urlopen(url.removesuffix("/v1") + path) as answer:  # noqa: S310 - our own server
         return json.load(answer)
 

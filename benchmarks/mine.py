@@ -1,14 +1,14 @@
-"""Hard negatives from ready vectors, beside sentence-transformers' `mine_hard_negatives` on the same vectors.
+"""Hard negatives from precomputed vectors, compared with `mine_hard_negatives` of sentence-transformers.
 
     python benchmarks/mine.py                                   20,000 queries over 200,000 passages
     python benchmarks/mine.py --queries 2000 --passages 20000
-    python benchmarks/mine.py --passages 1000000 --alone    without theirs
+    python benchmarks/mine.py --passages 1000000 --alone    only synth
 
-Both sides get float16 vectors, the same rules (the defaults: ranks 20 to 50, max_score 0.8, absolute_margin 0.1, five
-negatives) and one process each, one after the other. Ours is the step as `synth mine` runs it, from the index on disk
-to durable shards, near-equality checked; theirs returns a Dataset in memory. Vectors lie in clusters of a hundred, so
-that the rules have something to refuse. Memory is the peak of the process's own pages above what it took after its
-imports; mapped files are the page cache's and are shown apart.
+Both get the same float16 vectors and the same rules (the defaults: ranks 20 to 50, max_score 0.8, absolute_margin 0.1,
+five negatives), one process each, one after the other. synth runs the step of `synth mine`, from the index on disk to
+durable shards, with the check for near copies; the other returns a Dataset in memory. Vectors are in clusters of a
+hundred, so that the rules refuse some. Memory is the peak of private pages above those after the imports; mapped files
+belong to the page cache and are shown separately.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from synth.tables import PAIRS
 
 SHARD = 1000
 GROWN = (5_000, (200_000, 1_000_000))
-"""Queries and passages of the two runs whose memory is compared."""
+"""Queries and passages of the two runs that compare memory."""
 
 
 class Spent:
-    """Seconds by the clock and of the processor, and the most private and mapped bytes of this process meanwhile."""
+    """Wall and CPU seconds, and the peak of private and mapped bytes of this process."""
 
     def __enter__(self) -> Self:
         self._private, self._mapped, self._stop = 0, 0, threading.Event()
@@ -73,7 +73,7 @@ class Spent:
 
 
 class Source:
-    """The corpus, as far as mining asks for it."""
+    """The part of a corpus that mining uses."""
 
     fingerprint = "bench"
 
@@ -85,7 +85,7 @@ class Source:
 
 
 def indexed(out: Path, size: Size) -> dict[str, Any]:
-    """Write the pairs of a run and the index of its passages; what the index cost."""
+    """Write the pairs of a run and the index of its passages; returns the cost of the index."""
     folder = OutputFolder.open(out, write=True)
     for name in ("job.json", "index/pairs.json"):
         folder.put_if_absent(name, b"{}\n")
@@ -121,7 +121,7 @@ def ours(out: Path, size: Size) -> dict[str, Any]:
 
 
 def run(folder: OutputFolder) -> Any:
-    """As much of a run as mining looks at."""
+    """The part of a run that mining uses."""
     embed = SimpleNamespace(identity=lambda: {"ready": True})
     job = SimpleNamespace(embed=embed, instruction="", file=SimpleNamespace(seed=7), rules=Rules())
     return SimpleNamespace(folder=folder, job=job)
@@ -182,7 +182,7 @@ def theirs(size: Size) -> dict[str, Any]:
 
 
 def apart(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-    """The result of a function in a process of its own, so that no memory of another is counted."""
+    """The result of a function, run in its own process so that only its memory is counted."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_send, args=(sender, work, arguments))
@@ -202,7 +202,7 @@ def _send(sender: Any, work: Callable[..., dict[str, Any]], arguments: tuple[Any
 
 
 def mined(folder: Path, size: Size) -> dict[str, Any]:
-    """What mining costs, and under `index` what the index of its passages took; nothing of it stays in the folder."""
+    """The cost of mining, and under `index` that of the index; leaves nothing in the folder."""
     with tempfile.TemporaryDirectory(dir=folder) as place:
         index = apart(indexed, Path(place) / "out", size)
         return apart(ours, Path(place) / "out", size) | {"index": index}
@@ -217,12 +217,12 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def beside(folder: Path, size: Size) -> list[str]:
-    """Ours and theirs at one size."""
+    """Both at one size."""
     rows = {"synth mine": mined(folder, size), "mine_hard_negatives": apart(theirs, size)}
     mine_, theirs_ = rows.values()
     refused = ", ".join(f"{name} {count:,}" for name, count in sorted(mine_["refused"].items()))
     return [
-        f"{size}; both from ready vectors",
+        f"{size}; both from precomputed vectors",
         "",
         *table(rows),
         "",
@@ -233,7 +233,7 @@ def beside(folder: Path, size: Size) -> list[str]:
 
 
 def grown(folder: Path) -> list[str]:
-    """Ours over two corpora, to compare memory."""
+    """synth over two corpora, to compare memory."""
     queries, sizes = GROWN
     rows = {f"{passages:,} passages": mined(folder, Size(queries, passages)) for passages in sizes}
     small, large = rows.values()
@@ -251,7 +251,7 @@ def grown(folder: Path) -> list[str]:
 
 
 def report(folder: Path) -> list[str]:
-    """The comparison at the size of the goal, then memory over a growing corpus."""
+    """The comparison at full size, then memory over a growing corpus."""
     return [*beside(folder, Size(20_000, 200_000)), "", *grown(folder)]
 
 
@@ -260,8 +260,8 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=20_000)
     parser.add_argument("--passages", type=int, default=200_000)
     parser.add_argument("--width", type=int, default=384)
-    parser.add_argument("--alone", action="store_true", help="Ours without theirs.")
-    parser.add_argument("--folder", type=Path, help="Where the index goes; else a temporary folder.")
+    parser.add_argument("--alone", action="store_true", help="run synth only")
+    parser.add_argument("--folder", type=Path, help="folder of the index; default: temporary")
     options = parser.parse_args()
     size = Size(options.queries, options.passages, options.width)
     with tempfile.TemporaryDirectory(dir=options.folder) as temporary:

@@ -1,6 +1,6 @@
-"""The search for the nearest personas, a shard at a time: `python benchmarks/personas.py [personas] [passages]`.
+"""Search for the nearest personas, shard by shard: `python benchmarks/personas.py [personas] [passages]`.
 
-The library's vectors lie in a file that is mapped, as a run has them; passages come in shards of 1,000.
+The vectors of the library are in a mapped file, as in a run; passages come in shards of 1,000.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Prompt tokens that a real vLLM computes for one pair: shipped templates against the report's order of fields.
+"""Prompt tokens that a real vLLM computes per pair: shipped templates compared with the report's order of fields.
 
-Needs the CPU build of vLLM (tests/vllm/README.md); SYNTH_VLLM_PYTHON names its Python. The KV cache is kept small on
-purpose: the passages of a run exceed it four times.
+Needs the CPU build of vLLM (tests/vllm/README.md); SYNTH_VLLM_PYTHON is its Python. The KV cache is small on
+purpose: the passages of a run are four times as large.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LAYOUTS = {"report's order": HERE / "report_prompts" / "retrieval", "shipped": H
 
 @contextmanager
 def vllm(folder: Path, python: str, count: int = 1) -> Iterator[list[str]]:
-    """Servers of a tiny Qwen3; gives their base URLs."""
+    """Servers of a tiny Qwen3; yields their base URLs."""
     sys.path.insert(0, str(TESTS))
     from processes import CONTEXT, GENERATOR, Server  # noqa: PLC0415 - lies with the tests that use it most
 
@@ -52,7 +52,7 @@ def vllm(folder: Path, python: str, count: int = 1) -> Iterator[list[str]]:
 
 
 def counter(urls: list[str], name: str) -> float:
-    """A counter of vLLM's, added up over servers."""
+    """A vLLM counter, summed over servers."""
     return sum(_counter(url, name) for url in urls)
 
 
@@ -63,7 +63,7 @@ def _counter(url: str, name: str) -> float:
 
 
 def computed(urls: list[str], work: list[str], folder: Path, embedder: str, **task: object) -> tuple[float, float]:
-    """Prompt tokens asked and computed by one `synth run`, from the server's own counters."""
+    """Prompt tokens sent and computed in one `synth run`, from the server's counters."""
     names = ("prefix_cache_queries_total", "prefix_cache_hits_total")
     before = [counter(urls, name) for name in names]
     passages = folder / "passages.jsonl"
@@ -116,4 +116,8 @@ def report(folder: Path, passages: int = 300) -> list[str]:
                 )
                 print(lines[-1], file=sys.stderr, flush=True)
     size = f"KV cache of each server: {BLOCK * BLOCKS:,} tokens in blocks of {BLOCK}"
-    return [*lines, "", f"{passages} passages; {size}; {IN_FLIGHT} calls in flight a server; load does not count."]
+    return [
+        *lines,
+        "",
+        f"{passages} passages; {size}; {IN_FLIGHT} calls in flight per server; the load does not matter.",
+    ]

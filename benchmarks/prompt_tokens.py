@@ -1,6 +1,6 @@
-"""Prompt tokens a pair that a perfect prefix cache leaves to compute, counted exactly from the request bodies.
+"""Prompt tokens per pair that remain to be computed with a perfect prefix cache, counted from the request bodies.
 
-Shipped templates beside the report's order of fields. A prompt's tokens are computed from the end of its longest
+Compares the shipped templates with the report's order of fields. A prompt is computed from the end of its longest
 common prefix with any earlier prompt. SYNTH_QWEN3_TOKENIZER names a tokenizer.json, SYNTH_RETRIEVAL_DATA a folder with
 cranfield/corpus.parquet.
 """

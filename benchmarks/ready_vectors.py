@@ -1,11 +1,10 @@
-"""Cosine from vectors that the data bring (1,024 floats a side), against a bare pyarrow and numpy loop in the same run.
+"""Cosine of precomputed vectors (1,024 floats each), compared with a bare pyarrow and numpy loop in the same run.
 
     python benchmarks/ready_vectors.py --rows 100000 --folder /tmp/bench
 
-All read the same `generated/` shards and write one file of scores for each: the bare loop, the scorer alone, and the
-step of a run (two shards at once, as a run does), which also hashes each shard, checks its pages, and commits the
-scores so that power loss cannot take them back. Prints rows per second, ratios to the bare loop, and the most memory
-held, which must not grow with the rows.
+Three contenders read the same `generated/` shards and write one file of scores per shard: the bare loop, the scorer
+alone, and the step of a run (two shards at once), which also hashes each shard, checks its pages and commits the scores
+durably. Prints rows per second, ratios to the bare loop, and peak memory, which must not grow with the rows.
 """
 
 from __future__ import annotations
@@ -35,11 +34,11 @@ from synth.steps import ingest, score
 
 WIDTH = 1024
 TURNS = 3
-"""The best counts: other work on the machine hits all of a turn."""
+"""The best counts, because other work on the machine slows all of a turn."""
 
 
 class Measured(NamedTuple):
-    """Seconds by the clock and of the processor, and the most memory in MB."""
+    """Wall and CPU seconds, and peak memory in MB."""
 
     wall: float
     cpu: float
@@ -81,7 +80,7 @@ def opened(folder: Path, shard_size: int) -> Run:
 
 
 def as_the_command_line() -> None:
-    """Memory as `synth filter` has it."""
+    """The memory settings of `synth filter`."""
     process.economise()
     process.for_tables()
 

@@ -1,9 +1,9 @@
-"""What one writes in an afternoon: asyncio, the openai package, a semaphore, two calls a passage, JSON lines.
+"""A simple script as a baseline: asyncio, the openai package, a semaphore, two calls per passage, JSON lines.
 
 python benchmarks/sdk_script.py URL PASSAGES PERSONAS SYSTEM OUT IN_FLIGHT
 """
 
-# ruff: noqa: ASYNC230, ASYNC240, S311 - the script that anybody would write
+# ruff: noqa: ASYNC230, ASYNC240, S311 - a simple script on purpose
 import asyncio
 import json
 import random

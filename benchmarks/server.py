@@ -1,8 +1,8 @@
-"""A loopback server in the shape of vLLM, cheaper than the clients that it measures: `python benchmarks/server.py`.
+"""A loopback server with vLLM's API that needs less CPU than the clients it measures: `python benchmarks/server.py`.
 
-Answers `/v1/chat/completions` by the schema it is given (enumerations are picked, a free string is a run of words of
-the passage), `/v1/embeddings`, `/v1/models`, `/metrics`; `/trace` gives every call's arrival, start and end, `/dump`
-the bodies of all calls. Latency is lognormal and each call's own; more calls than `--slots` wait in a queue.
+Answers `/v1/chat/completions` according to the schema (a value of each enum, some words of the passage for a free
+string), `/v1/embeddings`, `/v1/models` and `/metrics`. `/trace` returns the arrival, start and end of every call,
+`/dump` the bodies. Latency is lognormal; calls beyond `--slots` wait in a queue.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MODEL = "Qwen/Qwen3-32B"
 
 
 class Vectors:
-    """A sum of one fixed random vector for each word, so that texts that share words lie near each other."""
+    """The sum of a fixed random vector per word, so that texts with common words are similar."""
 
     def __init__(self, width: int) -> None:
         self.table = np.random.default_rng(1).standard_normal((4096, width), dtype=np.float32)
@@ -138,7 +138,7 @@ def chat(body: bytes) -> bytes:
 
 
 def words(messages: list[dict[str, str]], rng: random.Random) -> str:
-    """Eight words that stand together in the longest line of the last message: the passage."""
+    """Eight consecutive words from the longest line of the last message: the passage."""
     found = max(messages[-1]["content"].split("\n"), key=len).split(" ")
     first = rng.randrange(max(1, len(found) - 8))
     return " ".join(found[first : first + 8])
@@ -180,11 +180,11 @@ class Http(asyncio.Protocol):
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--port", type=int, default=0, help="0: any free one; the first line printed is the base URL")
+    parser.add_argument("--port", type=int, default=0, help="0: any free port; the first line printed is the base URL")
     parser.add_argument("--latency", type=float, default=0.0, help="mean seconds of a chat call")
-    parser.add_argument("--sigma", type=float, default=0.25, help="of the logarithm of the latency")
-    parser.add_argument("--slots", type=int, default=0, help="calls at once; 0: any number")
-    parser.add_argument("--width", type=int, default=1024, help="of the vectors")
+    parser.add_argument("--sigma", type=float, default=0.25, help="standard deviation of the logarithm of the latency")
+    parser.add_argument("--slots", type=int, default=0, help="calls at once; 0: unlimited")
+    parser.add_argument("--width", type=int, default=1024, help="dimensions of the vectors")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--die", type=float, default=0.0, help="seconds after the first call; 0: never")
     parser.add_argument("--record", action="store_true", help="keep the bodies for /dump")

@@ -1,6 +1,6 @@
-"""Four servers, of which one is ten times slower and one dies: whether the other two stay full, and passages stay put.
+"""Four servers, one ten times slower and one that dies: do the other two stay full, and passages on one server?
 
-Limits are found while working (`concurrency: auto`). A passage's calls meet one server as long as it lives.
+Limits are found during the run (`concurrency: auto`). The calls of a passage go to one server as long as it lives.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ QUERIES = 2
 
 
 def strays(urls: Sequence[str]) -> tuple[int, int]:
-    """Passages whose calls met more than one of these servers, and passages in all."""
+    """Passages whose calls went to more than one of these servers, and all passages."""
     seen: dict[str, set[str]] = defaultdict(set)
     for url in urls:
         for path, body in measure.ask(url, "/dump"):
@@ -56,13 +56,13 @@ def report(folder: Path, passages: int = 1000) -> list[str]:
         full, last = full_server.reached(trace, slots=SLOTS), max(call[0] for call in trace)
         share = full_server.busy(trace, full, last) / SLOTS
         lines.append(
-            f"- {name} sound server: {len(trace):,} calls, {share:.3f} of its slots busy (goal: at least 0.95)"
+            f"- {name} healthy server: {len(trace):,} calls, {share:.3f} of its slots busy (goal: at least 0.95)"
         )
     lost = sum(json.loads(spent.output)["unusable"].values())
     return [
         f"{SLOTS} slots each, {LATENCY:g} s; {passages:,} passages, {QUERIES} queries each.",
         *lines,
         f"- the slow one: {slow_calls:,} calls; the fourth died {DEATH:g} s after its first call",
-        f"- passages whose calls met two of the three that lived: {moved:,} of {seen:,}",
+        f"- passages whose calls went to two of the three live servers: {moved:,} of {seen:,}",
         f"- {spent.wall:.0f} s in all, {lost:,} items lost",
     ]

@@ -1,9 +1,9 @@
-"""A proxy before a real vLLM that lets it read every prompt and write one token.
+"""A proxy for a real vLLM that passes every prompt on and lets it write one token.
 
     python benchmarks/short_replies.py URL
 
-The reply that goes back is the loopback server's, drawn from the schema, so that a run goes on as it would with a real
-model while the processor computes prompts only. Prints its own base URL.
+It returns the reply of the loopback server, drawn from the schema. A run therefore works as with a real model, while
+the CPU only computes prompts. Prints its base URL.
 """
 
 from __future__ import annotations

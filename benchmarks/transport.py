@@ -1,10 +1,9 @@
-"""Processor time of one chat call in transport and parsing alone, from few to thousands in flight.
+"""CPU time of a chat call in transport and parsing alone, with few to thousands of calls in flight.
 
     python benchmarks/transport.py CLIENT URL IN_FLIGHT CALLS
 
-CLIENT is `synth` or `bare`, the same exchange by aiohttp without anything around it. The script opens the client with
-that many connections and prints milliseconds of its process per call, after a first round that opens the connections.
-The body is that of a second stage: 3 kB, its reply held to a schema.
+CLIENT is `synth`, or `bare` for the same exchange with plain aiohttp. The script opens the connections in a first
+round, then prints CPU milliseconds per call. The body is that of stage two: 3 kB, with a schema for the reply.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from measure import HERE
 
 LATENCY = 0.2
 RAMP = 0.001
-"""Seconds between two connections that are opened: thousands in one moment would time out on a busy machine."""
+"""Seconds between opening two connections: thousands at once would time out on a busy machine."""
 LEVELS = (64, 256, 1024, 4096)
 GOAL = 0.5
 SCHEMA = {"type": "object", "properties": {"Query": {"type": "string", "maxLength": 2000}}, "required": ["Query"]}
@@ -33,7 +32,7 @@ PASSAGES = [texts.passage(n) for n in range(100)]
 
 
 async def synth(url: str, in_flight: int, calls: int) -> float:
-    """Milliseconds of the processor per call of synth's client."""
+    """CPU milliseconds per call of synth's client."""
     from synth.llm.vllm_server import VllmServer  # noqa: PLC0415 - `report` does without
     from synth.stage import ChatRequest, ClientSettings, JudgeInputs, ReplyKey  # noqa: PLC0415 - as above
 
@@ -54,7 +53,7 @@ async def synth(url: str, in_flight: int, calls: int) -> float:
 
 
 async def bare(url: str, in_flight: int, calls: int) -> float:
-    """The same for a POST by aiohttp whose answer is read and parsed."""
+    """The same for a POST with aiohttp; the answer is read and parsed."""
     import aiohttp  # noqa: PLC0415 - as above
 
     headers = {"Content-Type": "application/json"}
@@ -72,7 +71,7 @@ async def bare(url: str, in_flight: int, calls: int) -> float:
 
 
 async def cost(call: Callable[[int], Awaitable[None]], in_flight: int, calls: int) -> float:
-    """Milliseconds of the processor per call, with so many under way at any time."""
+    """CPU milliseconds per call, with this many in flight."""
 
     async def ask(numbers: range, ramp: float = 0.0) -> None:
         upcoming = iter(numbers)
@@ -108,7 +107,7 @@ def report(folder: Path) -> list[str]:
         lines.append(f"| {level:,} | {level + 1:,} | {ours:.2f} | {theirs:.2f} | {ours / theirs:.2f} |")
     growth = found[-1] / found[0]
     lines += ["", f"- most: {max(found):.2f} ms (goal: at most {GOAL})"]
-    return [*lines, f"- {LEVELS[-1]:,} in flight cost {growth:.2f} x {LEVELS[0]} (goal: no more)"]
+    return [*lines, f"- {LEVELS[-1]:,} in flight cost {growth:.2f} x {LEVELS[0]} (goal: at most 1)"]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""`synth run --workers 2` beside two bare loops that send the same calls to a server of the same kind.
+"""`synth run --workers 2` compared with two bare loops that send the same calls to a similar server.
 
-Once against a server faster than the clients, where processors set the pace, and once against one that takes 250 calls
-a second, more than eight GPUs do.
+Once with a server that is faster than the clients, so that CPUs are the limit, and once with one that takes 250 calls a
+second, more than eight GPUs do.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ SPEEDS = {"processor-bound (100 ms, 512 slots)": (0.1, 512), "server-bound (1 s,
 
 
 def ours(url: str, folder: Path, corpus: Path) -> float:
-    """Calls a second of one run by two processes."""
+    """Calls per second of one run with two processes."""
     measure.ask(url, "/reset")
     client_cost.synth(url, folder, corpus, SLOTS, workers=2, shard_size=SHARD)
     return measure.rate(measure.ask(url, "/trace"))
 
 
 def bare(url: str, folder: Path) -> float:
-    """Calls a second of two bare loops, each with half of the bodies that synth sent."""
+    """Calls per second of two bare loops, each with half of the bodies that synth sent."""
     bodies = measure.ask(url, "/dump")
     halves = [folder / f"half{n}.bodies" for n in range(2)]
     for n, half in enumerate(halves):

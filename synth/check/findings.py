@@ -11,7 +11,7 @@ from synth.errors import SynthError
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What is wrong and how to mend it; `code` is the exit code, 0 for a warning."""
+    """What is wrong and how to fix it; `code` is the exit code, 0 for a warning."""
 
     text: str
     code: int = 0
@@ -56,5 +56,5 @@ class Findings:
 
     @property
     def code(self) -> int:
-        """0 when there is no mistake; else that of the first thing to mend: 2 (the job) before 3, 4, 5 and 7."""
+        """0 without mistakes; else that of the first thing to fix: 2 (the job) before 3, 4, 5 and 7."""
         return min((each.code for each in self.found.values() if each.code), default=0)

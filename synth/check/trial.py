@@ -55,7 +55,7 @@ def choose(job: Job, inputs: Sequence[InputFile], count: int, passage_id: str | 
     """`count` passages spread over the corpora, or the one with this id, each with the position it has in a run.
 
     Of more than 20,000 rows positions are not known without reading them all; then rows stand for them. Raises
-    JobError when no passage has the id, InputError when there is no passage at all.
+    JobError when no passage has the id, InputError without any passage.
     """
     limits = job.read_limits()
     unknown = any(file.rows is None or file.kind == "hub" for file in inputs)

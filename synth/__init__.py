@@ -41,9 +41,7 @@ if TYPE_CHECKING:
     from synth.tasks import Task
 
 _MODULES = {
-    "synth.api": (
-        "Run aexport afilter agenerate amine arun export filter generate mine open_run run"
-    ),
+    "synth.api": ("Run aexport afilter agenerate amine arun export filter generate mine open_run run"),
     "synth.errors": (
         "InputError JobError OutputError ServerRefused ServerUnavailable Stopped SynthError SystemFault TooManyUnusable"
     ),

@@ -7,36 +7,49 @@ loop is running, as in a notebook: the work then happens in a thread of its own.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import contextvars
 import functools
 import hashlib
 import html
+import json
 import tempfile
 import weakref
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar, copy_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from synth import job as jobs
 from synth import pipeline
 from synth.document import Document
 from synth.errors import JobError, Stopped
+from synth.job import Job
 from synth.pipeline import Control, RunArgs, Target
+from synth.progress import Display
+from synth.results import export as exporting
+from synth.results.keep import Kept, apply
+from synth.results.render import row_lines
+from synth.results.rows import rows as stored_rows
+from synth.results.rows import view_folder
+from synth.results.summary import Summary, scan, scan_rejects, scores_in, summarise
+from synth.results.sweep import Sweep, SweepArgs, sweep
+from synth.rules import Rules
+from synth.run import run as runs
+from synth.runners import mining
+from synth.runners.local import StopRequest
+from synth.runners.progress import Counters
 from synth.shards import OutputFolder
+from synth.steps import keep as keep_step
+from synth.steps import score as score_step
+from synth.terminal import say, tell
 
 if TYPE_CHECKING:
     import datasets
-    import polars as pl
-    import pyarrow as pa
-
-    from synth.results.keep import Kept
-    from synth.results.summary import Summary
-    from synth.results.sweep import Sweep
-    from synth.runners.local import StopRequest
-    from synth.runners.progress import Counters
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -62,8 +75,6 @@ class Run:
 
     def scan_kept(self, view: str = "kept") -> pl.LazyFrame:
         """`kept` as a lazy frame: filter and select before you collect."""
-        from synth.results.rows import view_folder
-
         return self._scan(view_folder(self._folder, view))
 
     def generated(self) -> pl.DataFrame:
@@ -80,34 +91,24 @@ class Run:
 
     def rejected(self, step: str = "generated") -> pl.DataFrame:
         """What `step` (passages, generated, kept) did not use: the reason, and every attempt."""
-        import polars as pl
-
-        from synth.results.summary import scan_rejects
-
         frame = scan_rejects(self._folder, step)
         return pl.DataFrame() if frame is None else frame.collect()
 
     def to_dataset(self, view: str = "kept") -> datasets.Dataset:
         """The kept pairs as a `datasets.Dataset`."""
-        import datasets
+        import datasets  # noqa: PLC0415 - takes half a second, and few need it
 
         return datasets.Dataset(self.kept(view).to_arrow())
 
     @property
     def summary(self) -> Summary:
         """Counts, shares and mixes, as `synth run` prints them."""
-        from synth.results.summary import summarise
-        from synth.run import run as runs
-        from synth.steps import keep, score
-
-        job = keep.under_the_rules_of_kept(runs.recorded_job(self._folder), self._folder)
+        job = keep_step.under_the_rules_of_kept(self._job(), self._folder)
         opened = runs.reopen(self._folder, job.rules)
-        return summarise(opened, keep.default_view(opened, score.steps_of(opened)))
+        return summarise(opened, keep_step.default_view(opened, score_step.steps_of(opened)))
 
     def sweep(self, score: str = "cosine", **options: Any) -> Sweep:
         """What each threshold of `score` keeps. Options: `by`, `at` and `label`, as `synth sweep` has them."""
-        from synth.results.sweep import SweepArgs, sweep
-
         found, _ = sweep(self._folder, SweepArgs(score, **options))
         return found
 
@@ -116,10 +117,7 @@ class Run:
 
         Fills the view of this name, or replaces the default one. Raises JobError for a rule that does not fit.
         """
-        from synth.results.keep import apply
-        from synth.rules import Rules
-
-        parsed, problems = Rules.parse(rules, runs_scorers(self._folder))
+        parsed, problems = Rules.parse(rules, self._job().scores)
         if parsed is None or problems:
             document = Document("keep", rules, {}, ())
             raise JobError("\n  ".join(document.describe(each) for each in problems))
@@ -127,14 +125,17 @@ class Run:
 
     def show(self, count: int = 5, *, rejected: bool = False, where: str | None = None) -> None:
         """Print a few rows, spread over the run."""
-        from synth.cli.show import print_rows
+        scores = scores_in(self._folder, "kept")
+        for source, row in stored_rows(self._folder, count=count, rejected=rejected, where=where):
+            for line in row_lines(row, source, scores):
+                say(line)
+            say("")
 
-        print_rows(self._folder, count=count, rejected=rejected, where=where)
+    def _job(self) -> Job:
+
+        return runs.recorded_job(self._folder)
 
     def _scan(self, step: str) -> pl.LazyFrame:
-        import polars as pl
-
-        from synth.results.summary import scan
 
         frame = scan(self._folder.step(step))
         return pl.LazyFrame() if frame is None else frame
@@ -158,6 +159,278 @@ class Run:
         return f"<p><b>{html.escape(str(self.path))}</b>: {counts}</p>{rows._repr_html_()}"
 
 
+_stop: ContextVar[_Stop | None] = ContextVar("_stop", default=None)
+
+
+class _Stop:
+    """Lets a cancelled `await` end the run that works in another thread."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._drain: Callable[[], object] | None = None
+
+    def ask(self) -> None:
+        """Finish the requests in flight and start no others."""
+        self.asked = True
+        if self._drain is not None:
+            self._drain()
+
+    @contextmanager
+    def drains(self, request: StopRequest) -> Iterator[None]:
+        """While the event loop of a run works: pass a stop on to it."""
+        self._drain = functools.partial(asyncio.get_running_loop().call_soon_threadsafe, request.ask)
+        if self.asked:
+            request.ask()
+        try:
+            yield
+        finally:
+            self._drain = None
+
+
+class _Caller(Control):
+    """A run that Python code started: progress if wanted, no signal handlers."""
+
+    def __init__(self, *, progress: bool) -> None:
+        self._progress, self._stop = progress, _stop.get() or _Stop()
+
+    def notify(self, text: str) -> None:
+        if self._progress:
+            tell(text)
+
+    report = notify
+
+    def check(self) -> None:
+        if self._stop.asked:
+            raise Stopped("stopped; everything finished is saved.")
+
+    def display(self, counters: Counters) -> AbstractContextManager[object]:
+        if not self._progress:
+            counters.notice = _silent
+            return nullcontext()
+
+        return Display(counters)
+
+    def drains(self, stop: StopRequest, counters: Counters) -> AbstractContextManager[None]:
+        del counters
+        return self._stop.drains(stop)
+
+
+def _outside_loop(function: Callable[P, T]) -> Callable[P, T]:
+    """Run the function in a thread of its own where this one has a running event loop, as in a notebook."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return function(*args, **kwargs)
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(copy_context().run, functools.partial(function, *args, **kwargs)).result()
+
+    return call
+
+
+def _twin(function: Callable[P, T]) -> Callable[P, Awaitable[T]]:
+    """The same as a coroutine; cancelling it stops the run as a signal would, and waits for that."""
+
+    @functools.wraps(function)
+    async def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        stop = _Stop()
+        token = _stop.set(stop)
+        try:
+            work = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
+        finally:
+            _stop.reset(token)
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            stop.ask()
+            await asyncio.wait({work})
+            work.exception()
+            raise
+
+    call.__name__ = f"a{function.__name__}"
+    return call
+
+
 def open_run(path: str | Path) -> Run:
     """The run in a folder. Raises OutputError when there is none."""
     return Run(path)
+
+
+@_outside_loop
+def generate(
+    passages: Rows,
+    *,
+    llm: Options,
+    embed: Options | None = pipeline.EMBEDDER,
+    task: Options | None = None,
+    scores: Sequence[Options] | None = None,
+    keep: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+    progress: bool = True,
+    **sections: Any,
+) -> Run:
+    """Make pairs from passages: generate, score, keep.
+
+    Dicts and tables need a column with the text (`text`, or another usual name; `corpus={"text": "body"}` names it).
+    `sections` are further keys of a job file: `seed`, `personas`, `limits`, `run`, `corpus`. The same call with the
+    same `out` resumes; without `out` the run lives in a temporary folder, as long as the returned `Run`.
+    Raises JobError naming every mistake, InputError, ServerRefused, ServerUnavailable, Stopped.
+    """
+    workspace = _Workspace.of(out)
+    sections["corpus"] = {"path": workspace.path_of(passages, "text"), **(sections.get("corpus") or {})}
+    sections |= _given(llm=llm, embed=embed, task=task or "retrieval", scores=scores, keep=keep)
+    return workspace.run("synth.generate", sections, progress=progress)
+
+
+@_outside_loop
+def filter(  # noqa: A001 - named after the command
+    pairs: Rows,
+    *,
+    scores: Sequence[Options] | None = None,
+    keep: Mapping[str, Any] | None = None,
+    embed: Options | None = pipeline.EMBEDDER,
+    query: str | None = None,
+    passage: str | None = None,
+    label: str | None = None,
+    out: str | Path | None = None,
+    progress: bool = True,
+    **sections: Any,
+) -> Run:
+    """Score existing pairs and keep the good ones.
+
+    `query`, `passage` and `label` name columns; by default the usual names are tried. Otherwise as `generate`.
+    """
+    columns = {key: name for key, name in (("query", query), ("passage", passage), ("label", label)) if name}
+    workspace = _Workspace.of(out)
+    sections["data"] = {"path": workspace.path_of(pairs, "query"), **columns}
+    sections |= _given(embed=embed, scores=scores or pipeline.PAIR_SCORES, keep=keep)
+    return workspace.run("synth.filter", sections, progress=progress)
+
+
+@_outside_loop
+def run(
+    job: str | Path,
+    *,
+    out: str | Path | None = None,
+    sample: int | None = None,
+    workers: int | None = None,
+    continue_edited: bool = False,
+    retry_rejected: bool = False,
+    progress: bool = True,
+    **overrides: Any,
+) -> Run:
+    """Run a job file, or resume the run in a folder, as `synth run` does.
+
+    `overrides` set keys of the job file, `__` for the dot: `run("job.yaml", task__queries_per_passage=2)`.
+    """
+    settings = [f"{name.replace('__', '.')}={json.dumps(value)}" for name, value in overrides.items()]
+    target = pipeline.resolve(Path(job), Path(out) if out is not None else None, settings, sample)
+    args = RunArgs(workers, continue_edited=continue_edited, retry=retry_rejected)
+    return _run(target, args, progress=progress)
+
+
+@_outside_loop
+def mine(
+    run: Run, *, view: str | None = None, corpus: Sequence[str] = (), progress: bool = True, **options: Any
+) -> Run:
+    """Add hard negatives to the kept pairs of a run, in `run.mined()`. `options` are those of `synth mine`."""
+    notify = tell if progress else _silent
+    args = mining.MineArgs(view=view, corpus=corpus, options=options)
+    asyncio.run(mining.mine(mining.plan_of(run.path, args, notify), notify))
+    return run
+
+
+@_outside_loop
+def export(run: Run, *, to: str, out: str | Path, view: str | None = None, **options: Any) -> Path:
+    """Write files for a trainer; returns their folder. `options` are those of `synth export`: `split`, `negatives`."""
+    exporting.export(run.path, exporting.ExportArgs(to, Path(out), view=view, **options), _silent)
+    return Path(out)
+
+
+agenerate = _twin(generate)
+afilter = _twin(filter)
+arun = _twin(run)
+amine = _twin(mine)
+aexport = _twin(export)
+
+
+class _Workspace:
+    """Where a call writes: the caller's folder, or a temporary one that goes away with the returned `Run`."""
+
+    def __init__(self, out: Path, temporary: tempfile.TemporaryDirectory[str] | None) -> None:
+        self._out, self._temporary = out, temporary
+
+    @classmethod
+    def of(cls, out: str | Path | None) -> _Workspace:
+        if out is not None:
+            return cls(Path(out), None)
+        temporary = tempfile.TemporaryDirectory(prefix="synth-")
+        return cls(Path(temporary.name) / "out", temporary)
+
+    def path_of(self, rows: Rows, text: str) -> str:
+        """The path of the rows. Those in memory are written beside the output folder, named by their content."""
+        if isinstance(rows, (str, Path)):
+            return str(rows)
+        table = _table(rows, text)
+        folder = self._out.with_name(f"{self._out.name}.input")
+        folder.mkdir(parents=True, exist_ok=True)
+
+        unnamed = folder / "rows.parquet.tmp"
+        pq.write_table(table, unnamed)
+        with unnamed.open("rb") as file:
+            name = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        path = folder / f"rows-{name}.parquet"
+        if path.exists():  # a resumed call: the file keeps the time that its run recorded
+            unnamed.unlink()
+        else:
+            unnamed.rename(path)
+        return str(path)
+
+    def run(self, name: str, spec: dict[str, Any], *, progress: bool) -> Run:
+        """Run a job made of Python objects."""
+        job = jobs.build(Document(name, spec, {}, ()), (), base=Path.cwd())
+        found = _run(Target(job, self._out), RunArgs(), progress=progress)
+        if self._temporary is not None:
+            weakref.finalize(found, self._temporary.cleanup)
+        return found
+
+
+def _run(target: Target, args: RunArgs, *, progress: bool) -> Run:
+    pipeline.run(target, args, _Caller(progress=progress)).require_usable()
+    return Run(target.out)
+
+
+def _table(rows: Rows, text: str) -> pa.Table:
+    """Rows in memory as an Arrow table. Raises JobError for anything else, and for no rows."""
+    if hasattr(rows, "with_format"):  # a datasets.Dataset
+        rows = rows.with_format("arrow")[:]
+    if isinstance(rows, Sequence) and not isinstance(rows, (str, bytes)):
+        items = list(rows)
+        if items and all(isinstance(item, str) for item in items):
+            return pa.table({text: items})
+        if items and all(isinstance(item, Mapping) for item in items):
+            return pa.Table.from_pylist(items)
+    elif hasattr(rows, "__arrow_c_stream__"):
+        return pa.table(rows)
+    raise JobError(
+        f"rows of type {type(rows).__name__} cannot be used.",
+        "Give a list of str or of dict, a polars, pandas or Arrow table, a datasets.Dataset, or a path.",
+    )
+
+
+def _given(**sections: Any) -> dict[str, Any]:
+    """The sections that are set; a stage given by its name alone becomes a mapping."""
+    found = {name: _spec(value) for name, value in sections.items() if value is not None}
+    if "scores" in found:
+        found["scores"] = [_spec(each) for each in found["scores"]]
+    return found
+
+
+def _spec(value: Any) -> Any:
+    return {"use": value} if isinstance(value, str) else value
+
+
+def _silent(text: str) -> None:
+    del text

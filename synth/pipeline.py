@@ -29,6 +29,11 @@ from synth.shards import OutputFolder
 from synth.shards.journal import turn
 from synth.steps import ingest, keep, score
 
+PAIR_SCORES = ("cosine", "language", "length", "copying")
+"""What existing pairs are scored by, unless a job says otherwise."""
+EMBEDDER = {"use": "sentence_transformers", "model": "all-MiniLM-L6-v2"}
+"""The embedder where none is named: on this machine, an English model."""
+
 
 @dataclass(frozen=True, slots=True)
 class Target:

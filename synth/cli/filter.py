@@ -32,10 +32,6 @@ from synth.errors import JobError
 if TYPE_CHECKING:
     from synth.pipeline import Target
 
-SCORES = ("cosine", "language", "length", "copying")
-EMBEDDER = {"use": "sentence_transformers", "model": "all-MiniLM-L6-v2"}
-"""The quickstart's: on this machine, an English model."""
-
 
 @dataclass(frozen=True, slots=True)
 class FilterArgs:
@@ -152,7 +148,9 @@ def target(
 
 def _document(args: FilterArgs, keep: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of the job file that would say the same."""
-    scores = [{"use": name} for name in SCORES]
+    from synth.pipeline import PAIR_SCORES
+
+    scores = [{"use": name} for name in PAIR_SCORES]
     entries = _entries(args)
     return {"data": entries if len(entries) > 1 else entries[0], "embed": _embedder(args), "scores": scores} | (
         {"keep": dict(keep)} if keep else {}
@@ -179,6 +177,8 @@ def _entries(args: FilterArgs) -> list[dict[str, Any]]:
 
 
 def _embedder(args: FilterArgs) -> dict[str, Any]:
+    from synth.pipeline import EMBEDDER
+
     if args.embed_url is None:
         return EMBEDDER if args.embed_model is None else EMBEDDER | {"model": args.embed_model}
     if args.embed_model is None:

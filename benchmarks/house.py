@@ -1,6 +1,6 @@
 """Size and grain of the package: `python benchmarks/house.py [FOLDER]`.
 
-A private function counts as called once when its own module names it exactly once outside its definition.
+A private function counts as called once when the package names it exactly once, apart from its definition.
 """
 
 from __future__ import annotations
@@ -12,22 +12,19 @@ from pathlib import Path
 from statistics import mean, median
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
+Named = ast.Name | ast.Attribute
 
 
 def measure(package: Path) -> dict[str, float]:
     """Figures of all modules below `package`."""
-    lines, lengths, once = [], [], 0
-    for path in sorted(package.rglob("*.py")):
-        text = path.read_text(encoding="utf-8")
-        tree = ast.parse(text)
-        lines.append(len(text.splitlines()))
-        functions = [node for node in ast.walk(tree) if isinstance(node, Function)]
-        lengths += [(node.end_lineno or node.lineno) - node.lineno + 1 for node in functions]
-        uses = Counter(node.id for node in ast.walk(tree) if isinstance(node, ast.Name))
-        uses.update(node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute))
-        once += sum(
-            node.name.startswith("_") and not node.name.endswith("__") and uses[node.name] == 1 for node in functions
-        )
+    texts = [path.read_text(encoding="utf-8") for path in sorted(package.rglob("*.py"))]
+    nodes = [node for text in texts for node in ast.walk(ast.parse(text))]
+    functions = [node for node in nodes if isinstance(node, Function)]
+    lines = [len(text.splitlines()) for text in texts]
+    lengths = [(node.end_lineno or node.lineno) - node.lineno + 1 for node in functions]
+    uses = Counter(node.id if isinstance(node, ast.Name) else node.attr for node in nodes if isinstance(node, Named))
+    private = [node.name for node in functions if node.name.startswith("_") and not node.name.endswith("__")]
+    once = sum(uses[name] == 1 for name in private)
     return {
         "modules": len(lines),
         "lines": sum(lines),

@@ -210,9 +210,11 @@ class _Caller(Control):
 
         return Display(counters)
 
-    def drains(self, stop: StopRequest, counters: Counters) -> AbstractContextManager[None]:
+    @contextmanager
+    def drains(self, stop: StopRequest, counters: Counters) -> Iterator[None]:
         del counters
-        return self._stop.drains(stop)
+        with self._stop.drains(stop):
+            yield
 
 
 def _outside_loop(function: Callable[P, T]) -> Callable[P, T]:

@@ -25,9 +25,9 @@ import pyarrow.parquet as pq
 from synth import job as jobs
 from synth import process
 from synth.document import Document
-from synth.run import run as runs
-from synth.run.run import Run
 from synth.runners.local import AT_ONCE
+from synth.runs import run as runs
+from synth.runs.run import Run
 from synth.scores import PairBatch
 from synth.stage import Services
 from synth.steps import ingest, score

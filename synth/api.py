@@ -39,10 +39,10 @@ from synth.results.rows import view_folder
 from synth.results.summary import Summary, scan, scan_rejects, scores_in, summarise
 from synth.results.sweep import Sweep, SweepArgs, sweep
 from synth.rules import Rules
-from synth.run import run as runs
 from synth.runners import mining
 from synth.runners.local import StopRequest
 from synth.runners.progress import Counters
+from synth.runs import run as runs
 from synth.shards import OutputFolder
 from synth.steps import keep as keep_step
 from synth.steps import score as score_step
@@ -208,7 +208,7 @@ class _Caller(Control):
             counters.notice = _silent
             return nullcontext()
 
-        return Display(counters)
+        return Display(counters.snapshot)
 
     @contextmanager
     def drains(self, stop: StopRequest, counters: Counters) -> Iterator[None]:

@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from synth.errors import JobError, OutputError, SystemFault
-from synth.run import history
-from synth.run import run as runs
+from synth.runs import history
+from synth.runs import run as runs
 from synth.shards import OutputFolder
 from synth.shards.journal import locked
 from synth.steps import score

@@ -18,13 +18,13 @@ from synth.job import Job
 from synth.process import for_tables, give_back
 from synth.results.card import card
 from synth.results.summary import Summary, summarise
-from synth.run import history
-from synth.run import run as runs
-from synth.run.run import Run
 from synth.runners import local, workers
 from synth.runners.local import StopRequest
 from synth.runners.progress import Counters, Share
 from synth.runners.ray_cluster import Cluster
+from synth.runs import history
+from synth.runs import run as runs
+from synth.runs.run import Run
 from synth.shards import OutputFolder
 from synth.shards.journal import turn
 from synth.steps import ingest, keep, score

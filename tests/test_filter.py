@@ -15,9 +15,9 @@ from loopback import WIDTH
 from synth.cli import main
 from synth.cli.filter import FilterArgs, target
 from synth.errors import InputError, JobError
-from synth.run import run as runs
 from synth.runners import local
 from synth.runners.progress import Counters
+from synth.runs import run as runs
 from synth.scores import PairBatch
 from synth.scores.cosine import Cosine
 from synth.shards import StepFolder

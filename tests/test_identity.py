@@ -8,8 +8,8 @@ import pytest
 from synth import job as jobs
 from synth.document import Document
 from synth.errors import JobError, OutputError
-from synth.run import identity
-from synth.run import run as runs
+from synth.runs import identity
+from synth.runs import run as runs
 from synth.shipped import shipped
 from synth.sources import InputFile
 from synth.steps.score import steps

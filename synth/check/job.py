@@ -19,8 +19,8 @@ from synth.errors import JobError, SynthError
 from synth.job import SPARE_DESCRIPTORS, Draft, Job, PersonaOptions
 from synth.personas import Library, load_library
 from synth.prompts import PromptFolder
-from synth.run import run as runs
-from synth.run.preflight import unsuited
+from synth.runs import run as runs
+from synth.runs.preflight import unsuited
 from synth.shipped import find
 from synth.sources import Corpus, InputFile, PassageRow, ReadLimits, inspect
 from synth.stage import ChatReply, ChatRequest

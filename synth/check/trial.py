@@ -16,8 +16,8 @@ from synth.errors import InputError, JobError
 from synth.job import Job
 from synth.personas import Library, encode_library
 from synth.prompts import PromptFolder
-from synth.run import run as runs
-from synth.run.preflight import require_suited
+from synth.runs import run as runs
+from synth.runs.preflight import require_suited
 from synth.scores import PairBatch
 from synth.sources import InputFile, PassageRow, carried_schema, count_rows, inspect, read_passages, sample_rows
 from synth.stage import ChatReply, ChatRequest, Encoder, Services

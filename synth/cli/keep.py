@@ -46,7 +46,7 @@ def keep(
     """
     from synth.results.keep import apply
     from synth.rules.ruleset import chosen
-    from synth.run.run import job_of
+    from synth.runs.run import job_of
     from synth.shards import OutputFolder
 
     flags = {"above": above, "below": below, "min": at_least, "max": at_most, "is": equal}

@@ -33,7 +33,7 @@ def show(
     from synth.results.render import row_lines
     from synth.results.rows import rows, view_folder
     from synth.results.summary import scores_in
-    from synth.run.run import read_record
+    from synth.runs.run import read_record
     from synth.shards import OutputFolder
 
     folder = OutputFolder.open(out)

@@ -9,7 +9,7 @@ import yaml
 from synth.languages import language
 from synth.registry import name_of
 from synth.results.summary import Summary, totals
-from synth.run.run import Run
+from synth.runs.run import Run
 from synth.steps import keep
 
 

@@ -14,7 +14,7 @@ from synth.errors import JobError, OutputError
 from synth.exports import Counts, Export, Facts, Files, Shape, Source
 from synth.job import Job
 from synth.results.atomic_export import AtomicExport, push
-from synth.run import run as runs
+from synth.runs import run as runs
 from synth.shards import OutputFolder, StepFolder
 from synth.splits import SplitOptions
 from synth.types import Notify

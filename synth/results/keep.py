@@ -12,9 +12,9 @@ from synth.results.card import card
 from synth.results.status import read_status
 from synth.results.summary import reasons, summarise, totals
 from synth.rules import Rules
-from synth.run import history
-from synth.run import run as runs
-from synth.run.run import Run
+from synth.runs import history
+from synth.runs import run as runs
+from synth.runs.run import Run
 from synth.shards import OutputFolder
 from synth.steps import keep as keep_step
 from synth.steps.keep import DEFAULT, View, built_aside, carry_out

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from synth.results.summary import totals
-from synth.run import run as runs
+from synth.runs import run as runs
 from synth.shards import OutputFolder
 from synth.shards.journal import locked
 from synth.steps import keep

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from synth.run import history
-from synth.run import run as runs
-from synth.run.run import Run
+from synth.runs import history
+from synth.runs import run as runs
+from synth.runs.run import Run
 from synth.shards import OutputFolder, StepFolder
 from synth.shards.step import readable
 from synth.steps.keep import View

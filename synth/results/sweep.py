@@ -11,7 +11,7 @@ import numpy as np
 from synth.results import cuts
 from synth.results.cuts import Cut, Scored, Threshold
 from synth.rules import Rules, known_columns
-from synth.run import run as runs
+from synth.runs import run as runs
 from synth.scores import ScoreColumn
 from synth.shards import OutputFolder
 from synth.steps import keep

@@ -14,10 +14,10 @@ from typing import Any
 
 from synth.errors import OutputError, Stopped
 from synth.personas import encode_library
-from synth.run import run as runs
-from synth.run.run import Run
 from synth.runners.models import MeteredChat, Models
 from synth.runners.progress import Counters
+from synth.runs import run as runs
+from synth.runs.run import Run
 from synth.shards import Journal
 from synth.stage import Encoder
 from synth.steps import generate

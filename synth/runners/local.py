@@ -14,10 +14,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from synth.errors import Stopped, SynthError
-from synth.run.run import Run
 from synth.runners.generation import Generation
 from synth.runners.models import Models
 from synth.runners.progress import Counters, Share, count_items
+from synth.runs.run import Run
 from synth.shards import StepFolder
 from synth.stage import Services
 from synth.steps import keep, score

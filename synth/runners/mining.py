@@ -14,8 +14,8 @@ from synth import registry
 from synth.document import Document, Problem
 from synth.errors import JobError, Stopped
 from synth.negatives import Negatives
-from synth.run import run as runs
 from synth.runners.progress import Phase, Snapshot
+from synth.runs import run as runs
 from synth.shards import OutputFolder
 from synth.stage import Services
 from synth.steps.mine import CorpusSource, Counts, Mining, Plan, finished

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from synth.run import history
-from synth.run import run as runs
-from synth.run.history import Parts
-from synth.run.run import Run
+from synth.runs import history
+from synth.runs import run as runs
+from synth.runs.history import Parts
+from synth.runs.run import Run
 from synth.stage import ChatModel
 from synth.types import Notify, Pair, Rejected
 

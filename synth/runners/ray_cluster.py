@@ -18,8 +18,8 @@ from typing import Any, Self
 
 from synth.errors import JobError, OutputError, SystemFault
 from synth.process import collect_rarely
-from synth.run.run import Run
 from synth.runners.worker import OnMessage, Task, Worker
+from synth.runs.run import Run
 
 _WAITING_SECONDS = 60.0
 """How long a worker may wait for a place in the cluster before a notice."""

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from synth.errors import Stopped, SynthError
-from synth.run.run import Run
 from synth.runners import local
 from synth.runners.progress import Counters, Share
+from synth.runs.run import Run
 
 COUNTED = (
     "pairs",

@@ -21,11 +21,11 @@ from typing import Any
 
 from synth.errors import SynthError
 from synth.process import collect_rarely, economise, for_tables
-from synth.run.run import Run
 from synth.runners import local
 from synth.runners.local import DRAIN_SECONDS, StopRequest, finished, unfinished
 from synth.runners.progress import Counters, Share, count_items
 from synth.runners.worker import COUNTED, Launch, Launched, OnMessage, Task, Worker
+from synth.runs.run import Run
 from synth.steps import keep, score
 from synth.terminal import tell
 

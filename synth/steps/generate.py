@@ -16,7 +16,7 @@ from synth.batching import Refused, encode_all
 from synth.errors import RequestRejected, Stopped, SynthError
 from synth.job import Job
 from synth.personas import Library, nearest
-from synth.run.run import Run
+from synth.runs.run import Run
 from synth.shards import Journal, Origin, Shard, StepFolder
 from synth.stage import ChatModel, ChatReply, ChatRequest, Encoder
 from synth.steps import ingest

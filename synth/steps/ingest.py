@@ -1,6 +1,6 @@
 """Step 0: input rows become shards, once: `passages/` from corpora, `generated/` from existing pairs.
 
-Each revision adds a part (`synth.run.history`): its new inputs, or the rejected items to retry. A part is a pure
+Each revision adds a part (`synth.runs.history`): its new inputs, or the rejected items to retry. A part is a pure
 function of the recorded inputs and the shard size, so a killed run reads again from the start and commits only what is
 missing, and two processes that read at the same time write the same bytes.
 
@@ -24,11 +24,11 @@ import pyarrow.compute as pc
 
 from synth import registry
 from synth.errors import JobError, SynthError
-from synth.run import history
-from synth.run import run as runs
-from synth.run.history import Record
-from synth.run.preflight import require_suited
-from synth.run.run import Run
+from synth.runs import history
+from synth.runs import run as runs
+from synth.runs.history import Record
+from synth.runs.preflight import require_suited
+from synth.runs.run import Run
 from synth.scores import Scorer
 from synth.shards import Origin, OutputFolder, StepFolder
 from synth.sources import (

@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 from synth.errors import JobError, OutputError
 from synth.job import Job
 from synth.rules import Mask, Rules, Verdict
-from synth.run import history, identity
-from synth.run import run as runs
-from synth.run.run import Run
+from synth.runs import history, identity
+from synth.runs import run as runs
+from synth.runs.run import Run
 from synth.shards import Origin, OutputFolder, StepFolder
 from synth.steps.score import ScoredShard, ScoreStep
 from synth.tables import SCHEMA_VERSION

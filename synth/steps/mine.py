@@ -23,9 +23,9 @@ from synth.batching import encode_all
 from synth.errors import JobError
 from synth.negatives import Item, Negatives, Positives, Selector, query_key, query_keys
 from synth.registry import stage_identity
-from synth.run import identity
-from synth.run import run as runs
-from synth.run.run import Run
+from synth.runs import identity
+from synth.runs import run as runs
+from synth.runs.run import Run
 from synth.search import Corpus, CorpusText, build, products, usable
 from synth.shards import Origin, OutputFolder, Shard, StepFolder
 from synth.sources import Corpus as CorpusOptions

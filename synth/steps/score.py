@@ -15,8 +15,8 @@ import pyarrow as pa
 
 from synth.errors import SynthError
 from synth.job import Job
-from synth.run import history, identity
-from synth.run.run import Run
+from synth.runs import history, identity
+from synth.runs.run import Run
 from synth.scores import PairBatch, PassShard, Scorer
 from synth.shards import Journal, Origin, OutputFolder, Shard, StepFolder, disk
 from synth.stage import Services

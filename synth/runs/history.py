@@ -17,7 +17,7 @@ from typing import Any, TypedDict
 
 from synth.errors import OutputError
 from synth.job import Job
-from synth.run import identity
+from synth.runs import identity
 from synth.shards import OutputFolder
 from synth.sources import InputFile, PairSet, pairs_schema
 

@@ -18,8 +18,8 @@ from synth.job import Job
 from synth.personas import Library, load_library
 from synth.prompts import PromptFolder
 from synth.rules import Rules
-from synth.run import history, identity
-from synth.run.history import Record
+from synth.runs import history, identity
+from synth.runs.history import Record
 from synth.shards import OutputFolder
 from synth.shipped import find
 from synth.sources import InputFile, PairSet, inspect, inspect_pairs, pairs_schema

@@ -87,6 +87,7 @@ SECTIONS = {
     "mine": Section("Hard negatives compared with mine_hard_negatives", module("mine")),
     "false_negatives": Section("False negatives among mined negatives", false_negatives, long=True),
     "personas": Section("Nearest of 200,000 personas for 100,000 passages", script("personas"), long=True),
+    "models": Section("Small models: what their queries are worth", module("models"), long=True),
     "growth": Section("Growth to a million passages", module("growth"), long=True),
 }
 

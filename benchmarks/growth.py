@@ -79,7 +79,7 @@ def prepare(home: Path, rows: int) -> Path:
         "embed": {"use": f"{MODELS}:NullEncoder"},
         "scores": [{"use": "cosine"}, {"use": "length"}],
         "keep": {"cosine": {"above": -1.0}},
-        "limits": {"unusable": 1},
+        "limits": {"max_unusable_share": 1},
         "run": {"shard_size": SHARD},
     }
     (home / "job.yaml").write_text(json.dumps(job), "utf-8")

@@ -6,7 +6,7 @@ SynthError                  1   a bug, when nothing below fits
 ├── OutputError             4   the output folder is refused: other identity, damaged, not ours
 ├── ServerRefused           5   a server says no and waiting will not help (key, model, schema, redirect)
 ├── ServerUnavailable      75   a server stayed away longer than `limits.outage`; run the same command again
-├── TooManyUnusable         6   finished, but more unusable items than `limits.unusable`
+├── TooManyUnusable         6   finished, but more unusable items than `limits.max_unusable_share`
 ├── SystemFault             7   disk full, permission, file descriptors
 ├── Stopped            75/130   asked to stop; everything finished so far is on disk
 ├── RequestRejected         -   this one request cannot succeed (too long, filtered): its item is rejected
@@ -58,7 +58,7 @@ class ServerRefused(SynthError):
 
 
 class TooManyUnusable(SynthError):
-    """The run finished, but the share of unusable items passed `limits.unusable`."""
+    """The run finished, but the share of unusable items passed `limits.max_unusable_share`."""
 
     exit_code = 6
 

@@ -45,7 +45,7 @@ class PersonaOptions(Stage):
 class Limits(Stage):
     """When to wait, when to stop, when to call a run failed."""
 
-    unusable: Annotated[float, Field(ge=0, le=1)] = 0.5
+    max_unusable_share: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Exit 6 when a larger share of items ends without a usable pair."""
     outage: Duration = 1800.0
     """How long servers may stay away before the run stops, resumable, with exit 75."""

@@ -99,13 +99,13 @@ class Finished:
 
     def require_usable(self) -> None:
         """Raises TooManyUnusable when more items are unusable than the job allows."""
-        limit = self.run.job.limits.unusable
+        limit = self.run.job.limits.max_unusable_share
         unusable = sum(self.summary.unusable.values())
         if self.summary.items and unusable / self.summary.items > limit:
             top = ", ".join(f"{reason} {count}" for reason, count in list(self.summary.unusable.items())[:3])
             raise TooManyUnusable(
-                f"{unusable:,} of {self.summary.items:,} items are unusable, more than limits.unusable = {limit:g} "
-                f"({top}).",
+                f"{unusable:,} of {self.summary.items:,} items are unusable ({top}), more than "
+                f"limits.max_unusable_share = {limit:g}.",
                 f"Look at them: synth show {self.run.folder.path} --rejected",
             )
 

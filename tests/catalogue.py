@@ -47,7 +47,7 @@ def job(folder: Path) -> dict[str, Any]:
         "llm": {"use": "extractive"},
         "scores": [{"use": "length"}],
         "keep": {},
-        "limits": {"unusable": 1},
+        "limits": {"max_unusable_share": 1},
         "run": {"shard_size": 8},
     }
 

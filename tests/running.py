@@ -67,7 +67,7 @@ def job_dict(url, folder, **more):
         "task": {"use": "retrieval", "queries_per_passage": 2},
         "scores": [{"use": "cosine"}, {"use": "length"}],
         "keep": {"cosine": {"above": 0.2}},
-        "limits": {"unusable": 1},
+        "limits": {"max_unusable_share": 1},
         "run": {"shard_size": 8, "concurrency": 4},
         **more,
     }

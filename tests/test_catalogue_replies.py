@@ -117,7 +117,7 @@ def go(place, chat, **task):
             "task": {"use": "retrieval", "question_types": {"yes_or_no": 1}, "difficulties": None} | task,
             "scores": [{"use": "length"}, {"use": "language"}, {"use": "copying"}],
             "keep": {},
-            "limits": {"unusable": 1},
+            "limits": {"max_unusable_share": 1},
         }
         assert main(["run", str(write_job(place, job)), "-o", str(place / "out"), "--json"]) == 0
         return place / "out", [seen.body for seen in server.posts]
@@ -197,7 +197,7 @@ def test_l12_a_character_that_was_not_offered(tmp_path):
             "personas": {"path": str(tmp_path / "people.txt")},
             "llm": served,
             "embed": served,
-            "limits": {"unusable": 1},
+            "limits": {"max_unusable_share": 1},
         }
         assert main(["run", str(write_job(tmp_path, job)), "-o", str(tmp_path / "out"), "--json"]) == 0
     (row,) = rows(tmp_path / "out", "rejected/generated")

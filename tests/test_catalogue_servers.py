@@ -89,7 +89,7 @@ class Place:
             "task": {"use": "retrieval"},
             "scores": [{"use": "cosine"}],
             "keep": {},
-            "limits": {"unusable": 1},
+            "limits": {"max_unusable_share": 1},
             "run": {"shard_size": 3, "concurrency": 2, "request_timeout": 0.5},
         }
         return main(["run", str(write_job(self.folder, job | more)), "-o", str(self.folder / "out"), "--json"])

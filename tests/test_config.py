@@ -51,7 +51,7 @@ def changed(old, new):
 def test_what_a_job_leaves_out_has_its_default(job):
     got = job("corpus: {path: a}\nllm: {use: extractive}\nembed: {use: sentence_transformers}\n")
     assert (got.file.seed, got.run.shard_size, got.run.workers, got.run.concurrency) == (0, 1000, 1, "auto")
-    assert (got.limits.outage, got.limits.max_line_bytes, got.limits.unusable) == (1800.0, 64_000_000, 0.5)
+    assert (got.limits.outage, got.limits.max_line_bytes, got.limits.max_unusable_share) == (1800.0, 64_000_000, 0.5)
     assert [type(scorer).__name__ for scorer in got.scores] == ["Cosine", "LanguageCheck", "Length", "Copying"]
     assert [(c.column, c.value) for c in got.rules.conditions if c.column == "cosine"] == [("cosine", 0.7)]
     assert (got.file.personas.top_k, got.file.personas.pool) == (5, 5)
@@ -82,14 +82,18 @@ def test_what_a_job_leaves_out_has_its_default(job):
             "limits.max_line_bytes: '64 furlongs' is not a size",
             "64MB",
         ),
-        (GOOD + "limits: {unusable: 1.5}\n", "limits.unusable: 1.5 is out of range", "<= 1"),
+        (GOOD + "limits: {max_unusable_share: 1.5}\n", "limits.max_unusable_share: 1.5 is out of range", "<= 1"),
         (changed("attempts: 3", "languages: {no: 0.2}"), "job.yaml:8: task.languages.no: YAML reads", '"no"'),
         (changed("path: docs.jsonl", "{path: a, language: no}").replace("\n  {", " {"), "corpus.language", '"no"'),
         (changed("  path:", "  name: on\n  path:"), "job.yaml:3: corpus.name: expects text, not true", '"no"'),
         (changed("seed: 7", "seed: 010"), "job.yaml:1: seed: YAML reads 010 as an octal", "leading zero"),
         (GOOD + "limits: {outage: 12:30}\n", "job.yaml:14: limits.outage: YAML reads 12:30 as base sixty", "30m"),
         (changed("  path:", "  id: 3.10\n  path:"), "job.yaml:3: corpus.id: expects text, not 3.1", "quotes"),
-        (GOOD + "limits: {unusable: 1e-2}\n", "limits.unusable: expects a number", "Write 0.01 without quotes"),
+        (
+            GOOD + "limits: {max_unusable_share: 1e-2}\n",
+            "limits.max_unusable_share: expects a number",
+            "Write 0.01 without quotes",
+        ),
         (GOOD + "seed: 8\n", "job.yaml:1: seed: the key stands twice (lines 1 and 14)", "Remove one"),
         (changed("seed: 7", "seed: !!python/object:os.system {}"), "job.yaml:1: seed: the tag", "plain value"),
         ("", "the file is empty", "synth init"),

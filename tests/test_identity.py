@@ -142,7 +142,7 @@ def test_what_decides_the_output_is_refused_and_named(begun, path, value, named)
         ("run.request_timeout", "5m"),
         ("run.keep_replies", "all"),
         ("limits.outage", "1h"),
-        ("limits.unusable", 0.9),
+        ("limits.max_unusable_share", 0.9),
         ("limits.stall", 5),
         ("limits.startup", 5),
         ("scores", [{"use": "cosine"}]),

@@ -226,7 +226,7 @@ def test_s13_a_line_of_a_log_is_one_json_object(place, server):
         return say(json.dumps({"Query": forged}) if "Query" in parts else json.dumps(completion(body)))
 
     server.chat = chat
-    start(place, server, run={"shard_size": 8, "keep_replies": "all"}, limits={"unusable": 1})
+    start(place, server, run={"shard_size": 8, "keep_replies": "all"}, limits={"max_unusable_share": 1})
     logs = list((place / "out" / "logs" / "replies").glob("*.jsonl"))
     assert logs
     for path in logs:

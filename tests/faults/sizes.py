@@ -65,7 +65,7 @@ def _peak(home: Path, rows: int) -> float:
         "embed": {"use": "tests.faults.null:NullEncoder"},
         "scores": [{"use": "cosine"}, {"use": "length"}],
         "keep": {"cosine": {"above": -1.0}},
-        "limits": {"unusable": 1},
+        "limits": {"max_unusable_share": 1},
     }
     (home / "job.yaml").write_text(json.dumps(job), "utf-8")
     command = [sys.executable, "-m", "synth", "run", str(home / "job.yaml"), "-o", str(home / "out"), "--json"]

@@ -42,7 +42,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "llm": {"use": "extractive"},
         "scores": [{"use": "length"}],
         "keep": {"length_error": {"max": 0.0}},
-        "limits": {"unusable": 1},
+        "limits": {"max_unusable_share": 1},
         "run": {"shard_size": 20, "concurrency": 2},
     }
     path = home / "job.json"

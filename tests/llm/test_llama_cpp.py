@@ -181,7 +181,7 @@ def test_killed_and_run_again_it_writes_the_same_bytes(tmp_path):
         "scores": [{"use": "length"}],
         "llm": {"use": "llama_cpp", "threads": 1, "max_tokens": 60},
         "task": {"use": "retrieval", "queries_per_passage": 2, "prompts": str(tmp_path / "prompts"), "attempts": 1},
-        "limits": {"unusable": 1},
+        "limits": {"max_unusable_share": 1},
         "out": str(tmp_path / "whole"),
     }
     path = write_job(tmp_path, job)

@@ -201,7 +201,7 @@ def test_an_input_without_passages_is_no_run(place, server, content):
 def test_too_many_unusable_items_end_in_six_with_everything_written(place, server):
     server.chat = lambda _: say("I will not.")
     with pytest.raises(TooManyUnusable, match="40 of 40 items are unusable") as caught:
-        run(write(place, server, limits={"unusable": 0.5}), place / "out")
+        run(write(place, server, limits={"max_unusable_share": 0.5}), place / "out")
     assert caught.value.exit_code == 6
     assert audit(place / "out") == []
 

@@ -110,7 +110,7 @@ def test_a_server_that_falls_silent_is_named_with_what_is_in_flight(tmp_path, se
         return Fault(delay=60) if asked > 5 else None
 
     server.rule = rule
-    job = write_job(tmp_path, job_dict(server.url, tmp_path, limits={"stall": 0.5, "unusable": 1}))
+    job = write_job(tmp_path, job_dict(server.url, tmp_path, limits={"stall": 0.5, "max_unusable_share": 1}))
     assert main(["run", str(job), "-o", str(tmp_path / "out")]) == 75
     said = capsys.readouterr().err
     assert "no model call has ended for 0.5 s (limits.stall)" in said

@@ -115,7 +115,9 @@ def test_a_reply_that_it_cannot_read_is_a_rejected_item(place):
     with Loopback() as server:
         server.chat = lambda _: say('{"Title": "x"}')
         out = place / "out"
-        assert main(["run", write_job(place, server.url, limits={"unusable": 1}), "-o", str(out), "--json"]) == 0
+        assert (
+            main(["run", write_job(place, server.url, limits={"max_unusable_share": 1}), "-o", str(out), "--json"]) == 0
+        )
     refused = rows(out, "rejected/generated")
     assert len(refused) == 10
     assert all(len(row["attempts"]) == 3 for row in refused)

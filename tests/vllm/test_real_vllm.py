@@ -63,7 +63,7 @@ def job(tmp_path):
             "embed": embed,
             "task": {"use": "retrieval", "queries_per_passage": 2},
             "keep": {"cosine": {"min": -1.0}},  # the tiny model writes noise: the threshold is not what is tested
-            "limits": {"unusable": 1.0},
+            "limits": {"max_unusable_share": 1.0},
             "run": {"shard_size": 5},
         }
         path = tmp_path / "job.yaml"

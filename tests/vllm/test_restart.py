@@ -40,7 +40,7 @@ def write_job(home: Path, url: str) -> Path:
         "task": {"use": "retrieval", "attempts": 1},
         "scores": [{"use": "length"}],
         "keep": {},
-        "limits": {"unusable": 1.0},
+        "limits": {"max_unusable_share": 1.0},
         "run": {"shard_size": 25, "concurrency": 24},
     }
     path = home / "job.yaml"

@@ -1,7 +1,7 @@
-"""YAML as people write it, read safely: size and node budgets, no tags, no silent traps, and a line for every key.
+"""YAML 1.2, read safely: limits on size and nodes, no tags, each key once, and a line number for every key.
 
-`yaml.safe_load` keeps the last of two equal keys, reads `no` as False, `12:30` as 750 and `010` as 8. Each of these is
-a mistake in a job file, so each is reported with its line and its cure, all at once.
+PyYAML implements YAML 1.1, which reads `no` as False, `12:30` as 750 and `010` as 8. The core schema of YAML 1.2
+used here reads the text `no`, the text `12:30` and the number 10. A key that occurs twice is a mistake.
 """
 
 from __future__ import annotations
@@ -24,17 +24,37 @@ MAX_DEPTH = 32
 
 KeyPath = tuple[str, ...]
 
-_BOOLEAN_WORD = re.compile(r"(?i)yes|no|on|off|y|n")
-_MERGE = "tag:yaml.org,2002:merge"
-_TEXT = "tag:yaml.org,2002:str"
-_TAGS = {
-    f"tag:yaml.org,2002:{name}" for name in ("map", "seq", "str", "int", "float", "bool", "null", "timestamp", "merge")
+_PREFIX = "tag:yaml.org,2002:"
+_MERGE = f"{_PREFIX}merge"
+_TEXT = f"{_PREFIX}str"
+_SCALARS = {
+    "null": r"~|null|Null|NULL|",
+    "bool": r"true|True|TRUE|false|False|FALSE",
+    "int": r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+",
+    "float": r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+    "merge": r"<<",
 }
+"""What plain scalars mean: the core schema of YAML 1.2, and merge keys."""
+_TAGS = {f"{_PREFIX}{name}" for name in ("map", "seq", "str", *_SCALARS)}
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader with the scalars of YAML 1.2."""
+
+
+def _whole_number(_: _Loader, node: yaml.ScalarNode) -> int:
+    return int(node.value, 0) if node.value[1:2] in ("o", "x") else int(node.value)
+
+
+_Loader.yaml_implicit_resolvers = {
+    None: [(f"{_PREFIX}{name}", re.compile(rf"(?:{pattern})\Z")) for name, pattern in _SCALARS.items()]
+}
+_Loader.add_constructor(f"{_PREFIX}int", _whole_number)
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One mistake in a job: where (dotted path of keys), what is wrong, how to mend it."""
+    """One mistake in a job: where (dotted path of keys), what is wrong, how to fix it."""
 
     path: KeyPath
     message: str
@@ -58,7 +78,7 @@ class Document:
         return self.data is not None
 
     def describe(self, problem: Problem) -> str:
-        """One line: `FILE:LINE: key.path: what is wrong. How to mend it`."""
+        """One line: `FILE:LINE: key.path: what is wrong. How to fix it`."""
         line = next(
             (self.lines[problem.path[:n]] for n in range(len(problem.path), 0, -1) if problem.path[:n] in self.lines),
             None,
@@ -70,7 +90,7 @@ class Document:
 
 
 def load(path: Path) -> Document:
-    """Read one YAML file. Raises JobError when it cannot be read, is no mapping, or breaks a budget."""
+    """Read one YAML file. Raises JobError when it cannot be read, is not a mapping, or exceeds a limit."""
     try:
         raw = path.read_bytes()
     except FileNotFoundError as exc:
@@ -89,7 +109,7 @@ def load(path: Path) -> Document:
 def parse(text: str, name: str) -> Document:
     """Parse YAML text; `name` stands for the file in messages."""
     try:
-        loader = yaml.SafeLoader(text)
+        loader = _Loader(text)
         root = loader.get_single_node()
     except (yaml.YAMLError, RecursionError) as exc:
         raise JobError(f"{name}: not valid YAML: {_one_line(exc)}.", "Check indentation, quotes and colons.") from exc
@@ -108,15 +128,15 @@ def parse(text: str, name: str) -> Document:
 
 
 def scalar(text: str, name: str) -> Any:
-    """The value of one `-s key=value`: any YAML value. Raises JobError when it is no YAML."""
+    """The value of one `-s key=value`: any YAML value. Raises JobError if it is not YAML."""
     try:
-        return yaml.safe_load(text)
+        return _Loader(text).get_single_data()
     except (yaml.YAMLError, ValueError, RecursionError) as exc:
         raise JobError(f"{name}: {text!r} is not a YAML value: {_one_line(exc)}.") from exc
 
 
 def _inspect(root: yaml.Node, name: str) -> tuple[dict[KeyPath, int], list[Problem]]:
-    """The line of every key path and all traps; turns keys that YAML reads as something else into text."""
+    """The line of every key path, and all mistakes; makes every key text."""
     lines: dict[KeyPath, int] = {}
     problems: list[Problem] = []
     keys: list[yaml.Node] = []
@@ -126,16 +146,16 @@ def _inspect(root: yaml.Node, name: str) -> tuple[dict[KeyPath, int], list[Probl
         if count > MAX_NODES:
             raise JobError(f"{name}: more than {MAX_NODES:,} values once anchors are followed.", "Use fewer anchors.")
         lines.setdefault(path, (key or node).start_mark.line + 1)
-        problems += _traps(path, node, key)
+        problems += _mistakes(path, node, key)
         keys += [key] if key is not None else []
     for key in keys:
         if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:
-            key.tag = _TEXT  # so that `no:` is reported once, as a trap, and not again as a language called False
+            key.tag = _TEXT
     return lines, problems
 
 
 def _walk(node: yaml.Node, path: KeyPath) -> Iterator[tuple[KeyPath, yaml.Node, yaml.Node | None]]:
-    """Every value with its path and the key it stands under; aliases count each time they are used."""
+    """Every value with its path and key; aliases count each time they are used."""
     stack: list[tuple[KeyPath, yaml.Node, yaml.Node | None]] = [(path, node, None)]
     while stack:
         here, value, key = stack.pop()
@@ -146,21 +166,13 @@ def _walk(node: yaml.Node, path: KeyPath) -> Iterator[tuple[KeyPath, yaml.Node, 
             stack += [((*here, str(n)), v, None) for n, v in reversed(list(enumerate(value.value)))]
 
 
-def _traps(path: KeyPath, node: yaml.Node, key: yaml.Node | None) -> Iterator[Problem]:
+def _mistakes(path: KeyPath, node: yaml.Node, key: yaml.Node | None) -> Iterator[Problem]:
     if node.tag not in _TAGS:
         yield Problem(path, f"the tag {node.tag!r} is not allowed in a job file", "Write a plain value.")
     if isinstance(node, yaml.MappingNode):
         yield from _repeated(path, node)
-    if key is not None and isinstance(key, yaml.ScalarNode) and not key.style and _BOOLEAN_WORD.fullmatch(key.value):
-        if key.tag.endswith(":bool"):
-            yield Problem(path, f"YAML reads the key {key.value} as true or false", f'Quote it: "{key.value}".')
-    elif key is not None and not isinstance(key, yaml.ScalarNode):
+    if key is not None and not isinstance(key, yaml.ScalarNode):
         yield Problem(path, "a key must be plain text")
-    if isinstance(node, yaml.ScalarNode) and not node.style and node.tag.endswith((":int", ":float")):
-        if ":" in node.value:
-            yield Problem(path, f"YAML reads {node.value} as base sixty", f'Quote it ("{node.value}"), or write 30m.')
-        elif re.fullmatch(r"[-+]?0[0-7_]+", node.value):
-            yield Problem(path, f"YAML reads {node.value} as an octal number", "Drop the leading zero, or quote it.")
 
 
 def _repeated(path: KeyPath, node: yaml.MappingNode) -> Iterator[Problem]:

@@ -87,15 +87,15 @@ def _wrong_value(kind: str, given: Any, context: Mapping[str, Any], message: str
 
 
 def _cure(kind: str, given: Any) -> str:
-    if kind == "string_type" and isinstance(given, bool):
-        return 'YAML reads yes, no, on and off as true or false: quote it, "no".'
-    if kind == "string_type" and isinstance(given, int | float):
-        return f'Put it in quotes, as "{given}".'
+    if kind == "string_type" and isinstance(given, bool | int | float):
+        return f'Put it in quotes, as "{str(given).lower()}".'
     if kind in ("float_type", "int_type", "int_from_float") and isinstance(given, str):
         try:
             return f"Write {float(given):g} without quotes."
         except ValueError:
             return ""
+    if kind == "bool_type" and isinstance(given, str) and given.lower() in ("yes", "no", "on", "off"):
+        return f"Write {str(given.lower() in ('yes', 'on')).lower()}."
     return ""
 
 

@@ -121,7 +121,7 @@ def test_five_mistakes_are_all_named_with_their_cures(folder, capsys):
     [
         ({"task": {"prompts": "nothing-here"}}, "nothing-here"),
         ({"task": {"examples": "nothing.jsonl"}}, "nothing.jsonl"),
-        ({"keep": {"my_column": {"above": 1}}}, "keep.my_column: there is no column my_column"),
+        ({"keep": {"my_column": {"above": 1}}}, "keep.my_column: column my_column does not exist"),
         ({"llm": {"use": "extractive"}, "task": {"languages": {"same": 1, "fr": 1}}}, "task.languages"),
         ({"scores": [{"use": "cosine"}, {"use": "cosine"}]}, "as: cosine_2"),
         ({"embed": None}, "need an embedder"),

@@ -195,7 +195,7 @@ def test_several_folders_of_any_layout_and_files_make_one_pass(place, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--above", "nosuch=1"), "keep: nosuch: there is no column nosuch"),
+        (("--above", "nosuch=1"), "keep: nosuch: column nosuch does not exist"),
         (("--min", "lable=1"), "Did you mean label?"),
         (
             ("-s", "scores=[{use: cosine, query_vector: a, passage_vector: b}]"),
@@ -369,7 +369,7 @@ def test_check_reads_the_data_as_a_run_would_and_knows_the_columns(place, capsys
     assert "30, all looked at: 29 pairs" in said
     assert "rejected   1 (empty 1)" in said
     assert main(["check", "filter.yaml", "--offline", "-s", "keep.m={above: 3}"]) == 2
-    assert "there is no column m" in capsys.readouterr().out
+    assert "column m does not exist" in capsys.readouterr().out
     assert main(["check", "filter.yaml", "--offline", "-s", "data.query=qury"]) == 3
     assert "Did you mean 'query'?" in capsys.readouterr().out
     assert main(["preview", "filter.yaml"]) == 2
@@ -579,7 +579,7 @@ def test_the_progress_names_the_scorer_that_looks_at_the_whole_pass(place):
 @pytest.mark.parametrize(
     ("content", "code", "said"),
     [
-        (None, 2, "there is no file"),
+        (None, 2, "does not exist"),
         ('{"number": 3}\n', 3, "no column has a usual name"),
         ('{"query": "fine"}\n{"query": \n', 3, "row 2"),
         ('{"query": "fine"}\n{"query": 7}\n', 3, "row 2: a int, not text"),

@@ -212,10 +212,10 @@ def _default(scorers: Sequence[Scorer]) -> dict[str, Any]:
 def _absent(name: str, present: Collection[str]) -> tuple[str, str]:
     maker = _makers().get(name)
     if maker:
-        return f"there is no column {name}", f"The scorer `{maker[0]}` makes it: add `- use: {maker[0]}` to `scores`."
+        return f"column {name} does not exist", f"`{maker[0]}` makes it: add `- use: {maker[0]}` to `scores`."
     near = get_close_matches(name, [*present, *_makers()], n=1)
     cure = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(sorted(present))}."
-    return f"there is no column {name}", cure
+    return f"column {name} does not exist", cure
 
 
 def mapping(flags: Mapping[str, Sequence[str]]) -> dict[str, Any]:

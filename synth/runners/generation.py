@@ -1,6 +1,6 @@
 """Generation in one process: shards stream through a fixed number of askers, one for each request in flight.
 
-The next shard is opened before the last runs dry, so there is no barrier at shard ends and memory holds a few shards,
+The next shard is opened before the last runs dry, so nothing waits at shard ends and memory holds a few shards,
 not the run. A shard that was begun under an earlier revision is finished under it.
 """
 

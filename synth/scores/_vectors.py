@@ -60,7 +60,8 @@ def vectors(table: pa.Table, name: str) -> NDArray[np.floating]:
     missing or of another width than the first.
     """
     if name not in table.column_names:
-        raise JobError(f"scores: cosine: there is no column {name!r}.", f"There are: {', '.join(table.column_names)}.")
+        there = ", ".join(table.column_names)
+        raise JobError(f"scores: cosine: column {name!r} does not exist.", f"There are: {there}.")
     column = table[name]
     fixed = pa.types.is_fixed_size_list(column.type)
     listed = fixed or pa.types.is_list(column.type) or pa.types.is_large_list(column.type)

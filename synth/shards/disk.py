@@ -166,7 +166,7 @@ def replace(aside: Path, final: Path, content: bytes) -> None:
 
 
 def link_once(aside: Path, source: Path, final: Path) -> None:
-    """Make `final` a second name of `source` (a copy where there are no hard links) unless it exists."""
+    """Make `final` a second name of `source` (a copy where hard links are unsupported) unless it exists."""
     with disk_errors(final):
         try:
             os.link(source, final)

@@ -165,7 +165,7 @@ def _record(line: bytes) -> tuple[str, dict[str, Any]] | None:
 def turn(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
     """Take the lock of a file, which must exist; call `waiting` and wait where another process has it.
 
-    It only saves double work: where there are no locks, or none on a file opened to be read, nobody waits.
+    It only saves double work: where locks are unsupported, also on a file opened to be read, nobody waits.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:

@@ -200,7 +200,7 @@ def test_names_that_cannot_be_views(out, name):
 
 def test_a_column_that_is_not_stored_is_an_error_before_anything_is_written(out):
     before = state(out)
-    with pytest.raises(JobError, match="there is no column reranker"):
+    with pytest.raises(JobError, match="column reranker does not exist"):
         apply(opened(out), rules(reranker={"above": 0.5}), "good")
     assert state(out) == before
 

@@ -1,6 +1,6 @@
 """The 119 languages of Qwen3: names and codes, how long a text is, and whether a text is in the language asked for.
 
-`table.tsv` holds one row per language and is the place to mend a name, an alias or what the detector calls it.
+`table.tsv` holds one row per language and is the place to correct a name, an alias or a code of the detector.
 """
 
 from synth.languages.detection import Detected, detect, is_language

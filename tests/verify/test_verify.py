@@ -489,7 +489,7 @@ def test_verification_writes_nothing(out: Path) -> None:
 
 
 def test_the_auditor_shares_no_code_with_the_writer() -> None:
-    package = Path(__file__).parents[1] / "synth" / "verify"
+    package = Path(__file__).parents[2] / "synth" / "verify"
     for path in package.glob("*.py"):
         source = path.read_text("utf-8")
         for writer in ("shards", "steps", "tables", "run_folder", "identity"):

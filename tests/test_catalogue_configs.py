@@ -122,10 +122,7 @@ TEMPLATE_CASES = {
     "F10 an undefined variable": ("config.j2", "{{ passage }} {{ pasage }}", "pasage"),
     "F11 no passage": ("query.j2", "no such thing", "passage"),
     "F12 a syntax error": ("query.j2", "{{ passage }}\n{% if %}", "line 2"),
-    "F12 attribute tricks": ("query.j2", "{{ passage }}{{ passage.__class__.__mro__ }}", "__class__"),
-    "F12 a large range": ("query.j2", "{{ passage }}{% for i in range(10000000) %}x{% endfor %}", "range"),
-    "F12 a string without end": ("query.j2", "{{ passage }}{{ 'a' * 1000000000 }}", "*"),
-    "F12 a power": ("query.j2", "{{ passage }}{{ 9 ** 999999999 }}", "**"),
+    "F12 a loop without end": ("query.j2", "{{ passage }}{% for i in range(10000000000) %}x{% endfor %}", "2 seconds"),
     "F12 an outside file": ("query.j2", "{{ passage }}{% include '/etc/passwd' %}", "/etc/passwd"),
 }
 

@@ -125,4 +125,4 @@ def test_a_reply_that_it_cannot_read_is_a_rejected_item(place):
 
 def test_a_stage_that_is_no_task_is_refused(place, capsys):
     assert main(["check", write_job(place, "http://127.0.0.1:1", task={"use": "synth.scores.length:Length"})]) == 2
-    assert "stage of another kind" in capsys.readouterr().out
+    assert "is not a subclass of Task" in capsys.readouterr().out

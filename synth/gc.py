@@ -25,8 +25,7 @@ from synth.runs import run as runs
 from synth.shards import OutputFolder
 from synth.shards.journal import locked
 from synth.steps import score
-from synth.verify.files import BODY, JOURNAL, Layout, ShardFile, StepFiles, Unreadable, files_below, survey
-from synth.verify.findings import Book
+from synth.verify.files import BODY, JOURNAL, Book, Layout, ShardFile, StepFiles, Unreadable, files_below, survey
 from synth.verify.walk import score_folders
 
 

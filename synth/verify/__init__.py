@@ -15,8 +15,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from synth.errors import JobError, OutputError
-from synth.verify.files import survey
-from synth.verify.findings import Book, Finding, Report, StepTotals
+from synth.verify.files import Book, Finding, Report, StepTotals, survey
 from synth.verify.ledgers import check_leftovers
 from synth.verify.records import check_inputs, check_prompts, read_records
 from synth.verify.walk import Walk

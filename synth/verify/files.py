@@ -1,4 +1,4 @@
-"""The files of a run as an outsider sees them: which there are, and what is in one Parquet file."""
+"""The files of a run as an outsider sees them, and what is found: damage, which ends in exit 4, and notes."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-
-from synth.verify.findings import Book
 
 NEWEST_FORMAT = 1
 FOREIGN = "not a file of synth"
@@ -29,10 +27,108 @@ _KNOWN = frozenset(
     {"README.md", "job.json", "passages", "generated", "scores", "kept", "views", "rejected", "mined"}
     | {"prompts", ".rejects", "tmp", "wip", "logs", "index", "lost+found"}
 )
-_NUMBERS = ("format", "shard", "first", "in", "out", "rejected")
-_TEXTS = ("identity", "input", "rejects_file", "rejects_sha256", "schema", "writer")
+_NUMBERS = ("shard", "first", "in", "out", "rejected")
+_TEXTS = ("identity", "input", "rejects_file", "rejects_sha256")
+_KEYS = ("format", *_NUMBERS, *_TEXTS, "schema", "writer", "models")
 _OPTIONAL = ("retry_of", "positive")
 """Columns that only some shards have: with retried items, or with rows that made several pairs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One statement about one file; its path is relative to the run's folder if the file is in it."""
+
+    file: str
+    what: str
+
+
+@dataclass(slots=True)
+class StepTotals:
+    """One step over all its shards. `of` is None until the number of shards is known.
+
+    `unit` is what `rows_in` counts, `made` is what those in `rows_out` became.
+    """
+
+    step: str
+    of: int | None
+    unit: str = "pairs"
+    made: str = "kept"
+    shards: int = 0
+    rows_in: int = 0
+    rows_out: int = 0
+    rejected: int = 0
+    retried: int = 0
+    """How many of the rejected items were retried as new items."""
+    open: int | None = None
+    """Items without an outcome yet; None for steps where they are not counted."""
+
+    @property
+    def complete(self) -> bool:
+        return self.of is not None and self.shards >= self.of
+
+    def add(self, rows_in: int, rows_out: int, rejected: int) -> None:
+        """Count one more shard."""
+        self.shards += 1
+        self.rows_in += rows_in
+        self.rows_out += rows_out
+        self.rejected += rejected
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The whole result; `facts` are the lines about files that belong to no step."""
+
+    deep: bool
+    facts: tuple[tuple[str, str], ...]
+    steps: tuple[StepTotals, ...]
+    damage: tuple[Finding, ...]
+    notes: tuple[Finding, ...]
+
+    @property
+    def sound(self) -> bool:
+        return not self.damage
+
+    @property
+    def complete(self) -> bool:
+        return all(step.complete for step in self.steps)
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything but the facts, for scripts."""
+        steps = [asdict(step) | {"complete": step.complete} for step in self.steps]
+        found = {name: [asdict(each) for each in getattr(self, name)] for name in ("damage", "notes")}
+        return {"sound": self.sound, "complete": self.complete, "deep": self.deep, "steps": steps, **found}
+
+
+@dataclass(slots=True)
+class Book:
+    """Collects findings while the files are read."""
+
+    root: Path
+    facts: list[tuple[str, str]] = field(default_factory=list)
+    steps: list[StepTotals] = field(default_factory=list)
+    _damage: dict[Finding, None] = field(default_factory=dict)
+    _notes: dict[Finding, None] = field(default_factory=dict)
+
+    def damage(self, file: Path | str, what: str) -> None:
+        self._damage[Finding(self._shown(file), what)] = None
+
+    def note(self, file: Path | str, what: str) -> None:
+        self._notes[Finding(self._shown(file), what)] = None
+
+    def blames(self, file: Path | str) -> bool:
+        """Whether this file is known to be damaged, so that its consequences need not be reported."""
+        return self._shown(file) in {each.file for each in self._damage}
+
+    def withdraw(self, folder: str) -> None:
+        """Forget the damage of a folder that was replaced while it was being read."""
+        self._damage = {each: None for each in self._damage if not each.file.startswith(f"{folder}/")}
+
+    def report(self, *, deep: bool) -> Report:
+        return Report(deep, tuple(self.facts), tuple(self.steps), tuple(self._damage), tuple(self._notes))
+
+    def _shown(self, file: Path | str) -> str:
+        path = Path(file)
+        return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(file)
 
 
 class Unreadable(Exception):  # noqa: N818 - becomes a finding, never shown as an error
@@ -43,13 +139,13 @@ class Unreadable(Exception):  # noqa: N818 - becomes a finding, never shown as a
 class Stamp:
     """The `synth.*` key-values of a shard."""
 
-    identity: str
-    input: str
     shard: int
     first: int
     rows_in: int
     rows_out: int
     rejected: int
+    identity: str
+    input: str
     rejects_file: str
     rejects_sha256: str
 
@@ -57,21 +153,21 @@ class Stamp:
     def of(cls, keys: dict[bytes, bytes] | None) -> Stamp:
         """Read the key-values of a footer. Raises Unreadable."""
         found = {key.decode(): value.decode() for key, value in (keys or {}).items() if key.startswith(b"synth.")}
-        absent = [name for name in (*_NUMBERS, *_TEXTS, "models") if f"synth.{name}" not in found]
+        absent = [name for name in _KEYS if f"synth.{name}" not in found]
         if absent:
             raise Unreadable(f"its metadata lack synth.{absent[0]}")
         try:
-            number = {name: int(found[f"synth.{name}"]) for name in _NUMBERS}
+            version = int(found["synth.format"])
+            shard, first, rows_in, rows_out, rejected = (int(found[f"synth.{name}"]) for name in _NUMBERS)
             json.loads(found["synth.models"])
         except ValueError as exc:
             raise Unreadable(f"its metadata cannot be parsed ({exc})") from exc
-        if number["format"] > NEWEST_FORMAT:
+        if version > NEWEST_FORMAT:
             raise Unreadable(f"it was written by a newer synth ({found['synth.writer']})")
-        if min(number.values()) < 0:
+        if min(version, shard, first, rows_in, rows_out, rejected) < 0:
             raise Unreadable("its metadata contain a negative count")
-        counts = number["shard"], number["first"], number["in"], number["out"], number["rejected"]
-        identity, source, file, sha256, _, _ = (found[f"synth.{name}"] for name in _TEXTS)
-        return cls(identity, source, *counts, file, sha256)
+        identity, source, file, sha256 = (found[f"synth.{name}"] for name in _TEXTS)
+        return cls(shard, first, rows_in, rows_out, rejected, identity, source, file, sha256)
 
 
 class ShardFile:
@@ -98,7 +194,6 @@ class ShardFile:
         self._file.close()
 
     def stamp(self) -> Stamp:
-        """The key-values of the footer."""
         return Stamp.of(self._parquet.metadata.metadata)
 
     def read(self, columns: list[str] | None = None) -> pa.Table:
@@ -119,7 +214,6 @@ class ShardFile:
                 self._parquet.read_row_group(group, use_threads=False)
 
     def sha256(self) -> str:
-        """Hash of the file, read once."""
         if self._sha256 is None:
             self._sha256 = sha256_of(self.path)
         return self._sha256
@@ -127,7 +221,6 @@ class ShardFile:
 
 @contextmanager
 def _damage() -> Iterator[None]:
-    """Turn what Arrow raises for a damaged file into Unreadable."""
     try:
         yield
     except (pa.ArrowException, OSError, ValueError) as exc:
@@ -144,6 +237,11 @@ def open_regular(path: Path) -> Any:
         os.close(descriptor)
         raise Unreadable("is not a regular file")
     return os.fdopen(descriptor, "rb")
+
+
+def sha256_of_json(value: object) -> str:
+    """Hash over canonical JSON: sorted keys, no spaces, ASCII."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def sha256_of(path: Path) -> str:
@@ -194,7 +292,6 @@ class Layout:
     """Files of `.rejects`, `rejected`, `wip` and `tmp`, listed before the shards."""
 
     def steps(self) -> Iterator[StepFiles]:
-        """All steps, in the order of the pipeline."""
         yield from (self.passages, self.generated, *self.scores, *self.views)
         if self.mined is not None:
             yield self.mined
@@ -205,12 +302,21 @@ class Layout:
 
 def survey(root: Path, book: Book) -> Layout:
     """List the folder; files that are not synth's are noted in the book."""
-    top = _names(root)
+    top = {entry.name for entry in _entries(root)}
     others = {name: files_below(root / name) for name in ("rejected", ".rejects", "wip", "tmp")}
     mined = _step(root, "mined", book) if "mined" in top else None
-    views = [_step(root, name, book) for name in _views(root, top)]
-    views.insert(0, _step(root, "kept", book))
-    scores = [_step(root, f"scores/{name}", book) for name in _folders(root / "scores", book)]
+    views = [_step(root, "kept", book)]
+    for name in sorted(top):
+        if name in {"views", ".views"}:
+            views += [_step(root, f"{name}/{each.name}", book) for each in _entries(root / name) if each.is_dir()]
+        elif _hidden_view(name) and (root / name).is_dir():
+            views.append(_step(root, name, book))
+    scores = []
+    for entry in _entries(root / "scores"):
+        if entry.is_dir(follow_symlinks=False):
+            scores.append(_step(root, f"scores/{entry.name}", book))
+        else:
+            book.note(entry.path, FOREIGN)
     generated = _step(root, "generated", book)
     for name in sorted(top - _KNOWN):
         if not REVISION.fullmatch(name) and not name.startswith("prompts.") and not _hidden_view(name):
@@ -225,21 +331,11 @@ def files_below(folder: Path) -> list[Path]:
 
 def listed(folder: Path, pattern: re.Pattern[str]) -> dict[str, int]:
     """Names in `folder` that match, with the number in their first group."""
-    found = {name: pattern.fullmatch(name) for name in sorted(_names(folder))}
-    return {name: int(match[1]) for name, match in found.items() if match}
+    return {entry.name: int(match[1]) for entry in _entries(folder) if (match := pattern.fullmatch(entry.name))}
 
 
 def _hidden_view(name: str) -> bool:
     return name.startswith(".") and name != ".rejects"
-
-
-def _views(root: Path, top: set[str]) -> Iterator[str]:
-    """Names of the views other than `kept`, including hidden ones, which begin with a dot."""
-    for name in sorted(top):
-        if name in ("views", ".views"):
-            yield from (f"{name}/{each}" for each in sorted(_names(root / name)) if (root / name / each).is_dir())
-        elif _hidden_view(name) and (root / name).is_dir():
-            yield name
 
 
 def _step(root: Path, name: str, book: Book) -> StepFiles:
@@ -260,26 +356,12 @@ def _step(root: Path, name: str, book: Book) -> StepFiles:
     return StepFiles(name, path, frozenset(shards), inode)
 
 
-def _folders(path: Path, book: Book) -> list[str]:
-    folders = []
-    for entry in _entries(path):
-        if entry.is_dir(follow_symlinks=False):
-            folders.append(entry.name)
-        else:
-            book.note(path / entry.name, FOREIGN)
-    return sorted(folders)
-
-
 def _entries(path: Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(path) as listing:
             return sorted(listing, key=lambda entry: entry.name)
     except (FileNotFoundError, NotADirectoryError):
         return []
-
-
-def _names(path: Path) -> set[str]:
-    return {entry.name for entry in _entries(path)}
 
 
 def _inode(path: Path) -> int:
@@ -305,8 +387,7 @@ class Opened:
 
     @property
     def ids(self) -> list[str]:
-        found: list[str] = self.table["id"].to_pylist()
-        return found
+        return list(self.table["id"].to_pylist())
 
     @property
     def rejected_ids(self) -> list[str]:

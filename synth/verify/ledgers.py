@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,9 +14,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from synth.shards.journal import locked
-from synth.verify.files import BODY, FOREIGN, JOURNAL, SHARD, Layout, ShardFile, Stamp, StepFiles, Unreadable, sha256_of
-from synth.verify.findings import Book
-from synth.verify.records import Record
+from synth.verify.files import (
+    BODY,
+    FOREIGN,
+    JOURNAL,
+    SHARD,
+    Book,
+    Layout,
+    Opened,
+    ShardFile,
+    Stamp,
+    StepFiles,
+    Unreadable,
+    sha256_of,
+    sha256_of_json,
+)
 
 PASSAGE_COLUMNS = ["position", "source", "source_row", "chunk"]
 ROW_COLUMNS = ["source", "source_row"]
@@ -43,22 +53,16 @@ class RowLedger:
         self._last = None
         self._reached.clear()
 
-    def positions(self, table: pa.Table, first: int) -> Iterable[str]:
-        """Positions continue without a gap from the previous shard."""
+    def positions(self, table: pa.Table, first: int, *, existing: bool) -> Iterable[str]:
+        """Positions continue without a gap from the previous shard; external pairs have them in their ids, slot 0."""
         if self.position is not None and first != self.position:
             yield f"begins at position {first}, but the previous shard ends at {self.position}"
-        found = table["position"].to_numpy()
-        if not np.array_equal(found, np.arange(first, first + table.num_rows)):
-            yield f"its positions are not {first} to {first + table.num_rows - 1} once each"
         self.position = first + table.num_rows
-
-    def ids(self, table: pa.Table, first: int) -> Iterable[str]:
-        """The same for the ids of external pairs, which have one slot each."""
-        if self.position is not None and first != self.position:
-            yield f"begins at position {first}, but the previous shard ends at {self.position}"
-        if table["id"].to_pylist() != [f"{position}-0" for position in range(first, first + table.num_rows)]:
-            yield f"its ids are not {first}-0 to {first + table.num_rows - 1}-0 once each"
-        self.position = first + table.num_rows
+        if not existing:
+            if not np.array_equal(table["position"].to_numpy(), np.arange(first, self.position)):
+                yield f"its positions are not {first} to {self.position - 1} once each"
+        elif table["id"].to_pylist() != [f"{position}-0" for position in range(first, self.position)]:
+            yield f"its ids are not {first}-0 to {self.position - 1}-0 once each"
 
     def rows(self, begun: pa.Table, rejected: pa.Table | None, *, gapless: bool) -> Iterable[str]:
         """Every input row occurs once, in order; `begun` are the rows that something was made from."""
@@ -66,20 +70,17 @@ class RowLedger:
         both = pa.concat_tables([part.cast(begun.schema) for part in parts])
         for source in pc.unique(both["source"]).to_pylist():
             numbers = np.sort(both.filter(pc.equal(both["source"], source))["source_row"].to_numpy())
-            yield from self._source(source, numbers, gapless=gapless)
-
-    def _source(self, source: str, numbers: np.ndarray, *, gapless: bool) -> Iterable[str]:
-        twice = numbers[1:][numbers[1:] == numbers[:-1]]
-        if twice.size:
-            yield f"row {twice[0]} of {source} occurs twice"
-        reached = self._reached.get(source, 0)
-        if numbers[0] < reached:
-            yield f"row {numbers[0]} of {source} also occurs in an earlier shard"
-        known = source in self._reached or self.position == 0
-        missing = np.setdiff1d(np.arange(reached if known else numbers[0], numbers[-1] + 1), numbers)
-        if gapless and missing.size:
-            yield f"rows of {source} are missing from all shards: {_some(missing.tolist())}"
-        self._reached[source] = int(numbers[-1]) + 1
+            twice = numbers[1:][numbers[1:] == numbers[:-1]]
+            if twice.size:
+                yield f"row {twice[0]} of {source} occurs twice"
+            reached = self._reached.get(source, 0)
+            if numbers[0] < reached:
+                yield f"row {numbers[0]} of {source} also occurs in an earlier shard"
+            known = source in self._reached or self.position == 0
+            missing = np.setdiff1d(np.arange(reached if known else numbers[0], numbers[-1] + 1), numbers)
+            if gapless and missing.size:
+                yield f"rows of {source} are missing from all shards: {_some(missing.tolist())}"
+            self._reached[source] = int(numbers[-1]) + 1
 
     def chunks(self, table: pa.Table) -> Iterable[str]:
         """The chunks of a row follow one another."""
@@ -96,59 +97,51 @@ class RowLedger:
         self._last = keys[-1]
 
 
-@dataclass(slots=True)
-class ItemLedger:
-    """Which items a shard of passages must produce, and which rejected items were retried as new ones."""
-
-    retried: dict[str, str] = field(default_factory=dict)
-    """Old id → new id."""
-
-    def due(self, positions: Sequence[int], retry_of: Sequence[str | list[str] | None], record: Record) -> list[str]:
-        """Ids of all items of these passages in order; a retried passage only has the slots that were rejected."""
-        every = range(record.slots or 0)
-        items = []
-        for position, old in zip(positions, retry_of, strict=True):
-            again = [old] if isinstance(old, str) else list(old or [])
-            items += [f"{position}-{slot}" for slot in sorted(int(each.rpartition("-")[2]) for each in again) or every]
-        return items
-
-    def retry(self, positions: Sequence[int], retry_of: Sequence[str | list[str] | None]) -> Iterable[str]:
-        """Every item is retried at most once."""
-        for position, old in zip(positions, retry_of, strict=True):
-            for each in [old] if isinstance(old, str) else old or []:
-                if each in self.retried:
-                    yield f"retries item {each} a second time"
-                self.retried[each] = f"{position}-{each.rpartition('-')[2]}"
+def retries(passages: pa.Table) -> list[list[str]]:
+    """For each passage the ids of the rejected items that it retries."""
+    if "retry_of" not in passages.column_names:
+        return [[]] * passages.num_rows
+    return [[old] if isinstance(old, str) else list(old or []) for old in passages["retry_of"].to_pylist()]
 
 
-def begun(table: pa.Table) -> pa.Table:
-    """The input rows that begin in a shard of step 0: first chunks, or first pairs of a row."""
-    place = next((name for name in ("chunk", "positive") if name in table.column_names), None)
-    first = table if place is None else table.filter(pc.equal(pc.fill_null(table[place], 0), 0))
-    return first.select(ROW_COLUMNS)
+def due(passages: pa.Table, slots: int) -> list[str]:
+    """Ids of all items of these passages in order; a retried passage only has the slots that were rejected."""
+    items = []
+    for position, again in zip(passages["position"].to_pylist(), retries(passages), strict=True):
+        rejected = sorted(int(each.rpartition("-")[2]) for each in again)
+        items += [f"{position}-{slot}" for slot in rejected or range(slots)]
+    return items
 
 
-def differences(due: Sequence[str], pairs: Sequence[str], rejected: Sequence[str]) -> Iterable[str]:
+def begun(table: pa.Table, place: str) -> pa.Table:
+    """The input rows that begin in a shard of step 0: first chunks, or first pairs of a row, by the column `place`."""
+    if place in table.column_names:
+        table = table.filter(pc.equal(pc.fill_null(table[place], 0), 0))
+    return table.select(ROW_COLUMNS)
+
+
+def differences(due: Sequence[str], shard: Opened) -> Iterable[str]:
     """What is wrong with the outcomes of a shard: each due item occurs once, in order, as a pair or as rejected."""
+    if shard.rejected is None and shard.stamp.rejected:
+        return  # its rejected rows cannot be read, which is reported
+    pairs, rejected = shard.ids, shard.rejected_ids
     whole = len(pairs) + len(rejected) == len(due) and not set(pairs) & set(rejected)
     if whole and _in_order(due, pairs) and _in_order(due, rejected):
         return
     counts = Counter(pairs)
     counts.update(rejected)
     wanted = set(due)
-    for what, names in (
-        ("are neither pairs nor rejected", [each for each in due if not counts[each]]),
-        ("occur more than once", [each for each, count in counts.items() if count > 1]),
-        ("do not belong to this shard", [each for each in counts if each not in wanted]),
-    ):
-        if names:
-            yield f"items {what}: {_some(names)}"
-            return
-    yield "its items are out of order"
+    if absent := [each for each in due if not counts[each]]:
+        yield f"items are neither pairs nor rejected: {_some(absent)}"
+    elif twice := [each for each, count in counts.items() if count > 1]:
+        yield f"items occur more than once: {_some(twice)}"
+    elif strange := [each for each in counts if each not in wanted]:
+        yield f"items do not belong to this shard: {_some(strange)}"
+    else:
+        yield "its items are out of order"
 
 
 def _in_order(due: Sequence[str], some: Sequence[str]) -> bool:
-    """Whether `some` is a subsequence of `due`."""
     rest = iter(due)
     return all(each in rest for each in some)
 
@@ -170,10 +163,6 @@ class Bodies:
         self._book = book
         self._deep = deep
 
-    def note(self, stamp: Stamp) -> None:
-        """Remember the file of a shard that is not checked."""
-        self.named.add(stamp.rejects_file)
-
     def read(self, step: StepFiles, stamp: Stamp, columns: list[str]) -> pa.Table | None:
         """Some columns of the rejected rows (all in deep mode); None if there are none or they cannot be read."""
         shard = step.file(stamp.shard)
@@ -189,20 +178,17 @@ class Bodies:
             return None
         body = self._root / ".rejects" / step.name / stamp.rejects_file
         try:
-            table = self._table(body, stamp, columns)
+            with ShardFile(body) as file:
+                if file.sha256() != stamp.rejects_sha256:
+                    raise Unreadable("its sha256 differs from the one in its shard")  # noqa: TRY301 - one report for all
+                if file.rows != stamp.rejected:
+                    raise Unreadable(f"its shard says {stamp.rejected} rows, it holds {file.rows}")  # noqa: TRY301 - as above
+                table = file.read(None if self._deep else columns)
         except Unreadable as exc:
             self._book.damage(body, f"the rejected rows of {step.name}/{shard.name}: {exc}")
             return None
         self._check_link(step, stamp, body)
         return table
-
-    def _table(self, body: Path, stamp: Stamp, columns: list[str]) -> pa.Table:
-        with ShardFile(body) as file:
-            if file.sha256() != stamp.rejects_sha256:
-                raise Unreadable("its sha256 differs from the one in its shard")
-            if file.rows != stamp.rejected:
-                raise Unreadable(f"its shard says {stamp.rejected} rows, it holds {file.rows}")
-            return file.read(None if self._deep else columns)
 
     def _check_link(self, step: StepFiles, stamp: Stamp, body: Path) -> None:
         link = self._root / "rejected" / step.name / f"{stamp.shard:08d}.parquet"
@@ -220,24 +206,24 @@ class Bodies:
 
 def check_leftovers(layout: Layout, bodies: Bodies, book: Book) -> None:
     """Report orphaned rejected rows, stale links, journals and temporary files."""
-    _bodies(layout, bodies, book)
-    _links(layout, bodies, book)
-    _journals(layout, book)
-    for path in _still(layout, "tmp"):
-        book.note(path, f"a temporary file ({_size(path):,} bytes) of a running process or of a crash")
-
-
-def _still(layout: Layout, folder: str) -> list[Path]:
-    """Files that were listed at the start and still exist: an active run may have removed the others."""
-    return [path for path in layout.others[folder] if os.path.lexists(path)]
-
-
-def _bodies(layout: Layout, bodies: Bodies, book: Book) -> None:
     for path in _still(layout, ".rejects"):
         if not BODY.fullmatch(path.name):
             book.note(path, FOREIGN)
         elif path.name not in bodies.named:
             book.note(path, "rejected rows that no shard names: about to be committed, or left by a crash")
+    _links(layout, bodies, book)
+    _journals(layout, book)
+    for path in _still(layout, "tmp"):
+        try:
+            size = path.stat().st_size
+        except OSError:
+            size = 0
+        book.note(path, f"a temporary file ({size:,} bytes) of a running process or of a crash")
+
+
+def _still(layout: Layout, folder: str) -> list[Path]:
+    """Files that were listed at the start and still exist: an active run may have removed the others."""
+    return [path for path in layout.others[folder] if os.path.lexists(path)]
 
 
 def _links(layout: Layout, bodies: Bodies, book: Book) -> None:
@@ -267,64 +253,43 @@ def _journals(layout: Layout, book: Book) -> None:
             book.note(wip / name, f"finished calls of an unfinished shard: {state[locked(wip / name)]}")
 
 
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
-
-
 _MOST_TRIES = 5000
 
 
-@dataclass(frozen=True, slots=True)
-class ScoreShard:
-    """A scorer's shard, as an input of a view: its place in the list of scorers, its columns, its checksum."""
+def made_from(view: Opened, pairs: Opened, scores: Sequence[Opened]) -> tuple[list[Opened] | None, bool]:
+    """The score shards that a view's shard was made from, in order, and whether any have its columns.
 
-    place: int
-    columns: tuple[str, ...]
-    sha256: str
-
-
-def made_from(pairs: str, scores: Sequence[ScoreShard]) -> str:
-    """The `synth.input` of a view's shard: a checksum over those of the pairs and of the scores, in order."""
-    return sha256_of_json({"inputs": [pairs, *(each.sha256 for each in scores)]})
-
-
-def fingerprint(rules: object, scores: Sequence[str]) -> str:
-    """The identity of a view: its rules and its score folders."""
-    return sha256_of_json({"rules": rules, "scores": scores})
+    Its `synth.input` is a checksum over those of the pairs and of the scores.
+    """
+    added = view.file.names[len(pairs.file.names) :]
+    known = False
+    for some in islice(_sequences(added, scores), _MOST_TRIES):
+        known = True
+        checksums = [each.file.sha256() for each in (pairs, *some)]
+        if sha256_of_json({"inputs": checksums}) == view.stamp.input:
+            return some, True
+    return None, known
 
 
-def sha256_of_json(value: object) -> str:
-    """Hash over canonical JSON: sorted keys, no spaces, ASCII."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def candidates(columns: Sequence[str], scores: Sequence[ScoreShard]) -> Iterator[tuple[ScoreShard, ...]]:
-    """All sequences of score folders with these columns: several if a scorer was run with different options."""
-    return islice(_sequences(tuple(columns), scores), _MOST_TRIES)
-
-
-def _sequences(columns: tuple[str, ...], scores: Sequence[ScoreShard]) -> Iterator[tuple[ScoreShard, ...]]:
+def _sequences(columns: list[str], scores: Sequence[Opened]) -> Iterator[list[Opened]]:
+    """All sequences of score shards with these columns: several if a scorer was run with different options."""
     if not columns:
-        yield ()
-        return
-    for each in scores:
-        count = len(each.columns)
-        if count and columns[:count] == each.columns:
-            for rest in _sequences(columns[count:], scores):
-                yield (each, *rest)
+        yield []
+    for each in scores if columns else ():
+        own = [name for name in each.file.names if name != "id"]
+        if own and columns[: len(own)] == own:
+            for rest in _sequences(columns[len(own) :], scores):
+                yield [each, *rest]
 
 
-def wrong_rows(pairs: pa.Table, scores: Sequence[pa.Table], kept: pa.Table, rejected: pa.Table | None) -> Iterable[str]:
+def wrong_rows(pairs: pa.Table, scores: Sequence[pa.Table], view: Opened) -> Iterable[str]:
     """Columns of a view whose values differ from the pairs and scores it was made from; takes whole tables.
 
     Columns are compared by position, because a view renames columns whose names clash.
     """
     sources = [*pairs.columns, *(table[name] for table in scores for name in table.column_names if name != "id")]
     row: Mapping[str, int] = {name: n for n, name in enumerate(pairs["id"].to_pylist())}
-    for what, table in (("kept", kept), ("rejected", rejected)):
+    for what, table in (("kept", view.table), ("rejected", view.rejected)):
         if table is None:
             continue
         places = [row.get(name) for name in table["id"].to_pylist()]

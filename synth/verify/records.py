@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from synth.verify.files import REVISION, Layout, Unreadable, listed, sha256_of
-from synth.verify.findings import Book
+from synth.verify.files import REVISION, Book, Layout, Unreadable, listed, sha256_of, sha256_of_json
 
-_BEIR = frozenset({"corpus", "queries", "qrels"})
+_BEIR = {"corpus", "queries", "qrels"}
 _NEEDED = frozenset({"format", "sha256", "sample", "identity", "job", "base", "inputs"})
 
 
@@ -60,7 +59,6 @@ class Records:
 
     @property
     def existing(self) -> bool:
-        """See `Record.existing`; the same for all revisions."""
         return self.last is not None and self.last.existing
 
     @property
@@ -68,15 +66,22 @@ class Records:
         """Rows that step 0 must account for; None if an input has no recorded row count."""
         if self.last is None or any(each.get("rows") is None for each in self.last.inputs):
             return None
-        counted = _pair_files(self.last.inputs) if self.existing else self.last.inputs
-        rows = sum(int(each["rows"]) for each in counted)
+        roles: dict[int, set[str]] = {}
+        for each in self.last.inputs if self.existing else ():
+            roles.setdefault(each["corpus_index"], set()).add(_role(each))
+        # Of a BEIR folder only the judgements become pairs.
+        rows = sum(
+            int(each["rows"])
+            for each in self.last.inputs
+            if roles.get(each.get("corpus_index", -1)) != _BEIR or _role(each) == "qrels"
+        )
         return rows if self.last.sample is None else min(rows, self.last.sample)
 
 
 def read_records(layout: Layout, book: Book) -> Records:
     """Read job.json, its revisions and the totals of step 0."""
     names = {"job.json": 1} | listed(layout.root, REVISION)
-    read = [_read(layout.root / name, number, book) for name, number in names.items()]
+    read = (_read(layout.root / name, number, book) for name, number in names.items())
     found = sorted((each for each in read if each is not None), key=lambda each: each.number)
     if [each.number for each in found] != list(range(1, len(found) + 1)):
         book.damage(layout.root / "job.json", f"revisions {sorted(names.values())} are not numbered without a gap")
@@ -110,16 +115,6 @@ def check_prompts(layout: Layout, records: Records, book: Book) -> None:
     book.facts.append(("prompts", f"{checked} templates compared with the identity"))
 
 
-def _pair_files(inputs: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    """The files whose rows become pairs: the judgements of a BEIR folder, otherwise all."""
-    roles: dict[int, set[str]] = {}
-    for each in inputs:
-        roles.setdefault(each["corpus_index"], set()).add(_role(each))
-    for each in inputs:
-        if roles[each["corpus_index"]] != _BEIR or _role(each) == "qrels":
-            yield each
-
-
 def _role(file: Mapping[str, Any]) -> str:
     return str(file["relative"]).split("/")[0].split(".")[0]
 
@@ -140,19 +135,15 @@ def check_inputs(records: Records, book: Book, *, deep: bool) -> None:
         if not deep and (status.st_size, status.st_mtime_ns) == (each["size"], each["mtime_ns"]):
             continue
         hashed += 1
-        if _content(path) != each["sha256"]:
+        try:
+            with path.open("rb") as file:  # which may be a link
+                same = hashlib.file_digest(file, "sha256").hexdigest() == each["sha256"]
+        except OSError:
+            same = False
+        if not same:
             book.damage(path, "the input differs from the file that the run recorded")
     rest = f", {hashed} of them by hash" if hashed else " by size and time"
     book.facts.append(("inputs", f"{len(inputs)} compared with job.json{rest}"))
-
-
-def _content(path: Path) -> str:
-    """Hash of an input, which may be a link; empty if it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return ""
 
 
 def _read(path: Path, number: int, book: Book) -> Record | None:
@@ -165,8 +156,7 @@ def _read(path: Path, number: int, book: Book) -> Record | None:
         book.damage(path, "is not the record of a run")
         return None
     identity = data["identity"]
-    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()
-    if hashlib.sha256(canonical).hexdigest() != data["sha256"]:
+    if sha256_of_json(identity) != data["sha256"]:
         book.damage(path, "its identity does not match its own hash")
     for key in _contradictions(data, identity):
         book.damage(path, f"{key} differs between its `job` and its `identity`")

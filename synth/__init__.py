@@ -1,7 +1,7 @@
 """Synthetic training pairs for text-embedding and reranking models.
 
 `synth.generate(passages, llm=...)` makes pairs from passages, `synth.run("job.yaml")` runs a job file, `synth.filter`
-scores existing pairs; each returns a `Run`. Every name below is loaded when it is first used. See docs/api.md.
+scores existing pairs; each returns a `Run`. A name is loaded when it is first used. See docs/api.md.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         InputError,
         JobError,
         OutputError,
+        RequestRejected,
         ServerRefused,
         ServerUnavailable,
         Stopped,
@@ -35,37 +36,63 @@ if TYPE_CHECKING:
         SystemFault,
         TooManyUnusable,
     )
+    from synth.exports import Export
     from synth.job import Job
+    from synth.replies import read_text
     from synth.scores import PairBatch, ScoreColumn, Scorer
-    from synth.stage import ChatModel, Encoder, Reranker
-    from synth.tasks import Task
+    from synth.stage import (
+        ChatModel,
+        ChatReply,
+        ChatRequest,
+        EmbedStage,
+        Encoded,
+        Encoder,
+        LlmStage,
+        Reranker,
+        RerankStage,
+        Services,
+    )
+    from synth.tasks import Ask, Draw, Item, Task
 
-_MODULES = {
-    "synth.api": ("Run aexport afilter agenerate amine arun export filter generate mine open_run run"),
-    "synth.errors": (
-        "InputError JobError OutputError ServerRefused ServerUnavailable Stopped SynthError SystemFault TooManyUnusable"
-    ),
-    "synth.job": "Job",
-    "synth.scores": "PairBatch ScoreColumn Scorer",
-    "synth.stage": "ChatModel Encoder Reranker",
-    "synth.tasks": "Task",
+_NAMES = {
+    "api": "Run aexport afilter agenerate amine arun export filter generate mine open_run run",
+    "errors": "InputError JobError OutputError RequestRejected ServerRefused ServerUnavailable Stopped SynthError"
+    " SystemFault TooManyUnusable",
+    "exports": "Export",
+    "job": "Job",
+    "replies": "read_text",
+    "scores": "PairBatch ScoreColumn Scorer",
+    "stage": "ChatModel ChatReply ChatRequest EmbedStage Encoded Encoder LlmStage RerankStage Reranker Services",
+    "tasks": "Ask Draw Item Task",
 }
-_HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
+_HOME = {name: f"synth.{module}" for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = [
+    "Ask",
     "ChatModel",
+    "ChatReply",
+    "ChatRequest",
+    "Draw",
+    "EmbedStage",
+    "Encoded",
     "Encoder",
+    "Export",
     "InputError",
+    "Item",
     "Job",
     "JobError",
+    "LlmStage",
     "OutputError",
     "PairBatch",
+    "RequestRejected",
+    "RerankStage",
     "Reranker",
     "Run",
     "ScoreColumn",
     "Scorer",
     "ServerRefused",
     "ServerUnavailable",
+    "Services",
     "Stopped",
     "SynthError",
     "SystemFault",
@@ -81,6 +108,7 @@ __all__ = [
     "generate",
     "mine",
     "open_run",
+    "read_text",
     "run",
 ]
 

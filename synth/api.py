@@ -11,6 +11,7 @@ import functools
 import hashlib
 import html
 import json
+import shutil
 import tempfile
 import weakref
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -68,6 +69,7 @@ class Run:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._folder = OutputFolder.open(self.path)
+        self._workspace: _Workspace | None = None
 
     def kept(self, view: str = "kept") -> pl.DataFrame:
         """Pairs that passed the rules, with their scores. Raises JobError for an unknown view."""
@@ -280,9 +282,9 @@ def generate(
     same `out` resumes; without `out` the run lives in a temporary folder, as long as the returned `Run`.
     Raises JobError naming every mistake, InputError, ServerRefused, ServerUnavailable, Stopped.
     """
-    workspace = _Workspace.of(out)
+    workspace = _Workspace(out)
     sections["corpus"] = {"path": workspace.path_of(passages, "text"), **(sections.get("corpus") or {})}
-    sections |= _given(llm=llm, embed=embed, task=task or "retrieval", scores=scores, keep=keep)
+    sections |= _given(llm=llm, embed=embed, task={"use": "retrieval", **_spec(task or {})}, scores=scores, keep=keep)
     return workspace.run("synth.generate", sections, progress=progress)
 
 
@@ -305,7 +307,7 @@ def filter(  # noqa: A001 - named after the command
     `query`, `passage` and `label` name columns; by default the usual names are tried. Otherwise as `generate`.
     """
     columns = {key: name for key, name in (("query", query), ("passage", passage), ("label", label)) if name}
-    workspace = _Workspace.of(out)
+    workspace = _Workspace(out)
     sections["data"] = {"path": workspace.path_of(pairs, "query"), **columns}
     sections |= _given(embed=embed, scores=scores or pipeline.PAIR_SCORES, keep=keep)
     return workspace.run("synth.filter", sections, progress=progress)
@@ -361,15 +363,12 @@ aexport = _twin(export)
 class _Workspace:
     """Where a call writes: the caller's folder, or a temporary one that goes away with the returned `Run`."""
 
-    def __init__(self, out: Path, temporary: tempfile.TemporaryDirectory[str] | None) -> None:
-        self._out, self._temporary = out, temporary
-
-    @classmethod
-    def of(cls, out: str | Path | None) -> _Workspace:
-        if out is not None:
-            return cls(Path(out), None)
-        temporary = tempfile.TemporaryDirectory(prefix="synth-")
-        return cls(Path(temporary.name) / "out", temporary)
+    def __init__(self, out: str | Path | None) -> None:
+        if out is None:
+            temporary = tempfile.mkdtemp(prefix="synth-")
+            weakref.finalize(self, shutil.rmtree, temporary, ignore_errors=True)
+            out = Path(temporary) / "out"
+        self._out = Path(out)
 
     def path_of(self, rows: Rows, text: str) -> str:
         """The path of the rows. Those in memory are written beside the output folder, named by their content."""
@@ -394,8 +393,7 @@ class _Workspace:
         """Run a job made of Python objects."""
         job = jobs.build(Document(name, spec, {}, ()), (), base=Path.cwd())
         found = _run(Target(job, self._out), RunArgs(), progress=progress)
-        if self._temporary is not None:
-            weakref.finalize(found, self._temporary.cleanup)
+        found._workspace = self  # noqa: SLF001 - a temporary folder lives as long as its run
         return found
 
 

@@ -82,11 +82,13 @@ def importable(folder: Path) -> None:
 def _load(module_name: str, name: str) -> ModuleType:
     try:
         return importlib.import_module(module_name)
-    except (ImportError, SyntaxError, ValueError) as exc:  # ValueError: a module without a name
+    except ImportError as exc:
         raise JobError(
             f"{name!r} cannot be imported: {exc}.",
             "Install its package, or put the module into the folder of the job file.",
         ) from exc
+    except Exception as exc:  # noqa: BLE001 - a module of the user's may raise anything
+        raise JobError(f"{name!r} cannot be imported: {type(exc).__name__}: {exc}.", "Fix the module.") from exc
 
 
 def _resolve(kind: str, value: object) -> object:

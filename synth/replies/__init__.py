@@ -132,7 +132,7 @@ def read_query(reply: ChatReply, inputs: QueryInputs, *, repair: bool, echoes: C
     return Query(query, repaired=found.repaired or renamed)
 
 
-def read_text(reply: ChatReply, key: str, *, repair: bool) -> tuple[str, bool]:
+def read_text(reply: ChatReply, key: str, *, repair: bool = True) -> tuple[str, bool]:
     """The text under `key` of the object in a reply, and whether it needed a repair; raises UnusableReply."""
     found = read_object(_text(reply), lambda values: key in values, repair=repair)
     if key not in found.values:

@@ -87,7 +87,7 @@ def _load(module_name: str, name: str) -> ModuleType:
             f"{name!r} cannot be imported: {exc}.",
             "Install its package, or put the module into the folder of the job file.",
         ) from exc
-    except Exception as exc:  # noqa: BLE001 - a module of the user's may raise anything
+    except Exception as exc:
         raise JobError(f"{name!r} cannot be imported: {type(exc).__name__}: {exc}.", "Fix the module.") from exc
 
 

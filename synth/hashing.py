@@ -23,7 +23,6 @@ def item_seed(run_seed: int, stage: str, position: int, slot: int = 0, attempt: 
 
 
 def item_random(run_seed: int, stage: str, position: int, slot: int = 0, attempt: int = 0) -> random.Random:
-    """A generator private to one draw."""
     return random.Random(item_seed(run_seed, stage, position, slot, attempt))  # noqa: S311 - sampling, not secrets
 
 
@@ -60,7 +59,6 @@ def windows(text: str, size: int) -> Shingles:
 
 
 def shingles(text: str, size: int) -> Shingles:
-    """The distinct windows of a text, ascending."""
     return np.unique(windows(text, size))
 
 

@@ -40,7 +40,6 @@ def length_error(query: str, requirement: Requirement) -> float:
 
 
 def copied_share(query: str, passage: str) -> float:
-    """The longest run of characters that a query shares with its passage, as a share of the query; both folded."""
     text = fold(query)
     return longest_shared_run(text, fold(passage)) / len(text) if text else 0.0
 

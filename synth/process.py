@@ -85,10 +85,7 @@ def _do_without_pandas() -> None:
 
 
 class _Refusing:
-    """An importer that hides pandas."""
-
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> None:  # noqa: ARG002 - Python's signature
-        """None for all other modules: the next importer finds them. Raises ModuleNotFoundError."""
         if name == "pandas":
             raise ModuleNotFoundError(name, name=name)
 
@@ -114,5 +111,4 @@ class OneThread:
             return await asyncio.to_thread(lambda: self._thread.submit(work, *arguments).result())
 
     def close(self) -> None:
-        """End the thread after its current call."""
         self._thread.shutdown(wait=False)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,6 @@ class Stage(BaseModel):
 
     @property
     def models(self) -> dict[str, ModelStage]:
-        """The models among its options, by option."""
         return {name: value for name, value in self if isinstance(value, ModelStage)}
 
     def identity(self) -> dict[str, Any]:
@@ -227,6 +226,20 @@ class ProbeResult:
     """Whether texts leave this machine."""
 
 
+@runtime_checkable
+class Probing(Protocol):
+    """An open model that `synth check` can ask what it serves."""
+
+    async def probe(self) -> list[ProbeResult]: ...
+
+
+async def _probed(model: ChatModel | Encoder | Reranker) -> list[ProbeResult]:
+    try:
+        return await model.probe() if isinstance(model, Probing) else []
+    finally:
+        await model.close()
+
+
 class ModelStage(Stage):
     """Base of everything that opens a model: `llm`, `embed` and `rerank`."""
 
@@ -262,9 +275,9 @@ class LlmStage(ModelStage):
     def open(self, client: ClientSettings) -> ChatModel:
         """The model; nothing is loaded or connected before its first request."""
 
-    async def probe(self, client: ClientSettings) -> list[ProbeResult]:  # noqa: ARG002 - for models that can be probed
+    async def probe(self, client: ClientSettings) -> list[ProbeResult]:
         """Ask each server once, for `synth check`."""
-        return []
+        return await _probed(self.open(client))
 
 
 class EmbedStage(ModelStage):
@@ -274,9 +287,9 @@ class EmbedStage(ModelStage):
     def open(self, client: ClientSettings, instruction: str) -> Encoder:
         """The model; queries get `instruction`, which says what is searched for."""
 
-    async def probe(self, client: ClientSettings, instruction: str) -> list[ProbeResult]:  # noqa: ARG002 - as above
+    async def probe(self, client: ClientSettings, instruction: str) -> list[ProbeResult]:
         """Ask each server once, for `synth check`."""
-        return []
+        return await _probed(self.open(client, instruction))
 
 
 class RerankStage(ModelStage):
@@ -286,6 +299,6 @@ class RerankStage(ModelStage):
     def open(self, client: ClientSettings, instruction: str) -> Reranker:
         """The model; it scores with `instruction`, which says what is searched for."""
 
-    async def probe(self, client: ClientSettings, instruction: str) -> list[ProbeResult]:  # noqa: ARG002 - as above
+    async def probe(self, client: ClientSettings, instruction: str) -> list[ProbeResult]:
         """Ask each server once, for `synth check`."""
-        return []
+        return await _probed(self.open(client, instruction))

@@ -20,8 +20,8 @@ from pydantic import Field, field_validator
 from synth.batching import gathered
 from synth.errors import RequestRejected, ServerRefused
 from synth.servers.faults import TransientError, shown
-from synth.servers.fleet import Fleet
-from synth.servers.probe import ANSWER, QUESTION, UNRELATED, probe_servers
+from synth.servers.fleet import Fleet, Served
+from synth.servers.probe import ANSWER, QUESTION, UNRELATED
 from synth.stage import EmbedStage, Encoded, ProbeResult
 
 Role = Literal["query", "document"]
@@ -153,7 +153,7 @@ def body(model: str, texts: Sequence[str]) -> dict[str, Any]:
     return {"model": model, "input": list(texts), "encoding_format": "base64"}
 
 
-class ServedEncoder:
+class ServedEncoder(Served):
     """An Encoder over a fleet; one `encode` keeps `slots` requests of `batch_size` texts in flight.
 
     A rejected batch is halved until the one text is found that the server does not accept.
@@ -162,10 +162,10 @@ class ServedEncoder:
     def __init__(
         self, options: EmbedOptions, instruction: str, fleet: Fleet, cut: Cut, *, batch_size: int, slots: int
     ) -> None:
+        super().__init__(fleet)
         self.slots = slots
         self._options = options
         self._instruction = instruction
-        self._fleet = fleet
         self._batch_size = batch_size
         self._cut = cut
         self._width: int | None = None
@@ -187,14 +187,6 @@ class ServedEncoder:
         place = {text: i for i, text in enumerate(distinct)}
         order = np.array([place[text] for text in wrapped])
         return Encoded(vectors[order], truncated[order])
-
-    async def probe(self) -> list[ProbeResult]:
-        """One result per server: reachable, width and length of its vectors, and whether they are meaningful."""
-        return await probe_servers(self._fleet, self._examine)
-
-    async def close(self) -> None:
-        """Close every connection."""
-        await self._fleet.close()
 
     async def _all(self, batches: list[list[str]]) -> list[list[tuple[Row, bool]]]:
         room = asyncio.Semaphore(self.slots)
@@ -248,7 +240,6 @@ class ServedEncoder:
         return row
 
     def _sound(self, rows: list[Row | None]) -> list[Row | None]:
-        """The rows without those of another width than the rest; raises ServerRefused when all of them have it."""
         widths = Counter(row.size for row in rows if row is not None)
         if not widths:
             return rows

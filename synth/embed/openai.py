@@ -10,9 +10,8 @@ from pydantic import Field
 from synth.embed._served import EmbedOptions, ServedEncoder, body
 from synth.servers.fleet import Fleet, FleetOptions
 from synth.servers.limiter import Clock, SystemClock
-from synth.servers.probe import probed
 from synth.servers.sdk import Provider, SdkTransport
-from synth.stage import ClientSettings, ProbeResult
+from synth.stage import ClientSettings
 
 __all__ = ["OpenAIEmbedder"]
 
@@ -39,9 +38,6 @@ class OpenAIEmbedder(Provider, EmbedOptions):
         options = FleetOptions(self.model, body(self.model, ["yes"]), check_models=False)
         fleet = Fleet(self.urls(), transport, options, client, clock)
         return ServedEncoder(self, instruction, fleet, _by_quarters, batch_size=self.batch_size, slots=slots)
-
-    async def probe(self, client: ClientSettings, instruction: str) -> list[ProbeResult]:
-        return await probed(self.open(client, instruction))
 
 
 def _by_quarters(text: str, attempt: int) -> tuple[str, Mapping[str, Any]] | None:

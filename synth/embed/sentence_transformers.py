@@ -15,7 +15,6 @@ from pydantic import Field
 from synth.embed._served import PROBE_TEXTS, EmbedOptions, Role, judge, unit
 from synth.errors import InputError, JobError, RequestRejected
 from synth.process import OneThread
-from synth.servers.probe import probed
 from synth.stage import ClientSettings, Encoded, ProbeResult
 
 if TYPE_CHECKING:
@@ -51,11 +50,7 @@ class SentenceTransformersEmbedder(EmbedOptions):
         return int((self.device or "").startswith("cuda"))
 
     def open(self, client: ClientSettings, instruction: str) -> LocalEncoder:  # noqa: ARG002 - the seam's signature
-        """An Encoder that loads the model at its first use."""
         return LocalEncoder(self, instruction)
-
-    async def probe(self, client: ClientSettings, instruction: str) -> list[ProbeResult]:
-        return await probed(self.open(client, instruction))
 
     def folder(self) -> str:
         """What to load. Raises JobError when the package is missing, InputError when it was modified."""
@@ -90,11 +85,6 @@ class LocalEncoder:
         self._model: SentenceTransformer | None = None
 
     async def encode(self, texts: Sequence[str], role: Role) -> Encoded:
-        """Unit vectors of the texts, each distinct one computed once.
-
-        Raises RequestRejected("too_long") where `truncate` is error, JobError and InputError when the model cannot be
-        loaded.
-        """
         wrapped = [self._options.wrapped(text, role, self._instruction) for text in texts]
         return await self._thread.run(self._encode, wrapped)
 
@@ -107,7 +97,6 @@ class LocalEncoder:
         return [replace(found, models=(self._options.model,), max_model_len=length)]
 
     async def close(self) -> None:
-        """Release the model."""
         self._model = None
         self._thread.close()
 
@@ -144,7 +133,6 @@ class LocalEncoder:
         return Encoded(vectors, np.array(flags, np.bool_))
 
     def _cut(self, batch: list[str], features: Any) -> list[bool]:
-        """Which texts were truncated. Raises RequestRejected for `truncate: error`."""
         encodings = getattr(features, "encodings", None)
         flags = [bool(each.overflowing) for each in encodings] if encodings else self._recounted(batch)
         if any(flags) and self._options.truncate == "error":

@@ -11,8 +11,7 @@ from synth.embed._served import EmbedOptions, ServedEncoder, body
 from synth.servers.fleet import Fleet, FleetOptions
 from synth.servers.http import HttpTransport, VllmServers
 from synth.servers.limiter import Clock, SystemClock
-from synth.servers.probe import probed
-from synth.stage import ClientSettings, ProbeResult
+from synth.stage import ClientSettings
 
 __all__ = ["VllmServerEmbedder"]
 
@@ -35,9 +34,6 @@ class VllmServerEmbedder(VllmServers, EmbedOptions):
         options = FleetOptions(self.model, body(self.model, ["yes"]), check_models=True)
         fleet = Fleet(urls, transport, options, client, clock)
         return ServedEncoder(self, instruction, fleet, _by_server, batch_size=self.batch_size, slots=slots)
-
-    async def probe(self, client: ClientSettings, instruction: str) -> list[ProbeResult]:
-        return await probed(self.open(client, instruction))
 
 
 def _by_server(text: str, attempt: int) -> tuple[str, Mapping[str, Any]] | None:

@@ -8,8 +8,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from synth.servers.faults import TransientError, shown
-from synth.servers.fleet import Fleet
-from synth.servers.probe import probe_servers
+from synth.servers.fleet import Fleet, Served
 from synth.stage import ChatReply, ChatRequest, JsonSchema, ProbeResult
 
 
@@ -74,23 +73,21 @@ class ChatOptions(Protocol):
 
 
 def canary(options: ChatOptions) -> Mapping[str, Any]:
-    """The smallest request that makes the model work."""
     return options.frame([("user", "Say yes.")], 0, 1)
 
 
-class ServedChat:
+class ServedChat(Served):
     """A ChatModel over a fleet."""
 
     def __init__(self, options: ChatOptions, fleet: Fleet, slots: int, notify: Callable[[str], None]) -> None:
+        super().__init__(fleet)
         self.slots = slots
         self._options = options
-        self._fleet = fleet
         self._notify = notify
         self._names = {options.model, ""}
 
     @property
     def troubled(self) -> bool:
-        """Whether no server has answered since one failed."""
         return self._fleet.troubled
 
     async def complete(self, request: ChatRequest) -> ChatReply:
@@ -107,17 +104,13 @@ class ServedChat:
         """One result per server: reachable, what it serves, and whether replies follow a schema."""
         model = self._options.model
         results = []
-        for result in await probe_servers(self._fleet, self._examine):
+        for result in await super().probe():
             problems = result.problems
             if result.models and model not in result.models:
                 listed = ", ".join(result.models[:10])
                 problems = (*problems, f"does not list the model {model!r}; it lists {listed}.")
             results.append(replace(result, problems=problems))
         return results
-
-    async def close(self) -> None:
-        """Close every connection."""
-        await self._fleet.close()
 
     async def _examine(self, url: str) -> ProbeResult:
         shape = self._options.shape(_PROBE_SCHEMA, "probe")

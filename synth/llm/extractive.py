@@ -57,21 +57,17 @@ class Extractive(LlmStage):
         return passage in {query, "und"}
 
     def open(self, client: ClientSettings) -> ChatModel:  # noqa: ARG002 - every backend is opened alike; no server here
-        """Ready at once: there is nothing to connect to."""
         return _Baseline(self.model)
 
 
 @dataclass(frozen=True, slots=True)
 class _Baseline:
-    """Draws words and choices by seed and attempt."""
-
     name: str
     slots: int = 8
     """Nothing is waited for, so a few passages at a time keep one core busy."""
     troubled: bool = False
 
     async def complete(self, request: ChatRequest) -> ChatReply:
-        """A reply that depends on inputs, seed and attempt alone; a sentence of refusal where it cannot answer."""
         await asyncio.sleep(0)  # never waits for anything itself, so signals and writers get their turn here
         rng = random.Random(f"{request.seed}/{request.key.attempt}")  # noqa: S311 - sampling, not secrets
         return ChatReply(text=_answer(request.inputs, rng), finish_reason="stop", model=self.name)
@@ -91,7 +87,6 @@ def _answer(inputs: ConfigInputs | QueryInputs | JudgeInputs | NegativeInputs | 
 
 
 def _config(inputs: ConfigInputs, rng: random.Random) -> str:
-    """A drawn configuration that is not used yet, near personas first; a used one where no other is left."""
     found = inputs.candidates
     best = max(found.similarities, default=0.0)
     weights = {who: exp(_NEAR * (near - best)) for who, near in zip(found.personas, found.similarities, strict=True)}
@@ -122,7 +117,6 @@ def _folded(query: str) -> str:
 
 @lru_cache(maxsize=256)
 def _words(text: str) -> tuple[str, ...]:
-    """What stands between spaces, without marks around it, each once; texts without spaces in pieces."""
     text = "".join(each if each.isprintable() else " " for each in text)
     words: list[str] = []
     for run in re.findall(r"\w(?:\S*\w)?", text) or text.split():
@@ -152,7 +146,6 @@ def _draft(words: Sequence[str], asked: Requirement, end: str, rng: random.Rando
 
 
 def _joined(words: Sequence[str], chosen: Sequence[int]) -> str:
-    """Words with spaces between them, but none between pieces of a script that writes none."""
     text = ""
     for word in (words[n] for n in chosen):
         glued = text and _UNSPACED.match(text[-1]) and _UNSPACED.match(word)

@@ -14,7 +14,6 @@ from pydantic import Field, model_validator
 from synth.errors import JobError, RequestRejected
 from synth.llama import SHIPPED, ModelFile, find_model, load_server
 from synth.prompts import neutralise
-from synth.servers.probe import probed
 from synth.stage import (
     ChatReply,
     ChatRequest,
@@ -73,9 +72,6 @@ class LlamaCpp(LlmStage):
     def open(self, client: ClientSettings) -> LlamaChat:  # noqa: ARG002 - every backend is opened alike; no server here
         """A ChatModel that loads the file at its first request."""
         return LlamaChat(self)
-
-    async def probe(self, client: ClientSettings) -> list[ProbeResult]:
-        return await probed(self.open(client))
 
 
 @dataclass(slots=True)

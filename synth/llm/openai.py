@@ -10,9 +10,8 @@ from pydantic import Field
 from synth.llm._served import ServedChat, canary
 from synth.servers.fleet import Fleet, FleetOptions
 from synth.servers.limiter import Clock, SystemClock
-from synth.servers.probe import probed
 from synth.servers.sdk import Provider, SdkTransport
-from synth.stage import ClientSettings, JsonSchema, LlmStage, ProbeResult
+from synth.stage import ClientSettings, JsonSchema, LlmStage
 
 __all__ = ["OpenAI"]
 
@@ -43,9 +42,6 @@ class OpenAI(Provider, LlmStage):
         transport = SdkTransport(self, "chat", client.request_timeout, slots + 1, clock)
         options = FleetOptions(self.model, canary(self), check_models=False, blame_job_first=True)
         return ServedChat(self, Fleet(self.urls(), transport, options, client, clock), slots, client.notify)
-
-    async def probe(self, client: ClientSettings) -> list[ProbeResult]:
-        return await probed(self.open(client))
 
     def frame(self, messages: Sequence[tuple[str, str]], seed: int, max_tokens: int) -> dict[str, Any]:
         """The arguments of `create` without a schema. The seed is folded to 31 bits: many servers read a C int."""

@@ -9,7 +9,6 @@ from pydantic import Field, field_validator
 
 from synth.errors import JobError, RequestRejected, ServerUnavailable
 from synth.servers.faults import is_too_long
-from synth.servers.probe import probed
 from synth.stage import ChatReply, ChatRequest, ClientSettings, LlmStage, ProbeResult
 
 if TYPE_CHECKING:
@@ -52,11 +51,7 @@ class VllmEngine(LlmStage):
         return self.tensor_parallel_size
 
     def open(self, client: ClientSettings) -> EngineChat:
-        """A ChatModel that loads the engine at its first request."""
         return EngineChat(self, client)
-
-    async def probe(self, client: ClientSettings) -> list[ProbeResult]:
-        return await probed(self.open(client))
 
 
 class EngineChat:
@@ -102,7 +97,6 @@ class EngineChat:
         return [ProbeResult(name, reachable=True, models=(name,), max_model_len=engine.model_config.max_model_len)]
 
     async def close(self) -> None:
-        """Stop the engine and its processes."""
         if self._engine is not None:
             self._engine.shutdown()
             self._engine = None

@@ -11,8 +11,7 @@ from synth.llm._served import ServedChat, canary
 from synth.servers.fleet import Fleet, FleetOptions
 from synth.servers.http import HttpTransport, VllmServers
 from synth.servers.limiter import Clock, SystemClock
-from synth.servers.probe import probed
-from synth.stage import ClientSettings, JsonSchema, LlmStage, ProbeResult
+from synth.stage import ClientSettings, JsonSchema, LlmStage
 
 __all__ = ["VllmServer"]
 
@@ -61,9 +60,6 @@ class VllmServer(VllmServers, LlmStage):
         )
         return ServedChat(self, Fleet(urls, transport, options, client, clock), slots, client.notify)
 
-    async def probe(self, client: ClientSettings) -> list[ProbeResult]:
-        return await probed(self.open(client))
-
     def frame(self, messages: Sequence[tuple[str, str]], seed: int, max_tokens: int) -> dict[str, Any]:
         """The request without a schema; all sampling values are sent, because vLLM fills gaps from the model's own."""
         return {
@@ -80,6 +76,5 @@ class VllmServer(VllmServers, LlmStage):
         }
 
     def shape(self, schema: JsonSchema, name: str) -> dict[str, Any]:
-        """The fields that make a reply follow a schema."""
         wanted = {"name": name, "schema": schema, "strict": True}
         return {"response_format": {"type": "json_schema", "json_schema": wanted}}

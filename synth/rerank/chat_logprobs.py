@@ -14,11 +14,10 @@ from pydantic import Field
 from synth.batching import PairBatches, Pairs
 from synth.errors import RequestRejected
 from synth.prompts import neutralise
-from synth.rerank._probe import PROBE_PAIRS, judge
 from synth.servers.faults import TransientError, shown
-from synth.servers.fleet import Fleet, FleetOptions
+from synth.servers.fleet import Fleet, FleetOptions, Served
 from synth.servers.limiter import Clock, SystemClock
-from synth.servers.probe import probe_servers, probed
+from synth.servers.probe import PROBE_PAIRS, judge
 from synth.servers.sdk import Provider, SdkTransport
 from synth.stage import ClientSettings, ProbeResult, RerankStage
 
@@ -64,11 +63,7 @@ class ChatLogprobsReranker(Provider, RerankStage):
         fleet = Fleet(self.urls(), transport, FleetOptions(self.model, canary, check_models=False), client, clock)
         return ChatReranker(self, instruction, fleet, slots, client)
 
-    async def probe(self, client: ClientSettings, instruction: str) -> list[ProbeResult]:
-        return await probed(self.open(client, instruction))
-
     def body(self, query: str, document: str, instruction: str, listed: int) -> dict[str, Any]:
-        """The request for one pair."""
         asked = f"<Instruct>: {instruction}\n<Query>: {neutralise(query)[0]}\n<Document>: {neutralise(document)[0]}"
         return {
             "model": self.model,
@@ -81,7 +76,7 @@ class ChatLogprobsReranker(Provider, RerankStage):
         }
 
 
-class ChatReranker:
+class ChatReranker(Served):
     """A Reranker over one chat server, a pair a request."""
 
     batch_size = 1
@@ -89,29 +84,19 @@ class ChatReranker:
     def __init__(
         self, options: ChatLogprobsReranker, instruction: str, fleet: Fleet, slots: int, client: ClientSettings
     ) -> None:
+        super().__init__(fleet)
         self._options = options
         self._instruction = instruction
-        self._fleet = fleet
         self._batches = PairBatches(self._ask, self.batch_size, slots, client.notify)
 
     async def score(self, pairs: Pairs) -> NDArray[np.float64]:
-        """P(yes) of each (query, document), NaN when the model gives no clear answer. Raises as Fleet.call."""
         return await self._batches.score(pairs)
 
-    async def probe(self) -> list[ProbeResult]:
-        """One result: the server is reachable, and its scores are meaningful."""
+    async def _examine(self, url: str) -> ProbeResult:
+        async def send(body: Mapping[str, Any]) -> Mapping[str, float]:
+            return _first_token(await self._fleet.transport.send(url, body))
 
-        async def examine(url: str) -> ProbeResult:
-            async def send(body: Mapping[str, Any]) -> Mapping[str, float]:
-                return _first_token(await self._fleet.transport.send(url, body))
-
-            return judge(shown(url), [await self._verdict(pair, send) for pair in PROBE_PAIRS])
-
-        return await probe_servers(self._fleet, examine)
-
-    async def close(self) -> None:
-        """Close every connection."""
-        await self._fleet.close()
+        return judge(shown(url), [await self._verdict(pair, send) for pair in PROBE_PAIRS])
 
     async def _ask(self, pairs: Pairs) -> list[float]:
         affinity = zlib.crc32(pairs[0][1].encode("utf-8", "replace"))

@@ -12,8 +12,7 @@ from pydantic import Field
 from synth.batching import Pairs
 from synth.errors import JobError
 from synth.process import OneThread
-from synth.rerank._probe import PROBE_PAIRS, judge
-from synth.servers.probe import probed
+from synth.servers.probe import PROBE_PAIRS, judge
 from synth.stage import ClientSettings, ProbeResult, RerankStage
 
 if TYPE_CHECKING:
@@ -46,11 +45,7 @@ class CrossEncoderReranker(RerankStage):
         return int((self.device or "").startswith("cuda"))
 
     def open(self, client: ClientSettings, instruction: str) -> LocalReranker:  # noqa: ARG002 - the seam's signature
-        """A Reranker that loads the model at its first use."""
         return LocalReranker(self)
-
-    async def probe(self, client: ClientSettings, instruction: str) -> list[ProbeResult]:
-        return await probed(self.open(client, instruction))
 
 
 class LocalReranker:
@@ -63,16 +58,13 @@ class LocalReranker:
         self._model: CrossEncoder | None = None
 
     async def score(self, pairs: Pairs) -> NDArray[np.float64]:
-        """Sigmoid of the model's logit for each (query, document). Raises JobError when it cannot be loaded."""
         return await self._thread.run(self._score, list(pairs))
 
     async def probe(self) -> list[ProbeResult]:
-        """One result: the model loads, and its scores are meaningful. Raises as `score`."""
         name = self._options.model
         return [replace(judge(name, (await self.score(PROBE_PAIRS)).tolist()), models=(name,))]
 
     async def close(self) -> None:
-        """Release the model."""
         self._model = None
         self._thread.close()
 

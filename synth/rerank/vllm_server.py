@@ -12,12 +12,11 @@ from pydantic import Field
 
 from synth.batching import PairBatches, Pairs
 from synth.prompts import neutralise
-from synth.rerank._probe import PROBE_PAIRS, judge
 from synth.servers.faults import TransientError, shown
-from synth.servers.fleet import Fleet, FleetOptions
+from synth.servers.fleet import Fleet, FleetOptions, Served
 from synth.servers.http import HttpTransport, VllmServers
 from synth.servers.limiter import Clock, SystemClock
-from synth.servers.probe import probe_servers, probed
+from synth.servers.probe import PROBE_PAIRS, judge
 from synth.stage import ClientSettings, ProbeResult, RerankStage
 
 __all__ = ["VllmServerReranker"]
@@ -53,9 +52,6 @@ class VllmServerReranker(VllmServers, RerankStage):
         options = FleetOptions(self.model, self.body([("yes", "yes")], instruction), check_models=True)
         return ServedReranker(self, instruction, Fleet(urls, transport, options, client, clock), slots, client)
 
-    async def probe(self, client: ClientSettings, instruction: str) -> list[ProbeResult]:
-        return await probed(self.open(client, instruction))
-
     def body(self, pairs: Pairs, instruction: str) -> dict[str, Any]:
         """The request for some pairs; control tokens in the texts are broken up, the template's own stay."""
         body: dict[str, Any] = {
@@ -69,34 +65,24 @@ class VllmServerReranker(VllmServers, RerankStage):
         return body
 
 
-class ServedReranker:
+class ServedReranker(Served):
     """A Reranker over a fleet."""
 
     def __init__(
         self, options: VllmServerReranker, instruction: str, fleet: Fleet, slots: int, client: ClientSettings
     ) -> None:
+        super().__init__(fleet)
         self.batch_size = options.batch_size
         self._options = options
         self._instruction = instruction
-        self._fleet = fleet
         self._batches = PairBatches(self._ask, options.batch_size, slots, client.notify)
 
     async def score(self, pairs: Pairs) -> NDArray[np.float64]:
-        """P(yes) of each (query, document), NaN for a pair that the server refuses. Raises as Fleet.call."""
         return await self._batches.score(pairs)
 
-    async def probe(self) -> list[ProbeResult]:
-        """One result per server: reachable, and whether its scores are meaningful."""
-
-        async def examine(url: str) -> ProbeResult:
-            answer = await self._fleet.transport.send(url, self._options.body(PROBE_PAIRS, self._instruction))
-            return judge(shown(url), _scores(answer, len(PROBE_PAIRS)))
-
-        return await probe_servers(self._fleet, examine)
-
-    async def close(self) -> None:
-        """Close every connection."""
-        await self._fleet.close()
+    async def _examine(self, url: str) -> ProbeResult:
+        answer = await self._fleet.transport.send(url, self._options.body(PROBE_PAIRS, self._instruction))
+        return judge(shown(url), _scores(answer, len(PROBE_PAIRS)))
 
     async def _ask(self, pairs: Pairs) -> list[float]:
         affinity = zlib.crc32(pairs[0][1].encode("utf-8", "replace"))

@@ -154,11 +154,9 @@ class ScorerHooks(Stage):
         return 0
 
     def named_outputs(self) -> tuple[tuple[str, ScoreColumn], ...]:
-        """Every column with its name in this job."""
         return tuple((self.column_name(output.name), output) for output in self.outputs)
 
     def columns(self) -> pa.Schema:
-        """Schema of the table that `score` returns."""
         return pa.schema([(name, output.type) for name, output in self.named_outputs()])
 
     def column_name(self, name: str) -> str:

@@ -121,7 +121,6 @@ def cosines(table: pa.Table, query: str, passage: str) -> tuple[NDArray[np.float
 
 
 def _exact(rows: NDArray[np.floating], room: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The rows in double precision, in the first rows of `room`."""
     exact = room[: len(rows)]
     np.copyto(exact, rows)
     return exact

@@ -193,21 +193,18 @@ class Contamination(Scorer):
     """Similarity from which a text counts as nearly equal."""
 
     def at(self, base: Path) -> Self:
-        """With its files where the job has them."""
         return self.model_copy(update={"files": tuple(str(base / Path(name).expanduser()) for name in self.files)})
 
     def identity(self) -> dict[str, Any]:
-        """The options, with what the files hold in place of where they lie. Raises JobError, InputError."""
         return super().identity() | {"files": [file.sha256 for file in described(self.files)]}
 
     def require(self) -> None:
-        """Read its files to their ends. Raises JobError, InputError, SystemFault."""
         for file in described(self.files):
             for _ in rows(file, self.column):
                 pass
 
     async def score(self, batch: PairBatch, services: Services) -> pa.Table:  # noqa: ARG002 - needs no service
-        """Look each text up. Raises InputError for a file that cannot be read to its end."""
+        """Raises InputError for a file that cannot be read to its end."""
         holdout = _holdout(tuple(described(self.files)), self.column, self.ngram, self.jaccard)
         texts = batch.texts(self.of)
         found = {text: holdout.overlap(text) for text in dict.fromkeys(texts)}

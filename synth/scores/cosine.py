@@ -55,12 +55,10 @@ class Cosine(Scorer):
 
     @property
     def brings(self) -> frozenset[str]:
-        """The encoder, where the data bring the vectors."""
         return frozenset() if self.query_vector is None else frozenset({"encoder"})
 
     @property
     def reads(self) -> tuple[str, ...] | None:
-        """With vectors in the data, those and the passage; else all."""
         if self.query_vector is None or self.passage_vector is None:
             return None
         return "passage", self.query_vector, self.passage_vector
@@ -111,7 +109,6 @@ class Cosine(Scorer):
 
 
 def _known(values: NDArray[Any], unknown: NDArray[np.bool_]) -> pa.Array:
-    """The values, null where one of their texts has no vector."""
     return pa.array(values, mask=unknown)
 
 
@@ -144,7 +141,6 @@ async def _encode(
 
 
 def _rows(texts: Sequence[str], distinct: Sequence[str]) -> NDArray[np.intp]:
-    """For each text its row in `distinct`, which must hold it."""
     row = {text: n for n, text in enumerate(distinct)}
     return np.fromiter((row[text] for text in texts), np.intp, len(texts))
 
@@ -152,7 +148,6 @@ def _rows(texts: Sequence[str], distinct: Sequence[str]) -> NDArray[np.intp]:
 def _cosines(
     asked: Encoded, documents: Encoded, left: NDArray[np.intp], *rights: NDArray[np.intp]
 ) -> list[NDArray[np.float64]]:
-    """Cosines of the queries `left` with the documents of each of `rights`, a block at a time."""
     found = [np.empty(len(left)) for _ in rights]
     rows = max(1, _BLOCK // asked.vectors.shape[1])
     for start in range(0, len(left), rows):

@@ -67,7 +67,6 @@ class JudgePrompt:
 
     @classmethod
     def load(cls, name: str) -> JudgePrompt:
-        """The templates of a shipped folder or one of the user's. Raises JobError."""
         folder = find("prompts", name, Path.cwd())
         try:
             return cls(folder, {file: (folder / file).read_bytes() for file in _FILES})
@@ -144,22 +143,18 @@ class Judge(Scorer):
     """Of the sampling, together with the pair's place and the attempt."""
 
     def at(self, base: Path) -> Self:
-        """With a folder of templates where the job has it, unless it is the shipped one."""
         own = base / Path(self.prompts).expanduser()
         return self.model_copy(update={"prompts": str(own)}) if own.is_dir() else self
 
     def identity(self) -> dict[str, Any]:
-        """The options, with the templates as they are and without where the model runs."""
         own = None if self.llm is None else stage_identity(self.llm)
         return super().identity() | {"llm": own, "prompts": JudgePrompt.load(self.prompts).sha256}
 
     @property
     def brings(self) -> frozenset[str]:
-        """Its own model, if it has one."""
         return frozenset() if self.llm is None else self.needs
 
     def open(self, client: ClientSettings, instruction: str) -> Mapping[str, ChatModel]:  # noqa: ARG002 - has its own
-        """The model of `llm`, if it is given."""
         return {} if self.llm is None else {"chat": self.llm.open(client)}
 
     async def score(self, batch: PairBatch, services: Services) -> pa.Table:

@@ -59,7 +59,6 @@ class Forest:
         return member
 
     def join(self, a: int, b: int) -> None:
-        """Make two sets one."""
         low, high = sorted((self.find(a), self.find(b)))
         self._parent[high] = low
 
@@ -157,11 +156,10 @@ class NearDuplicate(Scorer):
         return pairs * _PAIR_BYTES
 
     async def build(self, source: PassSource, folder: Path, services: Services) -> None:  # noqa: ARG002 - needs no service
-        """Hash the texts shard by shard, then join them band by band. Raises InputError at a null, SystemFault."""
         await asyncio.to_thread(self._build, source, Index(folder))
 
     async def score(self, batch: PairBatch, services: Services) -> pa.Table:  # noqa: ARG002 - needs no service
-        """The clusters of the batch's pairs, read from the index. Raises OutputError where it is unfinished."""
+        """The clusters of the batch's pairs. Raises OutputError where the index is unfinished."""
         if batch.index is None:
             raise SynthError("near_duplicate: scored before its index was built.")
         index = Index(batch.index)

@@ -32,16 +32,13 @@ class RerankerScore(Scorer):
     """What a good passage does for the query, one English sentence; null takes the task's."""
 
     def identity(self) -> dict[str, Any]:
-        """The options, without where the model runs."""
         return super().identity() | {"model": stage_identity(self.model)}
 
     @property
     def brings(self) -> frozenset[str]:
-        """Its reranker."""
         return self.needs
 
     def open(self, client: ClientSettings, instruction: str) -> Mapping[str, Reranker]:
-        """The reranker with its own instruction or else the task's."""
         return {"reranker": self.model.open(client, self.instruction or instruction)}
 
     async def score(self, batch: PairBatch, services: Services) -> pa.Table:

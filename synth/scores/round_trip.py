@@ -111,7 +111,6 @@ class _Passages:
         self._digests = np.concatenate([np.empty((0, _WORDS), "<u8"), *digests])
 
     def rows(self, texts: list[str]) -> NDArray[np.int64]:
-        """The row of each text. Raises OutputError where one is not in the index."""
         wanted = [_digest(text) for text in texts]
         starts = np.frombuffer(b"".join(wanted), "<u8")[::_WORDS]
         candidates = np.flatnonzero(np.isin(self._digests[:, 0], starts))
@@ -125,7 +124,6 @@ class _Passages:
             ) from exc
 
     def blocks(self) -> Iterator[tuple[int, NDArray[np.float16]]]:
-        """(first row, vectors as stored) of the whole index."""
         first = 0
         for number, count in self._parts:
             vectors = self._index.get(part("vectors", number), "<f2", self.width)
@@ -134,7 +132,6 @@ class _Passages:
             first += count
 
     def gather(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
-        """Vectors of some rows, as stored."""
         found = np.empty((len(rows), self.width), "<f2")
         ends = np.cumsum([count for _, count in self._parts])
         places = np.searchsorted(ends, rows, side="right")
@@ -145,7 +142,6 @@ class _Passages:
 
 
 def _search(passages: _Passages, queries: NDArray[np.float32], texts: list[str]) -> tuple[pa.Array, pa.Array]:
-    """Rank and margin of each query's own passage."""
     rows = passages.rows(texts)
     unknown = ~(queries.any(axis=1) & passages.gather(rows).any(axis=1))
     own = products(queries, np.arange(len(rows)), passages, rows)

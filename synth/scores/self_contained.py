@@ -41,7 +41,6 @@ class Deictic(BaseModel):
 
 @cache
 def deictic() -> re.Pattern[str]:
-    """Finds an expression of any language in a casefolded text."""
     languages = TypeAdapter(dict[str, Deictic]).validate_python(yaml.safe_load(_FILE.read_text(encoding="utf-8")))
     return re.compile("|".join(map(_expression, languages.values())))
 
@@ -75,6 +74,5 @@ class SelfContained(Scorer):
     outputs = (ScoreColumn("self_contained", pa.bool_(), missing="keep"),)
 
     async def score(self, batch: PairBatch, services: Services) -> pa.Table:  # noqa: ARG002 - needs no service
-        """Look for such expressions in each query, casefolded and with single spaces."""
         found = deictic()
         return self.table([found.search(" ".join(query.split()).casefold()) is None for query in batch.texts("query")])

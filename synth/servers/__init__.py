@@ -6,5 +6,5 @@ pool     which server is next: affinity, servers that are down, the outage clock
 fleet    one model on interchangeable servers, with the retry policy
 http     JSON over aiohttp, for vLLM's own servers
 sdk      the openai package, for every other provider
-probe    what `synth check` finds out about a server
+probe    texts by which `synth check` tells a meaningful score from noise
 """

@@ -247,7 +247,6 @@ def _error_object(body: bytes) -> Mapping[str, Any]:
 
 
 def is_too_long(text: str) -> bool:
-    """Whether an error message is about a prompt that does not fit the model."""
     return _TOO_LONG_TEXT.search(text) is not None
 
 

@@ -9,18 +9,19 @@ our own (canaries) show whether the server is healthy.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import random
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from synth.errors import RequestRejected, ServerRefused
-from synth.servers.faults import Kind, NotFoundError, TransientError, shown
+from synth.errors import RequestRejected, ServerRefused, SynthError
+from synth.servers.faults import Kind, NotFoundError, TransientError, is_loopback, shown
 from synth.servers.limiter import AdaptiveLimit, Clock, Load
 from synth.servers.pool import MAX_PAUSE, Engines, Pool, Server
-from synth.stage import ClientSettings
+from synth.stage import ClientSettings, ProbeResult
 
 T = TypeVar("T")
 
@@ -107,7 +108,6 @@ class Fleet:
 
     @property
     def troubled(self) -> bool:
-        """Whether no server has answered since one failed; then `limits.outage` or `limits.startup` counts."""
         return self._pool.remaining() < math.inf
 
     async def call(self, body: Mapping[str, Any], affinity: int, read: Callable[[Any], T]) -> T:
@@ -144,12 +144,10 @@ class Fleet:
         return [_card(entry) for entry in data or [] if isinstance(entry, dict)]
 
     async def engines(self, url: str) -> int | None:
-        """Data-parallel engines behind a URL, None when the server does not report them."""
         load = await self._options.load(url) if self._options.load is not None else None
         return load.engines if load is not None else None
 
     async def close(self) -> None:
-        """Close every connection."""
         for server in self._pool.servers:
             server.rate.close()
         await self.transport.close()
@@ -235,7 +233,6 @@ class Fleet:
             self._pool.answered(server)
 
     def _wait(self, error: BaseException | None, history: _History) -> float:
-        """Seconds before the next attempt."""
         if not isinstance(error, TransientError):
             raise TypeError("only a TransientError is retried")
         if error.kind in {"unreachable", "denied"} and self._pool.has_ready():
@@ -283,6 +280,44 @@ class Fleet:
                 "Check the base URL, and that the server was started for this kind of model.",
             )
         return _other_models(url, self.model, cards)
+
+
+class Served:
+    """Base of the models behind a fleet."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    async def probe(self) -> list[ProbeResult]:
+        """One result per server: what it serves, and what `_examine` finds."""
+        return list(await asyncio.gather(*map(self._probe, self._fleet.urls)))
+
+    async def close(self) -> None:
+        await self._fleet.close()
+
+    async def _examine(self, url: str) -> ProbeResult:
+        """What the answers to a few requests show."""
+        raise NotImplementedError
+
+    async def _probe(self, url: str) -> ProbeResult:
+        fleet, remote = self._fleet, not is_loopback(url)
+        try:
+            cards = await fleet.models(url)
+            found = await self._examine(url)
+        except (NotFoundError, TransientError, SynthError) as exc:
+            problem = str(exc)
+            if isinstance(exc, NotFoundError):
+                asked = f"(POST {fleet.transport.path}) for the model {fleet.model!r}"
+                problem += f" {asked}: was the server started for this kind of model?"
+            answered = isinstance(exc, NotFoundError | RequestRejected)
+            return ProbeResult(shown(url), reachable=answered, problems=(problem,), remote=remote)
+        return replace(
+            found,
+            models=tuple(card.id for card in cards),
+            max_model_len=next((card.max_model_len for card in cards if card.id == fleet.model), None),
+            version=await fleet.transport.version(url),
+            remote=remote,
+        )
 
 
 def _read(answer: Any, read: Callable[[Any], T], server: Server) -> T:

@@ -106,7 +106,6 @@ class VllmServers(ServerAuth):
         return value
 
     def urls(self) -> list[str]:
-        """The base URL of each server."""
         return expand_urls(self.base_urls)
 
 
@@ -132,7 +131,6 @@ class HttpTransport:
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
 
     async def send(self, url: str, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Any:
-        """The JSON of the answer to one request."""
         answer = await self._exchange(url, url + self.path, self._timeout, _as_json(body), headers)
         return parse_json(answer, shown(url))
 
@@ -150,7 +148,6 @@ class HttpTransport:
         return version if isinstance(version, str) else None
 
     async def load(self, url: str) -> Load | None:
-        """What `/metrics` of a vLLM server reports, None when there is nothing to read."""
         try:
             answer = await self._get(url, url.removesuffix("/v1") + "/metrics")
         except (NotFoundError, TransientError, SynthError):

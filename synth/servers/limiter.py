@@ -31,15 +31,12 @@ class SystemClock:
     """The machine's own clocks."""
 
     def now(self) -> float:
-        """Monotonic seconds."""
         return time.monotonic()
 
     def wall(self) -> float:
-        """Seconds since 1970, UTC."""
         return time.time()
 
     async def sleep(self, seconds: float) -> None:
-        """Wait that long."""
         await asyncio.sleep(seconds)
 
 
@@ -98,7 +95,6 @@ class Limiter:
 
     @property
     def load(self) -> float:
-        """Requests in flight and waiting, as a share of the limit if there is one."""
         return (self.in_flight + len(self._continued)) / (self.limit or 1)
 
     @property
@@ -113,7 +109,6 @@ class Limiter:
         return True
 
     def release(self) -> None:
-        """Give the room back."""
         self.in_flight -= 1
         self._admit()
 
@@ -220,7 +215,6 @@ class AdaptiveLimit:
             self._set(self._limit + (1 / self._limit if self._was_saturated else 1.0))
 
     def refused(self) -> None:
-        """The server refused a request because it has too many."""
         now = self._clock.now()
         if self._most is not None and now - self._cut_at >= _CUT_SECONDS:
             self._cut_at, self._was_saturated = now, True
@@ -245,7 +239,6 @@ class AdaptiveLimit:
         self.limiter.was_full = self.limiter.full
 
     def close(self) -> None:
-        """Cancel a reading that is under way."""
         if self._fetching is not None:
             self._fetching.cancel()
 

@@ -122,7 +122,6 @@ class Pool:
             self._homes.popitem(last=False)
 
     def has_ready(self) -> bool:
-        """Whether some server may be called now."""
         return bool(self._ready(self._clock.now()))
 
     def answered(self, server: Server, *, usable: bool = True) -> None:
@@ -250,7 +249,6 @@ class Engines:
         self._homes: OrderedDict[int, tuple[str, int]] = OrderedDict()
 
     def set_count(self, url: str, count: int) -> None:
-        """Set the number of engines behind a URL."""
         self._in_flight[url] = [0] * count
 
     def acquire(self, url: str, affinity: int) -> int | None:
@@ -268,7 +266,6 @@ class Engines:
         return engine
 
     def release(self, url: str, engine: int) -> None:
-        """A request to this engine has ended."""
         in_flight = self._in_flight[url]
         if engine < len(in_flight):  # fewer engines after a restart
             in_flight[engine] = max(0, in_flight[engine] - 1)

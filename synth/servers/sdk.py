@@ -71,7 +71,6 @@ class Provider(ServerAuth):
         return value
 
     def urls(self) -> list[str]:
-        """The one base URL."""
         return expand_urls([self.base_url or _OPENAI])
 
     def key(self) -> SecretStr | None:
@@ -115,16 +114,13 @@ class SdkTransport:
         return await self._exchange(asked, shown(url), self._timeout)
 
     async def models(self, url: str) -> Any:
-        """The JSON of `/models`, within 30 s."""
         listed: Any = self._connected().models.with_raw_response.list(extra_headers=dict(self._extra_headers))
         return await self._exchange(listed, shown(url), min(GET_TIMEOUT, self._timeout))
 
     async def version(self, url: str) -> str | None:  # noqa: ARG002 - the seam's signature
-        """None: only vLLM reports a version."""
         return None
 
     async def close(self) -> None:
-        """Close all connections."""
         if self._client is not None:
             await self._client.close()
             self._client = None

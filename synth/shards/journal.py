@@ -41,7 +41,6 @@ class Journal:
         return key in self._records
 
     def get(self, key: str) -> dict[str, Any] | None:
-        """The record of `key`, None when it was never finished."""
         return self._records.get(key)
 
     def items(self) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -69,7 +68,6 @@ class Journal:
         self._records[key] = value
 
     def drop(self) -> None:
-        """Remove the journal, once its shard is committed. Raises SystemFault."""
         try:
             remove(self.path)
         finally:
@@ -138,7 +136,6 @@ def _lock(descriptor: int) -> bool:
 
 
 def _is_open(descriptor: int, path: Path, shard: Path) -> bool:
-    """Whether the locked file still is the journal, and its shard still to be made."""
     try:
         # A finisher may have removed the name between our open and our lock: then we hold a lock on nothing.
         if os.fstat(descriptor).st_ino != os.lstat(path).st_ino:

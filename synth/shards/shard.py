@@ -53,7 +53,6 @@ class ShardMeta(Origin):
     format: int = FORMAT
 
     def to_keys(self) -> dict[str, str]:
-        """As Parquet key-values, always in this order."""
         return {
             "synth.format": str(self.format),
             "synth.identity": self.identity,
@@ -155,7 +154,6 @@ def decode(content: bytes, path: Path) -> pa.Table:
 
 
 def damaged(path: Path, why: object) -> OutputError:
-    """The error for a shard that is not what was committed."""
     return OutputError(
         f"{path}: is damaged ({str(why).splitlines()[0] if str(why) else why!r}).",
         "Check that disk, remove the file and run the job again: only this shard is made again.",

@@ -79,20 +79,16 @@ class Tree:
         return self.root.joinpath(*folders, name)
 
     def create_once(self, final: Path, content: bytes) -> bool:
-        """`disk.create_once` through this tree's `tmp/`."""
         return disk.create_once(self.make("tmp"), final, content)
 
     def replace(self, final: Path, content: bytes) -> None:
-        """`disk.replace` through this tree's `tmp/`."""
         disk.replace(self.make("tmp"), final, content)
 
     def link_once(self, source: Path, final: Path) -> None:
-        """`disk.link_once` through this tree's `tmp/`."""
         disk.link_once(self.make("tmp"), source, final)
 
 
 def _make_root(path: Path) -> None:
-    """Make the folder and those above it, as far as they are missing."""
     missing: list[Path] = []
     while not disk.exists(path):
         missing.append(path)
@@ -128,11 +124,9 @@ class StepFolder:
         self._checksums = tree.checksums.setdefault(self._place, {})
 
     def file(self, index: int) -> Path:
-        """Path of a shard, done or not."""
         return self.path / f"{_digits(index)}.parquet"
 
     def done(self) -> set[int]:
-        """Indexes of all finished shards, by one listing. Raises OutputError, SystemFault."""
         return set(_listed(self.path, _SHARD).values())
 
     def first(self) -> int | None:
@@ -164,7 +158,6 @@ class StepFolder:
         return table.replace_schema_metadata(None)
 
     def schema(self, index: int) -> pa.Schema:
-        """Names and types of a shard's columns, from its footer alone. Raises OutputError, SystemFault."""
         with readable(self.file(index)) as file:
             return pq.read_schema(file)
 

@@ -9,7 +9,7 @@ import pytest
 
 from synth.errors import JobError
 from synth.registry import find
-from synth.rerank._probe import PROBE_PAIRS
+from synth.servers.probe import PROBE_PAIRS
 from synth.stage import ClientSettings
 
 pytestmark = pytest.mark.slow

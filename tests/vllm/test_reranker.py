@@ -15,8 +15,8 @@ import pytest
 from processes import Server
 
 from synth.registry import find
-from synth.rerank._probe import PROBE_PAIRS
 from synth.rerank.vllm_server import VllmServerReranker
+from synth.servers.probe import PROBE_PAIRS
 from synth.shipped import shipped
 from synth.stage import ClientSettings
 

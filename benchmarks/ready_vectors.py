@@ -22,12 +22,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from synth import job as jobs
 from synth import process
 from synth.document import Document
+from synth.job import build_job
 from synth.runners.local import AT_ONCE
-from synth.runs import run as runs
-from synth.runs.run import Run
+from synth.runs.run import OpenRun
 from synth.scores import PairBatch
 from synth.stage import Services
 from synth.steps import ingest, score
@@ -66,7 +65,7 @@ def data(path: Path, rows: int) -> None:
     writer.close()
 
 
-def opened(folder: Path, shard_size: int) -> Run:
+def opened(folder: Path, shard_size: int) -> OpenRun:
     ready = {"use": "cosine", "query_vector": "query_vec", "passage_vector": "passage_vec"}
     languages = {"query_language": "en", "passage_language": "en"}
     job = {
@@ -75,8 +74,8 @@ def opened(folder: Path, shard_size: int) -> Run:
         "keep": {},
         "run": {"shard_size": shard_size},
     }
-    found = jobs.build(Document("bench", job, {}, ()), (), base=folder)
-    return runs.start(found, folder / "out", sample=None, notify=lambda _: None)
+    found = build_job(Document("bench", job, {}, ()), (), base=folder)
+    return OpenRun.open(found, folder / "out", sample=None, notify=lambda _: None)
 
 
 def as_the_command_line() -> None:

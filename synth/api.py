@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar, copy_context
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -25,11 +26,10 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from synth import job as jobs
 from synth import pipeline
 from synth.document import Document
 from synth.errors import JobError, Stopped
-from synth.job import Job
+from synth.job import Job, build_job
 from synth.pipeline import Control, RunArgs, Target
 from synth.progress import Display
 from synth.results import export as exporting
@@ -43,7 +43,8 @@ from synth.rules import Rules
 from synth.runners import mining
 from synth.runners.local import StopRequest
 from synth.runners.progress import Counters
-from synth.runs import run as runs
+from synth.runs.history import History
+from synth.runs.run import OpenRun
 from synth.shards import OutputFolder
 from synth.steps import keep as keep_step
 from synth.steps import score as score_step
@@ -105,8 +106,8 @@ class Run:
     @property
     def summary(self) -> Summary:
         """Counts, shares and mixes, as `synth run` prints them."""
-        job = keep_step.under_the_rules_of_kept(self._job(), self._folder)
-        opened = runs.reopen(self._folder, job.rules)
+        opened = OpenRun.recorded(self._folder)
+        opened = replace(opened, job=keep_step.under_the_rules_of_kept(opened.job, self._folder))
         return summarise(opened, keep_step.default_view(opened, score_step.steps_of(opened)))
 
     def sweep(self, score: str = "cosine", **options: Any) -> Sweep:
@@ -134,8 +135,8 @@ class Run:
             say("")
 
     def _job(self) -> Job:
-
-        return runs.recorded_job(self._folder)
+        history = History.read(self._folder)
+        return history.job(history.last)
 
     def _scan(self, step: str) -> pl.LazyFrame:
 
@@ -391,7 +392,7 @@ class _Workspace:
 
     def run(self, name: str, spec: dict[str, Any], *, progress: bool) -> Run:
         """Run a job made of Python objects."""
-        job = jobs.build(Document(name, spec, {}, ()), (), base=Path.cwd())
+        job = build_job(Document(name, spec, {}, ()), (), base=Path.cwd())
         found = _run(Target(job, self._out), RunArgs(), progress=progress)
         found._workspace = self  # noqa: SLF001 - a temporary folder lives as long as its run
         return found

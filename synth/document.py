@@ -89,7 +89,7 @@ class Document:
         return f"{text.rstrip('.')}. {problem.cure}".rstrip()
 
 
-def load(path: Path) -> Document:
+def load_document(path: Path) -> Document:
     """Read one YAML file. Raises JobError when it cannot be read, is not a mapping, or exceeds a limit."""
     try:
         raw = path.read_bytes()
@@ -127,7 +127,7 @@ def parse(text: str, name: str) -> Document:
     return Document(name, data, lines, tuple(problems))
 
 
-def scalar(text: str, name: str) -> Any:
+def parse_scalar(text: str, name: str) -> Any:
     """The value of one `-s key=value`: any YAML value. Raises JobError if it is not YAML."""
     try:
         return _Loader(text).get_single_data()

@@ -20,9 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from synth.errors import JobError, OutputError, SystemFault
-from synth.runs import history
-from synth.runs import run as runs
-from synth.shards import OutputFolder
+from synth.runs.run import job_of
 from synth.shards.journal import locked
 from synth.steps import score
 from synth.verify.files import BODY, JOURNAL, Book, Layout, ShardFile, StepFiles, Unreadable, files_below, survey
@@ -164,8 +162,8 @@ class _Collector:
                 self._remove(path, "rejected rows that no shard names")
 
     def _scores(self) -> None:
-        job, _ = runs.job_of(self._root, [])
-        found = history.read_parts(OutputFolder.open(self._root))
+        job, history = job_of(self._root)
+        found = history.parts()
         kept = {step.name for step in score.steps(job, job.instruction, found.shards if found.several else None)}
         for view in [each for each in self._layout.views if not each.hidden and each.shards]:
             sources = score_folders(self._layout, view)

@@ -1,6 +1,6 @@
 """A job: one YAML file, checked as a whole before any model is called, and the identity that resume compares.
 
-`load` gives either a `Job` made of stages, or one JobError that lists every mistake with its line and its cure.
+`load_job` gives either a `Job` made of stages, or one JobError that lists every mistake with its line and its cure.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from synth import document as documents
 from synth import registry
-from synth.document import Document, KeyPath, Problem
+from synth.document import Document, KeyPath, Problem, load_document
 from synth.errors import JobError
 from synth.rules import Rules
 from synth.scores import Scorer
@@ -186,22 +185,22 @@ class Job:
         return self.file.model_dump(mode="json", by_alias=True, exclude=unused)
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> Job:
+def load_job(path: Path, overrides: Sequence[str] = ()) -> Job:
     """Read, override (`key.path=value`) and check a job file. Raises JobError naming every mistake."""
-    document = documents.load(path)
-    return build(document, overrides, base=Path.cwd())
+    document = load_document(path)
+    return build_job(document, overrides, base=Path.cwd())
 
 
-def from_json(
+def job_from_json(
     data: Mapping[str, Any], name: str, base: Path, overrides: Sequence[str] = (), code: Path | None = None
 ) -> Job:
     """The job that a `job.json` holds."""
-    return build(Document(name, dict(data), {}, (), code), overrides, base=base)
+    return build_job(Document(name, dict(data), {}, (), code), overrides, base=base)
 
 
-def build(document: Document, overrides: Sequence[str], base: Path) -> Job:
+def build_job(document: Document, overrides: Sequence[str], base: Path) -> Job:
     """Turn a parsed document into a job. Raises JobError with the problems of all sections."""
-    found = draft(document, overrides)
+    found = draft_job(document, overrides)
     if (job := found.job(base)) is None:
         _raise(document, found.problems)
     return job
@@ -238,7 +237,7 @@ class Draft:
         )
 
 
-def draft(document: Document, overrides: Sequence[str] = ()) -> Draft:
+def draft_job(document: Document, overrides: Sequence[str] = ()) -> Draft:
     """Check a parsed document section by section. Raises JobError only for an override that cannot be applied."""
     if not document.readable:
         return Draft(document, {}, None, {}, None, document.problems)

@@ -12,9 +12,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from synth import job as jobs
 from synth.errors import InputError, JobError, Stopped, SynthError, TooManyUnusable
-from synth.job import Job
+from synth.job import Job, load_job
 from synth.process import for_tables, give_back
 from synth.results.card import card
 from synth.results.summary import Summary, summarise
@@ -22,10 +21,8 @@ from synth.runners import local, workers
 from synth.runners.local import StopRequest
 from synth.runners.progress import Counters, Share
 from synth.runners.ray_cluster import Cluster
-from synth.runs import history
-from synth.runs import run as runs
-from synth.runs.run import Run
-from synth.shards import OutputFolder
+from synth.runs.history import History, read_rules
+from synth.runs.run import OpenRun, job_of
 from synth.shards.journal import turn
 from synth.steps import ingest, keep, score
 
@@ -42,6 +39,8 @@ class Target:
     job: Job
     out: Path
     sample: int | None = None
+    history: History | None = None
+    """What was read of the folder already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +92,7 @@ class Control:
 class Finished:
     """A run that came to its end, and what this process counted."""
 
-    run: Run
+    run: OpenRun
     summary: Summary
     counters: Counters
 
@@ -115,13 +114,12 @@ def resolve(path: Path, out: Path | None, settings: Sequence[str], sample: int |
     if path.is_dir():
         if sample is not None or out is not None:
             raise JobError(f"{path} is the folder of a run; -o and --sample go with a job file.")
-        job, kept = runs.job_of(path, settings)
-        opened = OutputFolder.open(path)
+        job, history = job_of(path, settings)
         sets_rules = any(setting.partition("=")[0].strip().partition(".")[0] == "keep" for setting in settings)
-        if not sets_rules and (history.read_rules(opened) or {"keep": None})["keep"] is None:
-            job = keep.under_the_rules_of_kept(job, opened)
-        return Target(job, path, kept)
-    job = jobs.load(path, settings)
+        if not sets_rules and (read_rules(history.folder) or {"keep": None})["keep"] is None:
+            job = keep.under_the_rules_of_kept(job, history.folder)
+        return Target(job, path, history.last.sample, history)
+    job = load_job(path, settings)
     folder = out or (Path(job.file.out) if job.file.out else Path("outputs") / path.stem)
     return Target(job, sample_folder(folder, sample), sample)
 
@@ -163,12 +161,13 @@ class _Pipeline:
     def run(self) -> Finished:
         """All passes: what is left of the run, then the items to be asked again."""
         target = self._target
-        opened = runs.start(
+        opened = OpenRun.open(
             target.job,
             target.out,
             sample=target.sample,
             notify=self._control.notify,
             go_on=self._args.continue_edited,
+            known=target.history,
         )
         keep.remember(opened)
         if opened.pairs:
@@ -182,7 +181,7 @@ class _Pipeline:
         opened.folder.replace_atomically("README.md", card(opened, summary).encode())
         return Finished(opened, summary, counters)
 
-    def _pass(self, opened: Run) -> Counters:
+    def _pass(self, opened: OpenRun) -> Counters:
         """Step 0, then everything after it. Raises InputError when there is nothing to do."""
         counters = Counters()
         with self._control.display(counters):
@@ -203,7 +202,7 @@ class _Pipeline:
             asyncio.run(self._work(opened, counts["shards"], counters))
         return counters
 
-    def _read(self, opened: Run, counters: Counters) -> Mapping[str, int]:
+    def _read(self, opened: OpenRun, counters: Counters) -> Mapping[str, int]:
         """Step 0, by one process at a time: the others find it done."""
 
         def reading(read: int, _rejected: int) -> None:
@@ -219,7 +218,7 @@ class _Pipeline:
             finally:
                 counters.reading = False
 
-    async def _work(self, opened: Run, shards: int, counters: Counters) -> None:
+    async def _work(self, opened: OpenRun, shards: int, counters: Counters) -> None:
         stop, cluster = StopRequest(), self._args.cluster
         count = min(self._args.workers or opened.job.run.workers * (cluster.nodes if cluster else 1), shards)
         share = Share(self._args.index, self._args.of, workers=count)
@@ -235,21 +234,19 @@ class _Pipeline:
                     await self._control.leave(exc)
                 raise
 
-    def _retried(self, opened: Run) -> Run | None:
+    def _retried(self, opened: OpenRun) -> OpenRun | None:
         """The run with a new revision that asks all rejected items again, None when there are none."""
-        items = ingest.rejected_items(opened.folder)
+        items = ingest.rejected_items(opened)
         if not items:
             self._control.notify("no rejected item is left to ask again")
             return None
-        before = history.last(opened.folder)
-        new = history.following(before, opened.job, before.settings, opened.inputs, items)
-        runs.append(opened, new)
-        self._control.notify(f"asking {len(items):,} rejected items again, as revision {new.number}")
-        return runs.under(opened, history.last(opened.folder))
+        again = opened.asking_again(items)
+        self._control.notify(f"asking {len(items):,} rejected items again, as revision {again.revision}")
+        return again
 
 
-def _retrying(opened: Run) -> bool:
+def _retrying(opened: OpenRun) -> bool:
     """Whether the last revision asks items again and has not finished: then this run resumes it."""
-    done = runs.totals(opened.folder)
+    done = opened.history.totals()
     complete = done is not None and len(opened.folder.step("generated").done()) >= done["shards"]
-    return bool(opened.retry) and not complete
+    return bool(opened.record.retry) and not complete

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
-from synth.document import KeyPath, Problem, scalar
+from synth.document import KeyPath, Problem, parse_scalar
 from synth.errors import JobError
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -169,7 +169,7 @@ def override(data: dict[str, Any], settings: Sequence[str]) -> dict[KeyPath, str
         if not equals or not dotted.strip():
             raise JobError(f"-s {setting}: expects key.path=value.", "For example -s corpus.path=data.jsonl")
         path = tuple(dotted.strip().split("."))
-        _put(data, path, plain(scalar(text, f"-s {dotted}")), setting)
+        _put(data, path, plain(parse_scalar(text, f"-s {dotted}")), setting)
         given[path] = text
     return given
 

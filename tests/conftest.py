@@ -6,7 +6,7 @@ import signal
 import pytest
 from loopback import Loopback
 
-from synth import job as jobs
+from synth.job import load_job
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -36,7 +36,7 @@ def job(tmp_path):
     def write(text, *settings):
         path = tmp_path / "job.yaml"
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        return jobs.load(path, settings)
+        return load_job(path, settings)
 
     return write
 

@@ -5,9 +5,9 @@ import json
 import pyarrow as pa
 import pytest
 
-from synth import job as jobs
 from synth.errors import JobError
-from synth.job import load
+from synth.job import job_from_json
+from synth.job import load_job as load
 from synth.scores import ScoreColumn, Scorer
 
 GOOD = """\
@@ -249,7 +249,7 @@ def test_a_job_survives_its_own_json(job):
         "  difficulties: null",
     )
     first = job(text, "limits.outage=30m", "personas.top_k=3")
-    again = jobs.from_json(json.loads(json.dumps(first.as_json())), "job.json", first.base)
+    again = job_from_json(json.loads(json.dumps(first.as_json())), "job.json", first.base)
     assert again.file == first.file
     assert again.task == first.task
     assert again.rules.canonical() == first.rules.canonical()

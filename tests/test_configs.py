@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from synth import job as jobs
 from synth.cli.init import init
 from synth.errors import JobError
+from synth.job import load_job
 from synth.prompts import Prompts, prompt_folder
 from synth.servers.faults import expand_urls
 from synth.shipped import find, shipped
@@ -31,7 +31,7 @@ def test_the_jobs_that_are_promised_are_there():
 @pytest.mark.parametrize("name", JOBS)
 def test_every_job_is_valid_and_finds_what_it_names(name, monkeypatch):
     monkeypatch.chdir(shipped("configs").parent)
-    job = jobs.load(shipped("configs", name))
+    job = load_job(shipped("configs", name))
     assert job.file.personas is None or find("personas", job.file.personas.path, job.base).is_file()
     Prompts.load(prompt_folder("retrieval"))
 
@@ -55,7 +55,7 @@ def _serve_lines(lines):
 
 
 def test_eight_gpus_are_seven_generators_and_an_embedder():
-    job = jobs.load(shipped("configs", "qwen3-32b-8gpu.yaml"))
+    job = load_job(shipped("configs", "qwen3-32b-8gpu.yaml"))
     assert len(expand_urls(job.llm.base_urls)) == 7
     assert len(expand_urls(job.embed.base_urls)) == 1
 
@@ -63,7 +63,7 @@ def test_eight_gpus_are_seven_generators_and_an_embedder():
 def test_the_template_becomes_a_valid_job_whatever_the_path(tmp_path):
     corpus = 'my "docs": 50% #1/*.jsonl'
     init(tmp_path / "job.yaml", corpus)
-    assert jobs.load(tmp_path / "job.yaml").corpora[0].path == corpus
+    assert load_job(tmp_path / "job.yaml").corpora[0].path == corpus
 
 
 @pytest.mark.parametrize("line", TEMPLATE.splitlines())
@@ -80,6 +80,6 @@ def test_every_commented_out_line_of_the_template_is_valid(line, tmp_path):
     job = text.replace(line, own) if indented else f"{without}\n{own}\n"
     (tmp_path / "job.yaml").write_text(job, "utf-8")
     try:
-        jobs.load(tmp_path / "job.yaml")
+        load_job(tmp_path / "job.yaml")
     except JobError as exc:
         pytest.fail(f"line {at + 1}: {own}: {exc}")

@@ -17,7 +17,7 @@ from synth.cli.filter import FilterArgs, target
 from synth.errors import InputError, JobError
 from synth.runners import local
 from synth.runners.progress import Counters
-from synth.runs import run as runs
+from synth.runs.run import OpenRun
 from synth.scores import PairBatch
 from synth.scores.cosine import Cosine
 from synth.shards import StepFolder
@@ -570,7 +570,7 @@ def test_the_progress_names_the_scorer_that_looks_at_the_whole_pass(place):
     data = jsonl(place / "mine.jsonl", [{"query": row["query"], "passage": row["passage"]} for row in rows(14)])
     scores = "scores=[{use: length}, {use: near_duplicate}, {use: near_duplicate, as: dup}]"
     made = target(FilterArgs([data]), None, place / "out", {}, [scores, *ENGLISH[1::2], "run.shard_size=5"], None)
-    opened = runs.start(made.job, made.out, sample=None, notify=print)
+    opened = OpenRun.open(made.job, made.out, sample=None, notify=print)
     phases = Phases()
     asyncio.run(local.work(opened, ingest.make(opened, lambda *_: None)["shards"], phases, local.StopRequest()))
     assert phases.told == ["reading", "scoring", "scoring by near_duplicate", "scoring by dup", "applying the rules"]

@@ -5,11 +5,11 @@ import shutil
 
 import pytest
 
-from synth import job as jobs
 from synth.document import Document
 from synth.errors import JobError, OutputError
+from synth.job import build_job
 from synth.runs import identity
-from synth.runs import run as runs
+from synth.runs.run import OpenRun, job_of
 from synth.shipped import shipped
 from synth.sources import InputFile
 from synth.steps.score import steps
@@ -57,11 +57,11 @@ def fill(place):
 
 
 def load(place, job):
-    return jobs.build(Document("job.yaml", job, {}, ()), (), place)
+    return build_job(Document("job.yaml", job, {}, ()), (), place)
 
 
 def start(place, job, sample=None, notify=lambda _: None):
-    return runs.start(load(place, job), place / "out", sample=sample, notify=notify)
+    return OpenRun.open(load(place, job), place / "out", sample=sample, notify=notify)
 
 
 def refusal(place, job, **more):
@@ -243,10 +243,10 @@ def test_a_folder_of_something_else_is_refused(place):
 
 def test_a_folder_is_enough_to_know_its_job(place):
     first = start(place, put(BASE, "limits.outage", "1h"), sample=3)
-    job, sample = runs.job_of(place / "out", ("llm.base_urls.0=http://c:1",))
-    assert sample == 3
+    job, history = job_of(place / "out", ("llm.base_urls.0=http://c:1",))
+    assert history.last.sample == 3
     assert job.llm.base_urls == ["http://c:1"]
-    assert runs.start(job, place / "out", sample=sample, notify=print).identity == first.identity
+    assert OpenRun.open(job, place / "out", sample=3, notify=print).identity == first.identity
 
 
 def test_fewer_personas_than_asked_for_are_told(place):

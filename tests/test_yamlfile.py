@@ -2,8 +2,7 @@
 
 import pytest
 
-from synth import document as documents
-from synth.document import Problem, parse
+from synth.document import Problem, load_document, parse, parse_scalar
 from synth.errors import JobError
 
 
@@ -72,7 +71,7 @@ def test_scalars_are_those_of_yaml_1_2(written, value):
     document = parse(f"t: {written}\n", "job.yaml")
     assert document.problems == ()
     assert (document.data["t"], type(document.data["t"])) == (value, type(value))
-    assert documents.scalar(written, "-s t") == value
+    assert parse_scalar(written, "-s t") == value
 
 
 def test_keys_are_text_as_they_were_written():
@@ -133,7 +132,7 @@ def test_a_file_of_other_bytes_is_refused(tmp_path, raw, told):
     path = tmp_path / "job.yaml"
     path.write_bytes(raw)
     with pytest.raises(JobError) as caught:
-        documents.load(path)
+        load_document(path)
     assert told in str(caught.value)
     assert str(path) in str(caught.value)
 
@@ -141,9 +140,9 @@ def test_a_file_of_other_bytes_is_refused(tmp_path, raw, told):
 def test_a_byte_order_mark_is_no_content(tmp_path):
     path = tmp_path / "job.yaml"
     path.write_bytes(b"\xef\xbb\xbfseed: 1\n")
-    assert documents.load(path).data == {"seed": 1}
+    assert load_document(path).data == {"seed": 1}
 
 
 def test_a_folder_is_no_job_file(tmp_path):
     with pytest.raises(JobError, match="cannot be read"):
-        documents.load(tmp_path)
+        load_document(tmp_path)

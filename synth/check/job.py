@@ -19,8 +19,8 @@ from synth.errors import JobError, SynthError
 from synth.job import SPARE_DESCRIPTORS, Draft, Job, PersonaOptions
 from synth.personas import Library, load_library
 from synth.prompts import PromptFolder
-from synth.runs import run as runs
 from synth.runs.preflight import unsuited
+from synth.runs.run import writer_of
 from synth.shipped import find
 from synth.sources import Corpus, InputFile, PassageRow, ReadLimits, inspect
 from synth.stage import ChatReply, ChatRequest
@@ -176,7 +176,7 @@ def expect(job: Job, material: Material, data: DataReport, out: Path) -> Costs:
     items = data.expected * task.items_per_passage
     asked: list[list[int]] = []
     if material.prompts is not None and data.sample:
-        writer = runs.writer(job, material.prompts)
+        writer = writer_of(job, material.prompts)
         names = material.library.sentences if material.library else ()
         asked = asyncio.run(_rehearse(writer, data.sample, names))
     sizes = [sum(calls) for calls in asked]

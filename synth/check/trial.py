@@ -16,8 +16,8 @@ from synth.errors import InputError, JobError
 from synth.job import Job
 from synth.personas import Library, encode_library
 from synth.prompts import PromptFolder
-from synth.runs import run as runs
 from synth.runs.preflight import require_suited
+from synth.runs.run import prepare, writer_of
 from synth.scores import PairBatch
 from synth.sources import InputFile, PassageRow, carried_schema, count_rows, inspect, read_passages, sample_rows
 from synth.stage import ChatReply, ChatRequest, Encoder, Services
@@ -91,7 +91,7 @@ class Trial:
         """Reads templates, personas and the list of inputs. Raises JobError and InputError."""
         for scorer in job.scores:
             scorer.require()
-        prompts, library = runs.prepare(job)
+        prompts, library = prepare(job)
         return cls(job, inspect(job.corpora, job.base, job.read_limits()), prompts, library)
 
     async def run(self, chosen: Sequence[Positioned], notify: Any) -> list[Tried]:
@@ -126,7 +126,7 @@ class Trial:
             raise InputError(f"passage {record.id!r}: the embedder refuses it: {refused[0]}.")
         assert services.chat is not None  # noqa: S101 - opened by `run`
         calls: list[Call] = []
-        writer = runs.writer(self.job, self.prompts, lambda *call: calls.append(Call(*call)))
+        writer = writer_of(self.job, self.prompts, lambda *call: calls.append(Call(*call)))
         outcomes = await writer.write(found[0], services.chat)
         pairs = [outcome for outcome in outcomes if isinstance(outcome, Pair)]
         rows = await self._scored(pairs, source, services) if pairs else []

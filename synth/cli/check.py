@@ -52,12 +52,12 @@ def check(
 
     Looks at the job file, the files it names, a sample of the data and each server; writes nothing.
     """
-    from synth import document as documents
-    from synth import job as jobs
     from synth.check.report import examine
+    from synth.document import load_document
+    from synth.job import draft_job
 
-    document = documents.load(path)
-    draft = jobs.draft(document, settings)
+    document = load_document(path)
+    draft = draft_job(document, settings)
     report = examine(draft, Path.cwd(), offline=offline, notify=(lambda _: None) if as_json else tell)
     if as_json:
         say(json.dumps(report.as_json(), ensure_ascii=False, default=str))

@@ -124,8 +124,8 @@ def target(
 
     Raises JobError naming every mistake, as for a job file.
     """
-    from synth import job as jobs
     from synth.document import Document
+    from synth.job import build_job
     from synth.pipeline import Target, resolve, sample_folder
     from synth.rules.ruleset import mapping
 
@@ -143,7 +143,7 @@ def target(
     if out is None:
         raise JobError("no output folder given.", "Name one with -o.")
     document = Document("synth filter", _document(args, keep), {}, ())
-    return Target(jobs.build(document, settings, base=Path.cwd()), sample_folder(out, sample), sample)
+    return Target(build_job(document, settings, base=Path.cwd()), sample_folder(out, sample), sample)
 
 
 def _document(args: FilterArgs, keep: Mapping[str, Any]) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def keep(
     from synth.shards import OutputFolder
 
     flags = {"above": above, "below": below, "min": at_least, "max": at_most, "is": equal}
-    wanted = chosen(flags, rules, job_of(out, ())[0].scores)
+    wanted = chosen(flags, rules, job_of(out)[0].scores)
     folder = OutputFolder.open(out, write=True, notify=tell)
     done = apply(folder, wanted, name, workers)
     if as_json:

@@ -37,11 +37,11 @@ def preview(
 
     The models are asked for real, with the seeds that a run would use; nothing is written.
     """
-    from synth import job as jobs
     from synth.check.trial import Trial, choose
+    from synth.job import load_job
     from synth.results.render import rule
 
-    job = jobs.load(path, settings)
+    job = load_job(path, settings)
     if job.data:
         raise JobError(f"{path}: filters existing pairs, so no model is asked.", f"Try: synth run {path} --sample 5")
     trial = Trial.of(job)

@@ -33,11 +33,11 @@ def show(
     from synth.results.render import row_lines
     from synth.results.rows import rows, view_folder
     from synth.results.summary import scores_in
-    from synth.runs.run import read_record
+    from synth.runs.history import History
     from synth.shards import OutputFolder
 
     folder = OutputFolder.open(out)
-    read_record(folder)
+    History.read(folder)  # raises for a folder that is not a run's
     found = rows(folder, count=count, view=view, rejected=rejected, where=where, row_id=row_id)
     scores = scores_in(folder, view_folder(folder, view))
     for source, row in found:

@@ -9,11 +9,11 @@ import yaml
 from synth.languages import language
 from synth.registry import name_of
 from synth.results.summary import Summary, totals
-from synth.runs.run import Run
+from synth.runs.run import OpenRun
 from synth.steps import keep
 
 
-def card(run: Run, summary: Summary) -> str:
+def card(run: OpenRun, summary: Summary) -> str:
     """Front matter that names the configurations, then what the data is, how it was made and how to train with it."""
     codes = [str(row["language"]) for row in summary.languages if row["language"]]
     configs = [{"config_name": "kept", "data_files": "kept/*.parquet", "default": True}]
@@ -39,7 +39,7 @@ def card(run: Run, summary: Summary) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _body(run: Run, summary: Summary, codes: list[str]) -> Iterator[str]:
+def _body(run: OpenRun, summary: Summary, codes: list[str]) -> Iterator[str]:
     yield f"# {'Filtered' if summary.existing else 'Synthetic'} query–passage pairs: {run.folder.path.name}"
     yield ""
     made = f"written for {summary.passages:,} passages by {_models(run)}"
@@ -84,7 +84,7 @@ def _body(run: Run, summary: Summary, codes: list[str]) -> Iterator[str]:
     yield "```"
 
 
-def _models(run: Run) -> str:
+def _models(run: OpenRun) -> str:
     llm = run.job.llm
     return "" if llm is None else f"`{llm.model or name_of(llm)}`"
 

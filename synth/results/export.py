@@ -14,7 +14,8 @@ from synth.errors import JobError, OutputError
 from synth.exports import Counts, Export, Facts, Files, Shape, Source
 from synth.job import Job
 from synth.results.atomic_export import AtomicExport, push
-from synth.runs import run as runs
+from synth.runs.history import History
+from synth.runs.run import job_of
 from synth.shards import OutputFolder, StepFolder
 from synth.splits import SplitOptions
 from synth.types import Notify
@@ -61,7 +62,7 @@ def export(out: Path, args: ExportArgs, notify: Notify) -> tuple[Export, Facts]:
             f"--push: the Hub cannot show {options.title} files.", "Push with --to hub, or another of its layouts."
         )
     folder = OutputFolder.open(out, notify=notify)
-    job, _ = runs.job_of(out, ())
+    job, _ = job_of(out)
     pairs = pairs_of(folder, args.view, options.negatives, notify)
     atomic = AtomicExport.to(args.out, folder.path)
     seed = job.file.seed if args.seed is None else args.seed
@@ -111,7 +112,7 @@ def pairs_of(folder: OutputFolder, view: str | None, negatives: int | None, noti
         raise JobError(f"{folder.path}: has no view {view}.", "See: synth keep --as NAME")
     if not done:
         raise JobError(f"{folder.path}: {name} holds no pairs.", f"Run it first: synth run {folder.path}")
-    totals = runs.totals(folder)
+    totals = History.read(folder).totals()
     if totals is None or len(done) < totals["shards"]:
         notify(f"{folder.path}: the run is not finished; exported is what {name} holds now.")
     plain_pairs = Pairs(name, base, None)

@@ -12,9 +12,8 @@ from synth.results.card import card
 from synth.results.status import read_status
 from synth.results.summary import reasons, summarise, totals
 from synth.rules import Rules
-from synth.runs import history
-from synth.runs import run as runs
-from synth.runs.run import Run
+from synth.runs.history import read_rules, write_rules
+from synth.runs.run import OpenRun
 from synth.shards import OutputFolder
 from synth.steps import keep as keep_step
 from synth.steps.keep import DEFAULT, View, built_aside, carry_out
@@ -52,7 +51,8 @@ def apply(folder: OutputFolder, rules: Rules, name: str | None, workers: int | N
     where it was. Raises JobError for a name that clashes, a column that is not stored, groups without a threshold, or
     when nothing is scored yet; OutputError while a run is at work and the default view would be swapped under it.
     """
-    runs.read_record(folder)
+    reported = OpenRun.recorded(folder)
+    reported = replace(reported, job=replace(reported.job, rules=rules))
     if name is not None and (not _NAME.fullmatch(name) or name in _TAKEN):
         raise JobError(
             f"--as {name}: cannot be the name of a view.", "Use letters, digits, '_' and '-', such as strict."
@@ -68,9 +68,8 @@ def apply(folder: OutputFolder, rules: Rules, name: str | None, workers: int | N
         view = _in_place_of_default(folder, view, shards)
     elif not view.holds(folder):
         raise _clash(folder, view, name)
-    reported = runs.reopen(folder, rules)  # a job that cannot be read shall stop us before the work, not after
-    if name is None:
-        history.left_to_kept(folder)
+    if name is None and (used := read_rules(folder)) is not None and used["keep"] is not None:
+        write_rules(folder, {"scores": used["scores"], "keep": None})  # from now on `kept/` records them
     made = carry_out(folder, view, shards, workers)
     if made or view.hidden:
         _rewrite_card(reported, view)
@@ -118,7 +117,7 @@ def _clash(folder: OutputFolder, view: View, name: str) -> JobError:
     return JobError(f"{folder.path}: the view {name} {what}.", cure)
 
 
-def _rewrite_card(run: Run, view: View) -> None:
+def _rewrite_card(run: OpenRun, view: View) -> None:
     """The card tells of the default view and names the others."""
     record = keep_step.record_of(run.folder, DEFAULT)
     opened = replace(run, job=replace(run.job, rules=record.rules)) if record else run

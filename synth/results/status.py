@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from synth.results.summary import totals
-from synth.runs import run as runs
+from synth.runs.history import History
 from synth.shards import OutputFolder
 from synth.shards.journal import locked
 from synth.steps import keep
@@ -43,10 +43,9 @@ class OpenShard:
 
 def read_status(folder: OutputFolder) -> tuple[list[StepStatus], list[OpenShard]]:
     """Every step and every open shard, from one listing per step and the shards' footers."""
-    record = runs.read_record(folder)
-    done = runs.totals(folder)
+    history = History.read(folder)
+    done, existing = history.totals(), history.last.existing
     expected = done["shards"] if done else None
-    existing = bool(record["job"].get("data"))
     names = [*_names(folder, existing=existing), *([_MINED] if (folder.path / _MINED).is_dir() else [])]
     steps = [_step(folder, name, expected) for name in names]
     return steps, list(_open(folder.path / "wip"))

@@ -13,9 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from synth.runs import history
-from synth.runs import run as runs
-from synth.runs.run import Run
+from synth.runs.run import OpenRun
 from synth.shards import OutputFolder, StepFolder
 from synth.shards.step import readable
 from synth.steps.keep import View
@@ -122,10 +120,12 @@ class Summary:
         return asdict(self)
 
 
-def summarise(run: Run, view: View) -> Summary:
+def summarise(run: OpenRun, view: View) -> Summary:
     """Read what a run has made so far: a few columns, one shard at a time, and whole rows only as examples."""
-    step0 = {"rows_in": 0, "passages": 0, "retried": 0} | (runs.totals(run.folder) or {})
+    step0 = {"rows_in": 0, "passages": 0, "retried": 0} | (run.history.totals() or {})
     existing = bool(run.job.data)
+    # they count as what became of the new ones
+    asked_again = [item for record in run.history.records for item in record.retry]
     generated, kept_folder = run.folder.step("generated"), run.folder.step(view.name)
     items, pairs, _ = totals(generated)
     _, kept, _ = totals(kept_folder)
@@ -141,7 +141,7 @@ def summarise(run: Run, view: View) -> Summary:
         passages=step0["passages"] - step0["retried"],
         items=pairs if existing else items - step0["retried"],
         pairs=pairs,
-        unusable={} if existing else reasons(run.folder, "generated", without=_asked_again(run)),
+        unusable={} if existing else reasons(run.folder, "generated", without=asked_again),
         kept=kept,
         dropped=reasons(run.folder, view.name),
         mixes={name: _ordered(made.counts[name]) for name in (_LANGUAGES if existing else _MIXES)},
@@ -160,11 +160,6 @@ def summarise(run: Run, view: View) -> Summary:
         scores=sorted(scores_in(run.folder, view.name)),
         existing=existing,
     )
-
-
-def _asked_again(run: Run) -> list[str]:
-    """Rejected items that were asked again: they count as what became of the new ones."""
-    return [item for record in history.read_revisions(run.folder) for item in record.retry]
 
 
 def _tables(files: Iterable[Path], wanted: Collection[str]) -> Iterator[pa.Table]:

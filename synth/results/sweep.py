@@ -11,7 +11,7 @@ import numpy as np
 from synth.results import cuts
 from synth.results.cuts import Cut, Scored, Threshold
 from synth.rules import Rules, known_columns
-from synth.runs import run as runs
+from synth.runs.run import job_of
 from synth.scores import ScoreColumn
 from synth.shards import OutputFolder
 from synth.steps import keep
@@ -95,7 +95,7 @@ def sweep(folder: OutputFolder, args: SweepArgs) -> tuple[Sweep, SweepArgs]:
 
     Raises JobError for a column that is absent or a goal that has no data.
     """
-    job, _ = runs.job_of(folder.path, ())
+    job, _ = job_of(folder.path)
     if args.label in {each.label for each in job.data} - {None}:
         args = replace(args, label="label")  # the pass has given it this name
     args = args.with_columns(known_columns(job.scores))

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from synth import document as documents
 from synth import registry
-from synth.document import Problem
+from synth.document import Problem, load_document, parse_scalar
 from synth.errors import JobError
 from synth.rules.conditions import Condition, Grouped, Mask, Unique, is_missing, no_threshold_error
 from synth.rules.parsing import Parser
@@ -233,7 +232,7 @@ def mapping(flags: Mapping[str, Sequence[str]]) -> dict[str, Any]:
             rule = keep.setdefault(column, {})
             if operator in rule:
                 raise JobError(f"--{operator} {column} is given twice.", "Keep one of the two.")
-            rule[operator] = plain(documents.scalar(value, f"--{operator} {column}"))
+            rule[operator] = plain(parse_scalar(value, f"--{operator} {column}"))
     return keep
 
 
@@ -251,14 +250,14 @@ def from_file(path: Path, scorers: Sequence[Scorer] = ()) -> Rules:
 
     Raises JobError naming every mistake with its line.
     """
-    document = documents.load(path)
+    document = load_document(path)
     data = plain(document.data)
     nested = isinstance(data, dict) and set(data) == {"keep"}
     above = ("keep",) if nested else ()
     rules, problems = Rules.parse(data["keep"] if nested else data, scorers, stored=True)
     problems = [
         *document.problems,
-        *(documents.Problem((*above, *each.path), each.message, each.cure) for each in problems),
+        *(Problem((*above, *each.path), each.message, each.cure) for each in problems),
     ]
     if problems or rules is None:
         raise JobError("\n  ".join(document.describe(each) for each in problems))

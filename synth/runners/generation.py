@@ -16,8 +16,7 @@ from synth.errors import OutputError, Stopped
 from synth.personas import encode_library
 from synth.runners.models import MeteredChat, Models
 from synth.runners.progress import Counters
-from synth.runs import run as runs
-from synth.runs.run import Run
+from synth.runs.run import OpenRun
 from synth.shards import Journal
 from synth.stage import Encoder
 from synth.steps import generate
@@ -30,7 +29,7 @@ from synth.tasks import Writer
 class _Revision:
     """What makes a shard under one revision: templates, models and personas."""
 
-    run: Run
+    run: OpenRun
     chat: MeteredChat
     writer: Writer
     encoder: Encoder | None
@@ -41,7 +40,7 @@ class Generation:
     """Generates shards; `committed` is called with the index of each. One object serves a whole `work` call."""
 
     def __init__(
-        self, run: Run, models: Models, counters: Counters, stop: asyncio.Event, committed: Callable[[int], None]
+        self, run: OpenRun, models: Models, counters: Counters, stop: asyncio.Event, committed: Callable[[int], None]
     ) -> None:
         self._run = run
         self._models = models
@@ -75,7 +74,7 @@ class Generation:
     async def _revision(self, number: int) -> _Revision:
         """Templates, models and personas of a revision, opened once. Raises OutputError when they are gone."""
         if number not in self._revisions:
-            run = runs.at(self._run, number)
+            run = self._run.at(number)
             encoder = self._models.encoder(run.job) if run.library is not None else None
             personas = None
             if run.library is not None and encoder is not None and run.job.embed is not None:

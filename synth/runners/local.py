@@ -17,7 +17,7 @@ from synth.errors import Stopped, SynthError
 from synth.runners.generation import Generation
 from synth.runners.models import Models
 from synth.runners.progress import Counters, Share, count_items
-from synth.runs.run import Run
+from synth.runs.run import OpenRun
 from synth.shards import StepFolder
 from synth.stage import Services
 from synth.steps import keep, score
@@ -30,7 +30,7 @@ AT_ONCE = 2
 class ScoreAndKeep:
     """Scores generated shards and applies the rules of the default view; call `open` before the first shard."""
 
-    def __init__(self, run: Run, counters: Counters) -> None:
+    def __init__(self, run: OpenRun, counters: Counters) -> None:
         self.steps = score.steps_of(run)
         self.view: View = keep.default_view(run, self.steps)
         self._run = run
@@ -177,7 +177,7 @@ class StopRequest:
         self.event.set()
 
 
-async def work(run: Run, shards: int, counters: Counters, stop: StopRequest, share: Share | None = None) -> None:
+async def work(run: OpenRun, shards: int, counters: Counters, stop: StopRequest, share: Share | None = None) -> None:
     """Bring all `shards` of a run to `kept/`, resuming whatever is there; those of `share` first.
 
     Raises Stopped when asked to stop before that or when other processes work on the rest, and what servers and disks
@@ -201,7 +201,7 @@ async def work(run: Run, shards: int, counters: Counters, stop: StopRequest, sha
         raise unfinished(stop)
 
 
-def finished(run: Run, shards: int) -> bool:
+def finished(run: OpenRun, shards: int) -> bool:
     """Whether the default view holds every shard, under the run's rules."""
     view = keep.default_view(run, score.steps_of(run))
     return not view.hidden and len(view.folder(run.folder).done()) >= shards
@@ -226,7 +226,7 @@ async def threads_ended(seconds: float = 1.0) -> bool:
 class _Local:
     """State of one `work` call."""
 
-    def __init__(self, run: Run, shards: int, counters: Counters, stop: StopRequest, share: Share) -> None:
+    def __init__(self, run: OpenRun, shards: int, counters: Counters, stop: StopRequest, share: Share) -> None:
         self.run = run
         self.shards = shards
         self.counters = counters
@@ -323,7 +323,7 @@ class _Local:
         count_items(self.run, self.counters, scored if self.run.pairs else done, scored)
 
 
-def state(run: Run) -> tuple[int, ...]:
+def state(run: OpenRun) -> tuple[int, ...]:
     """How many shards each step has: shows whether a round of work changed anything."""
     steps = score.steps_of(run)
     folders = [run.folder.step("generated"), *(each.folder(run.folder) for each in steps)]

@@ -9,13 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from synth import document as documents
 from synth import registry
-from synth.document import Document, Problem
+from synth.document import Document, Problem, load_document, parse_scalar
 from synth.errors import JobError, Stopped
 from synth.negatives import Negatives
 from synth.runners.progress import Phase, Snapshot
-from synth.runs import run as runs
+from synth.runs.run import OpenRun, job_of
 from synth.shards import OutputFolder
 from synth.stage import Services
 from synth.steps.mine import CorpusSource, Counts, Mining, Plan, finished
@@ -41,7 +40,7 @@ class MineArgs:
 def plan_of(out: Path, args: MineArgs, notify: Notify) -> Plan:
     """The options of a command line, checked, over the run in `out`. Raises JobError naming every mistake."""
     use, options = options_of(args.file, args.options or {})
-    job, _ = runs.job_of(out, args.settings)
+    job, _ = job_of(out, args.settings)
     folder = OutputFolder.open(out, write=True, notify=notify)
     if job.embed is None:
         raise JobError(
@@ -50,7 +49,7 @@ def plan_of(out: Path, args: MineArgs, notify: Notify) -> Plan:
         )
     if "chat" in options.needs and "llm" not in options.models and job.llm is None:
         raise JobError("--use written needs a language model.", "Name one: --llm '{use: vllm_server, …}'")
-    run = replace(runs.reopen(folder, job.rules), job=job)
+    run = replace(OpenRun.recorded(folder), job=job)
     view = "kept" if args.view in (None, "kept") else f"views/{args.view}"
     step = folder.step(view)
     shards = finished(run, view)
@@ -64,7 +63,7 @@ def plan_of(out: Path, args: MineArgs, notify: Notify) -> Plan:
 
 def options_of(file: Path | None, flags: Mapping[str, str | bool | None]) -> tuple[str, Negatives]:
     """The source of negatives that a file and flags name, the flags on top. Raises JobError with every mistake."""
-    document = documents.load(file) if file else Document("synth mine", {}, {}, ())
+    document = load_document(file) if file else Document("synth mine", {}, {}, ())
     if document.problems or not isinstance(document.data, dict):
         wrong = document.problems or (Problem((), "holds no mapping of options"),)
         raise JobError("\n  ".join(document.describe(each) for each in wrong))
@@ -73,7 +72,7 @@ def options_of(file: Path | None, flags: Mapping[str, str | bool | None]) -> tup
         if value is not None:
             flag = f"--{name.replace('_', '-')}"
             text = isinstance(value, str) and name not in _WORDS
-            data[name] = plain(documents.scalar(str(value), flag)) if text else value
+            data[name] = plain(parse_scalar(str(value), flag)) if text else value
     use = str(data.pop("use", "mined"))
     cls = registry.find("negatives", use)
     if not issubclass(cls, Negatives):

@@ -6,10 +6,8 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from synth.runs import history
-from synth.runs import run as runs
 from synth.runs.history import Parts
-from synth.runs.run import Run
+from synth.runs.run import OpenRun
 from synth.stage import ChatModel
 from synth.types import Notify, Pair, Rejected
 
@@ -187,12 +185,12 @@ def _from(shards: list[int], place: int, of: int) -> list[int]:
     return shards[start:] + shards[:start]
 
 
-def count_items(run: Run, counters: Counters, done: Collection[int], scored: Collection[int] = ()) -> None:
+def count_items(run: OpenRun, counters: Counters, done: Collection[int], scored: Collection[int] = ()) -> None:
     """Set how many items there are and how many had an outcome before, in the shards `done`; from names if possible.
 
     Of those the shards `scored` are also scored.
     """
-    found, generated = history.read_parts(run.folder), run.folder.step("generated")
+    found, generated = run.history.parts(), run.folder.step("generated")
     counters.existing, counters.slots = bool(run.pairs), 1 if run.pairs else run.task.items_per_passage
     alike = run.revision == 1 or bool(run.pairs)
     due = {index: _due(found, index, counters.slots) for index in range(found.shards)}
@@ -208,6 +206,6 @@ def _due(found: Parts, index: int, slots: int) -> int:
     return part.rows(index) * (1 if part.retry else slots)
 
 
-def shards(run: Run) -> int:
+def shards(run: OpenRun) -> int:
     """How many shards the run is to have; 0 while step 0 is unfinished."""
-    return (runs.totals(run.folder) or {"shards": 0})["shards"]
+    return (run.history.totals() or {"shards": 0})["shards"]

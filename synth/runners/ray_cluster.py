@@ -19,7 +19,7 @@ from typing import Any, Self
 from synth.errors import JobError, OutputError, SystemFault
 from synth.process import collect_rarely
 from synth.runners.worker import OnMessage, Task, Worker
-from synth.runs.run import Run
+from synth.runs.run import OpenRun
 
 _WAITING_SECONDS = 60.0
 """How long a worker may wait for a place in the cluster before a notice."""
@@ -87,7 +87,7 @@ class Cluster:
         return Actor(self._ray, actors.remote(str(Path.cwd()), task), str(self._started), on_message)
 
 
-def environment(run: Run) -> dict[str, Any] | None:
+def environment(run: OpenRun) -> dict[str, Any] | None:
     """What a worker's process needs to import classes that lie beside the job file; None where there are none."""
     if run.job.code is None:
         return None
@@ -95,7 +95,7 @@ def environment(run: Run) -> dict[str, Any] | None:
     return {"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}}
 
 
-def gpus(run: Run) -> int:
+def gpus(run: OpenRun) -> int:
     """GPUs that a worker needs for the models that run inside it."""
     return max(stage.gpus if stage is not None else 0 for stage in (run.job.llm, run.job.embed))
 

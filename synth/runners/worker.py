@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from synth.errors import Stopped, SynthError
 from synth.runners import local
 from synth.runners.progress import Counters, Share
-from synth.runs.run import Run
+from synth.runs.run import OpenRun
 
 COUNTED = (
     "pairs",
@@ -35,7 +35,7 @@ _REPORT_SECONDS = 0.5
 class Task:
     """The work of one worker."""
 
-    run: Run
+    run: OpenRun
     shards: int
     share: Share
     avoid: frozenset[int] = frozenset()

@@ -25,7 +25,7 @@ from synth.runners import local
 from synth.runners.local import DRAIN_SECONDS, StopRequest, finished, unfinished
 from synth.runners.progress import Counters, Share, count_items
 from synth.runners.worker import COUNTED, Launch, Launched, OnMessage, Task, Worker
-from synth.runs.run import Run
+from synth.runs.run import OpenRun
 from synth.steps import keep, score
 from synth.terminal import tell
 
@@ -137,7 +137,7 @@ _LEAVING_SECONDS = 5.0
 
 
 async def work(
-    run: Run, shards: int, counters: Counters, stop: StopRequest, share: Share, launch: Launch = Process
+    run: OpenRun, shards: int, counters: Counters, stop: StopRequest, share: Share, launch: Launch = Process
 ) -> None:
     """As `local.work`, by `share.workers` workers. Raises the same, and SynthError naming shards that crash them."""
     supervisor = _Supervisor(run, shards, counters, stop, launch)
@@ -166,7 +166,7 @@ class _Worker:
 class _Supervisor:
     """State of one `work` call."""
 
-    def __init__(self, run: Run, shards: int, counters: Counters, stop: StopRequest, launch: Launch) -> None:
+    def __init__(self, run: OpenRun, shards: int, counters: Counters, stop: StopRequest, launch: Launch) -> None:
         self.error: SynthError | None = None
         self.given_up: set[int] = set()
         self._run, self._shards, self._counters, self._stop = run, shards, counters, stop

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from synth.errors import OutputError
-from synth.job import Job
+from synth.job import Job, job_from_json
 from synth.runs import identity
 from synth.shards import OutputFolder
 from synth.sources import InputFile, PairSet, pairs_schema
@@ -86,78 +86,142 @@ def prompts_name(number: int) -> str:
     return "prompts" if number == 1 else f"prompts.{number}"
 
 
-def read_revisions(folder: OutputFolder) -> tuple[Record, ...]:
-    """All revisions in order, at least one. Raises OutputError for a file that is missing, damaged or newer."""
-    found = {1, *(int(match[1]) for each in folder.path.glob("job.*.json") if (match := _NAME.fullmatch(each.name)))}
-    return tuple(_read(folder, number) for number in range(1, max(found) + 1))
+class History:
+    """The revisions of a run, each read and verified once, and the parts that they added.
+
+    Revisions that another process writes later are read when they are asked for.
+    """
+
+    def __init__(self, folder: OutputFolder, records: Sequence[Record] = ()) -> None:
+        self.folder, self.records = folder, list(records)
+        self._totals: dict[int, dict[str, int]] = {}
+
+    @classmethod
+    def read(cls, folder: OutputFolder) -> History:
+        """All revisions, at least one. Raises OutputError for a file that is missing, damaged or newer."""
+        found = {
+            1,
+            *(int(match[1]) for each in folder.path.glob("job.*.json") if (match := _NAME.fullmatch(each.name))),
+        }
+        return cls(folder, [_read(folder, number) for number in range(1, max(found) + 1)])
+
+    @property
+    def last(self) -> Record:
+        return self.records[-1]
+
+    def record(self, number: int) -> Record:
+        """A revision. Raises OutputError when it is missing, damaged or newer."""
+        while number > len(self.records):
+            self.records.append(_read(self.folder, len(self.records) + 1))
+        return self.records[number - 1]
+
+    def job(self, record: Record) -> Job:
+        """The job of a revision, as it was recorded. Raises JobError where this version cannot read it."""
+        name = str(self.folder.path / file_name(record.number))
+        return job_from_json(record.job, name, record.base, code=record.code)
+
+    def append(
+        self,
+        job: Job,
+        described: Mapping[str, Any],
+        inputs: Sequence[InputFile],
+        templates: Mapping[str, bytes],
+        retry: Sequence[str] = (),
+    ) -> Record:
+        """Record a new revision; where another process took its number first, returns that one.
+
+        Its templates come first, so that a revision that exists has all that it needs.
+        """
+        number = len(self.records) + 1
+        own: dict[str, Any] = {} if number == 1 else {"revision": number}
+        if retry:
+            own["retry"] = identity.sha256({"items": list(retry)})
+        whole = {**described, **own}
+        for name, template in templates.items():  # some may be left over from a start that died
+            self.folder.replace_atomically(Path(prompts_name(number)) / name, template)
+        content: dict[str, Any] = {
+            "format": FORMAT,
+            "sha256": identity.sha256(whole),
+            "sample": described["sample"],
+            "identity": whole,
+            "job": job.as_json(),
+            "base": str(job.base),
+            "inputs": [asdict(each) for each in inputs],
+        }
+        if retry:
+            content["retry"] = list(retry)
+        if job.code is not None:
+            content["code"] = str(job.code)
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        self.folder.put_if_absent(file_name(number), text.encode())
+        return self.record(number)
+
+    def totals(self, record: Record | None = None) -> dict[str, int] | None:
+        """Shards, passages (or pairs), rows in and rejected of all parts up to a revision's, by default the last.
+
+        None while step 0 has not finished that part. Raises OutputError when the file is damaged.
+        """
+        record = record or self.last
+        if record.number not in self._totals:
+            path = self.folder.path / totals_name(record)
+            try:
+                found = {str(key): int(value) for key, value in json.loads(path.read_bytes()).items()}
+            except FileNotFoundError:
+                return None
+            except (OSError, ValueError, TypeError, AttributeError) as exc:
+                raise OutputError(
+                    f"{path}: is damaged ({exc}).", "Remove it and run again: step 0 counts anew."
+                ) from exc
+            self._totals[record.number] = found
+        return dict(self._totals[record.number])
+
+    def put_totals(self, record: Record, totals: Mapping[str, int]) -> None:
+        """Record that a part is complete."""
+        self.folder.put_if_absent(totals_name(record), (json.dumps(dict(totals), indent=2) + "\n").encode())
+
+    def parts(self) -> Parts:
+        """The parts that are complete. Raises OutputError."""
+        found: list[Part] = []
+        shards = first = 0
+        for record in self.records:
+            if (sums := self.totals(record)) is None:
+                break
+            end = sums["pairs" if record.existing else "passages"]
+            size = int(record.identity["shard_size"])
+            found.append(Part(record.number, range(shards, sums["shards"]), first, end, size, bool(record.retry)))
+            shards, first = sums["shards"], end
+        return Parts(found)
 
 
-def last(folder: OutputFolder) -> Record:
-    """The revision that a run goes on under. Raises what `read` raises."""
-    return read_revisions(folder)[-1]
-
-
-def raw(folder: OutputFolder, number: int) -> dict[str, Any]:
-    """The content of a revision's file, checked. Raises OutputError when it is missing, damaged or newer."""
+def _read(folder: OutputFolder, number: int) -> Record:
     path = folder.path / file_name(number)
     try:
-        record = json.loads(path.read_bytes())
-        newer = record["format"] > FORMAT
-        complete = record.keys() >= _NEEDED
-        complete = complete and isinstance(record["job"], dict) and isinstance(record["base"], str)
+        found = json.loads(path.read_bytes())
+        newer = found["format"] > FORMAT
+        complete = found.keys() >= _NEEDED
+        complete = complete and isinstance(found["job"], dict) and isinstance(found["base"], str)
     except FileNotFoundError as exc:
         what = f"{folder.path} is not the folder of a run" if number == 1 else "later revisions are there"
         raise OutputError(f"{path}: is not there; {what}.") from exc
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
         raise OutputError(f"{path}: is damaged ({exc}).", _RESTORE) from exc
     if newer:
-        raise OutputError(f"{path}: was written by a newer synth (format {record['format']}).", "Upgrade synth.")
-    if not complete or identity.sha256(record["identity"]) != record["sha256"]:
+        raise OutputError(f"{path}: was written by a newer synth (format {found['format']}).", "Upgrade synth.")
+    if not complete or identity.sha256(found["identity"]) != found["sha256"]:
         raise OutputError(f"{path}: is damaged: its identity does not match its own hash.", _RESTORE)
-    return dict(record)
+    try:
+        inputs = tuple(InputFile(**each) for each in found["inputs"])
+        retry = tuple(str(each) for each in found.get("retry", ()))
+    except TypeError as exc:
+        raise OutputError(f"{path}: is damaged ({exc}).", _RESTORE) from exc
+    code = Path(found["code"]) if found.get("code") else None
+    base, sample = Path(found["base"]), found["sample"]
+    return Record(number, found["sha256"], found["identity"], found["job"], base, inputs, sample, retry, code)
 
 
-def put(folder: OutputFolder, job: Job, record: Record) -> bool:
-    """Write a revision down unless its number is taken; returns whether it was free."""
-    content: dict[str, Any] = {
-        "format": FORMAT,
-        "sha256": record.sha256,
-        "sample": record.sample,
-        "identity": record.identity,
-        "job": job.as_json(),
-        "base": str(job.base),
-        "inputs": [asdict(each) for each in record.inputs],
-    }
-    if record.retry:
-        content["retry"] = list(record.retry)
-    if job.code is not None:
-        content["code"] = str(job.code)
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    return folder.put_if_absent(file_name(record.number), text.encode())
-
-
-def following(
-    before: Record | None,
-    job: Job,
-    described: Mapping[str, Any],
-    inputs: Sequence[InputFile],
-    retry: Sequence[str] = (),
-) -> Record:
-    """The revision after `before` (None: the first), not written yet."""
-    number = 1 if before is None else before.number + 1
-    own: dict[str, Any] = {} if number == 1 else {"revision": number}
-    if retry:
-        own["retry"] = identity.sha256({"items": list(retry)})
-    whole = {**described, **own}
-    sample = described["sample"]
-    return Record(
-        number, identity.sha256(whole), whole, job.as_json(), job.base, tuple(inputs), sample, tuple(retry), job.code
-    )
-
-
-def in_order(before: Sequence[InputFile], now: Sequence[InputFile]) -> list[InputFile]:
+def in_order(before: Record | None, now: Sequence[InputFile]) -> list[InputFile]:
     """The inputs of today in the order of before, those that came since at the end: so positions never move."""
-    known = {(each.corpus_index, each.relative): n for n, each in enumerate(before)}
+    known = {(each.corpus_index, each.relative): n for n, each in enumerate(before.inputs if before else ())}
     return sorted(now, key=lambda each: known.get((each.corpus_index, each.relative), len(known)))
 
 
@@ -214,18 +278,6 @@ def _carried(before: Record, described: Mapping[str, Any]) -> list[str]:
     return [f"corpus.carry: {name} was not carried before" for name in sorted(new - old)]
 
 
-def _read(folder: OutputFolder, number: int) -> Record:
-    found = raw(folder, number)
-    try:
-        inputs = tuple(InputFile(**each) for each in found["inputs"])
-        retry = tuple(str(each) for each in found.get("retry", ()))
-    except TypeError as exc:
-        raise OutputError(f"{folder.path / file_name(number)}: is damaged ({exc}).", _RESTORE) from exc
-    base, sample = Path(found["base"]), found["sample"]
-    code = Path(found["code"]) if found.get("code") else None
-    return Record(number, found["sha256"], found["identity"], found["job"], base, inputs, sample, retry, code)
-
-
 @dataclass(frozen=True, slots=True)
 class Part:
     """The shards that one revision added: all hold `size` rows but for the last, whose rows end before `end`."""
@@ -277,43 +329,6 @@ def totals_name(record: Record) -> str:
     return f"index/{stem}.json" if record.number == 1 else f"index/{stem}.{record.number}.json"
 
 
-def put_totals(folder: OutputFolder, record: Record, totals: Mapping[str, int]) -> None:
-    """Record that a part is complete: shards, passages (or pairs), rows in and rejected of all parts so far."""
-    folder.put_if_absent(totals_name(record), (json.dumps(dict(totals), indent=2) + "\n").encode())
-
-
-def totals_of(folder: OutputFolder, record: Record) -> dict[str, int] | None:
-    """What `put_totals` recorded; None while that part is unfinished. Raises OutputError when it is damaged."""
-    path = folder.path / totals_name(record)
-    try:
-        return {str(key): int(value) for key, value in json.loads(path.read_bytes()).items()}
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError, AttributeError) as exc:
-        raise OutputError(f"{path}: is damaged ({exc}).", "Remove it and run again: step 0 counts anew.") from exc
-
-
-def totals(folder: OutputFolder) -> dict[str, int] | None:
-    """The sums over all parts; None while the last revision's is unfinished."""
-    return totals_of(folder, last(folder))
-
-
-def read_parts(folder: OutputFolder) -> Parts:
-    """The parts that are complete. Raises OutputError."""
-    found: list[Part] = []
-    shards = first = 0
-    for record in read_revisions(folder):
-        sums: dict[str, Any] | None = totals_of(folder, record)
-        if sums is None:
-            break
-        end = sums["pairs" if record.existing else "passages"]
-        size = int(record.identity["shard_size"])
-        part = Part(record.number, range(shards, sums["shards"]), first, end, size, bool(record.retry))
-        found.append(part)
-        shards, first = sums["shards"], end
-    return Parts(found)
-
-
 def require_same_columns(folder: OutputFolder, job: Job, sets: Sequence[PairSet], before: Record) -> None:
     """Raises OutputError where appended pairs would bring columns, or types, that the shards of before do not have."""
     known = {(each.corpus_index, each.relative) for each in before.inputs}
@@ -346,11 +361,6 @@ class Quality(TypedDict):
     keep: Any
 
 
-def of(job: Job) -> Quality:
-    """The sections of a job, with every default filled in."""
-    return {"scores": job.as_json()["scores"], "keep": job.rules.canonical()}
-
-
 def read_rules(folder: OutputFolder) -> Quality | None:
     """What was used last, None where nobody has written that down. Raises OutputError when the file is damaged."""
     path = folder.path / _FILE
@@ -363,13 +373,6 @@ def read_rules(folder: OutputFolder) -> Quality | None:
         raise OutputError(f"{path}: is damaged ({exc}).", "Remove it, then run with the job file.") from exc
 
 
-def write(folder: OutputFolder, used: Quality) -> None:
-    """Write it down. Raises SystemFault, OutputError."""
+def write_rules(folder: OutputFolder, used: Quality) -> None:
+    """Raises SystemFault, OutputError."""
     folder.replace_atomically(_FILE, (json.dumps(used, indent=2, ensure_ascii=False) + "\n").encode())
-
-
-def left_to_kept(folder: OutputFolder) -> None:
-    """From now on `kept/` tells the rules. Raises SystemFault, OutputError."""
-    used = read_rules(folder)
-    if used is not None and used["keep"] is not None:
-        write(folder, {"scores": used["scores"], "keep": None})

@@ -16,7 +16,7 @@ from synth.batching import Refused, encode_all
 from synth.errors import RequestRejected, Stopped, SynthError
 from synth.job import Job
 from synth.personas import Library, nearest
-from synth.runs.run import Run
+from synth.runs.run import OpenRun
 from synth.shards import Journal, Origin, Shard, StepFolder
 from synth.stage import ChatModel, ChatReply, ChatRequest, Encoder
 from synth.steps import ingest
@@ -101,7 +101,7 @@ class Asked:
 class OpenShard:
     """One claimed shard of `generated/`: what goes in, what came out so far, and the revision it is made under."""
 
-    run: Run
+    run: OpenRun
     index: int
     source: Shard
     passages: Sequence[Passage]
@@ -122,7 +122,7 @@ class OpenShard:
         return len(self.outcomes) == len(self.passages)
 
 
-def claim(run: Run, index: int) -> tuple[Journal, int] | None:
+def claim(run: OpenRun, index: int) -> tuple[Journal, int] | None:
     """Take a shard, with the revision that it was begun under; None when another worker has it or it is done.
 
     A shard that nobody began is begun under the run's revision, and the first line of its journal says so.
@@ -148,7 +148,7 @@ def begin(journal: Journal, revision: int) -> None:
     journal.append(_REVISION, {"number": revision})
 
 
-async def open_shard(run: Run, index: int, journal: Journal, encoder: Encoder | None, personas: Any) -> OpenShard:
+async def open_shard(run: OpenRun, index: int, journal: Journal, encoder: Encoder | None, personas: Any) -> OpenShard:
     """Find out what the passages of a claimed shard are asked, under the revision of `run`, and their candidates.
 
     `personas` are the library's vectors (personas, width), or None where the job has no personas. The journal is closed
@@ -169,13 +169,13 @@ async def open_shard(run: Run, index: int, journal: Journal, encoder: Encoder | 
         raise
 
 
-def _asked(run: Run, source: Shard) -> Sequence[Asked]:
+def _asked(run: OpenRun, source: Shard) -> Sequence[Asked]:
     """All slots of a passage that came from an input; of an item that is asked again its own."""
     every = Asked(range(run.task.items_per_passage))
     again: list[str | None] = source.table["retry_of"].to_pylist()
     if not any(again):
         return [every] * len(again)
-    before = ingest.written_before(run.folder, [item for item in again if item])
+    before = ingest.written_before(run, [item for item in again if item])
     return [Asked((ingest.slot_of(item),), before[item]) if item else every for item in again]
 
 
@@ -239,7 +239,7 @@ def commit(shard: OpenShard) -> tuple[Sequence[Pair], Sequence[Rejected]]:
     return pairs, rejected
 
 
-def _keep_replies(run: Run, step: StepFolder, shard: OpenShard) -> None:
+def _keep_replies(run: OpenRun, step: StepFolder, shard: OpenShard) -> None:
     """`keep_replies: all`: the journal's lines stay, readable, beside the logs."""
     calls = ((key, value) for key, value in shard.journal.items() if key != _REVISION)
     lines = [json.dumps({"call": key, **value}, ensure_ascii=True) for key, value in calls]

@@ -11,12 +11,9 @@ names the old item, whose rejected row stays as it is.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import accumulate
-from pathlib import Path
 from typing import Any, ClassVar, Generic
 
 import pyarrow as pa
@@ -24,11 +21,9 @@ import pyarrow.compute as pc
 
 from synth import registry
 from synth.errors import JobError, SynthError
-from synth.runs import history
-from synth.runs import run as runs
-from synth.runs.history import Record
+from synth.runs.history import Parts, Record
 from synth.runs.preflight import require_suited
-from synth.runs.run import Run
+from synth.runs.run import OpenRun
 from synth.scores import Scorer
 from synth.shards import Origin, OutputFolder, StepFolder
 from synth.sources import (
@@ -58,7 +53,7 @@ Only = Container[int] | None
 _LISTED = ("flag", "messages")
 
 
-def make(run: Run, progress: Progress, notify: Callable[[str], None] = print) -> Mapping[str, int]:
+def make(run: OpenRun, progress: Progress, notify: Callable[[str], None] = print) -> Mapping[str, int]:
     """Make every part that is missing; returns the totals of all: shards, passages or pairs, rows_in, rejected, ….
 
     Raises InputError when an input cannot be read or is not the recorded one, SynthError when rows are missing, and
@@ -97,7 +92,7 @@ class _Ingest(ABC, Generic[Row]):
     name: ClassVar[str]
     counted: ClassVar[str]
 
-    def __init__(self, run: Run, progress: Progress, notify: Callable[[str], None]) -> None:
+    def __init__(self, run: OpenRun, progress: Progress, notify: Callable[[str], None]) -> None:
         self.run, self.progress, self.notify = run, progress, notify
         self.step, self.limits = run.folder.step(self.name), run.job.read_limits()
 
@@ -120,9 +115,9 @@ class _Ingest(ABC, Generic[Row]):
     def make(self) -> Mapping[str, int]:
         sums = dict.fromkeys(("shards", self.counted, "rows_in", "rows_used", "rejected", "retried"), 0)
         seen: frozenset[FileKey] = frozenset()
-        for record in history.read_revisions(self.run.folder):
+        for record in self.run.history.records:
             inputs = frozenset(file.key for file in record.inputs)
-            done = history.totals_of(self.run.folder, record)
+            done = self.run.history.totals(record)
             if done is None:
                 self.step.settle()
                 done = dict(sums)
@@ -130,13 +125,13 @@ class _Ingest(ABC, Generic[Row]):
                     _retry(self.run, record, self.step, done)
                 elif inputs != seen:
                     self._read(record, done, seen)
-                history.put_totals(self.run.folder, record, done)
+                self.run.history.put_totals(record, done)
             sums, seen = sums | done, inputs
         return sums
 
     def _read(self, record: Record, sums: dict[str, int], seen: Container[FileKey]) -> None:
         """Add the inputs that a revision added, after the shards of earlier ones."""
-        files, sample, finished = self.files(record), self.run.sample, self.step.done()
+        files, sample, finished = self.files(record), self.run.record.sample, self.step.done()
         only = None if sample is None else sample_rows(count_rows(files), sample)
         for shard in self._fill(_Shard(sums["shards"], sums[self.counted]), self.read(record, only, seen)):
             if shard.index not in finished:
@@ -220,10 +215,10 @@ class _Passages(_Ingest[PassageRow]):
     name = counted = "passages"
 
     def files(self, record: Record) -> Sequence[InputFile]:
-        return runs.reading_at(self.run, record.number).inputs
+        return self.run.reading_at(record.number).inputs
 
     def read(self, record: Record, only: Only, seen: Container[FileKey]) -> Iterator[Block[PassageRow]]:
-        first, now = runs.reading_at(self.run, 1), runs.reading_at(self.run, record.number)
+        first, now = self.run.reading_at(1), self.run.reading_at(record.number)
         carried = carried_schema(first.job.corpora, first.inputs, self.limits)  # all shards have the same columns
         self._columns = passage_columns(carried)
         return read_passages(
@@ -267,7 +262,7 @@ class _Pairs(_Ingest[PairRow]):
         return pair_files(self._sets(record))
 
     def read(self, record: Record, only: Only, seen: Container[FileKey]) -> Iterator[Block[PairRow]]:
-        first = self._sets(history.read_revisions(self.run.folder)[0])
+        first = self._sets(self.run.history.record(1))
         carried = pairs_schema(first, self.limits)  # all shards have the same columns
         self._columns, self._ours = pair_columns(first, carried), [each.name for each in _own_columns(first)]
         if record.number == 1 and (new := renamed(first, carried)):
@@ -352,54 +347,13 @@ def _own_columns(sets: Sequence[PairSet]) -> list[pa.Field]:
     return [each for each in EXTERNAL_PAIRS if each.name not in unused]
 
 
-def stored_scores(run: Run, name: str, fingerprint: str, pairs: pa.Table) -> pa.Table | None:
-    """The rows of a score folder of an earlier run for pairs that come from it; None unless it has all of them.
-
-    `name` is that of the folder, `scores/cosine-1a2b3c4d`. Scores count only for the exact shard that they were made
-    from, by its checksum.
-    """
-    sets = {each.layout.source: each for each in run.pairs}
-    if not any(each.layout.kind == "shards" for each in sets.values()):
-        return None
-    parts: list[pa.Table] = []
-    sources, rows = pairs["source"].to_pylist(), pairs["source_row"].to_pylist()
-    start = 0
-    while start < len(rows):
-        found = sets[sources[start]]
-        ends = list(accumulate(file.rows or 0 for file in found.files))
-        place = bisect_right(ends, rows[start])
-        end = start
-        while end < len(rows) and sources[end] == sources[start] and bisect_right(ends, rows[end]) == place:
-            end += 1
-        table = _stored(found, place, name, fingerprint)
-        if table is None:
-            return None
-        first = ends[place] - (found.files[place].rows or 0)
-        parts.append(table.take(pa.array([row - first for row in rows[start:end]], pa.int64())))
-        start = end
-    return pa.concat_tables(parts) if parts else None
-
-
-def _stored(found: PairSet, place: int, name: str, fingerprint: str) -> pa.Table | None:
-    path = Path(found.files[place].path)
-    root = path.parent.parent
-    if found.layout.kind != "shards" or not (root / "job.json").is_file() or path.parent.name != "generated":
-        return None
-    step, index = OutputFolder.open(root).step(name), int(path.stem)
-    if not step.file(index).exists():
-        return None
-    shard = step.read(index)
-    fresh = shard.meta.identity == fingerprint and shard.meta.input == found.files[place].sha256
-    return shard.table if fresh else None
-
-
 # rejected items that are retried --------------------------------------------------------------------------------------
 
 
-def rejected_items(folder: OutputFolder) -> list[str]:
+def rejected_items(run: OpenRun) -> list[str]:
     """Ids of all rejected items of generation that no revision has retried, in the order of positions."""
-    generated = folder.step("generated")
-    retried = {item for record in history.read_revisions(folder) for item in record.retry}
+    generated = run.folder.step("generated")
+    retried = {item for record in run.history.records for item in record.retry}
     found = [
         item
         for index in sorted(generated.done())
@@ -415,13 +369,13 @@ def slot_of(item: str) -> int:
     return _position_and_slot(item)[1]
 
 
-def written_before(folder: OutputFolder, items: Sequence[str]) -> Mapping[str, Sequence[Written]]:
+def written_before(run: OpenRun, items: Sequence[str]) -> Mapping[str, Sequence[Written]]:
     """For each retried item the queries that its passage got when it was first used, with their configurations."""
-    parts = history.read_parts(folder)
-    positions = {item: _first_position(folder, parts, item) for item in items}
+    parts = run.history.parts()
+    positions = {item: _first_position(run.folder, parts, item) for item in items}
     found: dict[int, list[Written]] = defaultdict(list)
     wanted = set(positions.values())
-    generated = folder.step("generated")
+    generated = run.folder.step("generated")
     for index in sorted({parts.shard_of(position) for position in wanted}):
         if not generated.file(index).exists():
             continue
@@ -434,7 +388,7 @@ def written_before(folder: OutputFolder, items: Sequence[str]) -> Mapping[str, S
     return {item: found[position] for item, position in positions.items()}
 
 
-def _first_position(folder: OutputFolder, parts: history.Parts, item: str) -> int:
+def _first_position(folder: OutputFolder, parts: Parts, item: str) -> int:
     """The position at which the passage of an item was first used."""
     position = _position_and_slot(item)[0]
     while parts.of_shard(index := parts.shard_of(position)).retry:
@@ -444,7 +398,7 @@ def _first_position(folder: OutputFolder, parts: history.Parts, item: str) -> in
     return position
 
 
-def _retry(run: Run, record: Record, step: StepFolder, sums: dict[str, int]) -> None:
+def _retry(run: OpenRun, record: Record, step: StepFolder, sums: dict[str, int]) -> None:
     """Add the passages of rejected items, one row for each item that is retried."""
     finished, size = step.done(), run.job.run.shard_size
     for start in range(0, len(record.retry), size):
@@ -454,18 +408,18 @@ def _retry(run: Run, record: Record, step: StepFolder, sums: dict[str, int]) -> 
             origin = Origin(
                 identity=record.sha256, input="", first=first, rows_in=count, rows_out=count, schema=SCHEMA_VERSION
             )
-            step.commit(sums["shards"], _passages_of(run.folder, items, first), origin)
+            step.commit(sums["shards"], _passages_of(run, items, first), origin)
         sums["shards"] += 1
         sums["passages"] += len(items)
         sums["retried"] += len(items)
 
 
-def _passages_of(folder: OutputFolder, items: Sequence[str], first: int) -> pa.Table:
+def _passages_of(run: OpenRun, items: Sequence[str], first: int) -> pa.Table:
     """A `passages/` table with one row for each rejected item, at positions from `first` on.
 
     Raises OutputError when a shard with one of the passages is damaged or missing.
     """
-    step, parts = folder.step("passages"), history.read_parts(folder)
+    step, parts = run.folder.step("passages"), run.history.parts()
     by_shard: dict[int, list[int]] = defaultdict(list)
     for number, item in enumerate(items):
         by_shard[parts.shard_of(_position_and_slot(item)[0])].append(number)

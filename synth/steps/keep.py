@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 from synth.errors import JobError, OutputError
 from synth.job import Job
 from synth.rules import Mask, Rules, Verdict
-from synth.runs import history, identity
-from synth.runs import run as runs
-from synth.runs.run import Run
+from synth.runs import identity
+from synth.runs.history import Quality, read_rules, write_rules
+from synth.runs.run import OpenRun
 from synth.shards import Origin, OutputFolder, StepFolder
 from synth.steps.score import ScoredShard, ScoreStep
 from synth.tables import SCHEMA_VERSION
@@ -208,12 +208,12 @@ def _record_path(fingerprint: str) -> str:
     return f"index/rules-{fingerprint[:16]}.json"
 
 
-def default_view(run: Run, scores: Sequence[ScoreStep]) -> View:
+def default_view(run: OpenRun, scores: Sequence[ScoreStep]) -> View:
     """`kept/` under the job's rules; built aside when it holds shards that other rules made."""
     rules = run.job.rules
     competing: tuple[int, ...] = ()
     if rules.unique:
-        totals = runs.totals(run.folder)
+        totals = run.history.totals()
         competing = tuple(range(totals["shards"])) if totals else tuple(sorted(run.folder.step("generated").done()))
     return built_aside(run.folder, View(DEFAULT, rules, tuple(step.name for step in scores), competing=competing))
 
@@ -246,14 +246,19 @@ def under_the_rules_of_kept(job: Job, folder: OutputFolder) -> Job:
     return replace(job, rules=record.rules)
 
 
-def remember(run: Run) -> None:
+def remember(run: OpenRun) -> None:
     """Record the run's scorers and rules, unless the folder alone already implies them."""
-    used, record = history.read_rules(run.folder), record_of(run.folder, DEFAULT)
-    now, known = history.of(run.job), used or history.of(runs.recorded_job(run.folder))
+    used, record = read_rules(run.folder), record_of(run.folder, DEFAULT)
+    now, recorded = (_quality(job) for job in (run.job, run.history.job(run.record)))
+    known = used or recorded
     if used is None or used["keep"] is None:
         known = {"scores": known["scores"], "keep": record.rules.canonical() if record else known["keep"]}
     if known != now:
-        history.write(run.folder, now)
+        write_rules(run.folder, now)
+
+
+def _quality(job: Job) -> Quality:
+    return {"scores": job.as_json()["scores"], "keep": job.rules.canonical()}
 
 
 def keep_shard(

@@ -24,8 +24,7 @@ from synth.errors import JobError
 from synth.negatives import Item, Negatives, Positives, Selector, query_key, query_keys
 from synth.registry import stage_identity
 from synth.runs import identity
-from synth.runs import run as runs
-from synth.runs.run import Run
+from synth.runs.run import OpenRun
 from synth.search import Corpus, CorpusText, build, products, usable
 from synth.shards import Origin, OutputFolder, Shard, StepFolder
 from synth.sources import Corpus as CorpusOptions
@@ -44,13 +43,13 @@ class CorpusSource:
     recognised by their row.
     """
 
-    run: Run
+    run: OpenRun
     options: tuple[CorpusOptions, ...] = ()
     files: tuple[InputFile, ...] = ()
     document: str | None = None
 
     @classmethod
-    def of(cls, run: Run, paths: Sequence[str], document: str | None) -> CorpusSource:
+    def of(cls, run: OpenRun, paths: Sequence[str], document: str | None) -> CorpusSource:
         """Find the files. Raises JobError, InputError for a file that cannot be read as its name says."""
         carry = () if document is None else (document,)
         options = tuple(CorpusOptions(path=path, min_chars=1, carry=carry) for path in paths)
@@ -136,9 +135,9 @@ def denied(row: dict[str, Any]) -> bool:
     return label is not None and not label > 0
 
 
-def finished(run: Run, view: str) -> list[int]:
+def finished(run: OpenRun, view: str) -> list[int]:
     """All shards of a view. Raises JobError if the run is not finished or has no such view."""
-    totals = runs.totals(run.folder)
+    totals = run.history.totals()
     done = run.folder.step(view).done()
     if not done and view != "kept":
         raise JobError(f"{run.folder.path}: has no view {view.removeprefix('views/')}.", "See: synth keep --as NAME")
@@ -159,7 +158,7 @@ TOGETHER = 4096
 class Plan:
     """What `mined/` is made from: options, view and corpus."""
 
-    run: Run
+    run: OpenRun
     use: str
     options: Negatives
     view: str

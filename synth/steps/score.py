@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
 
 import pyarrow as pa
 
 from synth.errors import SynthError
 from synth.job import Job
-from synth.runs import history, identity
-from synth.runs.run import Run
+from synth.runs import identity
+from synth.runs.run import OpenRun
 from synth.scores import PairBatch, PassShard, Scorer
 from synth.shards import Journal, Origin, OutputFolder, Shard, StepFolder, disk
+from synth.sources import PairSet
 from synth.stage import Services
-from synth.steps.ingest import stored_scores
 from synth.tables import SCHEMA_VERSION
 
 _INSTRUCTED = frozenset({"encoder", "reranker"})
@@ -63,9 +65,9 @@ def steps(job: Job, instruction: str, whole: int | None = None) -> list[ScoreSte
     return [ScoreStep(scorer, _fingerprint(job, scorer, instruction, whole)) for scorer in job.scores]
 
 
-def steps_of(run: Run) -> list[ScoreStep]:
+def steps_of(run: OpenRun) -> list[ScoreStep]:
     """The scorers of a run with their folders. Raises OutputError."""
-    found = history.read_parts(run.folder)
+    found = run.history.parts()
     return steps(run.job, run.job.instruction, found.shards if found.several else None)
 
 
@@ -92,7 +94,7 @@ class PassIndex:
 class GeneratedPass:
     """The shards of `generated/` as a `synth.scores.PassSource`, read one at a time."""
 
-    run: Run
+    run: OpenRun
     firsts: dict[int, int]
 
     def shards(self) -> Iterator[PassShard]:
@@ -104,7 +106,7 @@ class GeneratedPass:
             yield PassShard(index, first, pairs, PairBatch(pairs, texts).documents)
 
 
-async def build(run: Run, step: ScoreStep, services: Services) -> PassIndex:
+async def build(run: OpenRun, step: ScoreStep, services: Services) -> PassIndex:
     """Build the index of a scorer of scope `pass`, or find it built; its folder names scorer and shards.
 
     Call it when every shard of the pass is generated. Raises what the scorer raises.
@@ -139,7 +141,7 @@ class ScoredShard:
         return self.pairs.meta.shard
 
 
-def open_shard(run: Run, index: int, scorers: Sequence[ScoreStep], *, whole: bool) -> ScoredShard:
+def open_shard(run: OpenRun, index: int, scorers: Sequence[ScoreStep], *, whole: bool) -> ScoredShard:
     """Read a shard of `generated/` for these scorers, and with `whole` for rules, which copy every column."""
     generated = run.folder.step("generated")
     columns = [step.scorer.reads for step in scorers]
@@ -153,7 +155,7 @@ def open_shard(run: Run, index: int, scorers: Sequence[ScoreStep], *, whole: boo
 
 
 async def score(
-    run: Run, step: ScoreStep, shard: ScoredShard, services: Services, found: PassIndex | None = None
+    run: OpenRun, step: ScoreStep, shard: ScoredShard, services: Services, found: PassIndex | None = None
 ) -> bool:
     """Score a shard unless that is done; `found` is the index of a scorer of scope `pass`.
 
@@ -180,11 +182,11 @@ async def score(
     return True
 
 
-async def _score(run: Run, step: ScoreStep, shard: ScoredShard, batch: PairBatch, services: Services) -> None:
+async def _score(run: OpenRun, step: ScoreStep, shard: ScoredShard, batch: PairBatch, services: Services) -> None:
     pairs, promised = shard.pairs, step.scorer.columns()
     table = None
     if run.pairs and step.per_shard:
-        table = await asyncio.to_thread(stored_scores, run, step.name, step.fingerprint, pairs.table)
+        table = await asyncio.to_thread(_stored_scores, run, step.name, step.fingerprint, pairs.table)
     if table is not None:
         table = table.select(promised.names)
     else:
@@ -209,6 +211,47 @@ async def _score(run: Run, step: ScoreStep, shard: ScoredShard, batch: PairBatch
         shard.scores[step.name] = table
 
 
-def _passages(run: Run, index: int) -> pa.ChunkedArray | None:
+def _passages(run: OpenRun, index: int) -> pa.ChunkedArray | None:
     """The texts of the shard's `passages/` file; None for pairs made elsewhere, which have none."""
     return None if run.pairs else run.folder.step("passages").read_columns(index, ["text"])["text"]
+
+
+def _stored_scores(run: OpenRun, name: str, fingerprint: str, pairs: pa.Table) -> pa.Table | None:
+    """The rows of a score folder of an earlier run for pairs that come from it; None unless it has all of them.
+
+    `name` is that of the folder, `scores/cosine-1a2b3c4d`. Scores count only for the exact shard that they were made
+    from, by its checksum.
+    """
+    sets = {each.layout.source: each for each in run.pairs}
+    if not any(each.layout.kind == "shards" for each in sets.values()):
+        return None
+    parts: list[pa.Table] = []
+    sources, rows = pairs["source"].to_pylist(), pairs["source_row"].to_pylist()
+    start = 0
+    while start < len(rows):
+        found = sets[sources[start]]
+        ends = list(accumulate(file.rows or 0 for file in found.files))
+        place = bisect_right(ends, rows[start])
+        end = start
+        while end < len(rows) and sources[end] == sources[start] and bisect_right(ends, rows[end]) == place:
+            end += 1
+        table = _stored_shard(found, place, name, fingerprint)
+        if table is None:
+            return None
+        first = ends[place] - (found.files[place].rows or 0)
+        parts.append(table.take(pa.array([row - first for row in rows[start:end]], pa.int64())))
+        start = end
+    return pa.concat_tables(parts) if parts else None
+
+
+def _stored_shard(found: PairSet, place: int, name: str, fingerprint: str) -> pa.Table | None:
+    path = Path(found.files[place].path)
+    root = path.parent.parent
+    if found.layout.kind != "shards" or not (root / "job.json").is_file() or path.parent.name != "generated":
+        return None
+    step, index = OutputFolder.open(root).step(name), int(path.stem)
+    if not step.file(index).exists():
+        return None
+    shard = step.read(index)
+    fresh = shard.meta.identity == fingerprint and shard.meta.input == found.files[place].sha256
+    return shard.table if fresh else None

@@ -11,13 +11,14 @@ from typing import Any, Literal, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from synth.errors import RequestRejected, SynthError
+from synth.errors import RequestRejected, ServerRefused, SynthError
 from synth.stage import Encoded, Encoder, Reranker
 
 T = TypeVar("T")
 Pairs = Sequence[tuple[str, str]]
 """Queries, each with a document."""
 Ask = Callable[[Pairs], Awaitable[list[float]]]
+Role = Literal["query", "document"]
 Refused = dict[int, RequestRejected]
 """Why a text has no vector, by the number of the text."""
 
@@ -56,9 +57,7 @@ def key_of(kind: str, *texts: str) -> str:
     return f"{kind}/{digest.hexdigest()[:32]}"
 
 
-async def encode_all(
-    encoder: Encoder, texts: Sequence[str], role: Literal["query", "document"]
-) -> tuple[Encoded, Refused]:
+async def encode_all(encoder: Encoder, texts: Sequence[str], role: Role) -> tuple[Encoded, Refused]:
     """Vectors of all texts, and which texts were refused; their rows are zero.
 
     One call, unless something is refused: then halves are tried until the texts are found.
@@ -78,6 +77,31 @@ async def encode_all(
     encoded = Encoded(np.concatenate(vectors), np.concatenate([found.truncated for found, _ in halves]))
     (_, refused), (_, later) = halves
     return encoded, refused | {middle + n: exc for n, exc in later.items()}
+
+
+async def embedded(encoder: Encoder, texts: Sequence[str], role: Role) -> tuple[Encoded, NDArray[np.bool_]]:
+    """Vectors of all texts, and for which texts there is none because the encoder refused them: bool (n,).
+
+    Raises ServerRefused for another number of vectors than texts, and for NaN, infinity or zeros as a vector.
+    """
+    encoded, refused = await encode_all(encoder, texts, role)
+    vectors = encoded.vectors
+    if vectors.ndim != 2 or len(vectors) != len(texts) or len(encoded.truncated) != len(texts):  # noqa: PLR2004 - (n, width)
+        raise ServerRefused(
+            f"embed: {len(texts)} texts went in, an array of shape {vectors.shape} came back.",
+            "Each text needs exactly one vector.",
+        )
+    without = np.zeros(len(texts), np.bool_)
+    without[list(refused)] = True
+    unusable = np.flatnonzero(~(np.isfinite(vectors).all(axis=1) & vectors.any(axis=1)) & ~without)
+    if len(unusable):
+        text = texts[int(unusable[0])]
+        raise ServerRefused(
+            f"embed: the vector of {len(unusable)} of {len(texts)} texts ({role}) has NaN, infinity or only zeros; "
+            f"the first is {text[:60]!r}.",
+            "Check the model's dtype on the server; such vectors have no cosine.",
+        )
+    return encoded, without
 
 
 async def rerank_all(

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from synth.runs.run import OpenRun
 from synth.shards import OutputFolder, StepFolder
-from synth.shards.step import readable
+from synth.shards.folder import readable
 from synth.steps.keep import View
 from synth.tables import PAIRS
 

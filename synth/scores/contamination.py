@@ -92,7 +92,16 @@ def described(files: Sequence[str]) -> list[InputFile]:
 
     Raises JobError where one is not there, InputError where it is not what its name says, SystemFault.
     """
-    return [_described(str(Path(path).expanduser().absolute())) for path in files]
+    found = []
+    for path in (str(Path(name).expanduser().absolute()) for name in files):
+        try:
+            status = Path(path).stat()
+            found.append(_hashed(path, status.st_size, status.st_mtime_ns))
+        except FileNotFoundError as exc:
+            raise JobError(f"scores: contamination: there is no file {path}.", "Check `files`.") from exc
+        except OSError as exc:
+            raise SystemFault(f"{path}: {exc.strerror}.", "Change its permissions, then run again.") from exc
+    return found
 
 
 def rows(file: InputFile, column: str | None) -> Iterator[tuple[str, str]]:
@@ -142,16 +151,6 @@ def _column(file: InputFile) -> str:
             "Name it: `column:` of the score contamination.",
         )
     return found
-
-
-def _described(path: str) -> InputFile:
-    try:
-        status = Path(path).stat()
-        return _hashed(path, status.st_size, status.st_mtime_ns)
-    except FileNotFoundError as exc:
-        raise JobError(f"scores: contamination: {path} does not exist.", "Check `files`.") from exc
-    except OSError as exc:
-        raise SystemFault(f"{path}: {exc.strerror}.", "Change its permissions, then run again.") from exc
 
 
 @lru_cache(maxsize=64)

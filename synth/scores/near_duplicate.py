@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -100,15 +101,10 @@ def join_duplicates(
     distinct = np.flatnonzero(forest.roots() == np.arange(len(digests)))
     for keys in bands:
         for bucket in groups(keys[distinct]):
-            _join_bucket(forest, sets, distinct[bucket], threshold)
+            for item, other in itertools.combinations(distinct[bucket].tolist(), 2):
+                if forest.find(item) != forest.find(other) and jaccard(sets[item], sets[other]) >= threshold:
+                    forest.join(item, other)
     return forest
-
-
-def _join_bucket(forest: Forest, sets: ShingleSets, bucket: NDArray[np.int64], threshold: float) -> None:
-    for n, item in enumerate(bucket.tolist()):
-        for other in bucket[:n].tolist():
-            if forest.find(item) != forest.find(other) and jaccard(sets[item], sets[other]) >= threshold:
-                forest.join(item, other)
 
 
 def groups(keys: NDArray[np.uint64]) -> Iterator[NDArray[np.int64]]:
@@ -214,10 +210,7 @@ class NearDuplicate(Scorer):
             ]
             return np.concatenate([*rows, np.empty(0, np.uint64)])
 
-        def columns() -> Iterator[NDArray[np.uint64]]:
-            return map(column, range(bands))
-
-        roots = join_duplicates(sets, column(bands), columns(), self.threshold).roots()
+        roots = join_duplicates(sets, column(bands), map(column, range(bands)), self.threshold).roots()
         firsts = np.cumsum([0, *counts])
         items = [np.asarray(rows) + firsts[n] for n, rows in enumerate(arrays("item", "<i8"))]
         of_pair = roots[np.concatenate([*items, np.empty(0, np.int64)])]

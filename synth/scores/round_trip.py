@@ -6,15 +6,15 @@ import asyncio
 from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from synth.batching import Role, embedded
 from synth.errors import JobError, OutputError, ServerRefused, SynthError
 from synth.scores._scorer import PairBatch, PassSource, ScoreColumn, Scorer
-from synth.scores._vectors import unit_vectors
 from synth.search import BLOCK, Excluded, Index, part, products, retrieve
 from synth.stage import Encoder, Services
 
@@ -62,8 +62,9 @@ class RoundTrip(Scorer):
             new = {digest: text for text in shard.documents if (digest := _digest(text)) not in seen}
             name = part("digests", shard.index)
             if not index.has(name):
-                vectors = await _half(encoder, tuple(new.values()))
-                index.put(part("vectors", shard.index), vectors)
+                texts = tuple(new.values())
+                vectors = await _unit_vectors(encoder, texts, "document") if texts else np.empty((0, 0))
+                index.put(part("vectors", shard.index), vectors.astype("<f2"))
                 index.put(name, np.frombuffer(b"".join(new), np.uint8))
             found = _width(index, shard.index, len(new))
             width = width or found
@@ -85,7 +86,7 @@ class RoundTrip(Scorer):
         passages = _Passages(Index(batch.index))
         queries = batch.texts("query")
         distinct = tuple(dict.fromkeys(queries))
-        asked = (await unit_vectors(_encoder(services), distinct, "query")).astype(np.float32)
+        asked = (await _unit_vectors(_encoder(services), distinct, "query")).astype(np.float32)
         if not asked.any() or not passages.width:
             return self.table([None] * len(queries), [None] * len(queries))
         if asked.shape[1] != passages.width:
@@ -152,10 +153,12 @@ def _search(passages: _Passages, queries: NDArray[np.float32], texts: list[str])
     return pa.array(1 + hits.ahead, mask=unknown), pa.array(margins, mask=unknown | alone)
 
 
-async def _half(encoder: Encoder, texts: tuple[str, ...]) -> NDArray[Any]:
-    if not texts:
-        return np.empty((0, 0), "<f2")
-    return (await unit_vectors(encoder, texts, "document")).astype("<f2")
+async def _unit_vectors(encoder: Encoder, texts: tuple[str, ...], role: Role) -> NDArray[np.float64]:
+    """Vectors of length 1, and zeros for the texts that cannot be embedded: float64 (n, width)."""
+    encoded, without = await embedded(encoder, texts, role)
+    vectors = np.where(without[:, None], 0.0, np.asarray(encoded.vectors, np.float64))
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.where(lengths == 0, 1.0, lengths), np.float64)
 
 
 def _width(index: Index, shard: int, rows: int) -> int:

@@ -136,7 +136,16 @@ def is_loopback(url: str) -> bool:
 Kind = Literal["unreachable", "overloaded", "throttled", "denied", "failed", "waiting"]
 MAX_QUOTE = 500
 _REJECTED = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY})
-_TRY_AGAIN = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_EARLY})
+_TRANSIENT: dict[int, Kind] = {
+    HTTPStatus.UNAUTHORIZED: "denied",
+    HTTPStatus.FORBIDDEN: "denied",
+    HTTPStatus.PAYMENT_REQUIRED: "throttled",
+    HTTPStatus.TOO_MANY_REQUESTS: "throttled",
+    HTTPStatus.SERVICE_UNAVAILABLE: "overloaded",
+    HTTPStatus.REQUEST_TIMEOUT: "failed",
+    HTTPStatus.CONFLICT: "failed",
+    HTTPStatus.TOO_EARLY: "failed",
+}
 _TOO_LONG_TEXT = re.compile(
     r"context[ _](length|window|size)|maximum (input|sequence|prompt) length|max_model_len|too (long|many tokens)"
     r"|longer than the (maximum|model)|exceeds? the (model|maximum|available)|input is too large",
@@ -209,7 +218,7 @@ def status_error(answer: Answer, server: str, wall: float, redact: Redactor) -> 
     error = _error_object(answer.body)
     text = redact(str(error.get("message") or answer.body.decode("utf-8", "replace")))
     message = f"{server}: HTTP {status}: {text}" if text else f"{server}: HTTP {status}"
-    kind = _transient_kind(status)
+    kind = _TRANSIENT.get(status, "failed" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else None)
     if kind is not None:
         return TransientError(message, kind, retry_after(answer.headers, wall))
     if status in _REJECTED:
@@ -223,16 +232,6 @@ def status_error(answer: Answer, server: str, wall: float, redact: Redactor) -> 
             "Write the final URL in the job: redirects are not followed, because they could send passages elsewhere.",
         )
     return ServerRefused(f"{message}.", "Check that this is the base URL of an OpenAI-compatible server.")
-
-
-def _transient_kind(status: int) -> Kind | None:
-    if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
-        return "denied"
-    if status in {HTTPStatus.PAYMENT_REQUIRED, HTTPStatus.TOO_MANY_REQUESTS}:
-        return "throttled"
-    if status == HTTPStatus.SERVICE_UNAVAILABLE:
-        return "overloaded"
-    return "failed" if status in _TRY_AGAIN or status >= HTTPStatus.INTERNAL_SERVER_ERROR else None
 
 
 def _error_object(body: bytes) -> Mapping[str, Any]:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from synth.errors import OutputError, SynthError, SystemFault
+from synth.errors import OutputError, SystemFault
 
 _AT_FDCWD = -100
 _NOREPLACE = 1
@@ -70,14 +70,10 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        raise _named(exc, path) from exc
-
-
-def _named(exc: OSError, path: Path) -> SynthError:
-    if exc.errno in (errno.ELOOP, errno.ENOTDIR):
-        return foreign(path)
-    cure = _CURES.get(exc.errno or 0, "Check that disk")
-    return SystemFault(f"{path}: {exc.strerror or exc}.", f"{cure}, then run the same command again.")
+        if exc.errno in (errno.ELOOP, errno.ENOTDIR):
+            raise foreign(path) from exc
+        cure = _CURES.get(exc.errno or 0, "Check that disk")
+        raise SystemFault(f"{path}: {exc.strerror or exc}.", f"{cure}, then run the same command again.") from exc
 
 
 def foreign(path: Path) -> OutputError:
@@ -216,11 +212,14 @@ def open_to_read(path: Path) -> int:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError as exc:
             raise OutputError(f"{path}: does not exist.", "Run the job again, then this command.") from exc
+        regular = False
         try:
-            _require_regular(descriptor, path)
-        except BaseException:
-            os.close(descriptor)
-            raise
+            regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        finally:
+            if not regular:
+                os.close(descriptor)
+        if not regular:
+            raise foreign(path)
         return descriptor
 
 
@@ -281,11 +280,8 @@ def _publish(copy: Path, final: Path) -> bool:
     except OSError as exc:
         if exc.errno not in _NO_HARD_LINKS:
             raise
-        return _publish_by_rename(copy, final)
-    return True
-
-
-def _publish_by_rename(copy: Path, final: Path) -> bool:
+    else:
+        return True
     try:
         return rename_new(copy, final)
     except OSError as exc:
@@ -296,11 +292,6 @@ def _publish_by_rename(copy: Path, final: Path) -> bool:
             "spares an existing file, so two writers could overwrite each other.",
             "Choose an output folder on another file system with -o.",
         ) from exc
-
-
-def _require_regular(descriptor: int, path: Path) -> None:
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        raise foreign(path)
 
 
 def _forget(copy: Path) -> None:

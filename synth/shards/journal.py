@@ -58,11 +58,14 @@ class Journal:
         with disk_errors(self.path):
             self._cut_back()
             self._broken = True
+            written = 0
             try:
-                _write_line(self._descriptor, line)
-            except OSError:
-                self._cut_back()
-                raise
+                written = os.write(self._descriptor, line)
+            finally:
+                if written != len(line):
+                    self._cut_back()
+            if written != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self._broken = False
         self._size += len(line)
         self._records[key] = value
@@ -116,11 +119,6 @@ def claim(path: Path, shard: Path, *, locked: bool) -> Journal | None:
             if journal is None:
                 os.close(descriptor)
         return journal
-
-
-def _write_line(descriptor: int, line: bytes) -> None:
-    if os.write(descriptor, line) != len(line):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _lock(descriptor: int) -> bool:

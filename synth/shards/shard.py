@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,6 +20,23 @@ from synth.errors import OutputError, SynthError
 FORMAT = 1
 """Of the files and their key-values; a reader refuses a higher one."""
 
+_KEYS = {
+    "format": "format",
+    "identity": "identity",
+    "input": "input",
+    "shard": "shard",
+    "first": "first",
+    "in": "rows_in",
+    "out": "rows_out",
+    "rejected": "rejected",
+    "rejects_file": "rejects_file",
+    "rejects_sha256": "rejects_sha256",
+    "schema": "schema",
+    "writer": "writer",
+    "models": "models",
+}
+"""The key-values of a shard in their order, without `synth.`, and the fields of `ShardMeta` that they record."""
+_NUMBERS = ("format", "shard", "first", "rows_in", "rows_out", "rejected")
 _ROW_GROUP = 10_000
 _ZSTD_LEVEL = 1
 
@@ -53,21 +71,8 @@ class ShardMeta(Origin):
     format: int = FORMAT
 
     def to_keys(self) -> dict[str, str]:
-        return {
-            "synth.format": str(self.format),
-            "synth.identity": self.identity,
-            "synth.input": self.input,
-            "synth.shard": str(self.shard),
-            "synth.first": str(self.first),
-            "synth.in": str(self.rows_in),
-            "synth.out": str(self.rows_out),
-            "synth.rejected": str(self.rejected),
-            "synth.rejects_file": self.rejects_file,
-            "synth.rejects_sha256": self.rejects_sha256,
-            "synth.schema": self.schema,
-            "synth.writer": self.writer,
-            "synth.models": json.dumps(self.models),
-        }
+        values = {f"synth.{key}": str(getattr(self, field)) for key, field in _KEYS.items()}
+        return values | {"synth.models": json.dumps(self.models)}
 
     @classmethod
     def from_keys(cls, keys: dict[bytes, bytes] | None, path: Path) -> ShardMeta:
@@ -76,21 +81,9 @@ class ShardMeta(Origin):
             found = {key.decode(): value.decode() for key, value in (keys or {}).items() if key.startswith(b"synth.")}
             if int(found["synth.format"]) > FORMAT:
                 raise OutputError(f"{path}: was written by a newer synth ({found['synth.writer']}).", "Upgrade synth.")
-            return cls(
-                identity=found["synth.identity"],
-                input=found["synth.input"],
-                first=int(found["synth.first"]),
-                rows_in=int(found["synth.in"]),
-                rows_out=int(found["synth.out"]),
-                schema=found["synth.schema"],
-                models=tuple(json.loads(found["synth.models"])),
-                shard=int(found["synth.shard"]),
-                rejected=int(found["synth.rejected"]),
-                rejects_file=found["synth.rejects_file"],
-                rejects_sha256=found["synth.rejects_sha256"],
-                writer=found["synth.writer"],
-                format=int(found["synth.format"]),
-            )
+            values: dict[str, Any] = {field: found[f"synth.{key}"] for key, field in _KEYS.items()}
+            values |= {field: int(values[field]) for field in _NUMBERS}
+            return cls(**values | {"models": tuple(json.loads(values["models"]))})
         except (KeyError, ValueError) as exc:
             raise OutputError(
                 f"{path}: is not a shard of synth (missing or unreadable in its Parquet metadata: {exc}).", "Remove it."

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from synth.check.findings import Finding, Findings
+from synth.check import Finding, Findings
 from synth.document import Document, Problem
 from synth.errors import SynthError
 from synth.job import Job
@@ -123,13 +123,9 @@ def _count(report: DataReport, corpora: Sequence[Corpus], outcome: PassageRow | 
     corpus = next((each for each in corpora if each.source == outcome.source), None)
     if corpus is not None and corpus.on_long == "truncate":
         report.cut += len(outcome.text) >= corpus.max_chars
-    if report.passages % _spacing(report) == 0 and len(report.sample) < KEPT_PASSAGES:
+    spacing = max(1, min(report.rows or MOST_ROWS, MOST_ROWS) // KEPT_PASSAGES)
+    if report.passages % spacing == 0 and len(report.sample) < KEPT_PASSAGES:
         report.sample.append(outcome)
-
-
-def _spacing(report: DataReport) -> int:
-    """Passages between two that are kept for rendering prompts."""
-    return max(1, min(report.rows or MOST_ROWS, MOST_ROWS) // KEPT_PASSAGES)
 
 
 @dataclass(slots=True)

@@ -1,22 +1,22 @@
-"""What is wrong with a job, in itself and with the files it names, all of it at once."""
+"""Everything that can be known of a job before it runs, in one report: `examine`."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import resource
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from synth import registry
-from synth.check.data import DataReport
-from synth.check.findings import Finding, Findings
-from synth.document import Document, Problem
+from synth.check import Finding, Findings
+from synth.check.data import DataReport, PairsReport, look, look_at_pairs
+from synth.check.servers import Asked, ask_all, named_models
+from synth.document import Problem
 from synth.errors import JobError, SynthError
-from synth.job import SPARE_DESCRIPTORS, Draft, Job, PersonaOptions
+from synth.job import Draft, Job, PersonaOptions
 from synth.personas import Library, load_library
 from synth.prompts import PromptFolder
 from synth.runs.preflight import unsuited
@@ -25,7 +25,7 @@ from synth.shipped import find
 from synth.sources import Corpus, InputFile, PassageRow, ReadLimits, inspect
 from synth.stage import ChatReply, ChatRequest
 from synth.tasks import Task, Writer
-from synth.types import Candidates, Passage
+from synth.types import Candidates, Notify, Passage
 from synth.validation import validate
 
 
@@ -39,12 +39,8 @@ class Material:
 
 
 def read_material(draft: Draft, base: Path, findings: Findings) -> Material:
-    """Read all files that a job names beside itself; also of sections whose neighbours have mistakes."""
-    return Material(
-        files=_files(draft, base, findings),
-        prompts=_prompts(draft, base, findings),
-        library=_library(draft, base, findings),
-    )
+    """Read all files that a job names, also of sections whose neighbours have mistakes."""
+    return Material(_files(draft, base, findings), _prompts(draft, base, findings), _library(draft, base, findings))
 
 
 def _files(draft: Draft, base: Path, findings: Findings) -> list[InputFile]:
@@ -70,12 +66,8 @@ def _files(draft: Draft, base: Path, findings: Findings) -> list[InputFile]:
         except SynthError as exc:
             findings.add(Finding.of(exc))
         else:
-            files += [_at(each, index) for each in seen]
+            files += [replace(each, corpus_index=index) for each in seen]
     return files
-
-
-def _at(file: InputFile, index: int) -> InputFile:
-    return replace(file, corpus_index=index)
 
 
 def _prompts(draft: Draft, base: Path, findings: Findings) -> PromptFolder | None:
@@ -117,31 +109,6 @@ def _library(draft: Draft, base: Path, findings: Findings) -> Library | None:
     except SynthError as exc:
         findings.add(Finding.of(exc))
     return None
-
-
-def check_scorers(draft: Draft, base: Path, findings: Findings) -> None:
-    """Files of scorers that cannot be used."""
-    for scorer in draft.stages.get("scores", ()):
-        try:
-            scorer.at(base).require()
-        except SynthError as exc:
-            findings.add(Finding.of(exc, f"{draft.document.name}: "))
-
-
-def check_languages(job: Job, languages: Sequence[str], document: Document, findings: Findings) -> None:
-    """What `synth run` refuses for passages in these languages."""
-    for problem in unsuited(job, languages):
-        findings.problem(document, problem)
-
-
-def check_descriptors(slots: int, findings: Findings) -> None:
-    """Warn where the requests in flight would need more file descriptors than a process may have."""
-    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if allowed != resource.RLIM_INFINITY and slots + SPARE_DESCRIPTORS > allowed:
-        findings.warn(
-            f"{slots:,} requests in flight need more than the {allowed:,} file descriptors of a process here. "
-            f"Run `ulimit -n {2 * (slots + SPARE_DESCRIPTORS)}` first, or lower run.concurrency."
-        )
 
 
 BYTES_PER_TOKEN = 4
@@ -268,3 +235,57 @@ def _free(out: Path) -> int | None:
         return shutil.disk_usage(here).free
     except OSError:
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All that a check found; parts that mistakes elsewhere made impossible are None or empty."""
+
+    data: DataReport | PairsReport | None
+    servers: Sequence[Asked]
+    costs: Costs | None
+    findings: Findings
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {
+            "ok": self.findings.code == 0,
+            "mistakes": self.findings.mistakes,
+            "warnings": self.findings.warnings,
+            "data": self.data.as_json() if self.data else None,
+            "servers": [each.as_json() for each in self.servers],
+            "expected": asdict(self.costs) if self.costs else None,
+        }
+
+
+def examine(draft: Draft, base: Path, *, offline: bool, notify: Notify = lambda _: None) -> Report:
+    """Look at everything that is possible despite the draft's own mistakes."""
+    findings = Findings.of(draft.document, draft.problems)
+    notify(f"{draft.document.name}: looking at the job and its files")
+    material = read_material(draft, base, findings)
+    for scorer in draft.stages.get("scores", ()):
+        try:
+            scorer.at(base).require()
+        except SynthError as exc:
+            findings.add(Finding.of(exc, f"{draft.document.name}: "))
+    job = draft.job(base)
+    data: DataReport | PairsReport | None = None
+    costs = None
+    if job is not None and job.data:
+        data = look_at_pairs(job, draft.document, findings)
+    elif job is not None:
+        limits = ReadLimits(max_line_bytes=job.limits.max_line_bytes, strict=False)
+        data = look(job.corpora, material.files, limits, findings)
+        for problem in unsuited(job, list(data.languages)):
+            findings.problem(draft.document, problem)
+        job.run.in_flight(findings.warn)
+    if not offline:
+        notify("asking the models")
+    instruction = job.instruction if job is not None else str(getattr(draft.stages.get("task"), "instruction", ""))
+    servers = ask_all(named_models(draft.stages, instruction), findings, offline=offline)
+    if job is not None and isinstance(data, DataReport):
+        out = Path(job.file.out) if job.file.out else Path("outputs")
+        costs = expect(job, material, data, base / out)
+        room = [r.max_model_len for a in servers if a.section == "llm" for r in a.results if r.max_model_len]
+        check_fit(job, costs, min(room, default=None), findings)
+    return Report(data, servers, costs, findings)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from synth.check.findings import Finding, Findings
-from synth.check.job import check_descriptors
+from synth.check import Finding, Findings
 from synth.errors import SynthError
+from synth.job import SPARE_DESCRIPTORS
 from synth.registry import name_of
 from synth.servers.faults import is_loopback, shown
 from synth.servers.http import ServerAuth
@@ -65,7 +66,7 @@ def ask_all(models: Sequence[Model], findings: Findings, *, offline: bool) -> li
     """Ask all servers at the same time; a problem with one becomes a finding, the others are still asked."""
 
     async def gather() -> list[Asked]:
-        return list(await asyncio.gather(*(_ask(model, findings, offline=offline) for model in models)))
+        return await asyncio.gather(*(_ask(model, findings, offline=offline) for model in models))
 
     return asyncio.run(gather())
 
@@ -102,7 +103,7 @@ async def _probe(named: Model, client: ClientSettings, findings: Findings, *, of
     if isinstance(stage, LlmStage):
         chat = stage.open(client)
         await chat.close()
-        check_descriptors(chat.slots if hosts(stage) else 0, findings)
+        _check_descriptors(chat.slots if hosts(stage) else 0, findings)
         return [] if offline else await stage.probe(client)
     if isinstance(stage, EmbedStage | RerankStage):
         model = stage.open(client, named.instruction)
@@ -133,3 +134,13 @@ def proxies(stage: ModelStage) -> list[str]:
 def hosts(stage: ModelStage) -> list[str]:
     """The hosts other than this machine that a stage sends texts to, each once."""
     return list(dict.fromkeys(urlsplit(url).netloc for url in stage.urls() if not is_loopback(url)))
+
+
+def _check_descriptors(slots: int, findings: Findings) -> None:
+    """Warn where the requests in flight would need more file descriptors than a process may have."""
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if allowed != resource.RLIM_INFINITY and slots + SPARE_DESCRIPTORS > allowed:
+        findings.warn(
+            f"{slots:,} requests in flight need more than the {allowed:,} file descriptors of a process here. "
+            f"Run `ulimit -n {2 * (slots + SPARE_DESCRIPTORS)}` first, or lower run.concurrency."
+        )

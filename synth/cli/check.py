@@ -15,8 +15,7 @@ from synth.terminal import say, tell
 
 if TYPE_CHECKING:
     from synth.check.data import DataReport
-    from synth.check.job import Costs
-    from synth.check.report import Report
+    from synth.check.job import Costs, Report
     from synth.check.servers import Asked
     from synth.job import Draft, Job
     from synth.stage import ProbeResult
@@ -52,7 +51,7 @@ def check(
 
     Looks at the job file, the files it names, a sample of the data and each server; writes nothing.
     """
-    from synth.check.report import examine
+    from synth.check.job import examine
     from synth.document import load_document
     from synth.job import draft_job
 

@@ -56,7 +56,7 @@ def test_the_columns_of_a_job_are_the_same_for_every_command(
     code, text = refusals(command, write_job(place, given), place / "out", capsys)
     assert code == (0 if there else 2), text
     if not there:
-        assert f"keep.{column}: there is no column {column}" in text
+        assert f"keep.{column}: column {column} does not exist" in text
         assert not (place / "out" / "generated").exists()
         assert not server.posts
 

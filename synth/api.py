@@ -34,7 +34,7 @@ from synth.pipeline import Control, RunArgs, Target
 from synth.progress import Display
 from synth.results import export as exporting
 from synth.results.keep import Kept, apply
-from synth.results.render import row_lines
+from synth.results.render import row_view
 from synth.results.rows import rows as stored_rows
 from synth.results.rows import view_folder
 from synth.results.summary import Summary, scan, scan_rejects, scores_in, summarise
@@ -48,7 +48,8 @@ from synth.runs.run import OpenRun
 from synth.shards import OutputFolder
 from synth.steps import keep as keep_step
 from synth.steps import score as score_step
-from synth.terminal import say, tell
+from synth.terminal import show as show_on_screen
+from synth.terminal import tell, words
 
 if TYPE_CHECKING:
     import datasets
@@ -130,9 +131,7 @@ class Run:
         """Print a few rows, spread over the run."""
         scores = scores_in(self._folder, "kept")
         for source, row in stored_rows(self._folder, count=count, rejected=rejected, where=where):
-            for line in row_lines(row, source, scores):
-                say(line)
-            say("")
+            show_on_screen(*row_view(row, source, scores), words())
 
     def _job(self) -> Job:
         history = History.read(self._folder)

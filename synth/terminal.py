@@ -1,4 +1,4 @@
-"""The one way to the terminal: text of servers, models and files is shown, never obeyed.
+"""Everything that is printed goes through here: text of servers, models and files is shown, never obeyed.
 
 Control characters (escape sequences move cursors and set titles) and bidirectional overrides appear in escaped form;
 nothing is read as markup.
@@ -10,13 +10,16 @@ import os
 import re
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.text import Text
 
 _WIDEST = 100
+_COLUMNS = 80
 
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -51,49 +54,88 @@ def _write(line: str, stream: TextIO) -> None:
 
 
 def tell(text: str) -> None:
-    """Print a line to standard error: notices, progress, errors."""
+    """Print a line to standard error: notices, progress, errors. On a terminal it wraps between words."""
+    if sys.stderr.isatty():
+        text = "\n".join(part for line in text.split("\n") for part in _wrapped(line))
     say(text, to=sys.stderr)
 
 
+def _wrapped(line: str) -> list[str]:
+    if len(line) <= width():
+        return [line]
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    return textwrap.wrap(
+        line,
+        width(),
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
 def width() -> int:
-    """Columns for text: those of the terminal, at most 100."""
-    return min(_WIDEST, shutil.get_terminal_size((_WIDEST, 24)).columns)
+    """Columns for text: those of the terminal, at most 100; 80 where there is no terminal."""
+    return min(_WIDEST, shutil.get_terminal_size((_COLUMNS, 24)).columns)
 
 
-def show(what: RenderableType) -> None:
-    """Print a table, or whatever else rich draws, to standard output; its texts have to be `rich.text.Text`."""
-    from rich.console import Console  # noqa: PLC0415 - only where something is drawn
+def show(*parts: RenderableType) -> None:
+    """Print what rich draws to standard output, one below the other; texts have to be `rich.text.Text`."""
+    from rich.console import Console, Group  # noqa: PLC0415 - only where something is drawn
 
     console = Console(file=sys.stdout, width=width(), highlight=False, markup=False, emoji=False)
     with console.capture() as drawn:
-        console.print(what)
+        console.print(Group(*parts))
     _write("\n".join(line.rstrip() for line in drawn.get().splitlines()) + "\n", sys.stdout)
 
 
-def facts(rows: Iterable[tuple[str, str]]) -> RenderableType:
-    """Labels and what they stand for, in two columns; texts too long are wrapped in theirs."""
-    from rich.table import Table  # noqa: PLC0415 - as above
+def words(text: str = "", style: str = "") -> Text:
+    """A text that may come from anywhere, for `show`."""
     from rich.text import Text  # noqa: PLC0415 - as above
 
+    return Text(safe(text), style)
+
+
+def indented(text: str, by: int) -> RenderableType:
+    """Words with a margin to the left."""
+    from rich.padding import Padding  # noqa: PLC0415 - as above
+
+    return Padding(words(text), (0, 0, 0, by))
+
+
+def facts(rows: Iterable[tuple[str, str]], *, least: int = 9, indent: int = 0) -> RenderableType:
+    """Labels and what belongs to them, in two columns; the first has `least` columns or more, the second wraps."""
+    from rich.table import Table  # noqa: PLC0415 - as above
+
     grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(no_wrap=True)
+    grid.add_column(no_wrap=True, min_width=least + indent)
     grid.add_column(overflow="fold")
     for label, text in rows:
-        grid.add_row(Text(label), Text(safe(text)))
+        grid.add_row(words(" " * indent + label), words(text))
     return grid
 
 
 def columns(head: Sequence[str], rows: Iterable[Sequence[str]]) -> RenderableType:
     """A table whose first column is text and whose other columns are numbers."""
     from rich.table import Table  # noqa: PLC0415 - as above
-    from rich.text import Text  # noqa: PLC0415 - as above
 
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     for n, name in enumerate(head):
-        table.add_column(Text(safe(name)), justify="right" if n else "left", no_wrap=bool(n), overflow="fold")
+        table.add_column(words(name), justify="right" if n else "left", no_wrap=bool(n), overflow="fold")
     for row in rows:
-        table.add_row(*(Text(safe(cell)) for cell in row))
+        table.add_row(*map(words, row))
     return table
+
+
+def heading(title: str, stroke: str = "─") -> Text:
+    """A title in a line as wide as the text below it."""
+    title = title if len(title) <= width() - 6 else title[: width() - 7] + "…"
+    return words(f"{stroke * 2} {title} {stroke * max(2, width() - len(title) - 4)}", "bold")
+
+
+def shorten(text: str, length: int) -> str:
+    """The text on one line, cut to `length` characters."""
+    text = " ".join(text.split())
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def silence(stream: TextIO) -> None:

@@ -153,19 +153,19 @@ class PairsReport:
         """For `--json`."""
         return {each.name: getattr(self, each.name) for each in fields(self)}  # `asdict` spoils a Counter
 
-    def lines(self) -> Iterator[str]:
+    def facts(self) -> Iterator[tuple[str, str]]:
         """For people."""
         for layout in self.layouts:
-            yield f"data       {layout}"
+            yield "data", f"{layout}"
         how = f"{self.read:,} looked at, spread evenly" if self.read < self.rows else "all looked at"
-        yield f"rows       {self.rows:,}, {how}: {self.pairs:,} pairs"
+        yield "rows", f"{self.rows:,}, {how}: {self.pairs:,} pairs"
         if self.renamed:
-            yield f"renamed    {ingest.describe_renamed(self.renamed)}"
+            yield "renamed", f"{ingest.describe_renamed(self.renamed)}"
         if self.rejected:
             reasons = ", ".join(f"{name} {count:,}" for name, count in self.rejected.most_common())
-            yield f"rejected   {self.rejected.total():,} ({reasons})"
+            yield "rejected", f"{self.rejected.total():,} ({reasons})"
         shown = ", ".join(f"{code} {count / self.pairs:.0%}" for code, count in self.languages.most_common(12))
-        yield f"languages  {shown} (query > passage)"
+        yield "languages", f"{shown} (query > passage)"
 
 
 def look_at_pairs(job: Job, document: Document, findings: Findings) -> PairsReport:

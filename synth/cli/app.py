@@ -24,11 +24,11 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=examples(
-        "synth run configs/quickstart.yaml    everything at once, on this machine, without a server",
-        "synth init my-job.yaml               a job file of your own to edit, then:",
-        "synth check my-job.yaml              every mistake, each server, the expected cost",
-        "synth preview my-job.yaml            prompts, replies and scores for three passages",
-        "synth run my-job.yaml                run again after a stop: it resumes",
+        "synth run configs/quickstart.yaml    all of it on this machine, no server",
+        "synth init my-job.yaml               a job file to edit, then:",
+        "synth check my-job.yaml              mistakes, servers, expected cost",
+        "synth preview my-job.yaml            prompts, replies, scores of 3 passages",
+        "synth run my-job.yaml                run again after a stop to resume",
     ),
 )
 

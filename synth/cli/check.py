@@ -11,7 +11,7 @@ import typer
 
 from synth.cli.app import AsJson, JobFile, Settings, app, examples
 from synth.errors import SynthError
-from synth.terminal import say, tell
+from synth.terminal import facts, say, show, tell, words
 
 if TYPE_CHECKING:
     from synth.check.data import DataReport
@@ -61,75 +61,78 @@ def check(
     if as_json:
         say(json.dumps(report.as_json(), ensure_ascii=False, default=str))
     else:
-        for line in _lines(report, draft):
-            say(line)
+        _print(report, draft)
     if report.findings.code:
         raise CheckFailed(len(report.findings.mistakes), report.findings.code)
 
 
-def _lines(report: Report, draft: Draft) -> Iterator[str]:
+def _print(report: Report, draft: Draft) -> None:
+    job = draft.job(Path.cwd())
+    rows = list(_facts(report, job))
+    if rows:
+        show(facts(rows))
+    for number, text in enumerate(report.findings.mistakes, 1):
+        show(words(f"\nmistake {number}: {text}"))
+    for text in report.findings.warnings:
+        show(words(f"\nwarning: {text}"))
+    if not report.findings.code:
+        say("\nall is well; next:")
+        for command in ("run",) if job is not None and job.data else ("preview", "run"):
+            say(f"  synth {command} {draft.document.name}")
+
+
+def _facts(report: Report, job: Job | None) -> Iterator[tuple[str, str]]:
     from synth.check.data import PairsReport
 
-    job = draft.job(Path.cwd())
     if isinstance(report.data, PairsReport):
-        yield from report.data.lines() if report.data.rows else ()
+        yield from report.data.facts() if report.data.rows else ()
     elif report.data is not None and report.data.files:
-        yield from _data_lines(report.data)
+        yield from _data_facts(report.data)
     for asked in report.servers:
-        yield from _server_lines(asked)
+        yield from _server_facts(asked)
     if job is not None and report.costs is not None:
-        yield from _cost_lines(job, report.costs)
+        yield from _cost_facts(job, report.costs)
     if job is not None:
-        yield from _index_lines(job, report)
-    for number, text in enumerate(report.findings.mistakes, 1):
-        yield ""
-        yield f"mistake {number}: {text}"
-    for text in report.findings.warnings:
-        yield ""
-        yield f"warning: {text}"
-    if not report.findings.code:
-        yield ""
-        preview = "" if job is not None and job.data else f"synth preview {draft.document.name}, "
-        yield f"all is well; next: {preview}synth run {draft.document.name}"
+        yield from _index_facts(job, report)
 
 
-def _data_lines(data: DataReport) -> Iterator[str]:
+def _data_facts(data: DataReport) -> Iterator[tuple[str, str]]:
     for file in data.files[:_FILES_SHOWN]:
         rows = "unknown number of rows" if file["rows"] is None else f"{file['rows']:,} rows"
-        yield f"file       {file['path']}: {rows}"
+        yield "file", f"{file['path']}: {rows}"
     if len(data.files) > _FILES_SHOWN:
-        yield f"           and {len(data.files) - _FILES_SHOWN:,} more files"
+        yield "", f"and {len(data.files) - _FILES_SHOWN:,} more files"
     rows = "an unknown number of" if data.rows is None else f"{data.rows:,}"
     how = f"{data.read:,} of {rows} rows looked at, spread evenly" if data.sampled else f"{data.read:,}, all looked at"
-    yield f"rows       {how}"
+    yield "rows", f"{how}"
     if data.rejected:
         reasons = ", ".join(f"{name} {count:,}" for name, count in data.rejected.most_common())
-        yield f"rejected   {data.rejected.total():,} ({reasons})"
+        yield "rejected", f"{data.rejected.total():,} ({reasons})"
         if data.sampled:
-            yield "           duplicates show only where both rows are in the sample"
+            yield "", "duplicates show only where both rows are in the sample"
     if not data.passages:
         return
     about = "about " if data.sampled else ""
     shown = ", ".join(f"{code} {count / data.passages:.0%}" for code, count in data.languages.most_common(12))
     mean = data.characters / data.passages
-    yield f"passages   {about}{data.expected:,}, of {mean:,.0f} characters on average, the longest {data.longest:,}"
+    yield "passages", f"{about}{data.expected:,}, of {mean:,.0f} characters on average, the longest {data.longest:,}"
     if data.chunked or data.cut:
-        yield f"           {data.chunked:,} rows too long and chunked, {data.cut:,} truncated"
-    yield f"languages  {shown}"
+        yield "", f"{data.chunked:,} rows too long and chunked, {data.cut:,} truncated"
+    yield "languages", f"{shown}"
 
 
-def _server_lines(asked: Asked) -> Iterator[str]:
+def _server_facts(asked: Asked) -> Iterator[tuple[str, str]]:
     name = f"{asked.use} {asked.model}".strip()
     for result in asked.results:
         place = "in this process" if result.server == asked.model else f"at {result.server}"
-        yield f"{asked.section:<10} {name} {place}: {_state(result)}"
+        yield asked.section, f"{name} {place}: {_state(result)}"
     if not asked.results:
         where = [f"at {url}: not asked" for url in asked.servers] or ["in this process"]
-        yield from (f"{asked.section:<10} {name} {each}" for each in where)
+        yield from ((asked.section, f"{name} {each}") for each in where)
     if asked.hosts:
-        yield f"           passages leave this machine for {', '.join(asked.hosts)}"
+        yield "", f"passages leave this machine for {', '.join(asked.hosts)}"
     for proxy in asked.proxies:
-        yield f"           {proxy}"
+        yield "", f"{proxy}"
 
 
 def _state(result: ProbeResult) -> str:
@@ -149,23 +152,21 @@ def _state(result: ProbeResult) -> str:
     return ", ".join(fact for fact in facts if fact) or ("CANNOT BE USED" if result.problems else "answers")
 
 
-def _cost_lines(job: Job, costs: Costs) -> Iterator[str]:
+def _cost_facts(job: Job, costs: Costs) -> Iterator[tuple[str, str]]:
     slots = job.require_task().items_per_passage
     calls = round(costs.calls / max(1, costs.items))
     each = f", {calls} {'call' if calls == 1 else 'calls'} each"
-    yield f"expected   {costs.items:,} items ({costs.passages:,} passages × {slots}){each}"
-    yield f"calls      {costs.calls:,} and what is asked again"
+    yield "expected", f"{costs.items:,} items ({costs.passages:,} passages × {slots}){each}"
+    yield "calls", f"{costs.calls:,} and what is asked again"
     if costs.prompt_tokens is not None and job.llm is not None and job.llm.urls():
-        yield (
-            f"tokens     about {_short(costs.prompt_tokens)} in, {_short(costs.completion_tokens or 0)} out; "
-            "a prefix cache saves most of what goes in"
-        )
+        sizes = f"about {_short(costs.prompt_tokens)} in, {_short(costs.completion_tokens or 0)} out; "
+        yield "tokens", sizes + "a prefix cache saves most of what goes in"
     free = f", {_short(costs.disk_free)}B free" if costs.disk_free is not None else ""
-    yield f"disk       about {_short(costs.disk_bytes)}B{free}"
-    yield f"kept       pairs with {job.rules.describe()}"
+    yield "disk", f"about {_short(costs.disk_bytes)}B{free}"
+    yield "kept", f"pairs with {job.rules.describe()}"
 
 
-def _index_lines(job: Job, report: Report) -> Iterator[str]:
+def _index_facts(job: Job, report: Report) -> Iterator[tuple[str, str]]:
     from synth.check.data import PairsReport
 
     """What scorers that compare all pairs keep on disk."""
@@ -175,9 +176,9 @@ def _index_lines(job: Job, report: Report) -> Iterator[str]:
     for scorer in job.scores:
         size = scorer.index_bytes(pairs, width or 0)
         if "encoder" in scorer.needs and size and width is None:
-            yield f"index      {scorer.name}: a vector in half precision of each passage on disk, 2 bytes a dimension"
+            yield "index", f"{scorer.name}: a vector in half precision of each passage on disk, 2 bytes a dimension"
         elif size:
-            yield f"index      {scorer.name}: up to {_short(size)}B on disk"
+            yield "index", f"{scorer.name}: up to {_short(size)}B on disk"
 
 
 def _short(number: float) -> str:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     epilog=examples(
         "synth export out --to sentence-transformers -o train-data --split test=0.05",
         "synth export out --to ms-swift -o swift --negatives 5 --on-short fill",
-        "synth export out --to beir -o benchmark --group doc --document contract_id --split test=0.1",
+        "synth export out -o beir --to beir --document doc_id --split test=0.1",
         "synth export out --to hub -o dataset --view strict --push owner/name",
     )
 )

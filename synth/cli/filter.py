@@ -59,8 +59,8 @@ class FilterArgs:
 @app.command(
     epilog=examples(
         "synth filter pairs.parquet -o out",
-        "synth filter clicks.jsonl -o out --query-column q --passage-column doc --above cosine=0.6",
-        "synth filter beir-folder/ -o out --embed-url http://localhost:8100/v1 --embed-model Qwen/Qwen3-Embedding-0.6B",
+        "synth filter clicks.jsonl -o out --query-column q --above cosine=0.6",
+        "synth filter beir/ -o out --embed-url http://gpu7:8100/v1 --embed-model NAME",
         "synth filter -c configs/filter.yaml",
     )
 )

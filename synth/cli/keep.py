@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @app.command(
     epilog=examples(
-        "synth keep out --above cosine=0.6                      the default view, other rules",
+        "synth keep out --above cosine=0.6           the default view, other rules",
         "synth keep out --above cosine=0.75 --is language_ok=true --as strict",
         "synth keep out --rules rules.yaml --as calibrated",
     )

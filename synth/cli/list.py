@@ -5,8 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 import re
-import textwrap
-from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +12,7 @@ import typer
 
 from synth.cli.app import AsJson, app, examples
 from synth.errors import JobError
-from synth.terminal import facts, say, show
+from synth.terminal import facts, indented, say, show, words
 
 if TYPE_CHECKING:
     from synth.stage import Stage
@@ -25,8 +23,8 @@ KINDS = {
     "tasks": "what is generated (job key `task`)",
     "scores": "what is measured on each pair (job key `scores`, a list)",
     "negatives": "where hard negatives come from (`synth mine --use`)",
-    "rerank": "what grades query and passage together (key `model` of the score `reranker`)",
-    "exports": "what pairs and negatives are written as (synth export --to, options with -s)",
+    "rerank": "what grades a pair (key `model` of the score `reranker`)",
+    "exports": "formats of `synth export --to`, with options by -s",
 }
 
 _KEEP = (
@@ -37,6 +35,8 @@ _KEEP = (
     ("above: {by: COLUMN, GROUP: NUMBER, default: NUMBER}", "thresholds by the groups of a column"),
     ("unique: {by: COLUMN, best: COLUMN}", "of each group only the pair with the best score"),
 )
+_NAME = 21
+"""Columns for the names of stages, so that all kinds align."""
 ALIASES = {"task": "tasks", "score": "scores", "export": "exports"}
 
 
@@ -81,15 +81,13 @@ def list_(
         say(json.dumps({**found, **options}, ensure_ascii=False))
     else:
         for each in kinds:
-            say(f"{each}: {KINDS[each]}")
-            for stage in registry.names(each):
-                say(f"  {stage:<22} {_first(registry.find(each, stage))}")
+            stages = [(stage, _first(registry.find(each, stage))) for stage in registry.names(each)]
+            show(words(f"{each}: {KINDS[each]}", "bold"), facts(stages, least=_NAME, indent=2))
         if kind is None:
-            say("sections without `use:`")
-            for each, cls in sections.items():
-                say(f"  {each:<22} {_first(cls)}")
-            say(f"  {'keep':<22} Rules over score columns; a pair that breaks one is dropped.")
-        say("\nall options of one of them: synth list KIND NAME, synth list SECTION")
+            rows = [(each, _first(cls)) for each, cls in sections.items()]
+            rows.append(("keep", "Rules over score columns; a pair that breaks one is dropped."))
+            show(words("keys of a job file without `use:`", "bold"), facts(rows, least=_NAME, indent=2))
+        show(words("\nall options of one of them: synth list KIND NAME, or synth list KEY"))
 
 
 def _rules(*, as_json: bool) -> None:
@@ -97,15 +95,14 @@ def _rules(*, as_json: bool) -> None:
         say(json.dumps({"keep": dict(_KEEP)}))
         return
     say("keep: rules over score columns; a pair that breaks one is dropped")
-    show(facts((f"  {key}", text) for key, text in _KEEP))
+    show(facts(_KEEP, indent=2))
 
 
 def _section(name: str, cls: type[Stage], *, as_json: bool) -> None:
     if as_json:
         say(json.dumps({name: _facts(cls)}, ensure_ascii=False))
         return
-    for line in _detail(f"{name}:", cls):
-        say(line)
+    _detail(f"{name}:", cls)
 
 
 def _one(kind: str, name: str, *, as_json: bool) -> None:
@@ -115,8 +112,7 @@ def _one(kind: str, name: str, *, as_json: bool) -> None:
     if as_json:
         say(json.dumps({kind: {name: _facts(cls)}}, ensure_ascii=False))
         return
-    for line in _detail(f"use: {name}", cls):
-        say(line)
+    _detail(f"use: {name}", cls)
 
 
 def _nearest(near: list[str]) -> str:
@@ -144,24 +140,20 @@ def _facts(cls: type[Stage]) -> dict[str, Any]:
     }
 
 
-def _detail(title: str, cls: type[Stage]) -> Iterator[str]:
-    yield title
-    yield from textwrap.wrap(inspect.getdoc(cls) or "", 100, initial_indent="  ", subsequent_indent="  ")
+def _detail(title: str, cls: type[Stage]) -> None:
+    show(words(title, "bold"), indented(inspect.getdoc(cls) or "", 2))
     docs = field_docs(cls)
     for key, field in cls.model_fields.items():
-        yield f"  {field.alias or key}: {_shown(field)}"
+        default = "(required)" if field.is_required() else json.dumps(_default(field), ensure_ascii=False)
+        show(indented(f"{field.alias or key}: {default}", 2))
         if docs.get(key):
-            yield from textwrap.wrap(docs[key], 100, initial_indent="      ", subsequent_indent="      ")
+            show(indented(docs[key], 6))
 
 
 def _default(field: Any) -> Any:
     """The default as a JSON value; None also where there is none."""
     value: Any = None if field.is_required() else field.get_default(call_default_factory=True)
     return value.model_dump(mode="json") if hasattr(value, "model_dump") else value
-
-
-def _shown(field: Any) -> str:
-    return "(required)" if field.is_required() else json.dumps(_default(field), ensure_ascii=False)
 
 
 def field_docs(cls: type[Stage]) -> dict[str, str]:

@@ -32,7 +32,7 @@ Number = Annotated[str | None, typer.Option(metavar="NUMBER|null", help="A thres
         "synth mine out",
         "synth mine out --range 0:50 --num-negatives 3 --random",
         "synth mine out --corpus 'docs/*.jsonl' --by hybrid",
-        "synth mine out --reranker '{use: cross_encoder, model: cross-encoder/ms-marco-MiniLM-L6-v2}'",
+        "synth mine out --reranker '{use: cross_encoder, model: NAME}'",
         "synth mine out --use written --on-short fill",
     )
 )

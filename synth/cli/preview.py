@@ -12,11 +12,13 @@ import typer
 
 from synth.cli.app import AsJson, JobFile, Settings, app, examples
 from synth.errors import JobError
-from synth.terminal import say, tell
+from synth.terminal import facts, heading, say, show, tell, words
 from synth.types import Rejected
 
 if TYPE_CHECKING:
-    from synth.check.trial import Call, Tried
+    from rich.console import RenderableType
+
+    from synth.check.trial import Tried
 
 
 @app.command(
@@ -39,7 +41,6 @@ def preview(
     """
     from synth.check.trial import Trial, choose
     from synth.job import load_job
-    from synth.results.render import rule
 
     job = load_job(path, settings)
     if job.data:
@@ -55,48 +56,41 @@ def preview(
         say(json.dumps({"system": system, "passages": [_facts(each) for each in tried]}, ensure_ascii=False))
         return
     if system is not None:
-        say(rule("system part, the same for every call of a run"))
-        say(system)
+        show(heading("system part, the same for every call of a run"), words(system))
     for each in tried:
-        for line in _lines(each, [name for scorer in job.scores for name, _ in scorer.named_outputs()]):
-            say(line)
+        show(*_view(each, [name for scorer in job.scores for name, _ in scorer.named_outputs()]))
 
 
-def _lines(tried: Tried, scores: Sequence[str]) -> Iterator[str]:
-    from synth.results.render import row_lines, rule
+def _view(tried: Tried, scores: Sequence[str]) -> Iterator[RenderableType]:
+    from synth.results.render import row_view
 
     passage = tried.passage
-    yield ""
-    yield rule(f"passage {passage.position}: {passage.source}/{passage.id}, {passage.language}", "═")
-    for persona, similarity in zip(tried.candidates.personas, tried.candidates.similarities, strict=True):
-        yield f"persona    {similarity:.2f}  {persona}"
+    yield words()
+    yield heading(f"passage {passage.position}: {passage.source}/{passage.id}, {passage.language}", "═")
+    offered = zip(tried.candidates.personas, tried.candidates.similarities, strict=True)
+    yield facts(("persona", f"{similarity:.2f}  {persona}") for persona, similarity in offered)
     for call in tried.calls:
-        yield ""
-        yield from _call_lines(call)
+        key = call.request.key
+        stage = "stage one" if key.stage == "config" else "stage two"
+        yield words()
+        yield heading(f"{key.position}-{key.slot} {stage}, attempt {key.attempt + 1}, seed {call.request.seed}")
+        yield from (words(content) for role, content in call.request.messages if role != "system")
+        shown = [("verdict", call.verdict)]
+        if call.reply is not None:
+            tokens = f" ({call.reply.prompt_tokens} tokens in, {call.reply.completion_tokens} out)"
+            shown.insert(0, ("reply", f"{call.reply.text}{tokens if call.reply.prompt_tokens else ''}"))
+        yield facts(shown)
     rows = iter(tried.rows)
     for outcome in tried.outcomes:
-        yield ""
+        yield words()
         if isinstance(outcome, Rejected):
-            yield rule(f"no pair: {outcome.id}")
-            yield f"reason     {outcome.reason}: {outcome.detail}"
+            yield heading(f"no pair: {outcome.id}")
+            yield facts([("reason", f"{outcome.reason}: {outcome.detail}")])
             continue
         row = next(rows)
-        yield from row_lines(row | {"passage": None}, "kept" if row["kept"] else "dropped", scores)
+        yield from row_view(row | {"passage": None}, "kept" if row["kept"] else "dropped", scores)
         if row["failed"]:
-            yield f"rules      broken: {'; '.join(row['failed'])}"
-
-
-def _call_lines(call: Call) -> Iterator[str]:
-    from synth.results.render import rule
-
-    key = call.request.key
-    stage = "stage one" if key.stage == "config" else "stage two"
-    yield rule(f"{key.position}-{key.slot} {stage}, attempt {key.attempt + 1}, seed {call.request.seed}")
-    yield from (content for role, content in call.request.messages if role != "system")
-    if call.reply is not None:
-        tokens = f" ({call.reply.prompt_tokens} tokens in, {call.reply.completion_tokens} out)"
-        yield f"reply      {call.reply.text}{tokens if call.reply.prompt_tokens else ''}"
-    yield f"verdict    {call.verdict}"
+            yield facts([("rules", f"broken: {'; '.join(row['failed'])}")])
 
 
 def _facts(tried: Tried) -> dict[str, Any]:
@@ -104,22 +98,20 @@ def _facts(tried: Tried) -> dict[str, Any]:
     return {
         "passage": asdict(tried.passage),
         "personas": list(tried.candidates.personas),
-        "calls": [_call_facts(call) for call in tried.calls],
+        "calls": [
+            {
+                "call": asdict(call.request.key),
+                "seed": call.request.seed,
+                "messages": [{"role": role, "content": content} for role, content in call.request.messages],
+                "schema": call.request.schema,
+                "reply": call.reply.text if call.reply else None,
+                "finish_reason": call.reply.finish_reason if call.reply else None,
+                "verdict": call.verdict,
+            }
+            for call in tried.calls
+        ],
         "pairs": [_plain(row) for row in tried.rows],
         "rejected": [asdict(each) for each in tried.outcomes if isinstance(each, Rejected)],
-    }
-
-
-def _call_facts(call: Call) -> dict[str, Any]:
-    reply = call.reply
-    return {
-        "call": asdict(call.request.key),
-        "seed": call.request.seed,
-        "messages": [{"role": role, "content": content} for role, content in call.request.messages],
-        "schema": call.request.schema,
-        "reply": reply.text if reply else None,
-        "finish_reason": reply.finish_reason if reply else None,
-        "verdict": call.verdict,
     }
 
 

@@ -21,7 +21,7 @@ from synth.cli.app import (
     examples,
     parse_shard,
 )
-from synth.terminal import say, tell
+from synth.terminal import say, show, tell
 
 if TYPE_CHECKING:
     from synth.pipeline import Finished, RunArgs, Target
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         "synth run job.yaml --workers 4 --deadline 3h30m",
         "synth run job.yaml --runner ray --ray-address auto",
         "synth run out",
-        "synth run job.yaml --continue                          after editing it, or adding data",
+        "synth run job.yaml --continue      after editing it, or adding data",
     )
 )
 def run(
@@ -92,7 +92,7 @@ def run_target(
 
 
 def _print(finished: Finished, *, as_json: bool) -> None:
-    from synth.results.render import summary_lines
+    from synth.results.render import summary_view
 
     out, counters = finished.run.folder.path, finished.counters
     if as_json:
@@ -100,8 +100,7 @@ def _print(finished: Finished, *, as_json: bool) -> None:
         return
     embedder = finished.run.job.embed.model if finished.run.job.embed else ""
     made = counters.pairs + counters.unusable
-    for line in summary_lines(finished.summary, embedder=embedder, seconds=counters.seconds, made=made):
-        say(line)
-    say("")
+    show(*summary_view(finished.summary, embedder=embedder, seconds=counters.seconds, made=made))
+    say()
     say(f"pairs that passed the rules: {out / 'kept'}")
     say(f"look at more of them: synth show {out} -n 5")

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from synth.cli.app import AsJson, RunFolder, app, examples
-from synth.terminal import say, tell
+from synth.terminal import say, tell, words
+from synth.terminal import show as draw
 
 
 @app.command(
@@ -30,7 +31,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show rows: passage, configuration, query, scores, verdict."""
-    from synth.results.render import row_lines
+    from synth.results.render import row_view
     from synth.results.rows import rows, view_folder
     from synth.results.summary import scores_in
     from synth.runs.history import History
@@ -44,8 +45,6 @@ def show(
         if as_json:
             say(json.dumps({"from": source, **row}, ensure_ascii=False, default=str))
             continue
-        for line in row_lines(row, source, scores):
-            say(line)
-        say("")
+        draw(*row_view(row, source, scores), words())
     if not found and not as_json:
         tell("no such rows" if where else "no row was rejected" if rejected else "no rows yet")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +12,7 @@ import typer
 from synth.cli.app import AsJson, RunFolder, app
 from synth.cli.app import examples as example_lines
 from synth.errors import JobError, SystemFault
-from synth.terminal import columns, say, show, tell
+from synth.terminal import columns, facts, heading, say, shorten, show, tell, words
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -22,14 +21,14 @@ if TYPE_CHECKING:
     from synth.results.sweep import Sweep, SweepArgs
 
 _BAR = 30
-_TEXT = 110
+_TEXT = 130
 
 
 @app.command(
     epilog=example_lines(
         "synth sweep out",
-        "synth sweep out --score cosine --by query_language --calibrate random-pairs=0.01 --write rules.yaml",
-        "synth sweep out --score reranker --label-column label --at 0.5,0.9 --examples",
+        "synth sweep out --by query_language --calibrate keep=0.5 --write rules.yaml",
+        "synth sweep out --score reranker --label-column label --at 0.5 --examples",
     )
 )
 def sweep(
@@ -97,12 +96,12 @@ def _write(path: Path, keep: Mapping[str, Any], args: SweepArgs, run: str) -> No
 
 def _print(found: Sweep, args: SweepArgs) -> None:
     null = f", {found.missing:,} without this score" if found.missing else ""
-    say(f"{found.score} of {found.rows:,} pairs{null}; the rules in force: {found.rules}")
-    say()
+    show(words(f"{found.score} of {found.rows:,} pairs{null}; the rules in force: {found.rules}\n"))
     show(_table("all pairs", found.overall, found))
     for name, cuts in found.groups.items():
-        say()
-        show(_table(_group(name), cuts, found))
+        show(words(), _table(_group(name), cuts, found))
+    if any(cut.shuffled_share is not None for cut in found.overall):
+        show(words("\nof shuffled: the share kept of queries with another pair's passage; good: almost none"))
     say()
     say("distribution")
     most = max([1, *found.histogram])
@@ -118,10 +117,11 @@ def _print(found: Sweep, args: SweepArgs) -> None:
             )
             for column, value in found.auc.items()
         ]
-        say(f"AUC against {args.label}: area under the ROC curve (0.5: no better than chance)")
+        show(words(f"AUC against {args.label}: area under the ROC curve (0.5: no better than chance)"))
         show(columns(("score", "AUC", ""), rows))
-    for line in chain(_shown(found), _proposal(found, args)):
-        say(line)
+    _print_examples(found)
+    if found.proposed:
+        _print_proposal(found, args)
 
 
 def _table(title: str, cuts: Sequence[Cut], found: Sweep) -> RenderableType:
@@ -138,28 +138,26 @@ def _table(title: str, cuts: Sequence[Cut], found: Sweep) -> RenderableType:
     return columns([*head, *(["precision", "recall"] if labelled else [])], rows)
 
 
-def _shown(found: Sweep) -> Iterator[str]:
+def _print_examples(found: Sweep) -> None:
     sign = "<" if found.lower else ">"
     for threshold, sides in found.samples.items():
         for word, rows in zip(("kept", "dropped"), sides, strict=True):
             for row in rows:
-                yield ""
-                yield f"{word} at {found.score} {sign} {threshold:g}: {row['id']}, {row['score']:.4f}"
-                yield f"  query    {_cut(row['query'])}"
-                yield f"  passage  {_cut(row['passage'])}"
+                texts = [(name, shorten(str(row[name]), _TEXT)) for name in ("query", "passage")]
+                title = f"{word} at {found.score} {sign} {threshold:g}: {row['id']}, {row['score']:.4f}"
+                show(words(), heading(title), facts(texts))
 
 
-def _proposal(found: Sweep, args: SweepArgs) -> Iterator[str]:
-    if not found.proposed:
-        return
-    sign = "below" if found.lower else "above"
-    yield ""
-    yield f"proposed for {_goal(args)} (thresholds are exact: at most this share lies beyond them)"
+def _print_proposal(found: Sweep, args: SweepArgs) -> None:
+    show(words(f"\nproposed for {_goal(args)} (exact: at most this share lies beyond a threshold)"))
+    rows = []
     for each in found.proposed:
-        note = "" if each.own else "  (too few pairs: the threshold of all)"
-        shuffled = f", {each.shuffled_share:.2%} of shuffled pairs" if each.shuffled_share is not None else ""
-        kept = f"keeps {_percent(each.share)} of {each.rows:,}{shuffled}"
-        yield f"  {_group(each.group):<26} {sign} {each.threshold:.6g}  {kept}{note}"
+        name = _group(each.group) if each.own else f"{_group(each.group)} *"
+        sizes = (f"{each.rows:,}", _percent(each.share), _percent(each.shuffled_share, 2))
+        rows.append((name, f"{each.threshold:.6g}", *sizes))
+    show(columns(("group", "below" if found.lower else "above", "pairs", "kept", "of shuffled"), rows))
+    if any(not each.own for each in found.proposed):
+        show(words("* too few pairs: the threshold of all pairs"))
 
 
 def _goal(args: SweepArgs) -> str:
@@ -171,13 +169,8 @@ def _group(name: Sequence[str]) -> str:
     return " → ".join(each or "null" for each in name) or "all pairs"
 
 
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{share:.1%}"
-
-
-def _cut(text: object) -> str:
-    plain = " ".join(str(text).split())
-    return plain if len(plain) <= _TEXT else plain[: _TEXT - 1] + "…"
+def _percent(share: float | None, digits: int = 1) -> str:
+    return "–" if share is None else f"{share:.{digits}%}"
 
 
 def _words(text: str) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +10,7 @@ import typer
 
 from synth.cli.app import AsJson, RunFolder, app, examples
 from synth.errors import OutputError
-from synth.terminal import say
+from synth.terminal import facts, say, show, words
 
 if TYPE_CHECKING:
     from synth.verify import Report, StepTotals
@@ -37,8 +36,7 @@ def verify(
     if as_json:
         say(json.dumps(report.as_json() | {"out": str(out)}, ensure_ascii=False))
     else:
-        for line in _lines(report, out):
-            say(line)
+        _print(report, out)
     if report.damage:
         first = report.damage[0]
         more = f" ({len(report.damage)} problems in all)" if len(report.damage) > 1 else ""
@@ -49,23 +47,20 @@ def verify(
         )
 
 
-def _lines(report: Report, out: Path) -> Iterator[str]:
-    facts = [*report.facts, *((step.step, _ledger(step)) for step in report.steps)]
-    width = max(28, *(len(name) + 2 for name, _ in facts))
-    for name, what in facts:
-        yield f"{name:<{width}}{what}"
+def _print(report: Report, out: Path) -> None:
+    show(facts([*report.facts, *((step.step, _ledger(step)) for step in report.steps)]))
     for title, found in (("damage", report.damage), ("note", report.notes)):
         for each in found[:_SHOWN]:
-            yield f"{title}: {each.file}: {each.what}"
+            show(words(f"{title}: {each.file}: {each.what}"))
         if len(found) > _SHOWN:
-            yield f"{title}: {len(found) - _SHOWN} more (--json names them all)"
+            show(words(f"{title}: {len(found) - _SHOWN} more (--json names them all)"))
     if report.damage:
-        yield f"damaged: {len({each.file for each in report.damage})} files"
+        show(words(f"damaged: {len({each.file for each in report.damage})} files"))
         return
     depth = "every page read" if report.deep else "footers, ids and checksums read; --deep reads every page"
-    yield f"sound: nothing lost, torn or doubled ({depth})"
+    show(words(f"sound: nothing lost, torn or doubled ({depth})"))
     if not report.complete:
-        yield f"not finished; resume with: synth run {out}"
+        say(f"not finished; resume with: synth run {out}")
 
 
 def _ledger(step: StepTotals) -> str:

@@ -134,7 +134,8 @@ class Models:
                 return model
         assert job.llm is not None  # noqa: S101 - a job without one needs no chat model
         opened = MeteredChat(job.llm.open(self.client), self._counters)
-        self._counters.chats.append(opened.chat)
+        if job.llm.urls():
+            self._counters.chats.append(opened.chat)
         self._stack.push_async_callback(opened.close)
         self._chats.append((job.llm, opened))
         return opened

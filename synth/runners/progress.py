@@ -86,7 +86,7 @@ class Counters:
     passes: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Shards done, and of how many, by each scorer that looks at the whole pass."""
     chats: list[ChatModel] = field(default_factory=list)
-    """The language models in use, which know whether their servers answer."""
+    """The language models in use that have servers, and know whether these answer."""
     server: str = ""
     """What workers say of that."""
     notice: Notify = print
@@ -123,7 +123,7 @@ class Counters:
 
     def server_state(self) -> str:
         """Whether the language model's servers answer; empty without a server."""
-        known = [each.troubled for each in self.chats if hasattr(each, "troubled")]
+        known = [each.troubled for each in self.chats]
         return "not answering" if any(known) else "answering" if known else self.server
 
     def _figures(self) -> Iterator[str]:

@@ -161,7 +161,7 @@ def test_a_server_that_is_not_there_exits_5_and_the_rest_is_still_told(folder, c
     out = capsys.readouterr().out
     assert "passages   3" in out
     assert out.count("mistake ") == 2
-    assert "correct llm.base_urls" in out
+    assert "correct llm.base_urls" in " ".join(out.split())
 
 
 def test_a_server_that_ignores_the_schema_is_found_out(folder, server, capsys):
@@ -311,3 +311,11 @@ def test_init_writes_a_job_that_checks_and_never_overwrites(capsys):
     assert cli.main(["init", "mine.yaml"]) == 2
     assert "exists already" in capsys.readouterr().err
     assert cli.main(["init", str(Path("no/such/folder/job.yaml"))]) == 7
+
+
+@pytest.mark.parametrize("section", ["data", "task", "keep"])
+def test_list_knows_every_key_of_a_job(section, capsys):
+    assert cli.main(["list", section]) == 0
+    assert {"data": "label", "task": "retrieval", "keep": "unique"}[section] in capsys.readouterr().out
+    assert cli.main(["list", section, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)

@@ -5,13 +5,13 @@ import pickle
 from pathlib import Path
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from synth.document import parse
 from synth.errors import JobError
 from synth.languages import count_words, detect, is_language, language, languages, length_phrase
-from synth.languages.scripts import only, weigh_scripts
+from synth.languages.detection import only, weigh_scripts
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data is not beside this checkout")
@@ -131,23 +131,16 @@ def test_a_second_script_is_not_silently_dropped():
         language("sr-Latn")
 
 
-@pytest.mark.parametrize("value", [None, 3, 0.5, "", "--", ["en"]])
+@pytest.mark.parametrize("value", [None, 3, 0.5, True, False, "", "--", ["en"]])
 def test_what_is_no_name_is_refused(value):
     with pytest.raises(JobError, match="is not a language"):
         language(value)
 
 
-def test_no_in_yaml_is_explained():
-    (key,) = yaml.safe_load("no: 0.2")
-    with pytest.raises(JobError, match='"no" in quotes') as caught:
-        language(key)
-    assert "YAML" in str(caught.value)
-    assert caught.value.exit_code == 2
-
-
-def test_yes_in_yaml_is_explained():
-    with pytest.raises(JobError, match="yes or on"):
-        language(True)
+def test_no_in_yaml_is_norwegian():
+    document = parse("{no: 0.2, language: no}", "job.yaml")
+    assert document.data == {"no": 0.2, "language": "no"}
+    assert {language(name).code for name in ("no", document.data["language"])} == {"nb"}
 
 
 @pytest.mark.parametrize(

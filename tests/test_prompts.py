@@ -9,15 +9,14 @@ from hypothesis import strategies as st
 
 from synth.errors import JobError
 from synth.prompts import (
-    CHOICES,
     Prompts,
     config_schema,
     has_control_tokens,
-    load_examples,
     neutralise,
     prompt_folder,
     query_schema,
 )
+from synth.prompts.retrieval import CHOICES, parse_examples
 from synth.replies import read_config, read_query
 from synth.stage import ChatReply, ConfigInputs, QueryInputs
 from synth.types import Candidates, Passage, QueryConfig, Requirement
@@ -288,16 +287,14 @@ def test_a_bad_example_is_named_by_file_row_and_field(tmp_path, line, message):
     path = tmp_path / "mine.jsonl"
     path.write_text(f"{example_row()}\n\n{line}\n", "utf-8")
     with pytest.raises(JobError, match=r"mine\.jsonl: " + message):
-        load_examples(path)
+        parse_examples(path, path.read_bytes())
 
 
 def test_own_examples_are_read(tmp_path):
     path = tmp_path / "mine.jsonl"
     path.write_text(example_row(), "utf-8")
-    (example,) = load_examples(path)
+    (example,) = parse_examples(path, path.read_bytes())
     assert (example.query, example.config.difficulty) == ("ice overview", "phd")
-    with pytest.raises(JobError, match="No such file"):
-        load_examples(tmp_path / "none.jsonl")
 
 
 @pytest.mark.parametrize("source", ["question_types: {a: b}", "- 1", "a: [", "question_types: {}\ndifficulties: {}"])

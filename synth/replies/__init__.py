@@ -1,23 +1,4 @@
-"""Reply text → a usable value, or UnusableReply with one of these reasons.
-
-character       Character is none of the candidates
-control         a control character, NUL or terminal escape in the query
-duplicate       a configuration or query that this passage already has
-echo            text of a worked example, or a placeholder such as <query>
-empty           no text, or nothing in it that could be searched for
-enum            Question_Type or Difficulty is none of the values offered
-filtered        the server's content filter stopped the reply; asking again gives the same, so it is not retried
-json            no readable JSON object, or one that only a repair could read and `llm.repair` is false
-key             the object lacks a key that was asked for
-many            several objects where one was asked for
-refusal         prose without JSON, or a refusal written into the query
-repetition      the query says the same words over and over
-surrogate       half a character (a lone UTF-16 surrogate), which no file can store
-think           reasoning that is never closed
-too_large       more than 1 MB, or nested deeper than 32
-truncated       the reply ends before its object does; never repaired
-type            a value of the wrong JSON type
-whitespace_loop the reply ran to its limit in white space
+"""From the text of a reply to a usable value, or to UnusableReply with one of the `REASONS`.
 
 Accepted without repair: code fences, closed reasoning, prose around one object, further keys, values that differ in
 case, space or hyphen only. Repairs (marked, and refused where `repair` is False): trailing commas, single quotes,
@@ -28,7 +9,8 @@ else is guessed. Whether a usable query is good (language, length, copying) is t
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from math import prod
 
 from synth.errors import UnusableReply
 from synth.replies.objects import read_object, without_thinking
@@ -37,29 +19,29 @@ from synth.types import Query, QueryConfig
 
 __all__ = ["REASONS", "RETRYABLE", "echo_keys", "read_config", "read_query", "read_text"]
 
-REASONS = frozenset(
-    {
-        "character",
-        "control",
-        "duplicate",
-        "echo",
-        "empty",
-        "enum",
-        "filtered",
-        "json",
-        "key",
-        "many",
-        "refusal",
-        "repetition",
-        "surrogate",
-        "think",
-        "too_large",
-        "truncated",
-        "type",
-        "whitespace_loop",
-    }
-)
-RETRYABLE = REASONS - {"filtered"}
+REASONS: Mapping[str, str] = {
+    "character": "Character is none of the candidates",
+    "control": "a control character, NUL or terminal escape in the query",
+    "duplicate": "a configuration or query that this passage already has",
+    "echo": "text of a worked example, or a placeholder such as <query>",
+    "empty": "no text, or nothing in it that could be searched for",
+    "enum": "Question_Type or Difficulty is none of the values offered",
+    "filtered": "the server's content filter stopped the reply; asking again gives the same, so it is not retried",
+    "json": "no readable JSON object, or one that only a repair could read and `llm.repair` is false",
+    "key": "the object lacks a key that was asked for",
+    "many": "several objects where one was asked for",
+    "refusal": "prose without JSON, or a refusal written into the query",
+    "repetition": "the query says the same words over and over",
+    "surrogate": "half a character (a lone UTF-16 surrogate), which no file can store",
+    "think": "reasoning that is never closed",
+    "too_large": "more than 1 MB, or nested deeper than 32",
+    "truncated": "the reply ends before its object does; never repaired",
+    "type": "a value of the wrong JSON type",
+    "whitespace_loop": "the reply ran to its limit in white space",
+}
+"""Why a reply cannot be used: code and meaning."""
+
+RETRYABLE = frozenset(REASONS) - {"filtered"}
 """Reasons after which asking again may help."""
 
 _SHOWN_CHARS = 100
@@ -101,7 +83,7 @@ def read_config(reply: ChatReply, inputs: ConfigInputs, *, repair: bool) -> tupl
         key: _offered(key, values[key], choices) if key in values else choices[0] for key, choices in offered.items()
     }
     config = QueryConfig(chosen.get("Character"), chosen["Question_Type"], chosen.get("Difficulty"))
-    if config in inputs.used and len(set(inputs.used)) < _combinations(offered):
+    if config in inputs.used and len(set(inputs.used)) < prod(len(set(choices)) for choices in offered.values()):
         raise UnusableReply("duplicate", "this configuration is already used for the passage")
     return config, found.repaired or renamed
 
@@ -259,13 +241,6 @@ def _by_letter(value: str, personas: Sequence[str]) -> str | None:
     if match is None or named is None or (match[2] and _fold(match[2]) != _fold(named)):
         return None
     return named
-
-
-def _combinations(offered: dict[str, Sequence[str]]) -> int:
-    count = 1
-    for choices in offered.values():
-        count *= len(set(choices))
-    return count
 
 
 def _check_characters(query: str) -> None:

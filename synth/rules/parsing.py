@@ -37,9 +37,7 @@ class Parser:
             self._wrong((), f"expects rules by column, not {keep!r}", "For example {cosine: {above: 0.7}}.")
             return conditions, frozenset(missing), unique
         for key, rule in keep.items():
-            if isinstance(key, bool):
-                self._wrong((str(key),), f"YAML reads this column's name as {key}", "Put it in quotes.")
-            elif key == "unique":
+            if key == "unique":
                 unique = self._unique(rule)
             else:
                 found, rejects = self._rule(str(key), rule)
@@ -154,11 +152,10 @@ class Parser:
                 yield key, value, where
 
     def _code(self, name: object, path: KeyPath) -> str:
-        """The code of a language; JSON has already turned YAML's `no` into "False" where a key was read from it."""
         if name == _UNKNOWN_LANGUAGE:
             return _UNKNOWN_LANGUAGE
         try:
-            return language({"False": False, "True": True}.get(str(name), name)).code
+            return language(name).code
         except JobError as exc:
             self._wrong(path, exc.message.rstrip("."), exc.hint)
             return ""

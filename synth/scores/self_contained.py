@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import ClassVar
 
 import pyarrow as pa
-import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
+from synth.document import load_document
 from synth.scores._scorer import PairBatch, ScoreColumn, Scorer
 from synth.stage import Services
 
@@ -41,7 +41,7 @@ class Deictic(BaseModel):
 
 @cache
 def deictic() -> re.Pattern[str]:
-    languages = TypeAdapter(dict[str, Deictic]).validate_python(yaml.safe_load(_FILE.read_text(encoding="utf-8")))
+    languages = TypeAdapter(dict[str, Deictic]).validate_python(load_document(_FILE).data)
     return re.compile("|".join(map(_expression, languages.values())))
 
 

@@ -274,7 +274,7 @@ class Writer:
             except UnusableReply as exc:
                 last = exc
                 self._note(so_far, request, reply, exc.reason, f"unusable: {exc}")
-                if exc.reason in replies.REASONS - replies.RETRYABLE:
+                if exc.reason in replies.REASONS and exc.reason not in replies.RETRYABLE:
                     break
                 if exc.reason in ("truncated", "whitespace_loop"):
                     request = replace(request, max_tokens=2 * room)

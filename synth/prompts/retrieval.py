@@ -1,0 +1,332 @@
+"""Prompts: templates of one folder, filled once per run (system part) and once per model call (user message).
+
+A template folder holds `config.j2` (stage one), `query.j2` (stage two), as a rule `system.j2` (what never varies within
+a run, so that a server's prefix cache keeps it), and any further `.j2` files that these include. `definitions.yaml` and
+`examples.jsonl` come from the shipped folder where it has none. Values are inserted in one pass and never read as
+templates; everything of foreign origin but the passage is neutralised here, the passage by the reader of the corpus.
+
+Every template sees `types` and `levels` (name and meaning each), `examples`, `guidance`, `personas`; `config.j2` and
+`query.j2` see `title` and `passage` too. `config.j2`: `candidates`, `question_types`, `difficulties`, `used`;
+`query.j2`: `character`, `question_type`, `type_meaning`, `difficulty`, `level_meaning`, `length`, `language`,
+`written`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from synth.document import parse
+from synth.errors import JobError
+from synth.languages import Language
+from synth.prompts.templates import Messages, PromptFolder, decode, neutralise
+from synth.shipped import shipped
+from synth.stage import ConfigInputs, QueryInputs, letters
+from synth.types import Candidates, Passage, QueryConfig, Requirement
+
+CHOICES = ("Character", "Question_Type", "Difficulty")
+"""The keys of stage one's reply."""
+
+_FALLBACK = ("definitions.yaml", "examples.jsonl")
+_WORD_CHARS = 12
+"""Room for a word and its space in a spaced script; elsewhere three times the mean length of a word."""
+_SPARE_CHARS = 24
+_Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One passage taken through both stages: `language` is a name and `length` a phrase, as the model reads them."""
+
+    passage: str
+    candidates: tuple[str, ...]
+    config: QueryConfig
+    language: str
+    length: str
+    query: str
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class _Config(_Strict):
+    character: _Text = Field(alias="Character")
+    question_type: _Text = Field(alias="Question_Type")
+    difficulty: _Text = Field(alias="Difficulty")
+
+
+class _Requirement(_Strict):
+    language: _Text
+    length: _Text
+
+
+class _Reply(_Strict):
+    query: _Text = Field(alias="Query")
+
+
+class _Row(_Strict):
+    passage: _Text
+    candidates: list[_Text] = Field(min_length=1)
+    config: _Config
+    requirement: _Requirement
+    query: _Reply
+
+
+class Definitions(_Strict):
+    """What each built-in question type and difficulty means, in the order in which the model reads them."""
+
+    question_types: Mapping[str, _Text] = Field(min_length=1)
+    difficulties: Mapping[str, _Text] = Field(min_length=1)
+
+
+def parse_examples(path: Path, content: bytes) -> tuple[Example, ...]:
+    """Worked examples in JSONL of `passage, candidates, config, requirement, query`.
+
+    Raises JobError naming file, row and field.
+    """
+    text = decode(path, content)
+    rows = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    return tuple(_example(f"{path}: row {number}", line) for number, line in rows)
+
+
+def parse_definitions(path: Path, content: bytes) -> Definitions:
+    """The definitions in `content`, read from `path`; raises JobError naming file and field."""
+    document = parse(decode(path, content), str(path))
+    if document.problems:
+        raise JobError(document.describe(document.problems[0]))
+    try:
+        return Definitions.model_validate(document.data)
+    except ValidationError as exc:
+        raise JobError(f"{path}: {_first(exc)}", "Copy the shipped definitions.yaml and edit its sentences.") from exc
+
+
+def _example(place: str, line: str) -> Example:
+    try:
+        row = _Row.model_validate(json.loads(line))
+    except ValidationError as exc:
+        raise JobError(f"{place}: {_first(exc)}", "The shipped examples.jsonl shows the form.") from exc
+    except (ValueError, RecursionError) as exc:
+        raise JobError(f"{place}: not a JSON object: {exc}.", "Each line is one JSON object.") from exc
+    if row.config.character not in row.candidates:
+        raise JobError(
+            f"{place}: field config.Character: it is not among the candidates.", "Copy one of them word for word."
+        )
+    return Example(
+        passage=row.passage,
+        candidates=tuple(row.candidates),
+        config=QueryConfig(row.config.character, row.config.question_type, row.config.difficulty),
+        language=row.requirement.language,
+        length=row.requirement.length,
+        query=row.query.query,
+    )
+
+
+def _first(exc: ValidationError) -> str:
+    error = exc.errors(include_url=False, include_input=False)[0]
+    field = ".".join(str(part) for part in error["loc"])
+    return f"field {field}: {error['msg']}." if field else f"{error['msg']}."
+
+
+@dataclass(frozen=True, slots=True)
+class SystemPart:
+    """What is the same for every call of a run: the messages of `system.j2` (none without one) and its values."""
+
+    messages: Messages
+    types: Mapping[str, str]
+    difficulties: Mapping[str, str]
+    values: Mapping[str, Any]
+
+
+def prompt_folder(task: str) -> Path:
+    """The shipped template folder of a task."""
+    return shipped("prompts", task)
+
+
+class Prompts(PromptFolder):
+    """The templates of the retrieval task with their examples and definitions."""
+
+    def __init__(self, folder: Path, files: Mapping[str, bytes]) -> None:
+        super().__init__(folder, files)
+        self.examples = parse_examples(folder / "examples.jsonl", files["examples.jsonl"])
+        self.definitions = parse_definitions(folder / "definitions.yaml", files["definitions.yaml"])
+
+    @classmethod
+    def load(cls, folder: Path, needed: Sequence[str] = ("config.j2", "query.j2")) -> Self:
+        """Reads and tries every file of `folder`, with the shipped examples and definitions where it has none.
+
+        Raises JobError where a template is missing, is not UTF-8, has a syntax error, uses an unknown variable, does
+        not use `passage`, or fails when rendered with sample values.
+        """
+        files = cls.read(folder, needed)
+        for name in _FALLBACK:
+            files[name] = cls.read(folder if (folder / name).is_file() else prompt_folder("retrieval"), (name,))[name]
+        prompts = cls(folder, files)
+        prompts._try_out()
+        return prompts
+
+    def system(
+        self,
+        types: Mapping[str, str],
+        difficulties: Mapping[str, str],
+        guidance: str | None,
+        examples: Sequence[Example],
+        *,
+        personas: bool = True,
+        choices: Sequence[str] = CHOICES,
+    ) -> SystemPart:
+        """The part that never varies within a run, from name → meaning of the job's question types and difficulties.
+
+        `difficulties` is empty where the job asks for none, `personas` False where it has none, `choices` are the keys
+        that the model chooses in stage one. Examples of a type or difficulty that the job does not ask for are left
+        out. Raises JobError where the template fails.
+        """
+        fitting = [
+            example
+            for example in examples
+            if example.config.question_type in types and (not difficulties or example.config.difficulty in difficulties)
+        ]
+        values = {
+            "types": tuple(types.items()),
+            "levels": tuple(difficulties.items()),
+            "guidance": guidance or "",
+            "personas": personas,
+            "choices": tuple(choices),
+            "examples": tuple(_example_values(example, choices) for example in fitting),
+        }
+        return SystemPart(self.system_messages(values), types, difficulties, MappingProxyType(values))
+
+    def config_messages(self, system: SystemPart, inputs: ConfigInputs, passage_text: str) -> Messages:
+        """Stage one's messages; `passage_text` goes in as it is given."""
+        return self._messages("config.j2", system, _config_values(inputs, passage_text))
+
+    def query_messages(
+        self, system: SystemPart, inputs: QueryInputs, passage_text: str, length: str, language: str
+    ) -> Messages:
+        """Stage two's messages; `length` is a phrase such as "8 to 24 words", `language` an English name."""
+        values = _query_values(system, inputs, passage_text) | {"length": length, "language": language}
+        return self._messages("query.j2", system, values)
+
+    def _messages(self, name: str, system: SystemPart, values: dict[str, Any]) -> Messages:
+        return system.messages + self._templates.messages(name, {**system.values, **values})
+
+    def _try_out(self) -> None:
+        """Finds at load what would fail at the first call, so that `synth check` sees it."""
+        definitions = self.definitions
+        part = SystemPart((), definitions.question_types, definitions.difficulties, {})
+        fixed = dict.fromkeys(("types", "levels", "guidance", "personas", "choices", "examples"), "")
+        passage = Passage(0, "0", "passage", "en", "sample", "title")
+        candidates = Candidates(passage, ("persona",), (1.0,))
+        config = QueryConfig("persona", next(iter(definitions.question_types)), next(iter(definitions.difficulties)))
+        names = tuple(definitions.question_types), tuple(definitions.difficulties)
+        config_inputs = ConfigInputs(candidates, *names, (config,))
+        query_inputs = QueryInputs(candidates, config, Requirement("en", 3, 9, "words"), ("query",))
+        config_values = _config_values(config_inputs, passage.text)
+        query_values = _query_values(part, query_inputs, passage.text) | {"length": "", "language": ""}
+        for name, known in (("system.j2", {}), ("config.j2", config_values), ("query.j2", query_values)):
+            if name not in self._templates:
+                continue
+            self._templates.check_names(name, fixed | known)
+            if known and not self._templates.mentions(name, "passage"):
+                raise JobError(
+                    f"{self.folder / name}: the passage is not in it.", "Put {{ passage }} where it belongs."
+                )
+        system = self.system(definitions.question_types, definitions.difficulties, "guidance", self.examples)
+        self.config_messages(system, config_inputs, passage.text)
+        self.query_messages(system, query_inputs, passage.text, "3 to 9 words", "English")
+
+
+def _clean(text: str | None) -> str:
+    return neutralise(text)[0] if text else ""
+
+
+def _choice(config: QueryConfig, personas: Sequence[str], keys: Sequence[str] = CHOICES) -> str:
+    """A configuration as the model writes it: the character by its letter among `personas`."""
+    letter = dict(zip(reversed(personas), reversed(letters(len(personas))), strict=True)).get(config.character or "")
+    named = {"Character": letter, "Question_Type": config.question_type, "Difficulty": config.difficulty}
+    return json.dumps({key: value for key, value in named.items() if value and key in keys}, ensure_ascii=False)
+
+
+def _lettered(personas: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    return tuple(zip(letters(len(personas)), map(_clean, personas), strict=True))
+
+
+def _example_values(example: Example, choices: Sequence[str]) -> dict[str, Any]:
+    return {
+        "passage": _clean(example.passage),
+        "candidates": _lettered(example.candidates),
+        "character": _clean(example.config.character),
+        "question_type": example.config.question_type,
+        "difficulty": example.config.difficulty,
+        "language": example.language,
+        "length": example.length,
+        "config_reply": _choice(example.config, example.candidates, choices),
+        "query_reply": json.dumps({"Query": _clean(example.query)}, ensure_ascii=False),
+    }
+
+
+def _config_values(inputs: ConfigInputs, passage_text: str) -> dict[str, Any]:
+    return {
+        "passage": passage_text,
+        "title": _clean(inputs.candidates.passage.title),
+        "candidates": _lettered(inputs.candidates.personas),
+        "question_types": inputs.question_types,
+        "difficulties": inputs.difficulties,
+        "used": tuple(_choice(config, inputs.candidates.personas) for config in inputs.used),
+    }
+
+
+def _query_values(system: SystemPart, inputs: QueryInputs, passage_text: str) -> dict[str, Any]:
+    config = inputs.config
+    return {
+        "passage": passage_text,
+        "title": _clean(inputs.candidates.passage.title),
+        "character": _clean(config.character),
+        "question_type": config.question_type,
+        "type_meaning": system.types.get(config.question_type, ""),
+        "difficulty": config.difficulty or "",
+        "level_meaning": system.difficulties.get(config.difficulty or "", ""),
+        "written": tuple(map(_clean, inputs.written)),
+    }
+
+
+# Schemas use only type, enum, required, additionalProperties and maxLength: xgrammar refuses more, and refuses it late.
+
+
+def config_schema(inputs: ConfigInputs) -> dict[str, Any]:
+    """Schema of stage one's reply: `Character` by its letter, `Question_Type`, `Difficulty`.
+
+    A key with nothing to choose is left out, so the schema is the same for every item of a run.
+    """
+    choices = {
+        "Character": letters(len(inputs.candidates.personas)),
+        "Question_Type": inputs.question_types,
+        "Difficulty": inputs.difficulties,
+    }
+    return _object({key: {"type": "string", "enum": list(c)} for key, c in choices.items() if len(c) > 1})
+
+
+def query_chars(row: Language, length_max: int) -> int:
+    """Most characters of a query in this language of at most `length_max` words: ample, and no room to run on."""
+    each = _WORD_CHARS if row.words.by == "spaces" else 3 * row.words.characters
+    return round(each * length_max) + _SPARE_CHARS
+
+
+def query_schema(max_chars: int) -> dict[str, Any]:
+    """Schema of stage two's reply: `Query`, at most `max_chars` characters."""
+    return _object({"Query": {"type": "string", "maxLength": max_chars}})
+
+
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }

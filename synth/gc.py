@@ -176,7 +176,10 @@ class _Collector:
                 self._remove(step.path, "scores that neither the job nor a view uses")
 
     def _temporary(self) -> None:
-        in_use = _open_files(self._root / "tmp")
+        in_use = set()  # by processes of this machine, as far as the system shows them to us
+        for link in Path("/proc").glob("[0-9]*/fd/*"):
+            with suppress(OSError):
+                in_use.add(link.readlink())
         for path in sorted((self._root / "tmp").glob("*")):
             if _younger(path, self._wanted.age):
                 self.result.left.append(f"{self._name(path)}: written less than {self._wanted.age:g} s ago")
@@ -189,7 +192,8 @@ class _Collector:
         """Remove a file or folder; a folder moves to `tmp/` first, so that no reader and no crash sees half of it."""
         if not os.path.lexists(path):
             return
-        self.result.removed.append(Removed(self._name(path), _bytes(path), why))
+        files = files_below(path) if path.is_dir() and not path.is_symlink() else [path]
+        self.result.removed.append(Removed(self._name(path), sum(each.lstat().st_size for each in files), why))
         if self._dry_run:
             return
         if path.is_symlink() or not path.is_dir():
@@ -232,17 +236,3 @@ def _younger(path: Path, age: float) -> bool:
         return age > 0 and path.lstat().st_mtime > time.time() - age
     except FileNotFoundError:
         return False
-
-
-def _open_files(folder: Path) -> set[Path]:
-    """Files of `folder` that processes of this machine have open, as far as the system shows them to us."""
-    found = set()
-    for link in Path("/proc").glob("[0-9]*/fd/*"):
-        with suppress(OSError):
-            found.add(link.readlink())
-    return {path for path in found if path.is_relative_to(folder)}
-
-
-def _bytes(path: Path) -> int:
-    files = files_below(path) if path.is_dir() and not path.is_symlink() else [path]
-    return sum(each.lstat().st_size for each in files)

@@ -172,7 +172,10 @@ class _Pipeline:
         keep.remember(opened)
         if opened.pairs:
             for_tables()
-        again = self._args.retry and not opened.pairs and not _retrying(opened)
+        again = self._args.retry and not opened.pairs
+        if again and opened.record.retry:  # a revision that asks items again is finished first
+            done = opened.history.totals()
+            again = done is not None and len(opened.folder.step("generated").done()) >= done["shards"]
         counters = self._pass(opened)
         if again and (retried := self._retried(opened)) is not None:
             opened = retried
@@ -243,10 +246,3 @@ class _Pipeline:
         again = opened.asking_again(items)
         self._control.notify(f"asking {len(items):,} rejected items again, as revision {again.revision}")
         return again
-
-
-def _retrying(opened: OpenRun) -> bool:
-    """Whether the last revision asks items again and has not finished: then this run resumes it."""
-    done = opened.history.totals()
-    complete = done is not None and len(opened.folder.step("generated").done()) >= done["shards"]
-    return bool(opened.record.retry) and not complete

@@ -106,15 +106,12 @@ class Trial:
             assert job.llm is not None  # noqa: S101 - a job that generates has one
             chat = job.llm.open(client)
             stack.push_async_callback(chat.close)
-            vectors = await self._personas(encoder)
+            vectors = None
+            if self.library is not None and encoder is not None and job.embed is not None:
+                model = json.dumps(job.embed.identity(), sort_keys=True)
+                vectors = await encode_library(self.library, encoder, model, remember=False)
             services = Services(chat=chat, encoder=encoder)
             return [await self._try(each, services, vectors) for each in chosen]
-
-    async def _personas(self, encoder: Encoder | None) -> Any:
-        if self.library is None or encoder is None or self.job.embed is None:
-            return None
-        model = json.dumps(self.job.embed.identity(), sort_keys=True)
-        return await encode_library(self.library, encoder, model, remember=False)
 
     async def _try(self, chosen: Positioned, services: Services, vectors: Any) -> Tried:
         position, row, carried = chosen

@@ -91,25 +91,14 @@ def main(connection: Connection, task: Task) -> None:
 
 
 async def _work(connection: Connection, task: Task) -> None:
+    """Work, taking messages of the supervisor and the signals meant for this process."""
+    collect_rarely()
+
     def send(*message: Any) -> None:
         try:
             connection.send(message)
         except OSError:
             worker.stop.ask()  # the supervisor is gone
-
-    collect_rarely()
-    worker = Worker(task, send)
-    _listen(connection, worker)
-    try:
-        await worker.work()
-    finally:
-        if worker.stop() and not await local.threads_ended():
-            os._exit(0)  # what they compute is in no journal
-
-
-def _listen(connection: Connection, worker: Worker) -> None:
-    """Take messages of the supervisor, and the signals meant for this process."""
-    loop = asyncio.get_running_loop()
 
     def receive() -> None:
         try:
@@ -125,9 +114,15 @@ def _listen(connection: Connection, worker: Worker) -> None:
             os._exit(75)
         worker.stop.ask()
 
+    worker, loop = Worker(task, send), asyncio.get_running_loop()
     loop.add_reader(connection.fileno(), receive)
     for number in (signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, asked)
+    try:
+        await worker.work()
+    finally:
+        if worker.stop() and not await local.threads_ended():
+            os._exit(0)  # what they compute is in no journal
 
 
 MOST_DEATHS = 3
@@ -178,10 +173,12 @@ class _Supervisor:
 
     async def all(self, share: Share) -> None:
         """Work until all is done, a round changes nothing, or a stop is requested."""
-        self._count()
+        done = self._run.folder.step("generated").done()
+        kept = done & keep.default_view(self._run, score.steps_of(self._run)).folder(self._run.folder).done()
+        count_items(self._run, self._counters, kept if self._run.pairs else done, kept)
         before: object = None
         shares = [replace(share, worker=number) for number in range(share.workers)]
-        while before != (before := self._state()) and not self._over():
+        while before != (before := local.state(self._run)) and not self._over():
             await self._together(shares)
             shares = [share]  # what is left needs all shards, or a dead worker left it: one worker is enough
             if finished(self._run, self._shards):
@@ -282,11 +279,3 @@ class _Supervisor:
         for counts in heard:
             self._counters.passes |= counts["passes"]
         self._counters.server = max((counts["server"] for counts in heard), key=len, default="")
-
-    def _count(self) -> None:
-        done = self._run.folder.step("generated").done()
-        kept = done & keep.default_view(self._run, score.steps_of(self._run)).folder(self._run.folder).done()
-        count_items(self._run, self._counters, kept if self._run.pairs else done, kept)
-
-    def _state(self) -> object:
-        return local.state(self._run)

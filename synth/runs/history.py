@@ -231,7 +231,14 @@ def compare(before: Record, described: Mapping[str, Any], inputs: Sequence[Input
     forbidden: list[str] = []
     for key in _FIXED:
         forbidden += identity.differences({key: old.pop(key, None)}, {key: new.pop(key, None)})
-    forbidden += _gone(before.inputs, inputs)
+    today = {(each.corpus_index, each.relative): each for each in inputs}
+    for n, was in enumerate(before.inputs):
+        is_now = today.get((was.corpus_index, was.relative))
+        if is_now is None:
+            forbidden.append(f"inputs.{n}: {was.path} was removed")
+        elif is_now.sha256 != was.sha256:
+            change = f"{was.sha256[:_SHOWN]} -> {is_now.sha256[:_SHOWN]}"
+            forbidden.append(f"inputs.{n}.sha256: {is_now.path} changed, {change}")
     added = list(inputs)[len(before.inputs) :]
     if added and before.sample is not None:
         forbidden.append(f"inputs: {added[0].path} is new, and a sample is not extended")
@@ -239,10 +246,15 @@ def compare(before: Record, described: Mapping[str, Any], inputs: Sequence[Input
     new.pop("inputs", None)
     settings: list[str] = []
     for key in _LISTS:
-        was, now = list(old.pop(key, None) or []), list(new.pop(key, None) or [])
-        forbidden += [f"{key}.{n}: is gone" for n in range(len(now), len(was))]
-        settings += identity.differences({key: was[: len(now)]}, {key: now[: len(was)]})
-    forbidden += _carried(before, described)
+        first, then = list(old.pop(key, None) or []), list(new.pop(key, None) or [])
+        forbidden += [f"{key}.{n}: is gone" for n in range(len(then), len(first))]
+        settings += identity.differences({key: first[: len(then)]}, {key: then[: len(first)]})
+    # shards of one folder are read together, so all have the same columns
+    carried, carried_now = (
+        {name for entry in found.get("corpus") or () for name in entry.get("carry") or ()}
+        for found in (before.identity, described)
+    )
+    forbidden += [f"corpus.carry: {name} was not carried before" for name in sorted(carried_now - carried)]
     return Changes(sorted([*settings, *identity.differences(old, new)]), forbidden, added)
 
 
@@ -256,26 +268,6 @@ def refuse(folder: OutputFolder, changes: Changes, *, go_on: bool) -> None:
     if changes.forbidden:
         hint = "Use -o for another folder, or put that back: no revision can change it."
     raise OutputError(f"{folder.path} was started with other settings:{told}", hint)
-
-
-def _gone(before: Sequence[InputFile], now: Sequence[InputFile]) -> list[str]:
-    """Inputs that were removed or changed since."""
-    today = {(each.corpus_index, each.relative): each for each in now}
-    found = []
-    for n, old in enumerate(before):
-        new = today.get((old.corpus_index, old.relative))
-        if new is None:
-            found.append(f"inputs.{n}: {old.path} was removed")
-        elif new.sha256 != old.sha256:
-            found.append(f"inputs.{n}.sha256: {new.path} changed, {old.sha256[:_SHOWN]} -> {new.sha256[:_SHOWN]}")
-    return found
-
-
-def _carried(before: Record, described: Mapping[str, Any]) -> list[str]:
-    """Columns that would be carried from now on: shards of one folder are read together, so all have the same ones."""
-    entries = [list(found.get("corpus") or []) for found in (before.identity, described)]
-    old, new = ({name for entry in each for name in entry.get("carry") or ()} for each in entries)
-    return [f"corpus.carry: {name} was not carried before" for name in sorted(new - old)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from synth.job import Job
 from synth.registry import stage_identity
-from synth.sources import InputFile, PairData
+from synth.sources import InputFile
 from synth.stage import Stage
 from synth.tables import SCHEMA_VERSION
 
@@ -35,28 +35,34 @@ def describe(
     sample: int | None,
 ) -> dict[str, Any]:
     """The identity of a job over these inputs and templates, as plain JSON values."""
+    files = [{"corpus": each.corpus_index, "name": each.relative, "sha256": each.sha256} for each in inputs]
     if job.task is None:
         return {
             "version": VERSION,
             "schema": SCHEMA_VERSION,
             "sample": sample,
             "shard_size": job.run.shard_size,
-            "data": [_pairs(entry) for entry in job.data],
-            "inputs": [_input(each) for each in inputs],
+            # the instruction goes into query vectors only, so it belongs to the scorers that embed
+            "data": [_without(entry.identity(), "path", "instruction") | {"name": entry.source} for entry in job.data],
+            "inputs": files,
         }
+    personas = None
+    if persona_sha256 is not None and (options := job.file.personas) is not None:
+        personas = {"sha256": persona_sha256, "field": options.field, "top_k": options.top_k, "pool": options.pool}
     return {
         "version": VERSION,
         "schema": SCHEMA_VERSION,
         "seed": job.file.seed,
         "sample": sample,
         "shard_size": job.run.shard_size,
-        "corpus": [_corpus(corpus.identity()) for corpus in job.corpora],
-        "inputs": [_input(each) for each in inputs],
+        # where a corpus lies does not count, but the content of its files does
+        "corpus": [_without(corpus.identity(), "path") for corpus in job.corpora],
+        "inputs": files,
         "templates": {name: hashlib.sha256(content).hexdigest() for name, content in sorted(templates.items())},
-        "personas": None if persona_sha256 is None else _personas(job, persona_sha256),
+        "personas": personas,
         "llm": None if job.llm is None else stage_identity(job.llm),
         "embed": None if job.embed is None or persona_sha256 is None else stage_identity(job.embed),
-        "task": {key: value for key, value in stage_identity(job.task).items() if key not in _ELSEWHERE},
+        "task": _without(stage_identity(job.task), *_ELSEWHERE),
     }
 
 
@@ -88,25 +94,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 _MISSING = object()
 
 
-def _corpus(options: dict[str, Any]) -> dict[str, Any]:
-    # Where a corpus lies is told by its inputs, whose content counts.
-    return {key: value for key, value in options.items() if key != "path"}
-
-
-def _pairs(entry: PairData) -> dict[str, Any]:
-    # The instruction goes into query vectors only, so it belongs to the scorers that embed.
-    options = {key: value for key, value in entry.identity().items() if key not in ("path", "instruction")}
-    return options | {"name": entry.source}
-
-
-def _input(each: InputFile) -> dict[str, Any]:
-    return {"corpus": each.corpus_index, "name": each.relative, "sha256": each.sha256}
-
-
-def _personas(job: Job, digest: str) -> dict[str, Any]:
-    options = job.file.personas
-    assert options is not None  # noqa: S101 - there is a digest only where there are personas
-    return {"sha256": digest, "field": options.field, "top_k": options.top_k, "pool": options.pool}
+def _without(options: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if key not in names}
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -29,19 +29,14 @@ def unsuited(job: Job, languages: Sequence[str]) -> list[Problem]:
     if job.task is None:
         return []
     pairs = [(passage, query) for passage in languages for query in job.task.query_languages(passage)]
-    return [*_unwritable(job, pairs), *_ungrouped(job, job.task, pairs)]
-
-
-def _unwritable(job: Job, pairs: Sequence[tuple[str, str]]) -> Iterator[Problem]:
-    if job.llm is None:
-        return
-    refused = [f"{query} for {passage}" for passage, query in pairs if not job.llm.writes(query, passage)]
+    found = list(_ungrouped(job, job.task, pairs))
+    writes = job.llm.writes if job.llm is not None else lambda _query, _passage: True
+    refused = [f"{query} for {passage}" for passage, query in pairs if not writes(query, passage)]
     if refused:
-        yield Problem(
-            ("task", "languages"),
-            f"asks for queries that this llm cannot write ({', '.join(refused[:_SHOWN])})",
-            "Use another model, or other languages, such as {same: 1}.",
-        )
+        what = f"asks for queries that this llm cannot write ({', '.join(refused[:_SHOWN])})"
+        cure = "Use another model, or other languages, such as {same: 1}."
+        found.insert(0, Problem(("task", "languages"), what, cure))
+    return found
 
 
 def _ungrouped(job: Job, task: Task, pairs: Sequence[tuple[str, str]]) -> Iterator[Problem]:

@@ -181,21 +181,18 @@ class ServedEncoder(Served):
         if not distinct:
             return Encoded(np.zeros((0, self._width or 0), np.float32), np.zeros(0, np.bool_))
         batches = [distinct[i : i + self._batch_size] for i in range(0, len(distinct), self._batch_size)]
-        found = [item for batch in await self._all(batches) for item in batch]
-        vectors = unit([row for row, _ in found], self._options.dimensions)
-        truncated = np.array([flag for _, flag in found], np.bool_)
-        place = {text: i for i, text in enumerate(distinct)}
-        order = np.array([place[text] for text in wrapped])
-        return Encoded(vectors[order], truncated[order])
-
-    async def _all(self, batches: list[list[str]]) -> list[list[tuple[Row, bool]]]:
         room = asyncio.Semaphore(self.slots)
 
         async def one(batch: list[str]) -> list[tuple[Row, bool]]:
             async with room:
                 return await self._embed(batch)
 
-        return await gathered(one(batch) for batch in batches)
+        found = [item for batch in await gathered(map(one, batches)) for item in batch]
+        vectors = unit([row for row, _ in found], self._options.dimensions)
+        truncated = np.array([flag for _, flag in found], np.bool_)
+        place = {text: i for i, text in enumerate(distinct)}
+        order = np.array([place[text] for text in wrapped])
+        return Encoded(vectors[order], truncated[order])
 
     async def _embed(self, texts: list[str]) -> list[tuple[Row, bool]]:
         try:

@@ -134,20 +134,18 @@ class LocalEncoder:
 
     def _cut(self, batch: list[str], features: Any) -> list[bool]:
         encodings = getattr(features, "encodings", None)
-        flags = [bool(each.overflowing) for each in encodings] if encodings else self._recounted(batch)
+        longest = self._loaded().max_seq_length
+        if encodings:
+            flags = [bool(each.overflowing) for each in encodings]
+        elif longest is None:
+            flags = [False] * len(batch)
+        else:  # a tokenizer that does not report truncation
+            tokens = self._loaded().tokenizer(batch, truncation=False, verbose=False)["input_ids"]
+            flags = [len(ids) > longest for ids in tokens]
         if any(flags) and self._options.truncate == "error":
-            longest = self._loaded().max_seq_length
             text = batch[flags.index(True)]
             raise RequestRejected("too_long", f"longer than {longest} tokens (text: {text[:60]!r}…)")
         return flags
-
-    def _recounted(self, batch: list[str]) -> list[bool]:
-        """The same for a tokenizer that does not report truncation."""
-        longest = self._loaded().max_seq_length
-        if longest is None:
-            return [False] * len(batch)
-        tokens = self._loaded().tokenizer(batch, truncation=False, verbose=False)["input_ids"]
-        return [len(ids) > longest for ids in tokens]
 
     def _width(self, model: SentenceTransformer) -> int:
         width: int = model.get_embedding_dimension()

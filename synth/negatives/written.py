@@ -19,6 +19,7 @@ from synth.negatives._negatives import Item, Negatives
 from synth.prompts import neutralise
 from synth.prompts.templates import Templates
 from synth.registry import NestedLlm, stage_identity
+from synth.replies import whole_text
 from synth.replies.objects import read_object
 from synth.search import Corpus
 from synth.shipped import find
@@ -84,13 +85,7 @@ class WriterPrompt:
 
 def read_negatives(reply: ChatReply, count: int) -> list[str]:
     """The distinct passages in a reply, at most `count`. Raises UnusableReply with a reason of `synth.replies`."""
-    if reply.finish_reason == "content_filter":
-        raise UnusableReply("filtered", "the server's content filter stopped the reply")
-    if reply.finish_reason == "length":
-        raise UnusableReply("truncated", "the reply reached its token limit")
-    if not (reply.text or "").strip():
-        raise UnusableReply("empty", "the reply has no text")
-    values = read_object(reply.text or "", lambda found: _KEY in found, repair=True).values
+    values = read_object(whole_text(reply), lambda found: _KEY in found, repair=True).values
     if _KEY not in values:
         raise UnusableReply("key", f"the keys {list(values)[:10]!r} lack {_KEY}")
     found = values[_KEY]

@@ -77,7 +77,7 @@ def read_config(reply: ChatReply, inputs: ConfigInputs, *, repair: bool) -> tupl
     if inputs.difficulties:
         offered["Difficulty"] = inputs.difficulties
     asked = [key for key, choices in offered.items() if len(choices) > 1]
-    found = read_object(_text(reply), lambda values: _has(values, asked), repair=repair)
+    found = read_object(whole_text(reply), lambda values: _has(values, asked), repair=repair)
     values, renamed = _named(found.values, asked, repair=repair)
     chosen = {
         key: _offered(key, values[key], choices) if key in values else choices[0] for key, choices in offered.items()
@@ -93,7 +93,7 @@ def read_query(reply: ChatReply, inputs: QueryInputs, *, repair: bool, echoes: C
 
     `echoes` are the `echo_keys` of the worked examples' queries and passages.
     """
-    found = read_object(_text(reply), lambda values: _has(values, ("Query",)), repair=repair)
+    found = read_object(whole_text(reply), lambda values: _has(values, ("Query",)), repair=repair)
     values, renamed = found.values, False
     if "Query" not in values:
         if not repair:
@@ -116,7 +116,7 @@ def read_query(reply: ChatReply, inputs: QueryInputs, *, repair: bool, echoes: C
 
 def read_text(reply: ChatReply, key: str, *, repair: bool = True) -> tuple[str, bool]:
     """The text under `key` of the object in a reply, and whether it needed a repair; raises UnusableReply."""
-    found = read_object(_text(reply), lambda values: key in values, repair=repair)
+    found = read_object(whole_text(reply), lambda values: key in values, repair=repair)
     if key not in found.values:
         raise UnusableReply("key", f"no {key} among the keys {_clip(list(found.values))}")
     text = _string(key, found.values[key])
@@ -168,8 +168,8 @@ def _repeats(key: str) -> bool:
     return False
 
 
-def _text(reply: ChatReply) -> str:
-    """The text of a reply that ended by itself."""
+def whole_text(reply: ChatReply) -> str:
+    """The text of a reply that ended by itself; raises UnusableReply for any other."""
     text = reply.text or ""
     if reply.finish_reason == "content_filter":
         raise UnusableReply("filtered", "the server's content filter stopped the reply")

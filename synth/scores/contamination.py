@@ -98,7 +98,7 @@ def described(files: Sequence[str]) -> list[InputFile]:
             status = Path(path).stat()
             found.append(_hashed(path, status.st_size, status.st_mtime_ns))
         except FileNotFoundError as exc:
-            raise JobError(f"scores: contamination: there is no file {path}.", "Check `files`.") from exc
+            raise JobError(f"scores: contamination: {path} does not exist.", "Check `files`.") from exc
         except OSError as exc:
             raise SystemFault(f"{path}: {exc.strerror}.", "Change its permissions, then run again.") from exc
     return found

@@ -18,6 +18,7 @@ from synth.hashing import item_seed
 from synth.prompts import neutralise
 from synth.prompts.templates import Templates
 from synth.registry import NestedLlm, stage_identity
+from synth.replies import whole_text
 from synth.replies.objects import read_object
 from synth.scores._scorer import PairBatch, ScoreColumn, Scorer
 from synth.shipped import find
@@ -86,13 +87,7 @@ class JudgePrompt:
 
 def read_grades(reply: ChatReply) -> Grades:
     """The verdict in a reply. Raises UnusableReply with a reason of `synth.replies`."""
-    if reply.finish_reason == "content_filter":
-        raise UnusableReply("filtered", "the server's content filter stopped the reply")
-    if reply.finish_reason == "length":
-        raise UnusableReply("truncated", "the reply reached its token limit")
-    if not (reply.text or "").strip():
-        raise UnusableReply("empty", "the reply has no text")
-    values = read_object(reply.text or "", lambda found: all(key in found for key in _KEYS), repair=True).values
+    values = read_object(whole_text(reply), lambda found: all(key in found for key in _KEYS), repair=True).values
     return Grades(*(_grade(values, key) for key in _KEYS))
 
 

@@ -198,26 +198,23 @@ class HttpTransport:
 
     def _session(self, url: str) -> aiohttp.ClientSession:
         through_proxy = self._trust_env and not is_loopback(url)
-        session = self._sessions.get(through_proxy)
-        if session is None:
-            session = self._sessions[through_proxy] = self._open(trust_env=through_proxy)
-        return session
-
-    def _open(self, *, trust_env: bool) -> aiohttp.ClientSession:
+        if session := self._sessions.get(through_proxy):
+            return session
         import aiohttp  # noqa: PLC0415 - as above
 
         if self._connector is None:
             self._connector = aiohttp.TCPConnector(
                 limit=self._connections, keepalive_timeout=_KEEP_ALIVE, ssl=self._tls, ttl_dns_cache=60
             )
-        return aiohttp.ClientSession(
+        session = self._sessions[through_proxy] = aiohttp.ClientSession(
             connector=self._connector,
             connector_owner=False,
             headers={"Content-Type": "application/json", **self._authorization},
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
             cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=trust_env,
+            trust_env=through_proxy,
         )
+        return session
 
 
 def _as_json(body: Mapping[str, Any]) -> bytes:

@@ -74,7 +74,7 @@ class Document:
 
     @property
     def readable(self) -> bool:
-        """Whether there are values at all, beside the problems."""
+        """Whether there are values, whatever the problems."""
         return self.data is not None
 
     def describe(self, problem: Problem) -> str:
@@ -170,19 +170,15 @@ def _mistakes(path: KeyPath, node: yaml.Node, key: yaml.Node | None) -> Iterator
     if node.tag not in _TAGS:
         yield Problem(path, f"the tag {node.tag!r} is not allowed in a job file", "Write a plain value.")
     if isinstance(node, yaml.MappingNode):
-        yield from _repeated(path, node)
+        first: dict[str, int] = {}
+        for each, _ in node.value:
+            name, line = str(each.value), each.start_mark.line + 1
+            if name in first and each.tag != _MERGE:
+                message = f"the key stands twice (lines {first[name]} and {line})"
+                yield Problem((*path, name), message, "Remove one of them.")
+            first.setdefault(name, line)
     if key is not None and not isinstance(key, yaml.ScalarNode):
         yield Problem(path, "a key must be plain text")
-
-
-def _repeated(path: KeyPath, node: yaml.MappingNode) -> Iterator[Problem]:
-    seen: dict[str, int] = {}
-    for key, _ in node.value:
-        name = str(key.value)
-        line = key.start_mark.line + 1
-        if name in seen and key.tag != _MERGE:
-            yield Problem((*path, name), f"the key stands twice (lines {seen[name]} and {line})", "Remove one of them.")
-        seen.setdefault(name, line)
 
 
 def _one_line(exc: Exception) -> str:

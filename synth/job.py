@@ -276,9 +276,22 @@ _KINDS = {"llm": "llm", "embed": "embed", "task": "tasks"}
 
 
 def _sections(data: Mapping[str, Any]) -> tuple[JobFile | None, dict[str, Any], list[Problem]]:
+    """The job file, and every stage that it names with `use:`, as far as they can be read."""
     file, problems = validate(JobFile, data)
-    stages, found = _stages(data)
-    return file, stages, [*problems, *found]
+    scorers: list[Any] = []
+    stages: dict[str, Any] = {"scores": scorers}
+    for section, kind in _KINDS.items():
+        spec = data.get(section, JobFile.model_fields[section].default)
+        if isinstance(spec, dict) and not (section == "task" and data.get("data") is not None):
+            stages[section], found = _stage(kind, spec, (section,))
+            problems += found
+    specs = data.get("scores", JobFile.model_fields["scores"].default)
+    for index, spec in enumerate(specs if isinstance(specs, list) else []):
+        if isinstance(spec, dict):
+            scorer, found = _stage("scores", spec, ("scores", str(index)))
+            problems += found
+            scorers += [scorer] if scorer is not None else []
+    return file, stages, problems
 
 
 def _between(data: Mapping[str, Any], stages: Mapping[str, Any]) -> list[Problem]:
@@ -318,16 +331,17 @@ def _of_corpora(data: Mapping[str, Any]) -> list[Problem]:
 
 
 def _same_names(corpora: Sequence[Corpus]) -> list[Problem]:
-    """Corpora of one name, which could not be told apart in the column `source`."""
+    """Corpora of one name, which the column `source` could not distinguish."""
     first: dict[str, int] = {}
     return [
-        Problem(("corpus", str(n)), f"has the name {each.source!r}, as corpus.{first[each.source]} has", _RENAME)
+        Problem(
+            ("corpus", str(n)),
+            f"has the name {each.source!r}, as corpus.{first[each.source]} has",
+            "Give each a `name` of its own.",
+        )
         for n, each in enumerate(corpora)
         if first.setdefault(each.source, n) != n
     ]
-
-
-_RENAME = "Give each a `name` of its own."
 
 
 def _of_data(data: Mapping[str, Any]) -> list[Problem]:
@@ -338,8 +352,8 @@ def _of_data(data: Mapping[str, Any]) -> list[Problem]:
         if data.get(key) is not None
     ]
     entries = data["data"] if isinstance(data["data"], list) else []
-    told = {each["instruction"] for each in entries if isinstance(each, dict) and each.get("instruction")}
-    if len(told) > 1:
+    instructions = {each["instruction"] for each in entries if isinstance(each, dict) and each.get("instruction")}
+    if len(instructions) > 1:
         found.append(Problem(("data",), "gives several instructions", "One job scores with one: make two of it."))
     return found
 
@@ -351,28 +365,6 @@ def _columns(corpora: Sequence[Corpus], stages: Mapping[str, Any]) -> set[str]:
     taken = {*(task.columns if task else ()), *made}
     carried = {carried_name(name) for corpus in corpora for name in corpus.carry}
     return {*PAIRS.names, *taken, *(f"input_{name}" if name in taken else name for name in carried)}
-
-
-def _stages(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
-    """Every section that names a stage with `use:`, resolved as far as it can be."""
-    found: list[Problem] = []
-    stages: dict[str, Any] = {}
-    for section, kind in _KINDS.items():
-        spec = data.get(section, JobFile.model_fields[section].default)
-        if spec is None or (section == "task" and data.get("data") is not None):
-            continue
-        if isinstance(spec, dict):
-            stages[section], problems = _stage(kind, spec, (section,))
-            found += problems
-    scorers: list[Any] = []
-    specs = data.get("scores", JobFile.model_fields["scores"].default)
-    for index, spec in enumerate(specs if isinstance(specs, list) else []):
-        if isinstance(spec, dict):
-            scorer, problems = _stage("scores", spec, ("scores", str(index)))
-            found += problems
-            scorers += [scorer] if scorer is not None else []
-    stages["scores"] = scorers
-    return stages, found
 
 
 def _stage(kind: str, spec: Mapping[str, Any], path: KeyPath) -> tuple[Any, list[Problem]]:

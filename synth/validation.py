@@ -41,13 +41,10 @@ def validate(cls: type[Model], data: Any, path: KeyPath = ()) -> tuple[Model | N
         for error in exc.errors(include_url=False):
             found = _explain(cls, data, error)
             grouped.setdefault(found.path, []).append(found)
-        deepest = [where for where in grouped if not any(_below(other, where) for other in grouped)]
+        # Of the alternatives of a union, the one that fails further down is the one that was meant.
+        above = {other[:n] for other in grouped for n in range(1, len(other))}
+        deepest = [where for where in grouped if where not in above]
         return None, [_merged((*path, *where), grouped[where]) for where in deepest]
-
-
-def _below(path: KeyPath, where: KeyPath) -> bool:
-    """Of the alternatives of a union, the one that fails further down is the one that was meant."""
-    return len(path) > len(where) > 0 and path[: len(where)] == where
 
 
 def _merged(path: KeyPath, group: Sequence[Problem]) -> Problem:

@@ -139,6 +139,6 @@ class Trial:
                 table = table.append_column(scored, scores[scored.name])
         verdict = self.job.rules.apply(table)
         rows: list[dict[str, Any]] = table.to_pylist()
-        for row, kept, failed in zip(rows, verdict.kept.tolist(), verdict.all_failed, strict=True):
+        for row, kept, failed in zip(rows, verdict.kept.tolist(), verdict.failed.to_pylist(), strict=True):
             row |= {"kept": kept, "failed": failed}
         return rows

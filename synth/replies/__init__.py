@@ -228,19 +228,13 @@ def _offered(key: str, value: object, choices: Sequence[str]) -> str:
     if len(near) == 1:
         return near.pop()
     if key == "Character":
-        if (lettered := _by_letter(value, choices)) is not None:
-            return lettered
+        # `B`, `(b)` or `B. its sentence`
+        match = _LETTER.fullmatch(value)
+        named = dict(zip(letters(len(choices)), choices, strict=True)).get(match[1].upper()) if match else None
+        if match and named is not None and (not match[2] or _fold(match[2]) == _fold(named)):
+            return named
         raise UnusableReply("character", f"{_clip(value)} is not one of the {len(choices)} candidates")
     raise UnusableReply("enum", f"{key} is {_clip(value)}; allowed: {', '.join(choices)}")
-
-
-def _by_letter(value: str, personas: Sequence[str]) -> str | None:
-    """The candidate that `B`, `(b)` or `B. its sentence` names."""
-    match = _LETTER.fullmatch(value)
-    named = dict(zip(letters(len(personas)), personas, strict=True)).get(match[1].upper()) if match else None
-    if match is None or named is None or (match[2] and _fold(match[2]) != _fold(named)):
-        return None
-    return named
 
 
 def _check_characters(query: str) -> None:

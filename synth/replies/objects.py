@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from synth.errors import UnusableReply
@@ -33,7 +34,7 @@ def parse_object(text: str, start: int) -> tuple[dict[str, object], int]:
 
 
 def unquote(body: str) -> str:
-    """The string whose JSON text is `body`, where quotes may lack their backslash; raises MalformedError."""
+    """The string whose JSON text is `body`, where quotes may have no backslash; raises MalformedError."""
     escaped = re.sub(r'\\.|"', lambda m: '\\"' if m[0] == '"' else m[0], body, flags=re.DOTALL)
     return _double(f'"{escaped}"', 0)[0]
 
@@ -163,7 +164,11 @@ def read_object(text: str, has_keys: Chooser, *, repair: bool) -> Found:
             raise UnusableReply("type", f"the reply is a JSON {type(value).__name__}, not an object")
         if len(value) > 1:
             raise UnusableReply("many", f"the reply is an array of {len(value)}")
-    return _only(_all_objects(without_thinking(text), repair=repair), has_keys)
+    found = _all_objects(without_thinking(text), repair=repair)
+    fitting = [candidate for candidate in found if has_keys(candidate.values)] or found
+    if len(fitting) > 1:
+        raise UnusableReply("many", f"the reply holds {len(fitting)} objects")
+    return fitting[0]
 
 
 def without_thinking(text: str) -> str:
@@ -190,15 +195,6 @@ def _check_size(text: str) -> None:
         depth += {"{": 1, "[": 1, "}": -1, "]": -1}.get(bracket, 0)
         if depth > MAX_DEPTH:
             raise UnusableReply("too_large", f"the reply is nested deeper than {MAX_DEPTH}")
-
-
-def _only(found: list[Found], has_keys: Chooser) -> Found:
-    fitting = [candidate for candidate in found if has_keys(candidate.values)]
-    if len(fitting) == 1:
-        return fitting[0]
-    if len(fitting) > 1 or len(found) > 1:
-        raise UnusableReply("many", f"the reply holds {max(len(fitting), len(found))} objects")
-    return found[0]
 
 
 def _all_objects(text: str, *, repair: bool) -> list[Found]:
@@ -245,18 +241,9 @@ def _cut_off(text: str, start: int, exc: Exception) -> bool:
 
 
 def _repaired(text: str, start: int) -> tuple[dict[str, object], int] | None:
-    try:
+    """The object at `start` by the tolerant parser, or one of a single string whose inner quotes have no backslash."""
+    with suppress(MalformedError):
         return parse_object(text, start)
-    except MalformedError:
-        pass
-    try:
-        return _sole_value(text, start)
-    except MalformedError:
-        return None
-
-
-def _sole_value(text: str, start: int) -> tuple[dict[str, object], int] | None:
-    """An object of one string whose inner quotes lack their backslash: from its first to its last quote."""
     opening = _SOLE_VALUE.match(text, start)
     ends = [m for m in _SOLE_END.finditer(text, opening.end()) if m[1] == opening[3]] if opening else []
     if opening is None or len(ends) != 1:  # with two possible ends, choosing one would be a guess
@@ -264,4 +251,6 @@ def _sole_value(text: str, start: int) -> tuple[dict[str, object], int] | None:
     body = text[opening.end() : ends[0].start()]
     if _NEXT_MEMBER.search(body):
         return None
-    return {opening[2]: unquote(body)}, ends[0].end()
+    with suppress(MalformedError):
+        return {opening[2]: unquote(body)}, ends[0].end()
+    return None

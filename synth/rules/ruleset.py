@@ -44,24 +44,12 @@ class Verdict:
         return pa.DictionaryArray.from_arrays(indices, pa.array(self.labels, pa.string()))
 
     @property
-    def first_failed(self) -> list[str | None]:
-        """`reasons` as plain values."""
-        reasons: list[str | None] = self.reasons.to_pylist()
-        return reasons
-
-    @property
     def failed(self) -> pa.ListArray:
         """For each row the labels of all rules it breaks, list<string>."""
         ends = np.cumsum(self.failures.sum(axis=0), dtype=np.int32)
         rules = np.nonzero(self.failures.T)[1] if self.labels else np.empty(0, np.int64)
         labels = pa.array(self.labels, pa.string()).take(pa.array(rules))
         return pa.ListArray.from_arrays(pa.array(np.concatenate([np.zeros(1, np.int32), ends])), labels)
-
-    @property
-    def all_failed(self) -> list[list[str]]:
-        """`failed` as plain values."""
-        failed: list[list[str]] = self.failed.to_pylist()
-        return failed
 
 
 @dataclass(frozen=True, slots=True)

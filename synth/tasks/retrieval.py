@@ -24,7 +24,7 @@ from synth.shipped import find
 from synth.stage import ChatReply, ConfigInputs, QueryInputs
 from synth.tasks._options import OTHER, SAME, Languages, Lengths, QuestionTypes, Weights, draw
 from synth.tasks._task import Ask, Draw, Item, Requests, Task, TaskSettings
-from synth.types import Candidates, Passage, Query, QueryConfig, Requirement
+from synth.types import Candidates, Query, QueryConfig, Requirement
 
 __all__ = ["Retrieval"]
 
@@ -151,14 +151,29 @@ class Retrieval(Task):
     def requests(self, passage: Candidates, draw: Draw) -> Requests:
         """Stage one chooses a configuration, unless nothing is left to choose; stage two writes the query."""
         inputs = self._choices(passage, draw)
-        config = only_choice(inputs)
-        if config is None:
-            config = yield self._ask_config(inputs, draw)
-        asked = QueryInputs(
-            passage, config, self._require(passage.passage, config, draw), tuple(each.text for each in draw.written)
-        )
+        personas, types, levels = inputs.candidates.personas, inputs.question_types, inputs.difficulties
+        if len(personas) > 1 or len(types) > 1 or len(levels) > 1:
+            config: QueryConfig = yield Ask(
+                stage="config",
+                messages=draw.prompts.config_messages(draw.fixed.system, inputs, draw.text(passage.passage)),
+                schema=config_schema(inputs),
+                read=lambda reply: replies.read_config(reply, inputs, repair=draw.settings.repair),
+                inputs=inputs,
+            )
+        else:
+            config = QueryConfig(personas[0] if personas else None, types[0], levels[0] if levels else None)
+        rng = draw.random("requirement")
+        spoken = passage.passage.language
+        code = self.languages.choose(spoken, rng)
+        if code is None:
+            raise UnusableReply("no_language", f"task.languages has no rule for {spoken!r}")
+        if code == "und":
+            raise UnusableReply("no_language", "the passage's language is unknown and the query should share it")
+        low, high = self.lengths.choose(config.question_type, rng)
+        requirement = Requirement(code, low, high, language(code).unit)
+        asked = QueryInputs(passage, config, requirement, tuple(each.text for each in draw.written))
         query: Query = yield self._ask_query(asked, draw)
-        return Item(query.text, asked.requirement.language, config, asked.requirement)
+        return Item(query.text, code, config, requirement)
 
     def check(self, prompts: Prompts) -> Iterable[str]:
         """Warns of worked examples that the prompt goes without."""
@@ -198,27 +213,6 @@ class Retrieval(Task):
         if len(set(used)) == max(1, len(offered.personas)) * len(types) * max(1, len(levels)):
             used = ()  # all were there; from now on any may come again
         return ConfigInputs(offered, types, levels, used)
-
-    def _ask_config(self, inputs: ConfigInputs, item: Draw) -> Ask[QueryConfig]:
-        prompts: Prompts = item.prompts
-        text = item.text(inputs.candidates.passage)
-        return Ask(
-            stage="config",
-            messages=prompts.config_messages(item.fixed.system, inputs, text),
-            schema=config_schema(inputs),
-            read=lambda reply: replies.read_config(reply, inputs, repair=item.settings.repair),
-            inputs=inputs,
-        )
-
-    def _require(self, passage: Passage, config: QueryConfig, item: Draw) -> Requirement:
-        rng = item.random("requirement")
-        code = self.languages.choose(passage.language, rng)
-        if code is None:
-            raise UnusableReply("no_language", f"task.languages has no rule for {passage.language!r}")
-        if code == "und":
-            raise UnusableReply("no_language", "the passage's language is unknown and the query should share it")
-        low, high = self.lengths.choose(config.question_type, rng)
-        return Requirement(code, low, high, language(code).unit)
 
     def _ask_query(self, inputs: QueryInputs, item: Draw) -> Ask[Query]:
         prompts: Prompts = item.prompts
@@ -274,16 +268,4 @@ def possible(config: QueryConfig, personas: tuple[str, ...], types: tuple[str, .
         (not personas or config.character in personas)
         and config.question_type in types
         and (not levels or config.difficulty in levels)
-    )
-
-
-def only_choice(inputs: ConfigInputs) -> QueryConfig | None:
-    """The configuration when nothing is left to choose: then stage one costs no call."""
-    personas = inputs.candidates.personas
-    if len(personas) > 1 or len(inputs.question_types) > 1 or len(inputs.difficulties) > 1:
-        return None
-    return QueryConfig(
-        personas[0] if personas else None,
-        inputs.question_types[0],
-        inputs.difficulties[0] if inputs.difficulties else None,
     )

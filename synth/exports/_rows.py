@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -20,32 +20,21 @@ from synth.types import Negative
 
 
 class Answers:
-    """All pairs as keys, 8 bytes each; texts are compared without case, white space and form.
+    """All pairs of a step as keys, 8 bytes each; texts are compared without case, white space and form.
 
     That a passage is wrongly taken for an answer happens once in 10^12 looks, over ten million pairs.
     """
 
-    def __init__(self, pairs: Iterable[tuple[str, str]] = ()) -> None:
-        self._keys = np.unique(np.fromiter((_key(query, passage) for query, passage in pairs), np.uint64))
-
-    @classmethod
-    def of(cls, step: StepFolder) -> Answers:
-        """The pairs of a step."""
-        return cls(_pairs(step))
+    def __init__(self, step: StepFolder) -> None:
+        shards = (step.read_columns(index, ["query", "passage"]) for index in sorted(step.done()))
+        pairs = (pair for table in shards for pair in zip(*(each.to_pylist() for each in table.columns), strict=True))
+        self._keys = np.unique(np.fromiter((_key(query or "", passage or "") for query, passage in pairs), np.uint64))
 
     def has(self, query: str, passage: str) -> bool:
         """Whether a pair says that the passage answers the query."""
         key = np.uint64(_key(query, passage))
         place = int(np.searchsorted(self._keys, key))
         return place < len(self._keys) and bool(self._keys[place] == key)
-
-
-def _pairs(step: StepFolder) -> Iterator[tuple[str, str]]:
-    for index in sorted(step.done()):
-        columns = step.read_columns(index, ["query", "passage"])
-        texts: tuple[list[str | None], ...] = tuple(each.to_pylist() for each in columns.columns)
-        for query, passage in zip(*texts, strict=True):
-            yield query or "", passage or ""
 
 
 def _key(query: str, passage: str) -> int:
@@ -70,7 +59,6 @@ class Row(NamedTuple):
 
     @property
     def answers(self) -> list[str]:
-        """The texts that answer the query, the pair's own passage first."""
         return [self.passage, *(each.passage for each in self.extra_positives)]
 
     @property
@@ -134,7 +122,8 @@ class Source:
     def batches(self, shape: Shape, counts: Counts | None = None) -> Iterator[Batch]:
         """Rows of the wanted shape in order, first by shard and then by split; `counts` is added to."""
         counts = Counts() if counts is None else counts
-        answers = Answers.of(self.folder.step("generated")) if shape.on_short == "fill" and shape.least else Answers()
+        fill = shape.on_short == "fill" and shape.least > 0
+        answers = Answers(self.folder.step("generated")) if fill else None
         for index in self.shards:
             own, rows = self._read(index)
             counts.pairs += len(rows)
@@ -167,17 +156,18 @@ class Source:
         counts.held_out += len(row.negatives) + len(row.extra_positives) - len(negatives) - len(extra)
         return row._replace(negatives=negatives, extra_positives=extra)
 
-    def _fitted(self, row: Row, others: Sequence[Row], answers: Answers, shape: Shape, counts: Counts) -> Row | None:
-        """The row with as many negatives as wanted; None if it has too few."""
+    def _fitted(
+        self, row: Row, others: Sequence[Row], answers: Answers | None, shape: Shape, counts: Counts
+    ) -> Row | None:
+        """The row with as many negatives as wanted, filled up if there are `answers`; None if it has too few."""
         counts.lengths[len(row.negatives)] += 1
         found = row.negatives if shape.most is None else row.negatives[: shape.most]
-        filled = len(found) < shape.least and shape.on_short == "fill"
-        if filled:
+        if answers is not None and len(found) < shape.least:
             found += self._drawn(row, others, answers, shape.least - len(found))
+            counts.filled += len(found) >= shape.least
         if len(found) < shape.least:
             counts.too_few += 1
             return None
-        counts.filled += filled
         fitted = row._replace(negatives=found)
         _measure(fitted, counts)
         return fitted
@@ -261,14 +251,6 @@ def _size(text: str) -> int:
     return len(text.encode())
 
 
-class Document(NamedTuple):
-    """One distinct passage."""
-
-    id: str
-    title: str
-    text: str
-
-
 class Ids:
     """Names of distinct texts."""
 
@@ -290,26 +272,32 @@ class Ids:
         return name, True
 
 
-def documents(source: Source, ids: Ids) -> Iterator[Document]:
-    """Every passage of the run once: those read, whether or not a pair came of them, else those of all pairs.
+class Corpus:
+    """Writes every passage of the run once, as id, title and text: those read, else those of all pairs.
 
-    Passages that only mining knows, from a corpus of its own, are not here: `Ids.add` tells that they are new.
+    Passages that only mining knows, from a corpus of its own, follow when they are named.
     """
-    step = source.folder.step("passages")
-    pairs = not step.done()
-    if pairs:
-        step = source.folder.step("generated")
-    text, ident = ("passage", "passage_id") if pairs else ("text", "id")
-    for index in sorted(step.done()):
-        there = step.schema(index).names
-        for row in step.read_columns(index, [n for n in (text, ident, "title") if n in there]).to_pylist():
-            if not (row[text] or "").strip():
-                continue
-            own = row.get(ident)
-            name, new = ids.add(row[text], None if own is None else str(own))
-            if new:
-                title = row.get("title")
-                yield Document(name, title if isinstance(title, str) else "", row[text])
+
+    def __init__(self, source: Source, write: Callable[[str, str, str], None]) -> None:
+        self._ids, self._write = Ids(), write
+        step = source.folder.step("passages")
+        text, ident = "text", "id"
+        if not step.done():
+            step = source.folder.step("generated")
+            text, ident = "passage", "passage_id"
+        for index in sorted(step.done()):
+            there = step.schema(index).names
+            for row in step.read_columns(index, [n for n in (text, ident, "title") if n in there]).to_pylist():
+                if (row[text] or "").strip():
+                    own, title = row.get(ident), row.get("title")
+                    self.name(row[text], None if own is None else str(own), title if isinstance(title, str) else "")
+
+    def name(self, text: str, wanted: str | None, title: str = "") -> str:
+        """The id of a passage, which is written if it is new."""
+        name, new = self._ids.add(text, wanted)
+        if new:
+            self._write(name, title, text)
+        return name
 
 
 _NUMBERS = pa.struct([field for field in NEGATIVE if field.name != "passage"])

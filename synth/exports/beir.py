@@ -6,9 +6,8 @@ import csv
 import io
 from typing import ClassVar
 
-from synth.exports._export import Benchmark
+from synth.exports._export import Benchmark, Files
 from synth.exports._rows import Facts, Source
-from synth.exports._writers import Files
 
 __all__ = ["Beir"]
 
@@ -30,19 +29,15 @@ class Beir(Benchmark):
         super().write(source, facts, files)
 
     def passage(self, files: Files, name: str, title: str, text: str) -> None:
-        """A line of the corpus."""
         files.line("corpus.jsonl", {"_id": name, "title": title, "text": text})
 
     def query(self, files: Files, name: str, text: str) -> None:
-        """A line of the queries."""
         files.line("queries.jsonl", {"_id": name, "text": text})
 
     def judgement(self, files: Files, split: str, query: str, passage: str, relevance: int) -> None:
-        """A line of the split's qrels."""
         files.text(f"qrels/{split}.tsv", _tsv(query, passage, str(relevance)))
 
     def train(self, facts: Facts) -> str:
-        """How to evaluate on it."""
         return self.render("beir.md.j2", facts, {"split": self.evaluated(facts)})
 
 

@@ -6,9 +6,8 @@ import math
 from typing import Any, ClassVar
 
 from synth.errors import JobError
-from synth.exports._export import PART, Export, tokens
-from synth.exports._rows import Counts, Facts, Row, Shape, Source, meta
-from synth.exports._writers import Files
+from synth.exports._export import PART, Export, Files, tokens
+from synth.exports._rows import Counts, Facts, Shape, Source, meta
 
 __all__ = ["FlagEmbedding"]
 
@@ -38,7 +37,20 @@ class FlagEmbedding(Export):
         prompt, _ = self._prompt(facts.instruction)
         for batch in source.batches(facts.shape):
             for row in batch.rows:
-                files.line(f"{batch.split}/{batch.split}.jsonl", _line(row, prompt, teacher=facts.counts.teacher))
+                found: dict[str, Any] = {
+                    "query": row.query,
+                    "pos": row.answers,
+                    "neg": [each.passage for each in row.negatives],
+                }
+                if facts.counts.teacher:
+                    found["pos_scores"] = [
+                        _logit(row.reranker),
+                        *(_logit(each.reranker) for each in row.extra_positives),
+                    ]
+                    found["neg_scores"] = [_logit(each.reranker) for each in row.negatives]
+                if prompt:
+                    found["prompt"] = prompt
+                files.line(f"{batch.split}/{batch.split}.jsonl", found)
             files.table(f"meta/{batch.split}", meta(batch), PART)
 
     def train(self, facts: Facts) -> str:
@@ -55,18 +67,6 @@ class FlagEmbedding(Export):
         if "{instruction}" in self.query_template and not set("{}") & set(head + rest):
             return instruction, f"{head}{{}}{rest}{{}}"
         return self.prompt(instruction), "{}{}"
-
-
-def _line(row: Row, prompt: str, *, teacher: bool) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "query": row.query,
-        "pos": row.answers,
-        "neg": [each.passage for each in row.negatives],
-    }
-    if teacher:
-        found["pos_scores"] = [_logit(row.reranker), *(_logit(each.reranker) for each in row.extra_positives)]
-        found["neg_scores"] = [_logit(each.reranker) for each in row.negatives]
-    return found | ({"prompt": prompt} if prompt else {})
 
 
 def _logit(probability: float | None) -> float:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from synth.exports._export import Export
+from synth.exports._export import Export, Files, front_matter
 from synth.exports._rows import Facts, Source, whole
-from synth.exports._writers import Files, front_matter
 from synth.validation import Size
 
 __all__ = ["Hub"]
@@ -23,15 +22,12 @@ class Hub(Export):
     """Bytes after which a new Parquet file begins."""
 
     def write(self, source: Source, facts: Facts, files: Files) -> None:
-        """Tables as they come."""
         for batch in source.batches(facts.shape):
             files.table(f"data/{batch.split}", whole(batch), self.part_size)
 
     def card(self, facts: Facts) -> str:
-        """One configuration."""
         configs = {"default": {split: f"data/{split}-*.parquet" for split in facts.counts.rows}}
         return front_matter(configs, facts.languages, ["synthetic"]) + self.train(facts)
 
     def train(self, facts: Facts) -> str:
-        """How to load it."""
         return self.render("hub.md.j2", facts)

@@ -7,9 +7,8 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import yaml
 
-from synth.exports._export import Export
+from synth.exports._export import Export, Files, front_matter
 from synth.exports._rows import Facts, Source, whole
-from synth.exports._writers import Files, front_matter
 
 __all__ = ["Jsonl"]
 
@@ -31,37 +30,22 @@ class Jsonl(Export):
                 files.line(f"{batch.split}.jsonl", row | {"instruction": facts.instruction})
         columns["instruction"] = pa.string()
         head = front_matter({"default": {split: f"{split}.jsonl" for split in facts.counts.rows}}, facts.languages)
-        types = yaml.safe_dump(
-            {"dataset_info": {"features": [_feature(n, t) for n, t in columns.items()]}}, sort_keys=False
-        )
+        features = [{"name": name} | _feature(kind) for name, kind in columns.items()]
+        types = yaml.safe_dump({"dataset_info": {"features": features}}, sort_keys=False)
         files.text("README.md", head.removesuffix("---\n") + types + "---\n" + self.train(facts))
 
     def train(self, facts: Facts) -> str:
-        """How to read them."""
         return self.render("jsonl.md.j2", facts)
 
 
-def _feature(name: str, kind: pa.DataType) -> dict[str, Any]:
-    """A column as a card describes it; a type that JSON does not have is text, as in the file."""
+def _feature(kind: pa.DataType) -> dict[str, Any]:
+    """A column's type as a card describes it; a type that JSON does not have is text, as in the file."""
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return {"name": name, "list": _inner(kind.value_type)}
+        inner = _feature(kind.value_type)
+        return {"list": inner.get("dtype") or inner.get("struct") or inner}
     if pa.types.is_struct(kind):
-        return {"name": name, "struct": _fields(kind)}
-    return {"name": name, "dtype": _name(kind)}
-
-
-def _inner(kind: pa.DataType) -> Any:
-    if pa.types.is_struct(kind):
-        return _fields(kind)
-    found = _feature("", kind)
-    return found.get("dtype") or {key: value for key, value in found.items() if key != "name"}
-
-
-def _fields(kind: pa.StructType) -> list[dict[str, Any]]:
-    return [_feature(each.name, each.type) for each in kind]
-
-
-def _name(kind: pa.DataType) -> str:
-    numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
-    names = {"double": "float64", "float": "float32", "halffloat": "float16"}
-    return names.get(str(kind), str(kind)) if numeric else "string"
+        return {"struct": [{"name": each.name} | _feature(each.type) for each in kind]}
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
+        names = {"double": "float64", "float": "float32", "halffloat": "float16"}
+        return {"dtype": names.get(str(kind), str(kind))}
+    return {"dtype": "string"}

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from synth.exports._export import PART, Export, tokens
-from synth.exports._rows import Facts, Row, Source, meta
-from synth.exports._writers import Files
+from synth.exports._export import PART, Export, Files, tokens
+from synth.exports._rows import Facts, Source, meta
 
 __all__ = ["MsSwift"]
 
@@ -26,10 +25,22 @@ class MsSwift(Export):
         reranker = facts.shape.least > 0
         for batch in source.batches(facts.shape):
             for row in batch.rows:
+                negatives = [each.passage for each in row.negatives]
                 for positive in row.answers:
-                    files.line(f"embedding/{batch.split}.jsonl", _embedding(row, positive, prompt))
+                    found: dict[str, Any] = {
+                        "messages": _message("user", prompt + row.query),
+                        "positive_messages": [_message("user", positive)],
+                    }
+                    if negatives:
+                        found["negative_messages"] = [_message("user", text) for text in negatives]
+                    files.line(f"embedding/{batch.split}.jsonl", found)
                 if reranker:
-                    files.line(f"reranker/{batch.split}.jsonl", _reranker(row, facts.instruction))
+                    found = {
+                        "messages": _message("system", facts.instruction) + _message("user", row.query),
+                        "positive_messages": [_message("assistant", text) for text in row.answers],
+                        "negative_messages": [_message("assistant", text) for text in negatives],
+                    }
+                    files.line(f"reranker/{batch.split}.jsonl", found)
             files.table(f"meta/embedding/{batch.split}", meta(batch, one_answer=True), PART)
             if reranker:
                 files.table(f"meta/reranker/{batch.split}", meta(batch), PART)
@@ -43,17 +54,3 @@ class MsSwift(Export):
 
 def _message(role: str, text: str) -> list[dict[str, str]]:
     return [{"role": role, "content": text}]
-
-
-def _embedding(row: Row, positive: str, prompt: str) -> dict[str, Any]:
-    found = {"messages": _message("user", prompt + row.query), "positive_messages": [_message("user", positive)]}
-    negatives = [_message("user", each.passage) for each in row.negatives]
-    return found | ({"negative_messages": negatives} if negatives else {})
-
-
-def _reranker(row: Row, instruction: str) -> dict[str, Any]:
-    return {
-        "messages": _message("system", instruction) + _message("user", row.query),
-        "positive_messages": [_message("assistant", text) for text in row.answers],
-        "negative_messages": [_message("assistant", each.passage) for each in row.negatives],
-    }

@@ -7,9 +7,8 @@ from typing import ClassVar
 
 import pyarrow as pa
 
-from synth.exports._export import PART, Benchmark
+from synth.exports._export import PART, Benchmark, Files, front_matter
 from synth.exports._rows import Facts
-from synth.exports._writers import Files, front_matter
 from synth.languages import language
 from synth.tables import TEXT
 from synth.validation import Size
@@ -34,19 +33,15 @@ class Mteb(Benchmark):
     """Bytes after which a new Parquet file begins."""
 
     def passage(self, files: Files, name: str, title: str, text: str) -> None:
-        """A row of the corpus."""
         files.row("corpus/corpus", (name, title, text), _CORPUS, self.part_size)
 
     def query(self, files: Files, name: str, text: str) -> None:
-        """A row of the queries."""
         files.row("queries/queries", (name, text), _QUERIES, self.part_size)
 
     def judgement(self, files: Files, split: str, query: str, passage: str, relevance: int) -> None:
-        """A row of the split's judgements."""
         files.row(f"data/{split}", (query, passage, relevance), _JUDGEMENTS, self.part_size)
 
     def card(self, facts: Facts) -> str:
-        """Configurations as MTEB's loader asks for them."""
         configs = {
             "default": {split: f"data/{split}-*.parquet" for split in facts.counts.rows},
             "corpus": {"corpus": "corpus/corpus-*.parquet"},
@@ -56,17 +51,14 @@ class Mteb(Benchmark):
 
     def train(self, facts: Facts) -> str:
         """How to evaluate on it."""
-        languages = sorted({_mteb_code(code) for code in facts.languages}) or ["eng-Latn"]
+        languages = set()
+        for code in facts.languages:
+            found = next((each for each in language(code).aliases if _FLORES.fullmatch(each)), "eng_Latn")
+            name, script = found.split("_")
+            languages.add(f"{_MTEB_NAMES.get(name, name)}-{script}")
         words = re.findall(r"[A-Za-z0-9]+", facts.title)
         if not words or words[0][0].isdigit():
             words = ["Synth", *words]
         task = "".join(each.title() for each in words) + "Retrieval"
-        values = {"split": self.evaluated(facts), "languages": languages, "task": task}
+        values = {"split": self.evaluated(facts), "languages": sorted(languages) or ["eng-Latn"], "task": task}
         return self.render("mteb.md.j2", facts, values)
-
-
-def _mteb_code(code: str) -> str:
-    """Language and script as MTEB writes them, from the FLORES-200 code."""
-    found = next((each for each in language(code).aliases if _FLORES.fullmatch(each)), "eng_Latn")
-    name, script = found.split("_")
-    return f"{_MTEB_NAMES.get(name, name)}-{script}"

@@ -6,9 +6,8 @@ from typing import ClassVar
 
 import pyarrow as pa
 
-from synth.exports._export import PART, Export, tokens
+from synth.exports._export import PART, Export, Files, front_matter, tokens
 from synth.exports._rows import Batch, Counts, Facts, Shape, Source, meta
-from synth.exports._writers import Files, front_matter
 from synth.tables import TEXT
 from synth.validation import Size
 
@@ -38,14 +37,12 @@ class SentenceTransformers(Export):
         return Shape(count, count, self.on_short)
 
     def write(self, source: Source, facts: Facts, files: Files) -> None:
-        """Rows, and beside them what is known of each."""
         for batch in source.batches(facts.shape):
             files.table(f"data/{batch.split}", _texts(batch, facts.shape.least), self.part_size)
             files.table(f"meta/{batch.split}", meta(batch, one_answer=True), self.part_size)
         files.text("train.py", self.render("train.py.j2", facts, {"tokens": self._tokens(facts)}))
 
     def card(self, facts: Facts) -> str:
-        """Two configurations, row by row the same."""
         configs = {
             "default": {split: f"data/{split}-*.parquet" for split in facts.counts.rows},
             "meta": {split: f"meta/{split}-*.parquet" for split in facts.counts.rows},
@@ -53,7 +50,6 @@ class SentenceTransformers(Export):
         return front_matter(configs, facts.languages, ["sentence-transformers"]) + self.train(facts)
 
     def train(self, facts: Facts) -> str:
-        """The script's settings, and why."""
         return self.render(
             "sentence_transformers.md.j2", facts, {"n": facts.shape.least, "tokens": self._tokens(facts)}
         )

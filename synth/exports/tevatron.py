@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from synth.exports._export import PART, Export, tokens
-from synth.exports._rows import Facts, Ids, Source, documents, meta
-from synth.exports._writers import Files, front_matter
+from synth.exports._export import PART, Export, Files, front_matter, tokens
+from synth.exports._rows import Corpus, Facts, Source, meta
 
 __all__ = ["Tevatron"]
 
@@ -25,16 +24,11 @@ class Tevatron(Export):
 
     def write(self, source: Source, facts: Facts, files: Files) -> None:
         """The corpus, then rows that name it."""
-        ids, prompt = Ids(), self.prompt(facts.instruction)
-        for each in documents(source, ids):
-            files.line("corpus.jsonl", _passage(*each))
+        prompt = self.prompt(facts.instruction)
+        corpus = Corpus(source, lambda *passage: files.line("corpus.jsonl", _passage(*passage)))
 
         def named(text: str, wanted: str | None) -> dict[str, str]:
-            name, new = ids.add(text, wanted)
-            found = _passage(name, "", text)
-            if new:
-                files.line("corpus.jsonl", found)
-            return found
+            return _passage(corpus.name(text, wanted), "", text)
 
         for batch in source.batches(facts.shape):
             for row in batch.rows:
@@ -51,7 +45,6 @@ class Tevatron(Export):
             files.table(f"meta/{batch.split}", meta(batch), PART)
 
     def card(self, facts: Facts) -> str:
-        """Rows and the corpus; not `meta/`, because all configurations of a data set are of one file type."""
         configs = {
             "default": {split: f"{split}.jsonl" for split in facts.counts.rows},
             "corpus": {"train": "corpus.jsonl"},

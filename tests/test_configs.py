@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from synth.cli.init import init
+from synth.cli.list import init
 from synth.errors import JobError
 from synth.job import load_job
 from synth.prompts import Prompts, prompt_folder

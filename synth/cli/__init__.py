@@ -1,4 +1,4 @@
-"""The command line: `main` runs one command and returns its exit code. Each command has a module of its name."""
+"""The command line: `main` runs one command and returns its exit code. `_MODULES` have the commands."""
 
 from __future__ import annotations
 
@@ -16,12 +16,9 @@ from synth.cli.app import app
 from synth.errors import SynthError
 from synth.terminal import silence, tell
 
-# In the order of the help page. Importing a module attaches its command to `app`.
-_COMMANDS = (
-    *("run", "check", "preview", "filter", "keep", "sweep", "show", "status", "verify"),
-    *("gc", "mine", "export", "init", "list"),
-)
-for _name in _COMMANDS:
+# In the order of the help page. Importing a module attaches its commands to `app`.
+_MODULES = ("run", "check", "preview", "filter", "keep", "sweep", "folder", "mine", "export", "list")
+for _name in _MODULES:
     importlib.import_module(f"synth.cli.{_name}")
 
 

@@ -1,4 +1,4 @@
-"""`synth list`: what a job can name with `use:`, and every option, from the classes themselves."""
+"""`synth init`, a job file to start from, and `synth list`: what it can name with `use:`, and every option."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import inspect
 import json
 import re
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from synth.cli.app import AsJson, app, examples
-from synth.errors import JobError
+from synth.errors import JobError, SystemFault
 from synth.terminal import facts, indented, say, show, words
 
 if TYPE_CHECKING:
@@ -46,6 +47,33 @@ def _sections() -> dict[str, type[Stage]]:
     from synth.sources import Corpus, PairData
 
     return {"corpus": Corpus, "data": PairData, "personas": PersonaOptions, "limits": Limits, "run": RunOptions}
+
+
+@app.command(
+    epilog=examples(
+        "synth init",
+        'synth init my-job.yaml --corpus "data/*.parquet"',
+    )
+)
+def init(
+    job: Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The file to write.")] = Path("job.yaml"),
+    corpus: Annotated[str, typer.Option(help="Where the passages are.")] = "data/*.jsonl",
+) -> None:
+    """Write a commented job file to start from."""
+    import yaml
+
+    from synth.shipped import shipped
+
+    text = shipped("configs", "template.yaml").read_text(encoding="utf-8")
+    quoted = yaml.safe_dump(corpus, default_style='"', width=10_000).strip()
+    try:
+        with job.open("x", encoding="utf-8") as file:
+            file.write(text.replace("@CORPUS@", quoted))
+    except FileExistsError as exc:
+        raise JobError(f"{job}: exists already.", "Name another file, or remove it first.") from exc
+    except OSError as exc:
+        raise SystemFault(f"{job}: cannot be written: {exc.strerror}.") from exc
+    say(f"wrote {job}; next: synth check {job}")
 
 
 @app.command(

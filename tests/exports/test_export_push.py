@@ -10,8 +10,7 @@ from exporting import pairs
 
 from synth.cli.export import export_run as export
 from synth.errors import ServerRefused, ServerUnavailable
-from synth.results.atomic_export import push
-from synth.results.export import ExportArgs
+from synth.results.export import ExportArgs, push
 
 
 class Hub(BaseHTTPRequestHandler):

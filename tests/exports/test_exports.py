@@ -25,8 +25,7 @@ from synth.exports.jsonl import Jsonl
 from synth.exports.mteb import Mteb
 from synth.exports.sentence_transformers import SentenceTransformers
 from synth.exports.tevatron import Tevatron
-from synth.results.atomic_export import AtomicExport, push
-from synth.results.export import ExportArgs, options_of
+from synth.results.export import AtomicExport, ExportArgs, options_of, push
 from synth.runners.mining import MineArgs
 from synth.shards import OutputFolder
 from synth.splits import SplitOptions, components, split, text_key

@@ -1,0 +1,194 @@
+"""Commands on the folder of a run that ask no model: `synth show`, `status`, `verify` and `gc`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from synth.cli.app import AsJson, RunFolder, app, examples
+from synth.errors import JobError, OutputError
+from synth.terminal import columns, facts, say, tell, words
+from synth.terminal import show as draw
+
+if TYPE_CHECKING:
+    from synth.verify import Report, StepTotals
+
+_SHOWN = 20
+"""Problems of each kind that `verify` prints."""
+
+
+@app.command(
+    epilog=examples(
+        "synth show out -n 3",
+        "synth show out --rejected",
+        "synth show out --view strict",
+        "synth show out --where \"cosine < 0.75 and query_language = 'de'\"",
+        "synth show out --id 17-0",
+    )
+)
+def show(
+    out: RunFolder,
+    count: Annotated[int, typer.Option("-n", min=1, help="How many rows.")] = 5,
+    rejected: Annotated[bool, typer.Option("--rejected", help="Rows that were rejected, with every attempt.")] = False,
+    where: Annotated[str | None, typer.Option(help="An SQL condition on the columns.")] = None,
+    row_id: Annotated[str | None, typer.Option("--id", help="One pair, item or passage by its id.")] = None,
+    view: Annotated[str, typer.Option(metavar="NAME", help="A view of `synth keep --as`.")] = "kept",
+    as_json: AsJson = False,
+) -> None:
+    """Show rows: passage, configuration, query, scores, verdict."""
+    from synth.results.render import row_view
+    from synth.results.rows import rows, view_folder
+    from synth.results.summary import scores_in
+    from synth.runs.history import History
+    from synth.shards import OutputFolder
+
+    folder = OutputFolder.open(out)
+    History.read(folder)  # raises for a folder that is not a run's
+    found = rows(folder, count=count, view=view, rejected=rejected, where=where, row_id=row_id)
+    scores = scores_in(folder, view_folder(folder, view))
+    for source, row in found:
+        if as_json:
+            say(json.dumps({"from": source, **row}, ensure_ascii=False, default=str))
+            continue
+        draw(*row_view(row, source, scores), words())
+    if not found and not as_json:
+        tell("no such rows" if where else "no row was rejected" if rejected else "no rows yet")
+
+
+@app.command(
+    epilog=examples(
+        "synth status out",
+        "synth status out --json",
+    )
+)
+def status(out: RunFolder, as_json: AsJson = False) -> None:
+    """What is done and what is left, step by step."""
+    from synth.results.status import read_status
+    from synth.shards import OutputFolder
+
+    steps, working = read_status(OutputFolder.open(out))
+    if as_json:
+        say(json.dumps({"steps": [asdict(s) for s in steps], "open": [asdict(o) for o in working]}))
+        return
+    rows = [
+        (
+            step.step,
+            f"{step.shards:,}/{'?' if step.of is None else f'{step.of:,}'}",
+            *(f"{count:,}" for count in (step.rows_in, step.rows_out, step.rejected)),
+        )
+        for step in steps
+    ]
+    draw(columns(("step", "shards", "rows in", "rows out", "rejected"), rows))
+    for step in steps:
+        if step.rules is not None:
+            say(f"{step.step}: {step.rules}")
+    for each in working:
+        state = "being worked on" if each.held else "left over, taken up again by the next run"
+        say(f"{each.step} {each.shard}: {state}, last reply {each.idle_seconds:,.0f} s ago")
+    behind = {step.step for step in steps if step.of is None or step.shards < step.of}
+    if any(name != "mined" and not name.startswith("views/") for name in behind):
+        say(f"resume with: synth run {out}")
+    elif "mined" in behind:
+        say(f"resume with: synth mine {out}")
+
+
+@app.command(
+    epilog=examples(
+        "synth verify out",
+        "synth verify out --deep --json",
+    )
+)
+def verify(
+    out: RunFolder,
+    deep: Annotated[bool, typer.Option("--deep", help="Read every page of every file, and hash all inputs.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Prove from the files that nothing is lost, torn or doubled."""
+    from synth.verify import verify as check
+
+    report = check(out, deep=deep)
+    if as_json:
+        say(json.dumps(report.as_json() | {"out": str(out)}, ensure_ascii=False))
+    else:
+        _print(report, out)
+    if report.damage:
+        first = report.damage[0]
+        more = f" ({len(report.damage)} problems in all)" if len(report.damage) > 1 else ""
+        raise OutputError(
+            f"{out / first.file}: {first.what}{more}.",
+            "Restore the file from a copy. A shard that you remove is made again by the next run, if everything made "
+            "from it is removed too.",
+        )
+
+
+def _print(report: Report, out: Path) -> None:
+    draw(facts([*report.facts, *((step.step, _ledger(step)) for step in report.steps)]))
+    for title, found in (("damage", report.damage), ("note", report.notes)):
+        for each in found[:_SHOWN]:
+            draw(words(f"{title}: {each.file}: {each.what}"))
+        if len(found) > _SHOWN:
+            draw(words(f"{title}: {len(found) - _SHOWN} more (--json names them all)"))
+    if report.damage:
+        draw(words(f"damaged: {len({each.file for each in report.damage})} files"))
+        return
+    depth = "every page read" if report.deep else "footers, ids and checksums read; --deep reads every page"
+    draw(words(f"sound: nothing lost, torn or doubled ({depth})"))
+    if not report.complete:
+        say(f"not finished; resume with: synth run {out}")
+
+
+def _ledger(step: StepTotals) -> str:
+    of = "?" if step.of is None else f"{step.of:,}"
+    text = f"{step.shards:,}/{of} shards  {step.rows_in:,} {step.unit} = {step.rows_out:,} {step.made}"
+    if step.made != "scored":
+        text += f" + {step.rejected:,} rejected"
+    if step.retried:
+        text += f" ({step.retried:,} of them asked again as new items)"
+    return text + (f", {step.open:,} to do" if step.open else "")
+
+
+@app.command(
+    epilog=examples(
+        "synth gc out --dry-run",
+        "synth gc out --view strict",
+    )
+)
+def gc(
+    out: RunFolder,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be removed.")] = False,
+    view: Annotated[str | None, typer.Option(help="Also remove this view, a folder of OUT/views.")] = None,
+    scores: Annotated[bool, typer.Option("--scores", help="Also remove scores that no job or view uses.")] = False,
+    age: Annotated[str, typer.Option(help="Spare files written more recently than this, such as 30m.")] = "1h",
+    as_json: AsJson = False,
+) -> None:
+    """Remove leftovers that are provably dead.
+
+    Leftovers of crashes and replaced views, and, when named, scores and views themselves.
+    """
+    from synth.gc import Wanted, collect
+
+    result = collect(out, Wanted(view=view, scores=scores, age=_seconds(age)), dry_run=dry_run)
+    if as_json:
+        removed = [asdict(each) for each in result.removed]
+        say(json.dumps({"removed": removed, "left": result.left, "bytes": result.bytes, "dry_run": dry_run}))
+        return
+    done = "would remove" if dry_run else "removed"
+    for each in result.removed:
+        say(f"{done} {each.path} ({each.bytes:,} bytes): {each.why}")
+    for line in result.left:
+        say(f"left {line}")
+    say(f"{done} {len(result.removed)} files and folders, {result.bytes:,} bytes")
+
+
+def _seconds(age: str) -> float:
+    from synth.validation import parse_duration
+
+    try:
+        seconds = parse_duration(age)
+        return float(seconds if isinstance(seconds, float) else age)
+    except ValueError as exc:
+        raise JobError(f"--age {age}: not a duration.", "Write 30m, 2h or seconds.") from exc

@@ -42,7 +42,6 @@ class Index:
         self.folder = folder
 
     def open_for_build(self) -> None:
-        """Create the folder if needed. Raises OutputError, SystemFault."""
         for path in (self.folder, self.folder / "tmp"):
             disk.make_folder(path)
 
@@ -56,7 +55,6 @@ class Index:
         return found
 
     def finish(self, facts: Mapping[str, Any]) -> None:
-        """Declare the index complete and record what it is."""
         self._create("manifest.json", (json.dumps(facts, indent=2, sort_keys=True) + "\n").encode())
 
     def complete(self) -> dict[str, Any]:
@@ -67,7 +65,6 @@ class Index:
         return found
 
     def has(self, name: str) -> bool:
-        """Whether an array was written."""
         return disk.exists(self.folder / name)
 
     def put(self, name: str, array: NDArray[Any]) -> None:
@@ -277,11 +274,9 @@ class Corpus:
         return found
 
     def texts(self) -> Iterator[str]:
-        """All texts in order."""
         return (text for number in range(-(-self.count // BLOCK)) for text in _texts(self._index, number))
 
     def text(self, row: int) -> str:
-        """The text of a row."""
         return self._string("texts", row)
 
     def id(self, row: int) -> str:
@@ -375,12 +370,10 @@ class Excluded:
         return cls(query[order], rows[order])
 
     def within(self, first: int, count: int) -> Excluded:
-        """Those of `count` rows from `first` on, counted from there."""
         low, high = np.searchsorted(self.row, (first, first + count))
         return Excluded(self.query[low:high], self.row[low:high] - first)
 
     def of_queries(self, start: int, stop: int) -> Excluded:
-        """Those of the queries `start` to `stop`, counted from there."""
         mine = (self.query >= start) & (self.query < stop)
         return Excluded(self.query[mine] - start, self.row[mine])
 
@@ -459,7 +452,6 @@ class _Tile:
             np.add.at(self._ahead, some[exact > reference[some]], 1)
 
     def _cut(self) -> None:
-        """Forget what can no longer be among the nearest."""
         query, row, rough = map(np.concatenate, zip(*self._met, strict=True))
         order = np.lexsort((np.negative(rough), query))
         query, row, rough = query[order], row[order], rough[order]

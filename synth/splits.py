@@ -89,7 +89,6 @@ class Splits:
         self._numbers, self._rows, self._held = numbers, rows, held
 
     def of(self, shard: int, ids: Sequence[str]) -> list[str]:
-        """The split of each pair of a shard, by its id."""
         first, known = self._rows.ordinals(shard)
         return [self.names[self._numbers[first + known[each]]] for each in ids]
 
@@ -99,13 +98,10 @@ class Splits:
         return any(_contains(keys, key) for keys in self._held.values())
 
     def largest(self) -> float:
-        """The share of pairs in the largest group."""
         return self._rows.largest
 
 
 class _Rows:
-    """Where the pairs of each shard are among all generated pairs."""
-
     def __init__(self, step: StepFolder) -> None:
         self._step = step
         self.shards = sorted(step.done())
@@ -190,7 +186,6 @@ class _Pass:
     indexes: Sequence[int]
 
     def shards(self) -> Iterator[PassShard]:
-        """One shard at a time, in order."""
         first = 0
         for index in self.indexes:
             pairs = self.step.read_columns(index, ["query", "passage"])
@@ -207,7 +202,6 @@ class _Documents:
     text: Keys
 
     def passages_of(self, columns: Sequence[Keys], inside: NDArray[np.bool_]) -> list[Keys]:
-        """The texts of all chunks of the documents that the pairs inside come from."""
         return [self.text[np.isin(self.document, columns[1][inside])]] if len(self.document) else []
 
 

@@ -14,8 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from synth.errors import Stopped, SynthError
-from synth.runners.generation import Generation
-from synth.runners.models import Models
+from synth.runners.generation import Generation, Models
 from synth.runners.progress import Counters, Share, count_items
 from synth.runs.run import OpenRun
 from synth.shards import StepFolder
@@ -31,10 +30,9 @@ class ScoreAndKeep:
     """Scores generated shards and applies the rules of the default view; call `open` before the first shard."""
 
     def __init__(self, run: OpenRun, counters: Counters) -> None:
+        self._run, self._counters = run, counters
         self.steps = score.steps_of(run)
         self.view: View = keep.default_view(run, self.steps)
-        self._run = run
-        self._counters = counters
         self._generated = run.folder.step("generated")
         self._per_shard = [step for step in self.steps if step.per_shard]
         self._per_pass = [step for step in self.steps if not step.per_shard]
@@ -44,17 +42,14 @@ class ScoreAndKeep:
 
     @property
     def shards(self) -> StepFolder:
-        """The folder of the view's shards."""
         return self.view.folder(self._run.folder)
 
     @property
     def late(self) -> bool:
-        """Whether rules have to wait until all shards are scored."""
         return bool(self.view.rules.unique or self._per_pass)
 
     @property
     def journaled(self) -> bool:
-        """Whether a scorer asks a model whose answers go to a journal."""
         return any(step.journaled for step in self.steps)
 
     async def open(self, stack: AsyncExitStack, models: Models) -> None:
@@ -90,6 +85,7 @@ class ScoreAndKeep:
             claim = self.shards.claim(index)
             if claim is not None:
                 try:
+                    # the shard is decoded once: scorers and rules get the same table
                     await self._score_and_keep(index)
                     pairs = self._generated.meta(index).rows_out
                     self._counters.scored += pairs
@@ -100,7 +96,6 @@ class ScoreAndKeep:
             self._counters.at(index, False)
 
     async def _score_and_keep(self, index: int) -> None:
-        """The shard is decoded once: scorers and rules get the same table."""
         todo = [step for step in self._per_shard if not step.folder(self._run.folder).file(index).exists()]
         opened = None
         if todo:
@@ -113,7 +108,6 @@ class ScoreAndKeep:
             self._counters.shard_done(*counts)
 
     def incomplete(self, shards: Sequence[int]) -> bool:
-        """Whether a scorer that looks at the whole pass has not scored all of these shards."""
         return any(not step.folder(self._run.folder).done().issuperset(shards) for step in self._per_pass)
 
     async def whole_pass(self, shards: Sequence[int], stop: Callable[[], bool]) -> None:
@@ -172,7 +166,6 @@ class StopRequest:
         return self.event.is_set()
 
     def ask(self, *, interrupted: bool = False) -> None:
-        """Let calls in flight end, and start nothing more."""
         self.interrupted = self.interrupted or interrupted
         self.event.set()
 
@@ -202,18 +195,15 @@ async def work(run: OpenRun, shards: int, counters: Counters, stop: StopRequest,
 
 
 def finished(run: OpenRun, shards: int) -> bool:
-    """Whether the default view holds every shard, under the run's rules."""
     view = keep.default_view(run, score.steps_of(run))
     return not view.hidden and len(view.folder(run.folder).done()) >= shards
 
 
 def unfinished(stop: StopRequest) -> Stopped:
     """Why a process ends before the run does."""
-    what = (
-        "stopped before the end; every finished call is saved."
-        if stop()
-        else "another process is still working on the remaining shards."
-    )
+    what = "another process is still working on the remaining shards."
+    if stop():
+        what = "stopped before the end; every finished call is saved."
     return Stopped(what, interrupted=stop.interrupted)
 
 
@@ -224,21 +214,14 @@ async def threads_ended(seconds: float = 1.0) -> bool:
 
 
 class _Local:
-    """State of one `work` call."""
-
     def __init__(self, run: OpenRun, shards: int, counters: Counters, stop: StopRequest, share: Share) -> None:
-        self.run = run
-        self.shards = shards
-        self.counters = counters
-        self.stop = stop
-        self.share = share
+        self.run, self.shards, self.counters, self.stop, self.share = run, shards, counters, stop, share
         self.generated = run.folder.step("generated")
         self.score_and_keep = ScoreAndKeep(run, counters)
         self.tasks = asyncio.TaskGroup()
 
     @property
     def in_flight(self) -> bool:
-        """Whether answers worth waiting for may be on their way."""
         return self.counters.in_flight > 0 or self.score_and_keep.journaled
 
     async def all(self) -> None:
@@ -246,7 +229,9 @@ class _Local:
         scores = (each.folder(self.run.folder) for each in self.score_and_keep.steps)
         for step in (self.generated, *scores, self.score_and_keep.shards):
             step.settle()
-        self._count()
+        done = self.generated.done()
+        scored = done - set(self.score_and_keep.behind(done))
+        count_items(self.run, self.counters, scored if self.run.pairs else done, scored)
         async with AsyncExitStack() as stack:
             client = self.run.job.client(self.counters.notice)
             models = Models(client, self.run.job.instruction, self.counters, stack)
@@ -258,7 +243,6 @@ class _Local:
                 await self._whole(models, stack)
 
     async def _round(self, models: Models, generation: Generation, stack: AsyncExitStack) -> bool:
-        """Do what is left and no other process does; False when that changed nothing."""
         done = self.generated.done()
         todo = self.share.order([n for n in range(self.shards) if n not in done], set(self.generated.started()))
         behind = self.share.order(self.score_and_keep.behind(done & set(range(self.shards))))
@@ -316,11 +300,6 @@ class _Local:
             await asyncio.to_thread(keep.fill, folder, view, progress=self.counters.shard_done)
         if view.hidden and view.folder(folder).done().issuperset(done):
             folder.swap_view(view.hidden, view.name)
-
-    def _count(self) -> None:
-        done = self.generated.done()
-        scored = done - set(self.score_and_keep.behind(done))
-        count_items(self.run, self.counters, scored if self.run.pairs else done, scored)
 
 
 def state(run: OpenRun) -> tuple[int, ...]:

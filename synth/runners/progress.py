@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
-from synth.runs.history import Parts
 from synth.runs.run import OpenRun
 from synth.stage import ChatModel
 from synth.types import Notify, Pair, Rejected
@@ -28,12 +27,10 @@ class Phase:
 
     @property
     def finished(self) -> bool:
-        """Whether all of it is done."""
         return self.total is not None and self.done >= self.total
 
     @property
     def share(self) -> float | None:
-        """Done of the total, None while the total is unknown."""
         return self.done / self.total if self.total else None
 
     @property
@@ -55,7 +52,6 @@ class Snapshot:
     figures: tuple[str, ...] = ()
 
     def counts(self) -> list[tuple[str, int]]:
-        """What changes when the work gets further."""
         return [(phase.name, phase.done) for phase in self.phases]
 
 
@@ -98,12 +94,10 @@ class Counters:
 
     @property
     def items_done(self) -> int:
-        """Items with an outcome, in this run and before."""
         return self.items_before + self.pairs + self.unusable
 
     @property
     def seconds(self) -> float:
-        """Since generation began in this process."""
         return time.monotonic() - self.started
 
     def snapshot(self) -> Snapshot:
@@ -119,29 +113,26 @@ class Counters:
             total = max(scored, self.items_total - self.unusable)
             phases.append(Phase("score", "pairs", scored, total, self.scored_before, self.seconds))
             phases += [Phase(name, "shards", done, of, 0, self.seconds) for name, (done, of) in self.passes.items()]
-        return Snapshot(tuple(phases), tuple(self._figures()))
+        figures = [self.phase] if not (self.reading or self.phase in _PLAIN_PHASES) else []
+        if self.kept + self.dropped:
+            figures.append(f"{self.kept / (self.kept + self.dropped):.0%} kept")
+        made = self.pairs + self.unusable
+        if made and not self.existing:
+            figures.append(f"{made / self.slots / self.seconds:,.1f} passages/s")
+        if self.completion_tokens:
+            figures.append(f"{(self.prompt_tokens + self.completion_tokens) / self.seconds:,.0f} tokens/s")
+        if self.in_flight:
+            figures.append(f"{self.in_flight:,} in flight")
+        if server := self.server_state():
+            figures.append(f"server {server}")
+        if self.unusable:
+            figures.append(f"{self.unusable:,} unusable")
+        return Snapshot(tuple(phases), tuple(figures))
 
     def server_state(self) -> str:
         """Whether the language model's servers answer; empty without a server."""
         known = [each.troubled for each in self.chats]
         return "not answering" if any(known) else "answering" if known else self.server
-
-    def _figures(self) -> Iterator[str]:
-        if not (self.reading or self.phase in _PLAIN_PHASES):
-            yield self.phase
-        if self.kept + self.dropped:
-            yield f"{self.kept / (self.kept + self.dropped):.0%} kept"
-        made = self.pairs + self.unusable
-        if made and not self.existing:
-            yield f"{made / self.slots / self.seconds:,.1f} passages/s"
-        if self.completion_tokens:
-            yield f"{(self.prompt_tokens + self.completion_tokens) / self.seconds:,.0f} tokens/s"
-        if self.in_flight:
-            yield f"{self.in_flight:,} in flight"
-        if server := self.server_state():
-            yield f"server {server}"
-        if self.unusable:
-            yield f"{self.unusable:,} unusable"
 
     def passage_done(self, outcomes: Sequence[Pair | Rejected]) -> None:
         """One passage has an outcome for each of its slots."""
@@ -150,7 +141,6 @@ class Counters:
         self.unusable += len(outcomes) - made
 
     def shard_done(self, kept: int, dropped: int) -> None:
-        """One shard was scored and sorted by the rules."""
         self.kept += kept
         self.dropped += dropped
 
@@ -175,14 +165,11 @@ class Share:
             return [index for index in shards if index in self.only]
         own = [index for index in shards if index % self.of == self.index % self.of]
         others = [index for index in shards if index % self.of != self.index % self.of]
-        ordered = [*_from(own, self.worker, self.workers), *_from(others, self.index, self.of)]
+        ordered = []
+        for each, place, of in ((own, self.worker, self.workers), (others, self.index, self.of)):
+            start = len(each) * place // of  # begun so far into the list
+            ordered += each[start:] + each[:start]
         return sorted(ordered, key=lambda index: index not in started)
-
-
-def _from(shards: list[int], place: int, of: int) -> list[int]:
-    """The list begun `place` / `of` of the way through."""
-    start = len(shards) * place // of
-    return shards[start:] + shards[:start]
 
 
 def count_items(run: OpenRun, counters: Counters, done: Collection[int], scored: Collection[int] = ()) -> None:
@@ -193,17 +180,14 @@ def count_items(run: OpenRun, counters: Counters, done: Collection[int], scored:
     found, generated = run.history.parts(), run.folder.step("generated")
     counters.existing, counters.slots = bool(run.pairs), 1 if run.pairs else run.task.items_per_passage
     alike = run.revision == 1 or bool(run.pairs)
-    due = {index: _due(found, index, counters.slots) for index in range(found.shards)}
+    due = {}
+    for index in range(found.shards):
+        part = found.of_shard(index)
+        due[index] = part.rows(index) * (1 if part.retry else counters.slots)
     had = {index: due[index] if alike else generated.meta(index).rows_in for index in due.keys() & set(done)}
     counters.items_total = sum((due | had).values())
     counters.items_before = sum(had.values())
     counters.scored_before = sum(had[index] for index in had.keys() & set(scored))
-
-
-def _due(found: Parts, index: int, slots: int) -> int:
-    """Items of a shard that is to be made now."""
-    part = found.of_shard(index)
-    return part.rows(index) * (1 if part.retry else slots)
 
 
 def shards(run: OpenRun) -> int:

@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from synth.errors import JobError, OutputError, SystemFault
 from synth.process import collect_rarely
-from synth.runners.worker import OnMessage, Task, Worker
+from synth.runners.workers import OnMessage, Task, Worker
 from synth.runs.run import OpenRun
 
 _WAITING_SECONDS = 60.0
@@ -71,7 +71,6 @@ class Cluster:
 
     @property
     def nodes(self) -> int:
-        """Nodes with a processor for a worker."""
         return sum(node["Alive"] and node["Resources"].get("CPU", 0) >= 1 for node in self._ray.nodes())
 
     def launch(self, task: Task, on_message: OnMessage) -> Actor:
@@ -96,7 +95,6 @@ def environment(run: OpenRun) -> dict[str, Any] | None:
 
 
 def gpus(run: OpenRun) -> int:
-    """GPUs that a worker needs for the models that run inside it."""
     return max(stage.gpus if stage is not None else 0 for stage in (run.job.llm, run.job.embed))
 
 
@@ -110,7 +108,7 @@ class Actor:
         self._ray = ray
         self._actor = actor
         self._on_message = on_message
-        self._placed = False
+        self._placed = self._ended = False
         self._following = asyncio.create_task(self._follow())
 
     def send(self, kind: str, value: Any) -> None:
@@ -121,41 +119,31 @@ class Actor:
             self._actor.receive.remote(kind, value)
 
     def kill(self) -> None:
-        """End it now."""
         self._ray.kill(self._actor)
 
     async def _follow(self) -> None:
-        waiting = asyncio.get_running_loop().call_later(_WAITING_SECONDS, self._notify_waiting)
+        waiting = asyncio.get_running_loop().call_later(
+            _WAITING_SECONDS,
+            lambda: self._on_message(("notice", f"worker {self.name} waits for a free place in the cluster")),
+        )
         try:
             where = await self._actor.begin.remote()
             self._placed = True
             self.name = f"{self.name} ({where})"
             waiting.cancel()
-            while not await self._forward():
-                pass
+            while not self._ended:
+                for message in await self._actor.messages.remote():
+                    if message[0] == "ended":
+                        self.death, self._ended = message[1], True
+                        break
+                    self._on_message(message)
         except self._ray.exceptions.RayError as exc:
-            self.death = self.death or _first_lines(exc)
+            self.death = self.death or " ".join(line.strip() for line in str(exc).splitlines()[:8])
         finally:
             waiting.cancel()
             with suppress(self._ray.exceptions.RayError):
                 self.kill()  # gives its place to others
             self.ended.set()
-
-    async def _forward(self) -> bool:
-        """Pass its messages on; True when that was the last one."""
-        for message in await self._actor.messages.remote():
-            if message[0] == "ended":
-                self.death = message[1]
-                return True
-            self._on_message(message)
-        return False
-
-    def _notify_waiting(self) -> None:
-        self._on_message(("notice", f"worker {self.name} waits for a free place in the cluster"))
-
-
-def _first_lines(exc: Exception) -> str:
-    return " ".join(line.strip() for line in str(exc).splitlines()[:8])
 
 
 class RayWorker:
@@ -171,7 +159,6 @@ class RayWorker:
         self._worker = Worker(task, self._send)
 
     async def begin(self) -> str:
-        """Start to work; returns the host and the process."""
         self._working = asyncio.create_task(self._work())
         return f"{socket.gethostname()}, process {os.getpid()}"
 
@@ -183,7 +170,6 @@ class RayWorker:
         return messages
 
     async def receive(self, kind: str, value: Any) -> None:
-        """Take a message of the supervisor."""
         self._worker.receive(kind, value)
 
     def _send(self, *message: Any) -> None:
@@ -197,13 +183,8 @@ class RayWorker:
             if (path / "job.json").exists():
                 await self._worker.work()
             else:
-                self._send("error", _unseen(path))
+                what = f"{path}: does not exist on {socket.gethostname()}."
+                self._send("error", OutputError(what, "Mount the folder under the same path on every node."))
         except Exception:  # noqa: BLE001 - whatever it is, the supervisor has to know that a shard may have caused it
             death = traceback.format_exc().rstrip()
         self._send("ended", death)
-
-
-def _unseen(path: Path) -> OutputError:
-    return OutputError(
-        f"{path}: does not exist on {socket.gethostname()}.", "Mount the folder under the same path on every node."
-    )

@@ -2,6 +2,9 @@
 
 A worker that dies is replaced. Its shards in flight are quarantined: each is retried by a worker of its own, to isolate
 the one that crashes it, and is given up after `MOST_DEATHS`. The rest of the run is finished.
+
+Messages to the supervisor are tuples: ("at", shard, begun), ("count", counts), ("notice", line), ("error", error). It
+answers with ("avoid", shards) and ("stop", interrupted).
 """
 
 from __future__ import annotations
@@ -13,21 +16,111 @@ import signal
 import sys
 import traceback
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Protocol
 
-from synth.errors import SynthError
+from synth.errors import Stopped, SynthError
 from synth.process import collect_rarely, economise, for_tables
 from synth.runners import local
 from synth.runners.local import DRAIN_SECONDS, StopRequest, finished, unfinished
 from synth.runners.progress import Counters, Share, count_items
-from synth.runners.worker import COUNTED, Launch, Launched, OnMessage, Task, Worker
 from synth.runs.run import OpenRun
 from synth.steps import keep, score
 from synth.terminal import tell
+
+COUNTED = (
+    "pairs",
+    "unusable",
+    "scored",
+    "kept",
+    "dropped",
+    "replies",
+    "in_flight",
+    "prompt_tokens",
+    "completion_tokens",
+)
+"""Fields of Counters that add up over workers."""
+_REPORT_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """The work of one worker."""
+
+    run: OpenRun
+    shards: int
+    share: Share
+    avoid: frozenset[int] = frozenset()
+
+
+class Launched(Protocol):
+    """A running worker, as its supervisor sees it."""
+
+    name: str
+    ended: asyncio.Event
+
+    @property
+    def death(self) -> str:
+        """How it died, once it has ended; empty when it ended normally."""
+
+    def send(self, kind: str, value: Any) -> None:
+        """Send it a message, unless it is just ending."""
+
+    def kill(self) -> None:
+        """End it now."""
+
+
+OnMessage = Callable[[tuple[Any, ...]], None]
+"""Called with each message of a worker."""
+Launch = Callable[[Task, OnMessage], Launched]
+"""Starts a worker; called inside a running event loop."""
+
+
+class Worker:
+    """Does a task in this process; its messages go to `send`."""
+
+    def __init__(self, task: Task, send: Callable[..., None]) -> None:
+        self.stop = local.StopRequest()
+        self._task = task
+        self._send = send
+        self._counters = Counters(avoid=set(task.avoid))
+        self._counters.notice = lambda text: send("notice", text)
+        self._counters.at = lambda index, begun: send("at", index, begun)
+
+    def receive(self, kind: str, value: Any) -> None:
+        if kind == "avoid":
+            self._counters.avoid |= value
+        else:
+            self.stop.ask(interrupted=value)
+
+    async def work(self) -> None:
+        reporting = asyncio.create_task(self._report())
+        try:
+            await local.work(self._task.run, self._task.shards, self._counters, self.stop, self._task.share)
+        except Stopped as exc:
+            if not self.stop() and exc.hint:  # a stall; having nothing left to claim is not an error
+                self._send("error", exc)
+        except SynthError as exc:
+            self._send("error", exc)
+        finally:
+            reporting.cancel()
+            self._counters.in_flight = 0
+            self._send_counts()
+
+    async def _report(self) -> None:
+        while True:
+            await asyncio.sleep(_REPORT_SECONDS)
+            self._send_counts()
+
+    def _send_counts(self) -> None:
+        counters = self._counters
+        counts = {name: getattr(counters, name) for name in COUNTED}
+        state = {"phase": counters.phase, "passes": counters.passes, "server": counters.server_state()}
+        self._send("count", counts | state)
+
 
 CRASHED = 70
 """Exit code of a worker that ended in an unexpected exception."""
@@ -49,19 +142,16 @@ class Process:
 
     @property
     def death(self) -> str:
-        """Its signal or exit code, empty for 0."""
         code = self._process.exitcode or 0
         return f"signal {-code}" if code < 0 else f"exit code {code}" if code else ""
 
     def send(self, kind: str, value: Any) -> None:
-        """Send it a message, unless it is just ending."""
         try:
             self._connection.send((kind, value))
         except OSError:
             return
 
     def kill(self) -> None:
-        """End it now."""
         self._process.kill()
 
     def _receive(self) -> None:
@@ -151,16 +241,12 @@ async def work(
 
 @dataclass(eq=False, slots=True)
 class _Worker:
-    """One worker, its last counts, and the shards it works on."""
-
     share: Share
     at: set[int] = field(default_factory=set)
     counts: dict[str, Any] = field(default_factory=dict)
 
 
 class _Supervisor:
-    """State of one `work` call."""
-
     def __init__(self, run: OpenRun, shards: int, counters: Counters, stop: StopRequest, launch: Launch) -> None:
         self.error: SynthError | None = None
         self.given_up: set[int] = set()
@@ -172,7 +258,6 @@ class _Supervisor:
         self._quarantined: deque[int] = deque()
 
     async def all(self, share: Share) -> None:
-        """Work until all is done, a round changes nothing, or a stop is requested."""
         done = self._run.folder.step("generated").done()
         kept = done & keep.default_view(self._run, score.steps_of(self._run)).folder(self._run.folder).done()
         count_items(self._run, self._counters, kept if self._run.pairs else done, kept)
@@ -185,12 +270,10 @@ class _Supervisor:
                 return
 
     def kill(self) -> None:
-        """End every worker now."""
         for launched, _ in self._running.values():
             launched.kill()
 
     async def end(self) -> None:
-        """Wait for workers that were asked to stop, and kill those that do not."""
         ending = [task for _, task in self._running.values()]
         if ending:
             await asyncio.wait(ending, timeout=DRAIN_SECONDS + _LEAVING_SECONDS)
@@ -199,7 +282,6 @@ class _Supervisor:
             await asyncio.wait(ending)
 
     def lost(self) -> SynthError:
-        """The error that names the shards that were given up."""
         names = ", ".join(f"{index:08d}" for index in sorted(self.given_up))
         return SynthError(
             f"{MOST_DEATHS} processes died on shard {names}; all others are done.",
@@ -207,7 +289,6 @@ class _Supervisor:
         )
 
     async def _together(self, shares: Iterable[Share]) -> None:
-        """Run workers for these shares, and for quarantined shards as places become free, until none is left."""
         for share in shares:
             self._start(share)
         stopping = asyncio.create_task(self._stop.event.wait())
@@ -235,7 +316,15 @@ class _Supervisor:
                 (sender.at.add if begun else sender.at.discard)(index)
             case ("count", counts):
                 sender.counts = counts
-                self._add_up()
+                for name in COUNTED:
+                    now = sum(each.counts.get(name, 0) for each in self._running)
+                    setattr(self._counters, name, self._past[name] + now)
+                reports = [each.counts for each in self._running if each.counts]
+                if reports and not self._stop():
+                    self._counters.phase = reports[0]["phase"]
+                for each in reports:
+                    self._counters.passes |= each["passes"]
+                self._counters.server = max((each["server"] for each in reports), key=len, default="")
             case ("notice", text):
                 self._counters.notice(text)
             case ("error", error):
@@ -268,14 +357,3 @@ class _Supervisor:
 
     def _over(self) -> bool:
         return self._stop() or self.error is not None
-
-    def _add_up(self) -> None:
-        for name in COUNTED:
-            now = sum(each.counts.get(name, 0) for each in self._running)
-            setattr(self._counters, name, self._past[name] + now)
-        heard = [each.counts for each in self._running if each.counts]
-        if heard and not self._stop():
-            self._counters.phase = heard[0]["phase"]
-        for counts in heard:
-            self._counters.passes |= counts["passes"]
-        self._counters.server = max((counts["server"] for counts in heard), key=len, default="")

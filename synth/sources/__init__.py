@@ -5,10 +5,9 @@ becomes or why it is rejected. Inside: options → columns → text, parquet, hu
 what kind, how many rows) → readers (any file, and the loop over all) → passages, pairs (the two types of row).
 """
 
-from synth.sources.chunking import chunk
 from synth.sources.options import INSTRUCTION, Corpus, LanguageColumn, PairData, ReadLimits
 from synth.sources.pairs import inspect_pairs, pair_files, pairs_schema, read_pairs
-from synth.sources.passages import carried_schema, inspect, read_passages
+from synth.sources.passages import carried_schema, chunk, inspect, read_passages
 from synth.sources.readers import count_rows, sample_rows
 from synth.sources.records import Block, InputFile, Layout, PairRow, PairSet, PassageRow, RejectedRow
 

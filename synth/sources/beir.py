@@ -49,7 +49,6 @@ def parts(folder: Path) -> list[Path]:
 
 
 def is_beir(files: Sequence[InputFile]) -> bool:
-    """Whether files are those of `parts`."""
     return {_role(file) for file in files} == set(ROLES)
 
 
@@ -71,7 +70,6 @@ def layout(entry: PairData, files: Sequence[InputFile], limits: ReadLimits) -> L
 
 
 def pair_files(files: Sequence[InputFile]) -> list[InputFile]:
-    """The files whose rows become pairs."""
     return [file for file in files if not is_beir(files) or _role(file) == "qrels"]
 
 
@@ -134,8 +132,6 @@ class Joined:
 
 @dataclass(slots=True)
 class _Texts:
-    """The judged texts of one side by id, and their other columns."""
-
     schema: pa.Schema
     rows: dict[str, int] = field(default_factory=dict)
     contents: list[Any] = field(default_factory=list)
@@ -167,7 +163,6 @@ class _Texts:
 
 
 def _load(files: Sequence[InputFile], role: Role, limits: ReadLimits) -> _Texts:
-    """Read one side, keeping what is judged."""
     key = "query" if role == "queries" else "passage"
     judged: set[str] = set()
     for file in pair_files(files):
@@ -191,7 +186,6 @@ def _read(
 
 
 def _others(files: Sequence[InputFile], role: Role, limits: ReadLimits) -> pa.Schema:
-    """The columns of the files of one role that have no role of their own."""
     schemas = []
     for file in (each for each in files if _role(each) == role):
         used = _columns(role, file, limits).values()
@@ -213,7 +207,6 @@ def _renamed(schema: pa.Schema, prefix: str, before: Sequence[pa.Field]) -> list
 
 
 def _columns(role: Role, file: InputFile, limits: ReadLimits) -> dict[str, str]:
-    """The columns of a file by what they are used for."""
     wanted: dict[str, Sequence[str]] = {"id": ID_NAMES, "text": _QUERY_TEXTS if role == "queries" else TEXT_NAMES}
     if role == "qrels":
         wanted = {"query": _QUERY_IDS, "passage": _PASSAGE_IDS, "score": _SCORES}

@@ -41,7 +41,6 @@ def unite(schemas: Iterable[tuple[pa.Schema, str]]) -> pa.Schema:
 
 
 def common(first: pa.DataType, second: pa.DataType) -> pa.DataType | None:
-    """The type that takes the values of both, None if there is none."""
     if first.equals(second):
         return first
     try:
@@ -82,7 +81,6 @@ class JsonTypes:
 
 
 def json_columns(schema: pa.Schema) -> frozenset[str]:
-    """The columns of a file that are carried as JSON text."""
     return frozenset(each.name for each in schema if each.metadata == _AS_JSON)
 
 

@@ -59,7 +59,6 @@ def check_string(text: str, what: str) -> Fault | None:
 
 
 def excerpt(text: str) -> str:
-    """The first characters of a text, in a form that can be stored."""
     return storable(text[:EXCERPT])
 
 
@@ -106,7 +105,12 @@ class _HashTable:
         self._highs[slot], self._lows[slot], self._numbers[slot] = high, low, number + 1
         self._count += 1
         if self._count > len(self._numbers) * _FULL:
-            self._grow()
+            old = zip(self._highs, self._lows, self._numbers, strict=True)
+            self._allot(len(self._numbers) * 3 // 2)
+            for a, b, known in old:
+                if known:
+                    slot = self._slot(a, b)
+                    self._highs[slot], self._lows[slot], self._numbers[slot] = a, b, known
         return None
 
     def _slot(self, high: int, low: int) -> int:
@@ -119,11 +123,3 @@ class _HashTable:
     def _allot(self, size: int) -> None:
         self._highs, self._lows = array("Q", bytes(8 * size)), array("Q", bytes(8 * size))
         self._numbers = array("I", bytes(4 * size))
-
-    def _grow(self) -> None:
-        old = zip(self._highs, self._lows, self._numbers, strict=True)
-        self._allot(len(self._numbers) * 3 // 2)
-        for high, low, number in old:
-            if number:
-                slot = self._slot(high, low)
-                self._highs[slot], self._lows[slot], self._numbers[slot] = high, low, number

@@ -125,20 +125,16 @@ def values_at(rows: Sequence[Mapping[str, Any]], column: str) -> list[Any]:
     """The values of a column, None where it is absent; a dotted name that is not a key reaches into nested objects."""
     if "." not in column:
         return [row.get(column) for row in rows]
-    return [_nested(row, column) for row in rows]
-
-
-def _nested(row: Mapping[str, Any], column: str) -> Any:
-    if column in row:
-        return row[column]
-    value: Any = row
-    for part in column.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
+    found = []
+    for row in rows:
+        value: Any = row
+        for part in [column] if column in row else column.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        found.append(value)
+    return found
 
 
 def _leaf_paths(row: Mapping[str, Any], prefix: str = "", depth: int = 1) -> Iterator[str]:
-    """Keys of an object and, dotted, of the objects in it."""
     for key, value in row.items():
         yield prefix + key
         if isinstance(value, Mapping) and depth < _DEEPEST:

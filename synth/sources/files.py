@@ -58,7 +58,11 @@ def expand(named: str, base: Path, key: str, kinds: Collection[FileKind]) -> lis
     if path.is_dir() and path.suffix in _SUFFIXES:
         raise InputError(f"{path}: a folder with the name of a file.", f"For the files in it write {named}/*.")
     if path.is_dir():
-        found = [file for file in _walk(path) if _claimed(file.name) in kinds]
+        found = []
+        for root, folders, names in os.walk(path):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            visible = (name for name in names if not name.startswith("."))
+            found += [Path(root, name) for name in visible if _claimed(name) in kinds]
         if not found:
             endings = " or ".join(suffix for suffix, kind in _SUFFIXES.items() if kind in kinds)
             hint = f"For other files use a pattern, such as {named.rstrip('/')}/*.parquet."
@@ -70,22 +74,13 @@ def expand(named: str, base: Path, key: str, kinds: Collection[FileKind]) -> lis
         raise JobError(f"{key}: no file or folder {named!r} in {path.parent}.", "Check the path.")
     pattern = str(path.relative_to(fixed))
     try:
-        found = [file for file in fixed.glob(pattern) if not _hidden(file.relative_to(fixed))]
+        matching = ((file, file.relative_to(fixed).parts) for file in fixed.glob(pattern))
+        found = [file for file, parts in matching if not any(part.startswith(".") for part in parts)]
     except ValueError as exc:
         raise JobError(f"{key}: invalid pattern {pattern!r} ({exc}).", "`**` must be a whole path component.") from exc
     if not found:
         raise JobError(f"{key}: nothing matches {pattern!r} in {fixed}.", "Check the pattern.")
     return in_order(found, fixed)
-
-
-def _walk(folder: Path) -> Iterable[Path]:
-    for root, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(root, name) for name in names if not name.startswith("."))
-
-
-def _hidden(relative: Path) -> bool:
-    return any(part.startswith(".") for part in relative.parts)
 
 
 def in_order(paths: Iterable[Path], folder: Path) -> list[FoundFile]:
@@ -174,15 +169,11 @@ def check_content(path: Path, kind: FileKind, size: int) -> None:
         raise InputError(f"{path}: UTF-16.", f"Convert it: iconv -f UTF-16 -t UTF-8 {path.name} > new-{path.name}")
     if head[257:262] == b"ustar":
         raise InputError(f"{path}: a tar archive.", "Unpack it and name the files in it.")
-    if kind == "jsonl":
-        _check_json_lines(path, head.removeprefix(text.BOM).lstrip())
-
-
-def _check_json_lines(path: Path, head: bytes) -> None:
-    if head.startswith(b"["):
+    head = head.removeprefix(text.BOM).lstrip()
+    if kind == "jsonl" and head.startswith(b"["):
         hint = f"Convert it to lines: jq -c '.[]' {path.name} > {path.name.split('.')[0]}.jsonl"
         raise InputError(f"{path}: one JSON array, not JSON lines.", hint)
-    if head.split(b"\n", 1)[0].strip() == b"{":
+    if kind == "jsonl" and head.split(b"\n", 1)[0].strip() == b"{":
         hint = f"Write each object on one line: jq -c . {path.name} > {path.name.split('.')[0]}.jsonl"
         raise InputError(f"{path}: JSON objects on several lines each, not one object per line.", hint)
 

@@ -42,13 +42,14 @@ def inspect_hub(index: int, corpus: Corpus) -> InputFile:
 
     Raises JobError for an unknown data set or revision, InputError when the hub cannot be reached.
     """
+    from datasets import load_dataset_builder  # noqa: PLC0415 - costs seconds
     from huggingface_hub import HfApi  # noqa: PLC0415 - costs a second
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError  # noqa: PLC0415 - as above
 
     address = parse(corpus.path)
     try:
         commit = HfApi().dataset_info(address.repo, revision=address.revision, timeout=_TIMEOUT).sha
-        rows = _rows_by_card(address, commit)
+        splits = load_dataset_builder(address.repo, address.config, revision=commit).info.splits or {}
     except (RepositoryNotFoundError, RevisionNotFoundError) as exc:
         raise JobError(
             f"corpus.path: the hub has no public data set {corpus.path!r}.", "Check the name, or set HF_TOKEN."
@@ -58,12 +59,17 @@ def inspect_hub(index: int, corpus: Corpus) -> InputFile:
             f"{corpus.path}: the Hugging Face hub cannot be reached ({type(exc).__name__}).",
             "Download the data set on a machine with network access, and name its files in corpus.path.",
         ) from exc
+    if splits and address.split not in splits:
+        raise JobError(
+            f"corpus.path: {address.repo} has no split {address.split!r} (splits: {', '.join(splits)}).",
+            f"Write hf://{address.repo}#{next(iter(splits))}.",
+        )
+    rows = splits[address.split].num_examples or None if splits else None
     relative = corpus.path.removeprefix(HUB)
     return InputFile(index, corpus.source, corpus.path, relative, "hub", 0, 0, commit or "", rows)
 
 
 def first_objects(file: InputFile) -> list[Mapping[str, Any]]:
-    """The first rows, which decide the columns and their types."""
     return list(islice(_objects(file), PEEK))
 
 
@@ -73,18 +79,6 @@ def rows(file: InputFile, wanted: Wanted | None) -> Iterator[ObjectRow]:
         if wanted is None or wanted(number):
             size = sum(len(value) for value in values.values() if isinstance(value, (str, bytes)))
             yield ObjectRow(number, values, size)
-
-
-def _rows_by_card(address: Address, commit: str | None) -> int | None:
-    from datasets import load_dataset_builder  # noqa: PLC0415 - costs seconds
-
-    splits = load_dataset_builder(address.repo, address.config, revision=commit).info.splits or {}
-    if splits and address.split not in splits:
-        raise JobError(
-            f"corpus.path: {address.repo} has no split {address.split!r} (splits: {', '.join(splits)}).",
-            f"Write hf://{address.repo}#{next(iter(splits))}.",
-        )
-    return splits[address.split].num_examples or None if splits else None
 
 
 def _objects(file: InputFile) -> Iterator[Mapping[str, Any]]:

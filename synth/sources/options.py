@@ -70,12 +70,10 @@ class Corpus(Stage):
 
     @property
     def source(self) -> str:
-        """The value of the column `source`."""
         return self.name or source_name(self.path)
 
     @property
     def on_hub(self) -> bool:
-        """Whether the path names a data set on the Hugging Face hub."""
         return self.path.startswith(HUB)
 
 
@@ -120,7 +118,6 @@ class PairData(Stage):
 
     @property
     def source(self) -> str:
-        """The value of the column `source`."""
         path = PurePosixPath(self.path[0])
         in_run = len(path.parts) > 1 and path.name in _STEPS
         return self.name or source_name(str(path.parent) if in_run else self.path[0])

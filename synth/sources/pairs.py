@@ -200,8 +200,6 @@ def read_pairs(
 
 
 class _Pairs(Rows[PairRow]):
-    """All entries of pairs."""
-
     def __init__(self, sets: Sequence[PairSet], schema: pa.Schema, limits: ReadLimits) -> None:
         from synth.languages import detect  # noqa: PLC0415 - the detector is loaded on first use
 

@@ -55,7 +55,6 @@ def type_of(schema: pa.Schema, column: str) -> pa.DataType:
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Whether values are text, in any of the layouts that Arrow has for it."""
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
@@ -139,15 +138,10 @@ def _widest(chunk: pq.ColumnChunkMetaData, path: str) -> int:
         return 0
     with Path(path).open("rb") as file:
         file.seek(chunk.dictionary_page_offset if chunk.has_dictionary_page else chunk.data_page_offset)
-        return _dictionary_size(file.read(8))
-
-
-def _dictionary_size(header: bytes) -> int:
-    """Unpacked bytes of a dictionary page by its header, 0 for other pages: two fields of a compact Thrift struct.
-
-    Source: parquet.thrift of apache/parquet-format, PageHeader {1: PageType type, 2: i32 uncompressed_page_size, …}.
-    pyarrow has limits for the footer only, and its metadata give the packed size of a page only.
-    """
+        header = file.read(8)
+    # Unpacked bytes of a dictionary page by its header, 0 for other pages: two fields of a compact Thrift struct.
+    # Source: parquet.thrift of apache/parquet-format, PageHeader {1: PageType type, 2: i32 uncompressed_page_size, …}.
+    # pyarrow has limits for the footer only, and its metadata give the packed size of a page only.
     if not header.startswith(_DICTIONARY):
         return 0
     number = 0

@@ -1,20 +1,26 @@
-"""Corpora as passages: every input row becomes one passage or several, or one rejected row."""
+"""Corpora as passages: every input row becomes one passage or several, or one rejected row.
+
+Long texts are cut into even pieces, at the best place there is: paragraph, sentence, line, space, character. A
+character is a grapheme cluster of Unicode Annex 29: a base with its marks, a flag, a joined emoji, a Hangul syllable.
+"""
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from hashlib import blake2b
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow as pa
+import regex
 
 from synth.errors import InputError, JobError
 from synth.sources import parquet
 from synth.sources.carried import infer_type, plain_type, unite
 from synth.sources.checks import FirstSeen, check_string, check_text, digest, excerpt, storable
-from synth.sources.chunking import chunk, truncate
 from synth.sources.columns import language_source, values_at
 from synth.sources.files import expand, look
 from synth.sources.options import Corpus, ReadLimits
@@ -63,26 +69,27 @@ def carried_schema(corpora: Sequence[Corpus], files: Sequence[InputFile], limits
     first 1,000 rows. Raises InputError for missing columns, and for types that cannot be united, naming two files.
     """
     used = [(corpora[file.corpus_index], file) for file in files if file.rows != 0]
-    return unite((_carried_types(corpus, file, limits), file.path) for corpus, file in used if corpus.carry)
-
-
-def _carried_types(corpus: Corpus, file: InputFile, limits: ReadLimits) -> pa.Schema:
-    columns_of(corpus, file, limits)
-    if file.kind == "parquet":
-        known = parquet.schema(file.path)
-        return pa.schema([(name, plain_type(parquet.type_of(known, name))) for name in corpus.carry])
-    if file.kind in ("csv", "tsv"):
-        return pa.schema([(name, pa.string()) for name in corpus.carry])
-    rows, fields = first_objects(file, limits), []
-    for name in corpus.carry:
-        kind = infer_type(values_at(rows, name))
-        if kind is None:
-            raise InputError(
-                f"{file.path}: field {name}: its values have several types, or one that Arrow does not support.",
-                "Make the types equal, or leave the column out of `carry`.",
-            )
-        fields.append((name, kind))
-    return pa.schema(fields)
+    schemas = []
+    for corpus, file in used:
+        if not corpus.carry:
+            continue
+        columns_of(corpus, file, limits)
+        if file.kind == "parquet":
+            known = parquet.schema(file.path)
+            kinds = [plain_type(parquet.type_of(known, name)) for name in corpus.carry]
+        elif file.kind in ("csv", "tsv"):
+            kinds = [pa.string() for _ in corpus.carry]
+        else:
+            rows = first_objects(file, limits)
+            kinds = [infer_type(values_at(rows, name)) for name in corpus.carry]
+        for name, kind in zip(corpus.carry, kinds, strict=True):
+            if kind is None:
+                raise InputError(
+                    f"{file.path}: field {name}: its values have several types, or one that Arrow does not support.",
+                    "Make the types equal, or leave the column out of `carry`.",
+                )
+        schemas.append((pa.schema(zip(corpus.carry, kinds, strict=True)), file.path))
+    return unite(schemas)
 
 
 def read_passages(
@@ -112,8 +119,6 @@ def read_passages(
 
 
 class _Passages(Rows[PassageRow]):
-    """All corpora, with what must be known of earlier rows: which texts, which ids."""
-
     reread = True  # a text or an id may occur again
 
     def __init__(self, corpora: Sequence[Corpus], limits: ReadLimits, schema: pa.Schema, *, watch_ids: bool) -> None:
@@ -151,7 +156,11 @@ class _Passages(Rows[PassageRow]):
         row, number = self._source_row + raw.numbers[place], self._number + raw.numbers[place]
         ident = self._id(given_id, raw.numbers[place])
         if self._watch_ids and columns.id is not None:
-            self._see_id(source, ident, number)
+            earlier = self._ids[source].add(blake2b(ident.encode(), digest_size=16).digest(), number)
+            if earlier is not None:
+                new = (0, f"{ident!r} in {self._name(earlier)} and {self._name(number)}")
+                count, example = self.repeated.get(source, new)
+                self.repeated[source] = (count + 1, example)
         if corpus.duplicates == "first" and (first := self._texts.add(digest(text), number)) is not None:
             return Fault("duplicate", f"the same text as {self._name(first)}")
         pieces = [text]
@@ -175,13 +184,6 @@ class _Passages(Rows[PassageRow]):
             return self._file.relative if self._file.kind == "text" else f"{self._file.relative}:{number}"
         return str(given)
 
-    def _see_id(self, source: str, ident: str, number: int) -> None:
-        first = self._ids[source].add(blake2b(ident.encode(), digest_size=16).digest(), number)
-        if first is not None:
-            new = (0, f"{ident!r} in {self._name(first)} and {self._name(number)}")
-            count, example = self.repeated.get(source, new)
-            self.repeated[source] = (count + 1, example)
-
     def _name(self, number: int) -> str:
         first, source, source_row = self._starts[bisect_right(self._starts, number, key=lambda start: start[0]) - 1]
         return f"{source} row {source_row + number - first}"
@@ -197,3 +199,100 @@ def _check_labels(ident: object, title: object) -> Fault | None:
     if title is not None and not isinstance(title, str):
         return Fault("type", f"the title is of type {type(title).__name__}")
     return check_string(ident if isinstance(ident, str) else "", "the id") or check_string(title or "", "the title")
+
+
+# cutting long texts ---------------------------------------------------------------------------------------------------
+
+_PARAGRAPH = re.compile(r"(?:\r?\n[ \t]*){2,}|\u2029\s*")
+_LINE = re.compile(r"\r?\n|\u2028")
+_SPACE = re.compile(r"\s+")
+_CLOSING = "\"'”’»›)\\]}」』】）〉》〕］"
+_STOPS = "。！？｡．।॥؟۔։።፧፨။។៕๚๛།༎"  # in scripts where they are enough, without a space after them
+_SENTENCE = re.compile(rf"(?P<spaced>[.!?…]+[{_CLOSING}]*(?=\s|\Z))|[{_STOPS}]+[{_CLOSING}]*")
+_ABBREVIATION = re.compile(
+    r"(?:\b(?:mr|mrs|ms|dr|prof|st|vs|etc|fig|eq|no|nr|vol|pp?|cf|al|inc|ltd|co|corp|jr|sr|dept|approx|ca|abs|art|bzw|usw"
+    r"|ggf|inkl|jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec|u\.s|e\.g|i\.e|z\.\s?b|d\.\s?h)|\b\w)\.\Z",
+    re.IGNORECASE,
+)
+_LOOK_BACK = 16
+
+_CHARACTER = regex.compile(r"\X")
+_FIRST_MARK = "\u0300"
+"""Below it, only a line ending has more than one code point."""
+_LONGEST = 128
+"""Code points to look back for the start of a character."""
+
+
+def chunk(text: str, max_chars: int) -> list[str]:
+    """Pieces of at most `max_chars` code points, none much shorter than the others; the text itself if it fits.
+
+    Only white space at the cuts is lost. A piece ends inside a grapheme cluster only if the cluster alone is longer.
+    """
+    if len(text) <= max_chars:
+        return [text]
+    cuts = [0]
+    while (left := len(text) - cuts[-1]) > max_chars:
+        # each piece aims at an equal share of what is left and may miss it by a half
+        start, share = cuts[-1], left / -(-left // max_chars)
+        low, high = start + int(share / 2), min(start + max_chars, start + int(share * 1.5))
+        cuts.append(_best_cut(text, start, low, high, start + int(share)))
+    cuts.append(len(text))
+    pieces = [text[a:b] for a, b in pairwise(cuts)]
+    pieces = [pieces[0].rstrip(), *(piece.strip() for piece in pieces[1:-1]), pieces[-1].lstrip()]
+    return [piece for piece in pieces if piece]
+
+
+def truncate(text: str, max_chars: int) -> str:
+    """The start of a text, at most `max_chars` code points, cut at the best place in the second half of these."""
+    if len(text) <= max_chars:
+        return text
+    return text[: _best_cut(text, 0, max_chars // 2, max_chars, max_chars)].rstrip()
+
+
+def _best_cut(text: str, start: int, low: int, high: int, ideal: int) -> int:
+    for boundaries in _LEVELS:
+        places = [place for place in boundaries(text, max(low, start), high) if low < place <= high]
+        if places:
+            return min(places, key=lambda place: (abs(place - ideal), place))
+    for distance in range(high - start):
+        for place in (ideal - distance, ideal + distance):
+            if start < place <= high and between_characters(text, place):
+                return place
+    return high
+
+
+def _ends(pattern: re.Pattern[str]) -> Callable[[str, int, int], Iterator[int]]:
+    def boundaries(text: str, low: int, high: int) -> Iterator[int]:
+        # what follows a cut may be a mark that belongs to the space before it
+        places = (match.end() for match in pattern.finditer(text, low, min(high, len(text))))
+        return (place for place in places if between_characters(text, place))
+
+    return boundaries
+
+
+def _sentence_ends(text: str, low: int, high: int) -> Iterator[int]:
+    for match in _SENTENCE.finditer(text, low, min(high + _LOOK_BACK, len(text))):
+        place = match.end()
+        if match["spaced"] and place < len(text) and not text[place].isspace():
+            continue  # the search ended here, the text does not
+        if match["spaced"] == "." and _ABBREVIATION.search(text, max(0, place - _LOOK_BACK), place):
+            continue
+        if between_characters(text, place):
+            yield place
+
+
+_LEVELS = (_ends(_PARAGRAPH), _sentence_ends, _ends(_LINE), _ends(_SPACE))
+
+
+def between_characters(text: str, place: int) -> bool:
+    """Whether a cut before `text[place]` leaves every grapheme cluster whole."""
+    if not 0 < place < len(text):
+        return True
+    if text[place] < _FIRST_MARK:
+        return text[place - 1 : place + 1] != "\r\n"
+    start = place - 1
+    while start > 0 and text[start] >= _FIRST_MARK and place - start < _LONGEST:
+        start -= 1
+    while start < place:
+        start = _CHARACTER.match(text, start).end()
+    return bool(start == place)

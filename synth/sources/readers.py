@@ -116,7 +116,13 @@ def raw_rows(
         return
     block: list[ObjectRow] = []
     size = 0
-    for row in _object_rows(file, limits, wanted):
+    if file.kind == "hub":
+        from synth.sources import hub  # noqa: PLC0415 - `datasets` costs seconds
+
+        found = hub.rows(file, wanted)
+    else:
+        found = text.rows(file.path, file.kind, limits, wanted)
+    for row in found:
         block.append(row)
         size += row.size
         if len(block) == BLOCK or size > limits.max_batch_bytes // _SHARE:
@@ -124,14 +130,6 @@ def raw_rows(
             block, size = [], 0
     if block:
         yield _raw_rows(block, selection)
-
-
-def _object_rows(file: InputFile, limits: ReadLimits, wanted: Wanted | None) -> Iterator[ObjectRow]:
-    if file.kind == "hub":
-        from synth.sources import hub  # noqa: PLC0415 - `datasets` costs seconds
-
-        return hub.rows(file, wanted)
-    return text.rows(file.path, file.kind, limits, wanted)
 
 
 def _raw_rows(block: Sequence[ObjectRow], selection: Selection) -> RawRows:

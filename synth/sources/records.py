@@ -39,7 +39,6 @@ class InputFile:
 
     @property
     def key(self) -> FileKey:
-        """Identifies the file within the job."""
         return self.corpus_index, self.relative
 
 
@@ -94,7 +93,6 @@ class PassageRow(NamedTuple):
 
     @property
     def first(self) -> bool:
-        """Whether this is the first passage of its input row."""
         return self.chunk == 0
 
 
@@ -116,7 +114,6 @@ class PairRow(NamedTuple):
 
     @property
     def first(self) -> bool:
-        """Whether this is the first pair of its input row."""
         return not self.positive
 
 
@@ -143,7 +140,6 @@ class Block(Generic[Row]):
     carried: pa.Table = field(default_factory=lambda: pa.table({}))
 
     def rows(self) -> Iterator[tuple[Row, pa.Table]]:
-        """Each row that is not rejected, with its carried columns as a table of one row."""
         used = (outcome for outcome in self.outcomes if not isinstance(outcome, RejectedRow))
         return ((row, self.carried.slice(place, 1)) for place, row in enumerate(used))
 

@@ -102,7 +102,15 @@ def rows(path: str, kind: FileKind, limits: ReadLimits, wanted: Wanted | None = 
     with opened(path) as stream:
         if kind == "text":
             if wanted is None or wanted(0):
-                yield _whole_text(stream, limits, path)
+                data = stream.read(limits.max_line_bytes + 1)
+                if len(data) > limits.max_line_bytes:
+                    raise InputError(f"{path}: longer than {limits.max_line_bytes} bytes.", RAISE_LIMIT)
+                values: Mapping[str, Any] | Fault
+                try:
+                    values = {"text": data.removeprefix(BOM).decode()}
+                except UnicodeDecodeError:
+                    values = Fault("encoding", _undecodable(data, 0), _excerpt(data))
+                yield ObjectRow(0, values, len(data))
         elif kind == "jsonl":
             for number, line in enumerate(_json_lines(stream, limits, path)):
                 if wanted is None or wanted(number):
@@ -134,19 +142,8 @@ def header(path: str, limits: ReadLimits) -> list[str]:
 
 
 def first_objects(path: str, limits: ReadLimits) -> list[Mapping[str, Any]]:
-    """The objects among the first rows of a file of JSON lines."""
     found = islice(rows(path, "jsonl", limits), PEEK)
     return [row.values for row in found if not isinstance(row.values, Fault)]
-
-
-def _whole_text(stream: IO[bytes], limits: ReadLimits, path: str) -> ObjectRow:
-    data = stream.read(limits.max_line_bytes + 1)
-    if len(data) > limits.max_line_bytes:
-        raise InputError(f"{path}: longer than {limits.max_line_bytes} bytes.", RAISE_LIMIT)
-    try:
-        return ObjectRow(0, {"text": data.removeprefix(BOM).decode()}, len(data))
-    except UnicodeDecodeError:
-        return ObjectRow(0, Fault("encoding", _undecodable(data, 0), _excerpt(data)), len(data))
 
 
 def _json_lines(stream: IO[bytes], limits: ReadLimits, path: str) -> Iterator[Line]:
@@ -168,8 +165,6 @@ def _parse_json(line: Line) -> dict[str, Any] | Fault:
 
 
 class _CsvReader:
-    """The header of an open file, and its records as an iterator."""
-
     def __init__(self, stream: IO[bytes], path: str, limits: ReadLimits) -> None:
         self._path = path
         self._lines = lines(stream, limits.max_line_bytes, path)
@@ -236,7 +231,6 @@ class _CsvReader:
 
 
 def _encodable(text: str) -> bool:
-    """Whether the text was decoded without surrogate escapes."""
     if text.isascii():
         return True
     try:

@@ -37,7 +37,6 @@ class JournaledChat:
 
     @property
     def slots(self) -> int:
-        """As many as the model itself."""
         return self.chat.slots
 
     @property
@@ -113,12 +112,10 @@ class OpenShard:
 
     @property
     def waiting(self) -> Sequence[int]:
-        """Numbers of the passages that have no outcomes yet."""
         return [n for n in range(len(self.passages)) if n not in self.outcomes]
 
     @property
     def complete(self) -> bool:
-        """Whether every passage has its outcomes."""
         return len(self.outcomes) == len(self.passages)
 
 
@@ -144,7 +141,6 @@ def claim(run: OpenRun, index: int) -> tuple[Journal, int] | None:
 
 
 def begin(journal: Journal, revision: int) -> None:
-    """Say in a shard's journal which revision it is made under. Raises SystemFault."""
     journal.append(_REVISION, {"number": revision})
 
 
@@ -170,7 +166,6 @@ async def open_shard(run: OpenRun, index: int, journal: Journal, encoder: Encode
 
 
 def _asked(run: OpenRun, source: Shard) -> Sequence[Asked]:
-    """All slots of a passage that came from an input; of an item that is asked again its own."""
     every = Asked(range(run.task.items_per_passage))
     again: list[str | None] = source.table["retry_of"].to_pylist()
     if not any(again):
@@ -205,7 +200,6 @@ async def candidates_of(
 
 
 def _without_vector(passage: Passage, slots: Sequence[int], why: RequestRejected) -> Sequence[Rejected]:
-    """A passage that has no vector has no candidates, so none of its items can be asked for."""
     return [Rejected(passage, slot, why.reason, f"embedding the passage: {why.detail}") for slot in slots]
 
 

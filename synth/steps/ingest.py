@@ -82,13 +82,10 @@ class _Shard(Generic[Row]):
 
     @property
     def used(self) -> int:
-        """Input rows that are not rejected."""
         return sum(row.first for row in self.rows)
 
 
 class _Ingest(ABC, Generic[Row]):
-    """Fills and commits the shards of one step; subclasses know the type of row."""
-
     name: ClassVar[str]
     counted: ClassVar[str]
 
@@ -130,7 +127,6 @@ class _Ingest(ABC, Generic[Row]):
         return sums
 
     def _read(self, record: Record, sums: dict[str, int], seen: Container[FileKey]) -> None:
-        """Add the inputs that a revision added, after the shards of earlier ones."""
         files, sample, finished = self.files(record), self.run.record.sample, self.step.done()
         only = None if sample is None else sample_rows(count_rows(files), sample)
         for shard in self._fill(_Shard(sums["shards"], sums[self.counted]), self.read(record, only, seen)):
@@ -196,7 +192,6 @@ class _Ingest(ABC, Generic[Row]):
 
 
 def _table(ours: Mapping[str, Sequence[Any]], carried: Sequence[pa.Table], columns: pa.Schema) -> pa.Table:
-    """Rows with their carried columns, which follow ours in `columns`."""
     arrays = [pa.array(values, columns.field(name).type) for name, values in ours.items()]
     if others := list(columns)[len(ours) :]:
         filled = [each for each in carried if each.num_rows]
@@ -210,8 +205,6 @@ def _table(ours: Mapping[str, Sequence[Any]], carried: Sequence[pa.Table], colum
 
 
 class _Passages(_Ingest[PassageRow]):
-    """Corpora as `passages/`."""
-
     name = counted = "passages"
 
     def files(self, record: Record) -> Sequence[InputFile]:
@@ -254,8 +247,6 @@ def passage_table(rows: Sequence[PassageRow], carried: Sequence[pa.Table], first
 
 
 class _Pairs(_Ingest[PairRow]):
-    """Existing pairs as `generated/`."""
-
     name, counted = "generated", "pairs"
 
     def files(self, record: Record) -> Sequence[InputFile]:
@@ -301,7 +292,6 @@ class _Pairs(_Ingest[PairRow]):
         job.rules.require_groups(self.step.read_columns(index, by) for index in sorted(self.step.done()) if by)
 
     def _sets(self, record: Record) -> list[PairSet]:
-        """The run's data as far as a revision had them."""
         names = {file.key for file in record.inputs}
         sets = (replace(each, files=tuple(file for file in each.files if file.key in names)) for each in self.run.pairs)
         return [each for each in sets if each.files]
@@ -365,7 +355,6 @@ def rejected_items(run: OpenRun) -> list[str]:
 
 
 def slot_of(item: str) -> int:
-    """The slot of an item, by its id."""
     return _position_and_slot(item)[1]
 
 
@@ -389,7 +378,6 @@ def written_before(run: OpenRun, items: Sequence[str]) -> Mapping[str, Sequence[
 
 
 def _first_position(folder: OutputFolder, parts: Parts, item: str) -> int:
-    """The position at which the passage of an item was first used."""
     position = _position_and_slot(item)[0]
     while parts.of_shard(index := parts.shard_of(position)).retry:
         step = folder.step("passages")
@@ -399,7 +387,6 @@ def _first_position(folder: OutputFolder, parts: Parts, item: str) -> int:
 
 
 def _retry(run: OpenRun, record: Record, step: StepFolder, sums: dict[str, int]) -> None:
-    """Add the passages of rejected items, one row for each item that is retried."""
     finished, size = step.done(), run.job.run.shard_size
     for start in range(0, len(record.retry), size):
         items, first = record.retry[start : start + size], sums["passages"]

@@ -45,14 +45,12 @@ class View:
 
     @property
     def fingerprint(self) -> str:
-        """Identifies these rules over these scores."""
         what: dict[str, Any] = {"rules": self.rules.canonical(), "scores": list(self.scores)}
         if self.rules.unique:
             what["shards"] = list(self.competing)
         return identity.sha256(what)
 
     def folder(self, folder: OutputFolder) -> StepFolder:
-        """Where its shards are, or will be."""
         return folder.step(self.name, hidden=self.hidden)
 
     def holds(self, folder: OutputFolder) -> bool:
@@ -112,7 +110,6 @@ def record_of(folder: OutputFolder, name: str) -> Record | None:
 
 
 def names(folder: OutputFolder) -> list[str]:
-    """Every named view, as `views/<name>`, in order."""
     return [f"views/{each.name}" for each in sorted((folder.path / "views").glob("[!.]*")) if each.is_dir()]
 
 
@@ -194,7 +191,6 @@ def column_types(folder: OutputFolder, scores: Sequence[str], index: int) -> dic
 
 
 def _columns(step: StepFolder, index: int | None = None) -> list[str]:
-    """The columns of a step, from the footer of one shard; none while it has no shard."""
     if index is None:
         index = step.first()
     return (
@@ -325,7 +321,6 @@ def beaten(folder: OutputFolder, view: View) -> Mapping[int, Mask]:
 
 
 def _inputs(folder: OutputFolder, view: View, index: int) -> str:
-    """Checksum over the checksums of all that a kept shard is made of."""
     parts = [folder.step(name).checksum(index) for name in ("generated", *view.scores)]
     return identity.sha256({"inputs": parts})
 

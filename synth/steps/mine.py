@@ -86,7 +86,6 @@ class CorpusSource:
 
     @property
     def _step(self) -> StepFolder:
-        """The step whose passages include all positives."""
         passages = self.run.folder.step("passages")
         return passages if passages.done() and not self.files else self.run.folder.step("generated")
 
@@ -130,7 +129,6 @@ def _pairs(step: StepFolder, corpus: Corpus) -> Iterable[tuple[NDArray[np.uint64
 
 
 def denied(row: dict[str, Any]) -> bool:
-    """Whether the pair is labelled as not relevant."""
     label = row.get("label")
     return label is not None and not label > 0
 
@@ -278,7 +276,6 @@ class Mining:
             raise JobError(f"{problem[0]}, so no pair would get a negative.", problem[1])
 
     async def _items(self, index: int, table: pa.Table) -> tuple[list[Item], dict[int, str]]:
-        """The pairs of a shard that can get negatives, and for the others the reason why not, by row."""
         options, names = self.plan.options, table.column_names
         own = [name for name in ("id", "query", "passage", "label") if name in names]
         rows = table.select([*own, *options.columns(names)]).to_pylist()
@@ -361,7 +358,6 @@ class Mining:
 
 
 def _fault(row: Mapping[str, Any]) -> str | None:
-    """Why a pair cannot have negatives, judged by its texts and label."""
     if not (row["query"] or "").strip():
         return "no_query"
     return "no_positive" if not (row["passage"] or "").strip() or denied(dict(row)) else None

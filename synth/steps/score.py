@@ -44,12 +44,10 @@ class ScoreStep:
 
     @property
     def per_shard(self) -> bool:
-        """Whether one shard is all that it looks at."""
         return self.scorer.scope == "shard"
 
     @property
     def journaled(self) -> bool:
-        """Whether the answers of its models go to a journal."""
         return bool(self.scorer.needs & _JOURNALED)
 
     def folder(self, folder: OutputFolder) -> StepFolder:
@@ -212,7 +210,6 @@ async def _score(run: OpenRun, step: ScoreStep, shard: ScoredShard, batch: PairB
 
 
 def _passages(run: OpenRun, index: int) -> pa.ChunkedArray | None:
-    """The texts of the shard's `passages/` file; None for pairs made elsewhere, which have none."""
     return None if run.pairs else run.folder.step("passages").read_columns(index, ["text"])["text"]
 
 

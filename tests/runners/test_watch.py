@@ -12,7 +12,7 @@ from running import completion, job_dict, run, write_corpus, write_job
 
 from synth.cli import main
 from synth.errors import Stopped
-from synth.runners import models
+from synth.runners import generation
 from synth.runners.progress import Counters
 from synth.stage import ChatReply
 
@@ -47,12 +47,12 @@ class Patient:
 def ticks(monkeypatch):
     """A clock that goes on by a quarter of `STALL` whenever it is read, whatever the machine is busy with."""
     steps = itertools.count()
-    monkeypatch.setattr(models, "time", SimpleNamespace(monotonic=lambda: next(steps) * STALL / 4))
+    monkeypatch.setattr(generation, "time", SimpleNamespace(monotonic=lambda: next(steps) * STALL / 4))
 
 
 def watch(troubled, looks):
     async def held():
-        chat = models.MeteredChat(Patient(troubled, looks), Counters())
+        chat = generation.MeteredChat(Patient(troubled, looks), Counters())
         task = asyncio.create_task(chat.complete(ask()))
         await asyncio.sleep(0)
         try:

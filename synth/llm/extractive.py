@@ -129,7 +129,6 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def _draft(words: Sequence[str], asked: Requirement, end: str, rng: random.Random) -> str:
-    """Drawn words in the order of the passage, long ones preferred, as many as fit a drawn length."""
     aim = rng.randint(asked.length_min, asked.length_max)
     order = sorted(range(len(words)), key=lambda n: -(rng.random() ** (1 / min(len(words[n]), _LONG))))
     chosen: list[int] = []

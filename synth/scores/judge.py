@@ -184,7 +184,6 @@ class _Bench:
     memory: AnswerCache | None
 
     async def grades(self, query: str, passage: str, position: int, slot: int) -> Grades | None:
-        """The first usable verdict, None after the last attempt or where the model will never answer."""
         for attempt in range(self.judge.attempts):
             request = ChatRequest(
                 ReplyKey(position, slot, "judge", attempt),

@@ -148,7 +148,6 @@ class NearDuplicate(Scorer):
     """Words, or characters, that are compared as one."""
 
     def index_bytes(self, pairs: int, dimensions: int) -> int:  # noqa: ARG002 - has no vectors
-        """From sizes measured on queries of ten and passages of a hundred words."""
         return pairs * _PAIR_BYTES
 
     async def build(self, source: PassSource, folder: Path, services: Services) -> None:  # noqa: ARG002 - needs no service
@@ -174,7 +173,6 @@ class NearDuplicate(Scorer):
         index.finish({"pairs": pairs, "shards": len(shards), "threshold": self.threshold, "window": self.window})
 
     def _hash_shard(self, index: Index, shard: PassShard) -> tuple[int, int]:
-        """Write what the distinct texts of one shard are compared by; (shard, pairs)."""
         batch = PairBatch(shard.pairs, shard.documents)
         for side in _SIDES:
             if all(index.has(part(f"{side}.{name}", shard.index)) for name in _PARTS):
@@ -219,5 +217,4 @@ class NearDuplicate(Scorer):
 
 
 def _digest(values: NDArray[np.uint64]) -> np.uint64:
-    """Names a set: the mixed sum of its mixed members."""
     return np.uint64(mix(mix(values).sum(dtype=np.uint64, keepdims=True) + np.uint64(values.size))[0])

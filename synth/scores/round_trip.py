@@ -43,7 +43,6 @@ class RoundTrip(Scorer):
     )
 
     def index_bytes(self, pairs: int, dimensions: int) -> int:
-        """Exact where every pair has a passage of its own."""
         return pairs * (2 * dimensions + _DIGEST)
 
     async def build(self, source: PassSource, folder: Path, services: Services) -> None:
@@ -100,8 +99,6 @@ class RoundTrip(Scorer):
 
 
 class _Passages:
-    """The passages of a finished index: their digests in memory, their vectors block by block from the disk."""
-
     def __init__(self, index: Index) -> None:
         facts = index.complete()
         self.width = int(facts["width"])

@@ -135,7 +135,6 @@ class HttpTransport:
         return parse_json(answer, shown(url))
 
     async def models(self, url: str) -> Any:
-        """The JSON of `/models`, within 30 s."""
         return parse_json(await self._get(url, url + "/models"), shown(url))
 
     async def version(self, url: str) -> str | None:

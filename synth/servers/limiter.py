@@ -113,7 +113,6 @@ class Limiter:
         self._admit()
 
     def set_limit(self, limit: int) -> None:
-        """Change the limit; requests in flight continue when it falls below their number."""
         self.limit = limit
         self._admit()
 
@@ -209,7 +208,6 @@ class AdaptiveLimit:
                 self._fetching = asyncio.get_running_loop().create_task(self._fetch(self._fetch_load))
 
     def answered(self) -> None:
-        """A request succeeded: without reports of the load, this raises the limit."""
         self.poll()
         if self._most is not None and not self._reports_load and self.limiter.was_full:
             self._set(self._limit + (1 / self._limit if self._was_saturated else 1.0))

@@ -112,7 +112,10 @@ class Pool:
         if home is None:
             ready = [server for server in ready if not server.rate.limiter.full]
         if (home is None or home not in ready) and ready:
-            home = min(ready, key=lambda s: (s.rate.limiter.load, _weight(affinity, s.url))) if ready[1:] else ready[0]
+            home = ready[0]
+            if ready[1:]:
+                weight = {s: hashlib.blake2b(f"{affinity} {s.url}".encode(), digest_size=8).digest() for s in ready}
+                home = min(ready, key=lambda s: (s.rate.limiter.load, weight[s]))
             self._remember(affinity, home)
         return home
 
@@ -194,7 +197,6 @@ class Pool:
         )
 
     def remaining(self) -> float:
-        """Seconds until this outage ends the run."""
         since = self._failing_since
         return math.inf if since is None else self._limit() - (self._clock.now() - since)
 
@@ -235,10 +237,6 @@ class Pool:
             f"continuing with {up} other{'s' * (up > 1)}" if up else f"waiting up to {max(self.remaining(), 0):.0f} s"
         )
         self._client.notify(f"{error.message}; {rest}")
-
-
-def _weight(affinity: int, url: str) -> bytes:
-    return hashlib.blake2b(f"{affinity} {url}".encode(), digest_size=8).digest()
 
 
 class Engines:

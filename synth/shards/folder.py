@@ -166,11 +166,9 @@ class StepFolder:
         return digest
 
     def stale(self, index: int, input_checksum: str) -> bool:
-        """Whether a finished shard was made from other bytes than those with this checksum."""
         return self.meta(index).input != input_checksum
 
     def started(self) -> list[int]:
-        """Indexes of shards that have a journal, in order: taken first, for they hold paid work."""
         return sorted(set(self._journals().values()))
 
     def claim(self, index: int, *, writer: str = "") -> Journal | None:
@@ -360,7 +358,6 @@ class OutputFolder:
 
 @contextmanager
 def readable(path: Path) -> Iterator[BinaryIO]:
-    """A shard opened for Arrow, whose complaints become the errors that name the file."""
     with disk.disk_errors(path), os.fdopen(disk.open_to_read(path), "rb") as file:
         try:
             yield file

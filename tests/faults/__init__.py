@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from synth.shards import Origin, OutputFolder, StepFolder
 
-MODULES = ("disk", "journal", "step")
+MODULES = ("disk", "folder", "journal")
 CALLS = {"access", "close", "fdopen", "fsync", "fstat", "ftruncate", "link", "lstat", "mkdir", "open", "pread"}
 CALLS |= {"rename", "replace", "scandir", "statvfs", "unlink", "write"}
 SHARDS = range(2)

@@ -74,7 +74,7 @@ def _wrapped(line: str) -> list[str]:
 
 
 def width() -> int:
-    """Columns for text: those of the terminal, at most 100; 80 where there is no terminal."""
+    """Columns for text: those of the terminal, at most 100; 80 without one."""
     return min(_WIDEST, shutil.get_terminal_size((_COLUMNS, 24)).columns)
 
 

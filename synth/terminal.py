@@ -34,9 +34,15 @@ def _escaped(match: re.Match[str]) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"  # noqa: PLR2004 - the width of \x
 
 
-def say(text: str = "", *, to: TextIO | None = None) -> None:
-    """Print a line to standard output; a reader that went away ends the printing, not the run."""
-    _write(safe(text) + "\n", to or sys.stdout)
+def say(text: str = "", *, to: TextIO | None = None, wrap: bool = False) -> None:
+    """Print a line to standard output; a reader that went away ends the printing, not the run.
+
+    `wrap` breaks it between words, on a terminal only: elsewhere a line stays whole, for grep and editors.
+    """
+    stream = to or sys.stdout
+    if wrap and stream.isatty():
+        text = "\n".join(part for line in text.split("\n") for part in _wrapped(line))
+    _write(safe(text) + "\n", stream)
 
 
 def _write(line: str, stream: TextIO) -> None:
@@ -55,9 +61,7 @@ def _write(line: str, stream: TextIO) -> None:
 
 def tell(text: str) -> None:
     """Print a line to standard error: notices, progress, errors. On a terminal it wraps between words."""
-    if sys.stderr.isatty():
-        text = "\n".join(part for line in text.split("\n") for part in _wrapped(line))
-    say(text, to=sys.stderr)
+    say(text, to=sys.stderr, wrap=True)
 
 
 def _wrapped(line: str) -> list[str]:

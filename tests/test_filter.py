@@ -386,7 +386,7 @@ def test_check_tells_what_indexes_take_and_asks_the_model_of_a_judge(place, serv
     said = capsys.readouterr().out
     assert f"round_trip: up to {30 * (2 * WIDTH + 16) / 1000:.1f} kB on disk" in said
     assert "near_duplicate: up to 150.0 kB on disk" in said
-    assert "scores.3.llm vllm_server tiny at" in said
+    assert "scores.3.llm vllm_server tiny at" in " ".join(said.split())
     assert main(["check", "filter.yaml", "--offline"]) == 0
     assert "round_trip: a vector in half precision of each passage" in capsys.readouterr().out
 

@@ -11,7 +11,7 @@ import typer
 
 from synth.cli.app import AsJson, JobFile, Settings, app, examples
 from synth.errors import SynthError
-from synth.terminal import facts, say, show, tell, words
+from synth.terminal import facts, say, show, tell
 
 if TYPE_CHECKING:
     from synth.check.data import DataReport
@@ -72,9 +72,9 @@ def _print(report: Report, draft: Draft) -> None:
     if rows:
         show(facts(rows))
     for number, text in enumerate(report.findings.mistakes, 1):
-        show(words(f"\nmistake {number}: {text}"))
+        say(f"\nmistake {number}: {text}", wrap=True)
     for text in report.findings.warnings:
-        show(words(f"\nwarning: {text}"))
+        say(f"\nwarning: {text}", wrap=True)
     if not report.findings.code:
         say("\nall is well; next:")
         for command in ("run",) if job is not None and job.data else ("preview", "run"):

@@ -614,7 +614,7 @@ def test_check_asks_a_reranker_whether_it_prefers_an_answer(tmp_path, capsys):
         assert told["data"]["languages"] == {"en > en": 1}
         assert asked["section"] == "scores.1.model"
         assert asked["results"][0]["paraphrase"] > asked["results"][0]["unrelated"] == 0
-        assert f"scores.1.model vllm_server tiny at {server.url}: vLLM 0.32.0" in out
+        assert f"scores.1.model vllm_server tiny at {server.url}: vLLM 0.32.0" in " ".join(out.split())
         assert server.posts[0].path == "/v1/score"
         assert server.posts[0].body["instruction"] == "Find the cure."
 
@@ -668,7 +668,7 @@ def test_a_server_on_this_machine_that_is_not_asked_is_not_called_in_process(tmp
     with ScoreServer() as server:
         code, _, out = checked(tmp_path, capsys, served(server.url), "--offline")
         assert code == 0
-        assert f"scores.1.model vllm_server tiny at {server.url}: not asked" in out
+        assert f"scores.1.model vllm_server tiny at {server.url}: not asked" in " ".join(out.split())
         assert "in this process" not in out
         assert not server.log
 

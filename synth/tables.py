@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from synth.types import Attempt, MinedPair, Pair, Passage, QueryConfig, Rejected, Requirement
+from synth.types import MinedPair, Pair, Passage, QueryConfig, Rejected, Requirement
 
 SCHEMA_VERSION = "1"
 """Of the columns below and of the checks that rows passed; part of a run's identity."""
@@ -114,16 +114,6 @@ def carried_name(name: str) -> str:
     return f"input_{name}" if name in PASSAGES.names or name in PAIRS.names else name
 
 
-def carried_schema(table_schema: pa.Schema) -> list[pa.Field]:
-    """The user's own columns in a `passages/` shard."""
-    return [field for field in table_schema if field.name not in PASSAGES.names]
-
-
-def task_fields(columns: Mapping[str, str]) -> list[pa.Field]:
-    """The columns of a task's own, from name → Arrow type."""
-    return [pa.field(name, pa.type_for_alias(alias)) for name, alias in columns.items()]
-
-
 def pair_table(
     pairs: Sequence[Pair], template: str, revision: int, source: pa.Table, columns: Mapping[str, str] | None = None
 ) -> pa.Table:
@@ -157,9 +147,10 @@ def pair_table(
         for pair in pairs
     ]
     table = _table(rows, PAIRS)
-    for field in task_fields(columns or {}):
-        table = table.append_column(field, pa.array([pair.columns.get(field.name) for pair in pairs], field.type))
-    own, ours = carried_schema(source.schema), table.column_names
+    for name, alias in (columns or {}).items():
+        kind = pa.type_for_alias(alias)
+        table = table.append_column(name, pa.array([pair.columns.get(name) for pair in pairs], kind))
+    own, ours = [field for field in source.schema if field.name not in PASSAGES.names], table.column_names
     if not own:
         return table
     picked = source.take(pa.array([pair.passage.position - first for pair in pairs], pa.int64()))
@@ -179,6 +170,7 @@ def _length_values(asked: Requirement | None) -> tuple[int | str | None, ...]:
 
 def rejected_item_table(rejected: Sequence[Rejected], keep_replies: Literal["none", "rejected", "all"]) -> pa.Table:
     """Rejected items of generation, with every attempt; replies are blanked where the job keeps none."""
+    keep = keep_replies != "none"
     rows = [
         (
             each.id,
@@ -186,7 +178,10 @@ def rejected_item_table(rejected: Sequence[Rejected], keep_replies: Literal["non
             "generated",
             each.reason,
             each.detail,
-            [_attempt(attempt, keep=keep_replies != "none") for attempt in each.attempts],
+            [
+                {"stage": one.stage, "seed": one.seed, "reply": one.reply if keep else "", "reason": one.reason}
+                for one in each.attempts
+            ],
             each.passage.source,
             each.passage.language,
             each.usage.prompt_tokens,
@@ -200,15 +195,6 @@ def rejected_item_table(rejected: Sequence[Rejected], keep_replies: Literal["non
 def rejected_row_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
     """Rejected input rows, given as mappings with the columns of REJECTED_ROWS that are not the same for all."""
     return pa.Table.from_pylist([{"step": "passages", "attempts": [], **row} for row in rows], schema=REJECTED_ROWS)
-
-
-def _attempt(attempt: Attempt, *, keep: bool) -> dict[str, Any]:
-    return {
-        "stage": attempt.stage,
-        "seed": attempt.seed,
-        "reply": attempt.reply if keep else "",
-        "reason": attempt.reason,
-    }
 
 
 def _table(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:

@@ -35,8 +35,11 @@ def near_equal(passage: str, positive: str, threshold: float) -> bool:
     Either their sets of words overlap that much (Jaccard), or the longer text contains that share of the word triples
     of the shorter one, as a document contains a chunk. In scripts without spaces between words, characters count.
     """
-    if _clearly_different(passage, positive):
-        return False
+    pieces, known = _pieces(passage), _pieces(positive)
+    least = min(len(pieces), len(known))
+    spaced = least * _SPACED >= min(len(passage), len(positive))
+    if spaced and len(pieces & known) < _FEW * least:
+        return False  # a cheap check, which decides most
     words, others = _set(passage, 1), _set(positive, 1)
     shared = _shared(words, others)
     if shared >= threshold * (words.size + others.size - shared):
@@ -47,23 +50,12 @@ def near_equal(passage: str, positive: str, threshold: float) -> bool:
     return _shared(runs, others) >= threshold * min(runs.size, others.size)
 
 
-def _clearly_different(passage: str, positive: str) -> bool:
-    """A cheap check: whether the pieces between spaces already show that the texts differ."""
-    pieces, others = _pieces(passage), _pieces(positive)
-    least = min(len(pieces), len(others))
-    if least * _SPACED < min(len(passage), len(positive)):
-        return False
-    return len(pieces & others) < _FEW * least
-
-
 @lru_cache(maxsize=1 << 12)
 def _pieces(text: str) -> frozenset[str]:
     return frozenset(text.casefold().split())
 
 
-@lru_cache(maxsize=1 << 12)
-def _set(text: str, size: int) -> Shingles:
-    return shingles(text, size)
+_set = lru_cache(maxsize=1 << 12)(shingles)
 
 
 def _shared(a: Shingles, b: Shingles) -> int:
@@ -97,7 +89,7 @@ class Pool:
     at: int = 0
 
     def take(self, count: int) -> Sequence[Candidate]:
-        """The next ones."""
+        """The next `count` candidates, or those that are left."""
         taken = self.candidates[self.at : self.at + count]
         self.at += len(taken)
         return taken
@@ -120,9 +112,8 @@ class Selector:
         found = [MinedPair(refused=Counter(pool.refused)) for pool in pools]
         await self._rounds(items, pools, found)
         if self.options.on_short == "fill":
-            await self._rounds(
-                items, [self._random(item, each) for item, each in zip(items, found, strict=True)], found
-            )
+            random = [self._random(item, each) for item, each in zip(items, found, strict=True)]
+            await self._rounds(items, random, found)
         for each in found:
             each.negatives.sort(key=lambda negative: math.inf if negative.rank is None else negative.rank)
         return found
@@ -166,16 +157,22 @@ class Selector:
                     found[n].refused["near_positive"] += 1
                 else:
                     asked.append((n, candidate, text))
-            verdicts = await self._verdicts([(items[n].query, text) for n, _, text in asked])
-            for (n, candidate, text), verdict in zip(asked, verdicts, strict=True):
-                self._place(found[n], self._negative(items[n], candidate, text, verdict))
+            pairs = [(items[n].query, text) for n, _, text in asked]
+            verdicts: dict[tuple[str, str], float | None] = {}
+            if self.reranker is not None:
+                verdicts = await rerank_all(self.reranker, pairs, self.memory, "mined")
+            for (n, candidate, text), pair in zip(asked, pairs, strict=True):
+                passage_id = candidate.id or self.corpus.id(candidate.row)
+                margin = items[n].min_positive_score - candidate.score
+                values = (passage_id, candidate.rank, candidate.score, margin, verdicts.get(pair), candidate.source)
+                self._place(found[n], Negative(text, *values))
 
     def _place(self, found: MinedPair, each: Negative) -> None:
-        """Decide by the reranker's score; if it gives none (NaN), refuse."""
+        """Decide by the reranker's score, if there is a reranker; without a score, refuse."""
         verdict, promote = each.reranker, self.options.promote_above
-        if verdict is None:
+        if self.reranker is None:
             found.negatives.append(each)
-        elif math.isnan(verdict):
+        elif verdict is None:
             found.refused["no_verdict"] += 1
         elif promote is not None and verdict > promote:
             found.refused["promoted"] += 1
@@ -184,12 +181,6 @@ class Selector:
             found.refused["reranker"] += 1
         else:
             found.negatives.append(each)
-
-    def _negative(self, item: Item, each: Candidate, text: str, verdict: float | None) -> Negative:
-        passage_id = each.id or self.corpus.id(each.row)
-        return Negative(
-            text, passage_id, each.rank, each.score, item.min_positive_score - each.score, verdict, each.source
-        )
 
     def _cosines(self, items: Sequence[Item], taken: Sequence[tuple[int, Candidate]]) -> list[NDArray[np.float64]]:
         """Cosines of each candidate with every known positive of its item."""
@@ -213,13 +204,6 @@ class Selector:
             return False
         close = item.known[cosines >= FLOOR].tolist()
         return any(near_equal(text, self.corpus.text(row), options.near) for row in close)
-
-    async def _verdicts(self, pairs: Sequence[tuple[str, str]]) -> list[float | None]:
-        if self.reranker is None:
-            return [None] * len(pairs)
-        found = await rerank_all(self.reranker, pairs, self.memory, "mined")
-        scores = (found[pair] for pair in pairs)
-        return [math.nan if score is None else score for score in scores]
 
     def _random(self, item: Item, found: MinedPair) -> Pool:
         """Random passages of the corpus that pass the score rules, for an item that has too few negatives."""

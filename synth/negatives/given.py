@@ -26,29 +26,23 @@ class Given(Negatives):
     advice: ClassVar[str] = "raise --max-score, lower --absolute-margin, or find others with --use mined"
 
     def column_problem(self, names: Sequence[str]) -> tuple[str, str] | None:
-        """Pairs without such a column have no negatives to take."""
         if self.columns(names):
             return None
         return "the pairs have no column of negatives (neg, negatives, negative_1 …)", "Find some: --use mined"
 
     def columns(self, names: Sequence[str]) -> list[str]:
-        """The columns of negatives among the names."""
         return [name for name in names if _COLUMN.fullmatch(name)]
 
     def supplied(self, row: Mapping[str, Any]) -> tuple[str, ...]:
-        """The distinct texts in these columns."""
         return tuple(dict.fromkeys(text for name in self.columns([*row]) for text in _texts(row[name])))
 
     def corpus_problem(self, passages: int) -> tuple[str, str] | None:
-        """Any corpus with a passage is enough."""
         return None if passages else ("the corpus has no passage", "Give one with --corpus.")
 
     def search(self, items: Sequence[Item], corpus: Corpus, most: int) -> Sequence[Pool]:  # noqa: ARG002 - it needs no search
-        """Nothing to search."""
         return [Pool() for _ in items]
 
     async def choose(self, items: Sequence[Item], pools: Sequence[Pool], selector: Selector) -> Sequence[MinedPair]:  # noqa: ARG002 - they are empty
-        """The negatives of each pair that pass the rules and checks."""
         return await selector.choose(items, await selector.judged(items, [item.supplied for item in items], "given"))
 
 

@@ -11,9 +11,8 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from synth.hashing import item_random
 from synth.negatives._choosing import Candidate, Pool, Selector
-from synth.negatives._lexical import fused, lexical
 from synth.negatives._negatives import Item, Negatives
-from synth.negatives._ranking import Window, candidates
+from synth.negatives._ranking import Window, candidates, fused, lexical
 from synth.search import Corpus, Excluded, Hits, retrieve
 from synth.types import MinedPair
 
@@ -60,9 +59,8 @@ class Mined(Negatives):
     def _fits(self) -> Mined:
         low, high = self.range
         if high is not None and high - low < self.num_negatives:
-            raise ValueError(
-                f"range {low}:{high} has {max(high - low, 0)} ranks, num_negatives is {self.num_negatives}"
-            )
+            ranks = max(high - low, 0)
+            raise ValueError(f"range {low}:{high} has {ranks} ranks, num_negatives is {self.num_negatives}")
         return self
 
     def corpus_problem(self, passages: int) -> tuple[str, str] | None:
@@ -70,17 +68,16 @@ class Mined(Negatives):
         if passages - 1 > self.range[0] or (self.on_short == "fill" and passages > 1):
             return None
         what = f"the corpus has {passages} passages, and the window begins after {self.range[0]} of them"
-        return (
-            what,
-            f"Lower it, for example --range 0:{max(passages, self.num_negatives)}, or give a larger one with --corpus.",
-        )
+        lower = f"0:{max(passages, self.num_negatives)}"
+        return what, f"Lower it, for example --range {lower}, or give a larger one with --corpus."
 
     def search(self, items: Sequence[Item], corpus: Corpus, most: int) -> Sequence[Pool]:
         """The candidates of each item by rank; items of one query share them."""
         asked = list(dict.fromkeys((item.shard, item.query) for item in items))
         first = {(item.shard, item.query): item for item in reversed(items)}
         distinct = [first[key] for key in asked]
-        window = Window.of(self.range, self.window, self._room(most))
+        room = (_ROOM if self.rules.need_more else 1) * self.num_negatives + most
+        window = Window.of(self.range, self.window, room)
         depth = min(window.high + most, corpus.count)
         step = max(1, _MOST_HITS // max(depth, 1))
         found: dict[tuple[int, str], Pool] = {}
@@ -90,13 +87,9 @@ class Mined(Negatives):
         return [found[item.shard, item.query] for item in items]
 
     async def choose(self, items: Sequence[Item], pools: Sequence[Pool], selector: Selector) -> Sequence[MinedPair]:
-        """The first of each pool that pass the checks."""
         return await selector.choose(
             items, [self._ordered(item, pool, selector.seed) for item, pool in zip(items, pools, strict=True)]
         )
-
-    def _room(self, most: int) -> int:
-        return (_ROOM if self.rules.need_more else 1) * self.num_negatives + most
 
     def _pools(self, items: Sequence[Item], corpus: Corpus, window: Window, depth: int) -> list[Pool]:
         hits = self._hits(items, corpus, depth)

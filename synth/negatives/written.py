@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -68,9 +67,8 @@ class WriterPrompt:
         try:
             return cls(folder, {file: (folder / file).read_bytes() for file in _FILES})
         except OSError as exc:
-            raise JobError(
-                f"{exc.filename}: {exc.strerror}.", "`prompts:` of `written` must name a folder of templates."
-            ) from exc
+            advice = "`prompts:` of `written` must name a folder of templates."
+            raise JobError(f"{exc.filename}: {exc.strerror}.", advice) from exc
         except UnicodeDecodeError as exc:
             raise JobError(f"{folder}: a template is not UTF-8 ({exc}).") from exc
 
@@ -95,10 +93,6 @@ def read_negatives(reply: ChatReply, count: int) -> list[str]:
     if not texts:
         raise UnusableReply("empty", "the list holds no text")
     return texts[:count]
-
-
-_FINAL = "filtered"
-"""A reason that makes another attempt useless."""
 
 
 class Written(Negatives):
@@ -126,58 +120,46 @@ class Written(Negatives):
         return super().identity() | {"llm": own, "prompts": WriterPrompt.load(self.prompts).sha256}
 
     def open(self, client: ClientSettings, instruction: str) -> Mapping[str, ChatModel | Encoder | Reranker]:
-        """The reranker and the writer, if given."""
         own = {} if self.llm is None else {"chat": self.llm.open(client)}
         return {**super().open(client, instruction), **own}
 
     def corpus_problem(self, passages: int) -> tuple[str, str] | None:
-        """Any corpus with a passage is enough."""
         return None if passages else ("the corpus has no passage", "Give one with --corpus.")
 
     def search(self, items: Sequence[Item], corpus: Corpus, most: int) -> Sequence[Pool]:  # noqa: ARG002 - it needs no search
-        """Nothing to search; `choose` writes them."""
         return [Pool() for _ in items]
 
     async def choose(self, items: Sequence[Item], pools: Sequence[Pool], selector: Selector) -> Sequence[MinedPair]:  # noqa: ARG002 - they are empty
         """What the model writes for each pair, if it passes the rules and checks."""
         if selector.chat is None:
             raise JobError("written: needs a language model.", "Add `llm` to it, or to the job.")
-        writer = _Writer(self, selector.chat, WriterPrompt.load(self.prompts), selector.seed)
-        room = asyncio.Semaphore(selector.chat.slots)
+        chat, prompt = selector.chat, WriterPrompt.load(self.prompts)
+        room = asyncio.Semaphore(chat.slots)
 
-        async def one(item: Item) -> list[str]:
+        async def write(item: Item) -> list[str]:
+            """The passages of the first usable reply; none after the last attempt or if the model refuses."""
             async with room:
-                return await writer.write(item)
+                for attempt in range(self.attempts):
+                    request = self._request(item, prompt, attempt, selector.seed)
+                    try:
+                        return read_negatives(await chat.complete(request), self.num_negatives)
+                    except RequestRejected:
+                        return []
+                    except UnusableReply as problem:
+                        if problem.reason == "filtered":
+                            return []  # another attempt is useless
+            return []
 
-        texts = await gathered(one(item) for item in items)
+        texts = await gathered(write(item) for item in items)
         return await selector.choose(items, await selector.judged(items, texts, "written"))
 
-
-@dataclass(frozen=True, slots=True)
-class _Writer:
-    options: Written
-    chat: ChatModel
-    prompt: WriterPrompt
-    seed: int
-
-    async def write(self, item: Item) -> list[str]:
-        """The passages of the first usable reply; none after the last attempt or if the model refuses."""
-        count = self.options.num_negatives
-        for attempt in range(self.options.attempts):
-            request = ChatRequest(
-                ReplyKey(item.position, item.slot, "negatives", attempt),
-                self.prompt.messages(item.query, item.passage, count),
-                schema(count),
-                "negatives",
-                item_seed(self.seed, "negatives", item.position, item.slot, attempt),
-                self.options.max_tokens,
-                NegativeInputs(item.query, item.passage, count),
-            )
-            try:
-                return read_negatives(await self.chat.complete(request), count)
-            except RequestRejected:
-                return []
-            except UnusableReply as problem:
-                if problem.reason == _FINAL:
-                    return []
-        return []
+    def _request(self, item: Item, prompt: WriterPrompt, attempt: int, seed: int) -> ChatRequest:
+        return ChatRequest(
+            ReplyKey(item.position, item.slot, "negatives", attempt),
+            prompt.messages(item.query, item.passage, self.num_negatives),
+            schema(self.num_negatives),
+            "negatives",
+            item_seed(seed, "negatives", item.position, item.slot, attempt),
+            self.max_tokens,
+            NegativeInputs(item.query, item.passage, self.num_negatives),
+        )

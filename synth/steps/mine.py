@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from synth.batching import encode_all
 from synth.errors import JobError
@@ -115,17 +114,15 @@ class CorpusSource:
 
 def positives(step: StepFolder, corpus: Corpus) -> Positives:
     """Which rows of the corpus answer which query, by the pairs of a step without those labelled 0 or less."""
-    return Positives(_pairs(step, corpus))
-
-
-def _pairs(step: StepFolder, corpus: Corpus) -> Iterable[tuple[NDArray[np.uint64], NDArray[np.int64]]]:
+    parts = []
     for index in sorted(step.done()):
         names = [name for name in ("query", "passage", "label") if name in step.schema(index).names]
         table = step.read_columns(index, names).to_pylist()
         pairs = [(row["query"], row["passage"]) for row in table if row["query"] and row["passage"] and not denied(row)]
         rows = corpus.rows([passage for _, passage in pairs])
         found = rows >= 0
-        yield query_keys(query for query, _ in pairs)[found], rows[found]
+        parts.append((query_keys(query for query, _ in pairs)[found], rows[found]))
+    return Positives(parts)
 
 
 def denied(row: dict[str, Any]) -> bool:
@@ -195,7 +192,7 @@ class Counts:
     refused: dict[str, int] = field(default_factory=dict)
 
     def add(self, table: pa.Table, rejects: pa.Table | None, wanted: int) -> None:
-        """Add a finished shard."""
+        """Count a finished shard."""
         self.done += 1
         lengths = pc.list_value_length(table["negatives"]).to_numpy()
         self.rows += table.num_rows
@@ -237,7 +234,8 @@ class Mining:
         todo = [index for index in shards if index not in done]
         if todo:
             folder = self._folder.path / "index" / self.plan.source.fingerprint
-            self._folder.put_if_absent(f"index/mined-{self.fingerprint[:16]}.json", _json(self.record))
+            record = json.dumps(self.record, indent=2, ensure_ascii=False) + "\n"
+            self._folder.put_if_absent(f"index/mined-{self.fingerprint[:16]}.json", record.encode())
             self._corpus = await build(folder, self.plan.source.texts, self._encoder, self._notify, self._check_size)
             self._known = positives(self._folder.step("generated"), self._corpus)
             self._positives = positives(self._view, self._corpus)
@@ -372,7 +370,3 @@ def _target(folder: OutputFolder, fingerprint: str) -> tuple[str, StepFolder]:
         if not done or step.meta(min(done)).identity == fingerprint:
             return hidden, step
     raise AssertionError("names do not end")
-
-
-def _json(record: Mapping[str, Any]) -> bytes:
-    return (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()

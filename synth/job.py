@@ -22,6 +22,8 @@ from synth.sources import INSTRUCTION, Corpus, PairData, ReadLimits
 from synth.stage import ClientSettings, EmbedStage, LlmStage, Stage
 from synth.tables import PAIRS, carried_name
 from synth.tasks import Task
+from synth.terminal import tell
+from synth.types import Notify
 from synth.validation import Duration, Size, as_written, override, plain, validate
 
 SPARE_DESCRIPTORS = 64
@@ -165,7 +167,7 @@ class Job:
     def limits(self) -> Limits:
         return self.file.limits
 
-    def client(self, notify: Any = print) -> ClientSettings:
+    def client(self, notify: Notify = tell) -> ClientSettings:
         """How adapters shall treat servers; `notify` takes one line at a time."""
         return ClientSettings(
             concurrency=self.run.in_flight(notify),

@@ -176,9 +176,7 @@ def test_every_kind_of_folder_is_sound_and_nothing_of_it_is_dead(place, make):
         assert report.damage == ()
         assert report.complete
     assert report.notes == ()
-    assert {note.what.split(":")[0] for each in reports for note in each.notes} <= {
-        "a view that no reader sees (3 shards)"
-    }
+    assert {note.what.split(":")[0] for each in reports for note in each.notes} <= {"a hidden view (3 shards)"}
 
 
 def rewrite(path, change=lambda table: table, keys=None):
@@ -202,7 +200,7 @@ def record_of(out):
 DAMAGES = {
     "a row lost": (lambda out: rewrite(out / MINED, lambda t: t.slice(1)), MINED, "holds"),
     "a row twice": (lambda out: rewrite(out / MINED, lambda t: t.take([0, *range(len(t) - 1)])), MINED, "neither"),
-    "pairs of other bytes": (lambda out: rewrite(out / MINED.replace("mined", "kept")), MINED, "other bytes"),
+    "pairs of other bytes": (lambda out: rewrite(out / MINED.replace("mined", "kept")), MINED, "different bytes"),
     "another run's shard": (
         lambda out: shutil.copy(out / "mined/00000000.parquet", out / MINED),
         MINED,
@@ -211,12 +209,12 @@ DAMAGES = {
     "other options": (
         lambda out: rewrite(out / MINED, keys={b"synth.identity": b"ab" * 32}),
         MINED,
-        "in another way",
+        "other settings",
     ),
     "an edited record": (
         lambda out: record_of(out).write_text(record_of(out).read_text().replace('"seed": ', '"seed": 9')),
         "index/mined-",
-        "not the record",
+        "does not match",
     ),
 }
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from synth.runs.run import OpenRun
 from synth.stage import ChatModel
+from synth.terminal import tell
 from synth.types import Notify, Pair, Rejected
 
 _PLAIN_PHASES = ("reading", "generating", "scoring")
@@ -85,7 +86,7 @@ class Counters:
     """The language models in use that have servers, and know whether these answer."""
     server: str = ""
     """What workers say of that."""
-    notice: Notify = print
+    notice: Notify = tell
     at: Callable[[int, bool], None] = lambda _index, _begun: None
     """Called when work on a shard begins and when it has ended well, so a supervisor knows what a dead worker did."""
     avoid: set[int] = field(default_factory=set)

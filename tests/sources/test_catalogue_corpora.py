@@ -300,7 +300,7 @@ CASES = [
     Case("C36 an output at home", lambda folder: {"corpus": records()(folder)["corpus"], "out": "~/x"}, 2, ("`~`",)),
     Case("C36 a name that leads elsewhere", records(name="../../x"), passages=3),
     Case("C37 a link", linked, passages=3, after=target_recorded),
-    Case("C37 a circle of links", circle, 3, ("in.jsonl", "circle")),
+    Case("C37 a circle of links", circle, 3, ("in.jsonl", "circular")),
     Case("C37 a link to a folder in a walk", linked_folder, passages=1),
     Case("C39 a pipe", pipe, 3, ("in.jsonl", "pipe")),
     Case("C39 a folder named .parquet", folder_as_file, 3, ("in.parquet",)),

@@ -100,7 +100,7 @@ def check_whole_run(summary, out, model):
     assert kept >= 4, "noise ends by itself in about every second item, so fewer means that something is wrong"
     assert len(list((out / "kept").glob("*.parquet"))) == 2
     # the grammar held every reply to its form; what is left to reject is what the noise in it says
-    assert set(summary["unusable"]) <= {"control", "duplicate", "echo", "empty", "surrogate", "truncated"}
+    assert set(summary["unusable"]) <= {"control", "duplicate", "echo", "empty", "repetition", "surrogate", "truncated"}
     assert set(pairs["character"]) <= set(PERSONAS)
     assert set(pairs["question_type"]) <= {"keywords", "acquire_knowledge", "summary", "yes_or_no", "background"}
     assert pairs["query"].str.len_chars().min() > 0

@@ -1,7 +1,7 @@
 """Jinja2 templates of one folder, rendered to text or to chat messages within a time limit.
 
-A template runs with the rights of the job that names it: a job can name any Python class as well, so there is no
-sandbox. The limit only keeps a mistake from hanging a run.
+Templates are not sandboxed, because a job can run any Python class anyway. The limit only stops a mistake
+from hanging a run.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -282,7 +283,7 @@ class Fleet:
         return _other_models(url, self.model, cards)
 
 
-class Served:
+class Served(ABC):
     """Base of the models behind a fleet."""
 
     def __init__(self, fleet: Fleet) -> None:
@@ -295,9 +296,9 @@ class Served:
     async def close(self) -> None:
         await self._fleet.close()
 
+    @abstractmethod
     async def _examine(self, url: str) -> ProbeResult:
         """What the answers to a few requests show."""
-        raise NotImplementedError
 
     async def _probe(self, url: str) -> ProbeResult:
         fleet, remote = self._fleet, not is_loopback(url)

@@ -6,6 +6,7 @@ A task says what to ask and how to read the answers; attempts, seeds, token coun
 from __future__ import annotations
 
 import random
+from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -149,9 +150,9 @@ class Task(Stage):
         """What a run fixes, made once: every `Draw` has it as `fixed`."""
         return None
 
+    @abstractmethod
     def requests(self, passage: Candidates, draw: Draw) -> Requests:
         """Ask for one item. Raises UnusableReply where the item cannot be asked for."""
-        raise NotImplementedError
 
     def check(self, prompts: Any) -> Iterable[str]:  # noqa: ARG002 - for subclasses
         """What `synth check` warns of."""

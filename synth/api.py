@@ -48,6 +48,7 @@ from synth.runs.run import OpenRun
 from synth.shards import OutputFolder
 from synth.steps import keep as keep_step
 from synth.steps import score as score_step
+from synth.tables import REJECTED_ITEMS, REJECTED_ROWS
 from synth.terminal import show as show_on_screen
 from synth.terminal import tell, words
 
@@ -96,7 +97,12 @@ class Run:
     def rejected(self, step: str = "generated") -> pl.DataFrame:
         """What `step` (passages, generated, kept) did not use: the reason, and every attempt."""
         frame = scan_rejects(self._folder, step)
-        return pl.DataFrame() if frame is None else frame.collect()
+        if frame is not None:
+            return frame.collect()
+        schemas = {"passages": REJECTED_ROWS, "generated": REJECTED_ITEMS}
+        if step in schemas:
+            return pl.DataFrame(schemas[step].empty_table())
+        return self.kept().with_columns(pl.lit(None, pl.String).alias("reason")).clear()
 
     def to_dataset(self, view: str = "kept") -> datasets.Dataset:
         """The kept pairs as a `datasets.Dataset`."""
@@ -138,7 +144,6 @@ class Run:
         return history.job(history.last)
 
     def _scan(self, step: str) -> pl.LazyFrame:
-
         frame = scan(self._folder.step(step))
         return pl.LazyFrame() if frame is None else frame
 

@@ -81,6 +81,12 @@ def test_a_run_answers_from_its_files(tmp_path):
     assert run.scan_kept().select("query").collect().height == few
 
 
+def test_a_step_that_rejected_nothing_has_its_columns_all_the_same():
+    run = generate(TEXTS[:1])
+    for step in ("passages", "generated", "kept"):
+        assert run.rejected(step).select("passage_id" if step != "passages" else "source", "reason").height == 0
+
+
 def test_the_same_call_resumes(tmp_path):
     first = generate(out=tmp_path / "out")
     made = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "generated").iterdir()}

@@ -11,8 +11,8 @@ from typing import Any, Literal, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from synth.errors import RequestRejected, ServerRefused, SynthError
-from synth.stage import Encoded, Encoder, Reranker
+from synth.errors import RequestRejected, ServerRefused, SynthError, UnusableReply
+from synth.stage import ChatModel, ChatReply, ChatRequest, Encoded, Encoder, Reranker
 
 T = TypeVar("T")
 Pairs = Sequence[tuple[str, str]]
@@ -38,6 +38,19 @@ async def gathered(tasks: Iterable[Awaitable[T]]) -> list[T]:
             first = first.exceptions[0]
         raise first from None
     return [task.result() for task in running]
+
+
+async def first_usable(chat: ChatModel, requests: Iterable[ChatRequest], read: Callable[[ChatReply], T]) -> T | None:
+    """What `read` makes of the first usable reply; None after the last request or when the model refuses one."""
+    for request in requests:
+        try:
+            return read(await chat.complete(request))
+        except RequestRejected:
+            return None
+        except UnusableReply as problem:
+            if problem.reason == "filtered":
+                return None  # asking again gives the same
+    return None
 
 
 class AnswerCache(Protocol):

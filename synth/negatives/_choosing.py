@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from synth.batching import AnswerCache, encode_all, rerank_all
 from synth.hashing import Shingles, item_random, shingles
-from synth.negatives._negatives import Item, Negatives
+from synth.negatives._negatives import Candidate, Item, Negatives, Pool
 from synth.search import Corpus, products, usable
 from synth.stage import ChatModel, Encoder, Reranker
 from synth.types import MinedPair, Negative
@@ -62,37 +62,8 @@ def _shared(a: Shingles, b: Shingles) -> int:
     return int(np.intersect1d(a, b, assume_unique=True).size)
 
 
-Source = Literal["mined", "written", "given", "random"]
-
 _DRAWS = 20
 """Random passages to try for each missing negative."""
-
-
-class Candidate(NamedTuple):
-    """A possible negative: row `row` of the corpus, or a text with its own vector."""
-
-    rank: int | None
-    score: float
-    source: Source
-    row: int = -1
-    text: str = ""
-    id: str = ""
-    vector: NDArray[np.float32] | None = None
-
-
-@dataclass(slots=True)
-class Pool:
-    """The candidates of one item, in the order in which they are tried; `refused` counts what was ruled out before."""
-
-    candidates: Sequence[Candidate] = ()
-    refused: Counter[str] = field(default_factory=Counter)
-    at: int = 0
-
-    def take(self, count: int) -> Sequence[Candidate]:
-        """The next `count` candidates, or those that are left."""
-        taken = self.candidates[self.at : self.at + count]
-        self.at += len(taken)
-        return taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +89,9 @@ class Selector:
             each.negatives.sort(key=lambda negative: math.inf if negative.rank is None else negative.rank)
         return found
 
-    async def judged(self, items: Sequence[Item], texts: Sequence[Sequence[str]], source: Source) -> list[Pool]:
+    async def judged(
+        self, items: Sequence[Item], texts: Sequence[Sequence[str]], source: Literal["written", "given"]
+    ) -> list[Pool]:
         """Candidates from texts that are not search results: those that pass the score rules; embedded in one call."""
         distinct = list(dict.fromkeys(text for each in texts for text in each))
         vectors = {}
@@ -133,7 +106,7 @@ class Selector:
             for n, text in enumerate(mine):
                 vector = vectors[text]
                 score = float((vector.astype(np.float64) * item.vector).sum())
-                rules = self.options.rules.refusals(np.array([score]), np.array([item.min_positive_score]))
+                rules = self.options.refusals(np.array([score]), np.array([item.min_positive_score]))
                 broken = next((name for name, hit in rules if hit[0]), None) if vector.any() else "no_vector"
                 broken = "positive" if text in answers else broken
                 if broken is not None:
@@ -217,7 +190,7 @@ class Selector:
         rows = np.array([row for row in drawn if row not in never and self.corpus.id(row) not in taken], np.int64)
         scores = products(item.vector[None], np.zeros(len(rows), np.int64), self.corpus, rows)
         passing = self.corpus.gather(rows).any(axis=1)
-        for _, broken in self.options.rules.refusals(scores, np.full(1, item.min_positive_score)):
+        for _, broken in self.options.refusals(scores, np.full(1, item.min_positive_score)):
             passing &= ~broken
         chosen = zip(rows[passing].tolist(), scores[passing].tolist(), strict=True)
         return Pool([Candidate(None, score, "random", row) for row, score in chosen])

@@ -1,26 +1,25 @@
-"""What all sources of negatives share: options, and the two methods that a source implements."""
+"""What all sources of negatives share: their options, and what goes into a source and comes out of it."""
 
 from __future__ import annotations
 
 import unicodedata
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from synth.negatives._ranking import ScoreRules
 from synth.registry import NestedReranker, stage_identity
+from synth.search import Corpus, Rows, Scores
 from synth.stage import ChatModel, ClientSettings, Encoder, Reranker, Stage
 
 if TYPE_CHECKING:
-    from synth.negatives._choosing import Pool, Selector
-    from synth.search import Corpus
-    from synth.types import MinedPair
+    from synth.negatives._choosing import Selector
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Cosine = Annotated[float, Field(ge=-1, le=1)]
@@ -63,10 +62,21 @@ class Negatives(Stage):
         """The options, without where the reranker runs."""
         return super().identity() | {"reranker": None if self.reranker is None else stage_identity(self.reranker)}
 
-    @property
-    def rules(self) -> ScoreRules:
-        """The thresholds on cosines."""
-        return ScoreRules(self.max_score, self.min_score, self.absolute_margin, self.relative_margin)
+    def refusals(self, scores: Scores, lowest: Scores) -> list[tuple[str, NDArray[np.bool_]]]:
+        """For each score rule, the scores that break it; `lowest` is the least cosine of a positive, (n,) or (n, 1).
+
+        Strict as in sentence-transformers: a score exactly at a threshold passes.
+        """
+        found = []
+        if self.absolute_margin is not None:
+            found.append(("absolute_margin", scores + self.absolute_margin > lowest))
+        if self.relative_margin is not None:
+            found.append(("relative_margin", scores > lowest - np.abs(lowest) * self.relative_margin))
+        if self.max_score is not None:
+            found.append(("max_score", scores > self.max_score))
+        if self.min_score is not None:
+            found.append(("min_score", scores < self.min_score))
+        return found
 
     def open(self, client: ClientSettings, instruction: str) -> Mapping[str, ChatModel | Encoder | Reranker]:
         """Its own models, by field of `Services`; the caller closes them."""
@@ -74,7 +84,7 @@ class Negatives(Stage):
 
     def corpus_problem(self, passages: int) -> tuple[str, str] | None:
         """Why a corpus of this size yields no negatives, and what to do; None if it can."""
-        return None if passages > 1 else (f"the corpus has {passages} passages", "Give a larger one with --corpus.")
+        return None if passages else ("the corpus has no passage", "Give one with --corpus.")
 
     def column_problem(self, names: Sequence[str]) -> tuple[str, str] | None:  # noqa: ARG002 - for sources that read some
         """Why pairs with these columns yield no negatives, and what to do; None if they can."""
@@ -88,19 +98,16 @@ class Negatives(Stage):
         """The negatives in these columns of a pair."""
         return ()
 
-    @abstractmethod
-    def search(self, items: Sequence[Item], corpus: Corpus, most: int) -> Sequence[Pool]:
-        """The candidates of each item; many items share one pass over the corpus.
+    def search(self, items: Sequence[Item], corpus: Corpus, most: int) -> Sequence[Pool]:  # noqa: ARG002 - for sources that search
+        """What the corpus holds for each item; many items share one pass over it.
 
         `most` is the largest number of positives of a query in the whole run.
         """
+        return [Pool() for _ in items]
 
     @abstractmethod
-    async def choose(self, items: Sequence[Item], pools: Sequence[Pool], selector: Selector) -> Sequence[MinedPair]:
-        """The negatives of each item. Raises the errors of the models that end a run."""
-
-
-Rows = NDArray[np.int64]
+    async def candidates(self, items: Sequence[Item], found: Sequence[Pool], selector: Selector) -> Sequence[Pool]:
+        """What each item tries, given what `search` found. Raises the errors of the models that end a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +129,33 @@ class Item:
     min_positive_score: float
     chunks: Rows
     supplied: tuple[str, ...] = ()
+
+
+class Candidate(NamedTuple):
+    """A possible negative: row `row` of the corpus, or a text with its own vector."""
+
+    rank: int | None
+    score: float
+    source: Literal["mined", "written", "given", "random"]
+    row: int = -1
+    text: str = ""
+    id: str = ""
+    vector: NDArray[np.float32] | None = None
+
+
+@dataclass(slots=True)
+class Pool:
+    """The candidates of one item, in the order in which they are tried; `refused` counts what was ruled out before."""
+
+    candidates: Sequence[Candidate] = ()
+    refused: Counter[str] = field(default_factory=Counter)
+    at: int = 0
+
+    def take(self, count: int) -> Sequence[Candidate]:
+        """The next `count` candidates, or those that are left."""
+        taken = self.candidates[self.at : self.at + count]
+        self.at += len(taken)
+        return taken
 
 
 class Positives:

@@ -1,25 +1,22 @@
-"""Rankings of passages by words (BM25) or by several methods, and which of the hits may be negatives of a query.
+"""Rankings of passages by words (BM25) or by several methods.
 
 Tokens are words in scripts with spaces; in others, single characters and pairs of neighbours, which need no dictionary.
-Robertson & Zaragoza 2009 (BM25, in Lucene's form); Cormack et al. 2009 (fusion with k = 60). With `window="after"` the
-negatives are those of `mine_hard_negatives` of sentence-transformers 6.2 over the same vectors.
+Robertson & Zaragoza 2009 (BM25, in Lucene's form); Cormack et al. 2009 (fusion with k = 60).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from synth.errors import JobError
 from synth.hashing import tokens
-from synth.search import Corpus, Excluded, Hits, Scores, products
-
-Mask = NDArray[np.bool_]
+from synth.search import Corpus, Excluded, Hits, products
 
 _K1, _B = 1.2, 0.75
 _FUSION = 60
@@ -84,96 +81,15 @@ def fused(rankings: Sequence[Hits]) -> Hits:
     return Hits(rows, scores)
 
 
-_built: dict[Any, tuple[Any, dict[str, int]]] = {}
-
-
+@lru_cache(maxsize=1)
 def _index(corpus: Corpus) -> tuple[Any, dict[str, int]]:
     """The BM25 index of a corpus, built once per process and kept in memory: about 8 bytes per term of a passage."""
-    if corpus not in _built:
-        try:
-            import bm25s  # noqa: PLC0415 - an extra
-        except ImportError as exc:
-            raise JobError(f"mined: BM25 needs a package: {exc}.", "Run `pip install 'synth[mine]'`.") from exc
-        vocabulary: dict[str, int] = {}
-        ids = [[vocabulary.setdefault(term, len(vocabulary)) for term in terms(text)] for text in corpus.texts()]
-        model = bm25s.BM25(k1=_K1, b=_B)
-        model.index((ids, vocabulary), show_progress=False)
-        _built.clear()
-        _built[corpus] = (model, vocabulary)
-    return _built[corpus]
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreRules:
-    """Thresholds on cosines; None for a rule that is off."""
-
-    max_score: float | None = None
-    min_score: float | None = None
-    absolute_margin: float | None = None
-    relative_margin: float | None = None
-
-    def refusals(self, scores: Scores, lowest: Scores) -> list[tuple[str, Mask]]:
-        """For each rule, the scores that break it; `lowest` is the least cosine of a positive, (n,) or (n, 1).
-
-        Strict as in sentence-transformers: a score exactly at a threshold passes.
-        """
-        found: list[tuple[str, Mask]] = []
-        if self.absolute_margin is not None:
-            found.append(("absolute_margin", scores + self.absolute_margin > lowest))
-        if self.relative_margin is not None:
-            found.append(("relative_margin", scores > lowest - np.abs(lowest) * self.relative_margin))
-        if self.max_score is not None:
-            found.append(("max_score", scores > self.max_score))
-        if self.min_score is not None:
-            found.append(("min_score", scores < self.min_score))
-        return found
-
-    @property
-    def need_more(self) -> bool:
-        """Whether a rule may refuse many of the nearest passages."""
-        return any(each is not None for each in (self.max_score, self.absolute_margin, self.relative_margin))
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """The ranks `low` to `high` (exclusive, from 0), counted before the score rules or among what they leave."""
-
-    low: int
-    high: int
-    when: Literal["before", "after"]
-
-    @classmethod
-    def of(cls, bounds: tuple[int, int | None], when: Literal["before", "after"], room: int) -> Window:
-        """Without an upper bound the window has `room` ranks."""
-        low, high = bounds
-        return cls(low, low + room if high is None else high, when)
-
-
-def band(left: Mask, window: Window) -> Mask:
-    """Which of the remaining hits of each query, in rank order, are in the window: bool (n, k)."""
-    place = left.cumsum(axis=1)
-    return np.asarray(left & (place > window.low) & (place <= window.high))
-
-
-def margin(hits: Hits, left: Mask, lowest: Scores, rules: ScoreRules) -> tuple[Mask, dict[str, NDArray[np.int64]]]:
-    """Which hits pass the score rules, and per query how many each rule was the first to refuse: (n, k) and (n,)."""
-    refused = {}
-    for reason, broken in rules.refusals(hits.scores, lowest[:, None]):
-        refused[reason] = np.asarray((left & broken).sum(axis=1), np.int64)
-        left = left & ~broken
-    return left, refused
-
-
-def candidates(
-    hits: Hits, positive: Mask, lowest: Scores, rules: ScoreRules, window: Window
-) -> tuple[Mask, dict[str, NDArray[np.int64]]]:
-    """The possible negatives, and how many hits were refused, by reason; `positive` marks known positives."""
-    found = hits.rows >= 0
-    refused = {"positive": np.asarray((found & positive).sum(axis=1), np.int64)}
-    left = found & ~positive
-    if window.when == "before":
-        left = band(left, window)
-    left, broken = margin(hits, left, lowest, rules)
-    if window.when == "after":
-        left = band(left, window)
-    return left, refused | broken
+    try:
+        import bm25s  # noqa: PLC0415 - an extra
+    except ImportError as exc:
+        raise JobError(f"mined: BM25 needs a package: {exc}.", "Run `pip install 'synth[mine]'`.") from exc
+    vocabulary: dict[str, int] = {}
+    ids = [[vocabulary.setdefault(term, len(vocabulary)) for term in terms(text)] for text in corpus.texts()]
+    model = bm25s.BM25(k1=_K1, b=_B)
+    model.index((ids, vocabulary), show_progress=False)
+    return model, vocabulary

@@ -6,10 +6,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-from synth.negatives._choosing import Pool, Selector
-from synth.negatives._negatives import Item, Negatives
-from synth.search import Corpus
-from synth.types import MinedPair
+from synth.negatives._choosing import Selector
+from synth.negatives._negatives import Item, Negatives, Pool
 
 __all__ = ["Given"]
 
@@ -36,14 +34,8 @@ class Given(Negatives):
     def supplied(self, row: Mapping[str, Any]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(text for name in self.columns([*row]) for text in _texts(row[name])))
 
-    def corpus_problem(self, passages: int) -> tuple[str, str] | None:
-        return None if passages else ("the corpus has no passage", "Give one with --corpus.")
-
-    def search(self, items: Sequence[Item], corpus: Corpus, most: int) -> Sequence[Pool]:  # noqa: ARG002 - it needs no search
-        return [Pool() for _ in items]
-
-    async def choose(self, items: Sequence[Item], pools: Sequence[Pool], selector: Selector) -> Sequence[MinedPair]:  # noqa: ARG002 - they are empty
-        return await selector.choose(items, await selector.judged(items, [item.supplied for item in items], "given"))
+    async def candidates(self, items: Sequence[Item], found: Sequence[Pool], selector: Selector) -> Sequence[Pool]:  # noqa: ARG002 - it searches nothing
+        return await selector.judged(items, [item.supplied for item in items], "given")
 
 
 def _texts(value: Any) -> Iterator[str]:

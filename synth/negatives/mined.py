@@ -1,4 +1,7 @@
-"""Negatives from the corpus: the passages nearest to the query by cosine, BM25 or both."""
+"""Negatives from the corpus: the passages nearest to the query by cosine, BM25 or both.
+
+With `window="after"` they are those of `mine_hard_negatives` of sentence-transformers 6.2 over the same vectors.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,14 @@ from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, model_validator
 
 from synth.hashing import item_random
-from synth.negatives._choosing import Candidate, Pool, Selector
-from synth.negatives._negatives import Item, Negatives
-from synth.negatives._ranking import Window, candidates, fused, lexical
+from synth.negatives._choosing import Selector
+from synth.negatives._negatives import Candidate, Item, Negatives, Pool
+from synth.negatives._ranking import fused, lexical
 from synth.search import Corpus, Excluded, Hits, retrieve
-from synth.types import MinedPair
 
 __all__ = ["Mined"]
 
@@ -76,29 +79,39 @@ class Mined(Negatives):
         asked = list(dict.fromkeys((item.shard, item.query) for item in items))
         first = {(item.shard, item.query): item for item in reversed(items)}
         distinct = [first[key] for key in asked]
-        room = (_ROOM if self.rules.need_more else 1) * self.num_negatives + most
-        window = Window.of(self.range, self.window, room)
-        depth = min(window.high + most, corpus.count)
+        rules = (self.max_score, self.absolute_margin, self.relative_margin)  # which may refuse many of the nearest
+        room = (1 if rules == (None, None, None) else _ROOM) * self.num_negatives + most
+        low, high = self.range
+        high = low + room if high is None else high
+        depth = min(high + most, corpus.count)
         step = max(1, _MOST_HITS // max(depth, 1))
         found: dict[tuple[int, str], Pool] = {}
         for start in range(0, len(distinct), step):
             part = distinct[start : start + step]
-            found |= zip(asked[start : start + step], self._pools(part, corpus, window, depth), strict=True)
+            found |= zip(asked[start : start + step], self._pools(part, corpus, (low, high), depth), strict=True)
         return [found[item.shard, item.query] for item in items]
 
-    async def choose(self, items: Sequence[Item], pools: Sequence[Pool], selector: Selector) -> Sequence[MinedPair]:
-        return await selector.choose(
-            items, [self._ordered(item, pool, selector.seed) for item, pool in zip(items, pools, strict=True)]
-        )
+    async def candidates(self, items: Sequence[Item], found: Sequence[Pool], selector: Selector) -> Sequence[Pool]:
+        return [self._ordered(item, pool, selector.seed) for item, pool in zip(items, found, strict=True)]
 
-    def _pools(self, items: Sequence[Item], corpus: Corpus, window: Window, depth: int) -> list[Pool]:
+    def _pools(self, items: Sequence[Item], corpus: Corpus, window: tuple[int, int], depth: int) -> list[Pool]:
+        """The hits that may be negatives, and how many were refused, by the first rule that refused each."""
         hits = self._hits(items, corpus, depth)
         positive = hits.rows == np.array([item.known[0] for item in items])[:, None]
         for n in (n for n, item in enumerate(items) if len(item.known) > 1):
             positive[n] = np.isin(hits.rows[n], items[n].known)
         lowest = np.array([item.min_positive_score for item in items])
-        left, refused = candidates(hits, positive, lowest, self.rules, window)
-        ranks = np.cumsum((hits.rows >= 0) & ~positive, axis=1)
+        hit = hits.rows >= 0
+        refused = {"positive": (hit & positive).sum(axis=1)}
+        left = hit & ~positive
+        ranks = left.cumsum(axis=1)
+        if self.window == "before":
+            left = _within(left, window)
+        for reason, broken in self.refusals(hits.scores, lowest[:, None]):
+            refused[reason] = (left & broken).sum(axis=1)
+            left = left & ~broken
+        if self.window == "after":
+            left = _within(left, window)
         pools = []
         for n in range(len(items)):
             places = np.flatnonzero(left[n])
@@ -124,3 +137,9 @@ class Mined(Negatives):
         if self.strategy == "random":
             item_random(seed, "negatives", item.position, item.slot).shuffle(drawn)
         return Pool(drawn, pool.refused)
+
+
+def _within(left: NDArray[np.bool_], window: tuple[int, int]) -> NDArray[np.bool_]:
+    """Which of the remaining hits of each query, in rank order, have a rank in the window: bool (n, k)."""
+    place = left.cumsum(axis=1)
+    return np.asarray(left & (place > window[0]) & (place <= window[1]))

@@ -6,6 +6,7 @@ from hanging a run.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +27,7 @@ from jinja2 import (
 )
 
 from synth.errors import JobError
+from synth.shipped import find
 
 Messages = tuple[tuple[str, str], ...]
 """(role, content) pairs, as ChatRequest takes them."""
@@ -91,6 +93,32 @@ class PromptFolder:
     def system_messages(self, values: Mapping[str, Any]) -> Messages:
         """The messages of `system.j2`; none without one."""
         return self._templates.messages("system.j2", values, "system") if "system.j2" in self._templates else ()
+
+
+class PairPrompt:
+    """Two templates of a folder that ask about a pair: `system.j2`, and `template` with passage and query.
+
+    `name` is a shipped folder or one of the user's; `fixed` are the values that are the same for all pairs. Raises
+    JobError as `PromptFolder.load` does, and where a template uses another variable or does not use the pair.
+    """
+
+    def __init__(self, name: str, template: str, fixed: Mapping[str, Any]) -> None:
+        folder, names = find("prompts", name, Path.cwd()), ("system.j2", template)
+        files = PromptFolder.read(folder, names)
+        self.sha256 = hashlib.sha256(b"\0".join(files[each] for each in names)).hexdigest()
+        self._templates = compiled(folder, tuple((each, decode(folder / each, files[each])) for each in names))
+        self._template, self._fixed = template, fixed
+        self._templates.check_names("system.j2", fixed)
+        self._templates.check_names(template, {**fixed, "passage": "", "query": ""})
+        for variable in ("passage", "query"):
+            if not self._templates.mentions(template, variable):
+                raise JobError(f"{folder / template}: does not use the {variable}.", f"Add {{{{ {variable} }}}}.")
+
+    def messages(self, query: str, passage: str) -> Messages:
+        """Fixed text, then passage and query: a server's prefix cache serves all queries of a passage."""
+        values = {**self._fixed, "passage": neutralise(passage)[0], "query": neutralise(query)[0]}
+        render = self._templates.render
+        return ("system", render("system.j2", self._fixed)), ("user", render(self._template, values))
 
 
 def decode(path: Path, content: bytes) -> str:

@@ -3,41 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
 import pyarrow as pa
 from pydantic import Field
 
-from synth.batching import AnswerCache, gathered, key_of
-from synth.errors import JobError, RequestRejected, UnusableReply
+from synth.batching import first_usable, gathered
+from synth.errors import JobError, UnusableReply
 from synth.hashing import item_seed
-from synth.prompts import neutralise
-from synth.prompts.templates import Templates
+from synth.prompts.templates import PairPrompt
 from synth.registry import NestedLlm, stage_identity
 from synth.replies import whole_text
 from synth.replies.objects import read_object
 from synth.scores._scorer import PairBatch, ScoreColumn, Scorer
-from synth.shipped import find
-from synth.stage import (
-    ChatModel,
-    ChatReply,
-    ChatRequest,
-    ClientSettings,
-    JsonSchema,
-    JudgeInputs,
-    ReplyKey,
-    Services,
-)
+from synth.stage import ChatModel, ChatReply, ChatRequest, ClientSettings, JsonSchema, JudgeInputs, ReplyKey, Services
 
 __all__ = ["Judge"]
 
 GRADES = range(1, 6)
 _KEYS = ("Relevance", "Answerability")
-_FILES = ("system.j2", "grade.j2")
 
 SCHEMA: JsonSchema = {
     "type": "object",
@@ -52,37 +38,6 @@ class Grades(NamedTuple):
 
     relevance: int
     answerability: int
-
-
-class JudgePrompt:
-    """Templates of one folder: `system.j2`, which never varies, and `grade.j2` with passage, then query."""
-
-    def __init__(self, folder: Path, files: Mapping[str, bytes]) -> None:
-        self.sha256 = hashlib.sha256(b"\0".join(files[name] for name in _FILES)).hexdigest()
-        self._templates = Templates(folder, {name: content.decode() for name, content in files.items()})
-        self._templates.check_names("system.j2", {"instruction": ""})
-        self._templates.check_names("grade.j2", {"instruction": "", "passage": "", "query": ""})
-        for variable in ("passage", "query"):
-            if not self._templates.mentions("grade.j2", variable):
-                raise JobError(f"{folder / 'grade.j2'}: the {variable} is not in it.", f"Add {{{{ {variable} }}}}.")
-
-    @classmethod
-    def load(cls, name: str) -> JudgePrompt:
-        folder = find("prompts", name, Path.cwd())
-        try:
-            return cls(folder, {file: (folder / file).read_bytes() for file in _FILES})
-        except OSError as exc:
-            raise JobError(f"{exc.filename}: {exc.strerror}.", "`prompts:` of the judge names a folder.") from exc
-        except UnicodeDecodeError as exc:
-            raise JobError(f"{folder}: a template is not UTF-8 ({exc}).") from exc
-
-    def messages(self, query: str, passage: str, instruction: str) -> tuple[tuple[str, str], ...]:
-        """Fixed text, passage, query: in this order a server's prefix cache serves all queries of a passage."""
-        values = {"instruction": instruction, "passage": neutralise(passage)[0], "query": neutralise(query)[0]}
-        return (
-            ("system", self._templates.render("system.j2", {"instruction": instruction})),
-            ("user", self._templates.render("grade.j2", values)),
-        )
 
 
 def read_grades(reply: ChatReply) -> Grades:
@@ -104,10 +59,6 @@ def _grade(values: Mapping[str, object], key: str) -> int:
     if value not in GRADES:
         raise UnusableReply("enum", f"{key} is {value}, not 1 to 5")
     return value
-
-
-_FINAL = "filtered"
-"""The reason after which asking again gives the same."""
 
 
 class Judge(Scorer):
@@ -143,7 +94,7 @@ class Judge(Scorer):
 
     def identity(self) -> dict[str, Any]:
         own = None if self.llm is None else stage_identity(self.llm)
-        return super().identity() | {"llm": own, "prompts": JudgePrompt.load(self.prompts).sha256}
+        return super().identity() | {"llm": own, "prompts": self._prompt().sha256}
 
     @property
     def brings(self) -> frozenset[str]:
@@ -156,18 +107,19 @@ class Judge(Scorer):
         """Ask for each distinct pair; the queries of a passage come one after another. Raises what the chat raises."""
         if services.chat is None:
             raise JobError("scores: judge: needs a language model.", "Add `llm:` to it or to the job.")
-        bench = _Bench(self, services.chat, JudgePrompt.load(self.prompts), batch.remember)
+        chat, prompt = services.chat, self._prompt()
         rows = list(zip(batch.texts("passage"), batch.texts("query"), strict=True))
         place = {row: batch.first + n for n, row in reversed(list(enumerate(rows)))}
         passages: dict[str, list[str]] = {}
         for passage, query in dict.fromkeys(rows):
             passages.setdefault(passage, []).append(query)
-        room = asyncio.Semaphore(services.chat.slots)
+        room = asyncio.Semaphore(chat.slots)
 
         async def of(passage: str, queries: list[str]) -> dict[tuple[str, str], Grades | None]:
             first = place[passage, queries[0]]
+            asked = {q: self._requests(prompt, q, passage, first, place[passage, q] - first) for q in queries}
             async with room:
-                return {(passage, q): await bench.grades(q, passage, first, place[passage, q] - first) for q in queries}
+                return {(passage, q): await first_usable(chat, requests, read_grades) for q, requests in asked.items()}
 
         found: dict[tuple[str, str], Grades | None] = {}
         for answers in await gathered(of(passage, queries) for passage, queries in passages.items()):
@@ -175,47 +127,19 @@ class Judge(Scorer):
         grades = [found[row] for row in rows]
         return self.table([g and g.relevance for g in grades], [g and g.answerability for g in grades])
 
+    def _prompt(self) -> PairPrompt:
+        return PairPrompt(self.prompts, "grade.j2", {"instruction": self.instruction or ""})
 
-@dataclass(frozen=True, slots=True)
-class _Bench:
-    judge: Judge
-    chat: ChatModel
-    prompt: JudgePrompt
-    memory: AnswerCache | None
-
-    async def grades(self, query: str, passage: str, position: int, slot: int) -> Grades | None:
-        for attempt in range(self.judge.attempts):
-            request = ChatRequest(
+    def _requests(
+        self, prompt: PairPrompt, query: str, passage: str, position: int, slot: int
+    ) -> Iterator[ChatRequest]:
+        for attempt in range(self.attempts):
+            yield ChatRequest(
                 ReplyKey(position, slot, "judge", attempt),
-                self.prompt.messages(query, passage, self.judge.instruction or ""),
+                prompt.messages(query, passage),
                 SCHEMA,
                 "grades",
-                item_seed(self.judge.seed, "judge", position, slot, attempt),
-                self.judge.max_tokens,
+                item_seed(self.seed, "judge", position, slot, attempt),
+                self.max_tokens,
                 JudgeInputs(query, passage),
             )
-            try:
-                return read_grades(await self._reply(request))
-            except RequestRejected:
-                return None
-            except UnusableReply as problem:
-                if problem.reason == _FINAL:
-                    return None
-        return None
-
-    async def _reply(self, request: ChatRequest) -> ChatReply:
-        key = key_of("judge", str(request.seed), *(content for _, content in request.messages))
-        known = self.memory.get(key) if self.memory is not None else None
-        if known is not None and "rejected" in known:
-            raise RequestRejected(known["rejected"])
-        if known is not None:
-            return ChatReply(**known)
-        try:
-            reply = await self.chat.complete(request)
-        except RequestRejected as rejection:
-            if self.memory is not None:
-                self.memory.append(key, {"rejected": rejection.reason})
-            raise
-        if self.memory is not None:
-            self.memory.append(key, asdict(reply))
-        return reply

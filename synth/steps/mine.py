@@ -325,7 +325,9 @@ class Mining:
             selector = Selector(
                 self.plan.options, self._corpus, run.job.file.seed, self._encoder, chat, services.reranker, journal
             )
-            found = await self.plan.options.choose(items, pools, selector) if items else []
+            found: list[MinedPair] = []
+            if items:
+                found = await selector.choose(items, await self.plan.options.candidates(items, pools, selector))
             self._commit(index, shard, found, lost)
         except BaseException:
             journal.close()

@@ -23,6 +23,7 @@ from synth.scores import PairBatch, PassShard, Scorer
 from synth.shards import Journal, Origin, OutputFolder, Shard, StepFolder, disk
 from synth.sources import PairSet
 from synth.stage import Services
+from synth.steps.generate import JournaledChat
 from synth.tables import SCHEMA_VERSION
 
 _INSTRUCTED = frozenset({"encoder", "reranker"})
@@ -173,7 +174,8 @@ async def score(
     if journal is None:
         return folder.file(shard.index).exists()
     try:
-        await _score(run, step, shard, replace(batch, remember=journal), services)
+        chat = services.chat and JournaledChat(services.chat, journal, lambda: False)
+        await _score(run, step, shard, replace(batch, remember=journal), replace(services, chat=chat))
         journal.drop()
     finally:
         journal.close()

@@ -27,6 +27,7 @@ from synth.scores import PairBatch, PassShard
 from synth.scores.near_duplicate import rows_per_band
 from synth.shards.journal import claim
 from synth.stage import ChatReply, ClientSettings, Encoded, Services
+from synth.steps.generate import JournaledChat
 
 CLIENT = ClientSettings(concurrency=4, notify=lambda _: None)
 
@@ -427,9 +428,9 @@ class Says:
         pass
 
 
-def judged(chat, rows=(("q", "p"),), memory=None, **options):
+def judged(chat, rows=(("q", "p"),), **options):
     table = pa.table({"query": [q for q, _ in rows], "passage": [p for _, p in rows]})
-    batch = PairBatch(table, tuple(dict.fromkeys(p for _, p in rows)), remember=memory)
+    batch = PairBatch(table, tuple(dict.fromkeys(p for _, p in rows)))
     found = asyncio.run(made("judge", **options).score(batch, Services(chat=chat))).to_pydict()
     return list(zip(found["judge_relevance"], found["judge_answerability"], strict=True))
 
@@ -459,11 +460,11 @@ def test_what_a_judge_said_is_remembered(tmp_path):
     journal = claim(tmp_path / "j", tmp_path / "shard", locked=True)
     rows = [("q1", "p"), ("q2", "p"), ("q1", "p"), ("q3", "other")]
     first = Says('{"Relevance": 3, "Answerability": 2}')
-    answer = judged(first, rows, journal)
+    answer = judged(JournaledChat(first, journal, lambda: False), rows)
     assert len(first.asked) == 3
     journal.close()
     again = claim(tmp_path / "j", tmp_path / "shard", locked=True)
-    assert judged(Says(AssertionError("asked again")), rows, again) == answer
+    assert judged(JournaledChat(Says(AssertionError("asked again")), again, lambda: False), rows) == answer
     again.close()
 
 

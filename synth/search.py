@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -247,31 +247,46 @@ def _texts(index: Index, number: int) -> Iterator[str]:
         start = end
 
 
-class Corpus:
-    """A finished index of a corpus. Rows count from 0 in the order of the texts."""
+class Vectors:
+    """The vectors of an index in half precision, zeros for a passage without one. Rows count from 0 over all parts."""
 
-    def __init__(self, folder: Path) -> None:
-        self._index = Index(folder)
-        self.facts: Mapping[str, Any] = self._index.complete()
-        self.count = int(self.facts["passages"])
-        self.width = int(self.facts["width"])
-        self._arrays: dict[str, NDArray[Any]] = {}
-        self._strings: dict[tuple[str, int], tuple[NDArray[Any], memoryview]] = {}
+    def __init__(self, index: Index, width: int, counts: Mapping[int, int]) -> None:
+        """`counts`: how many passages each part has."""
+        self.width, self._index = width, index
+        self._numbers, self._ends = list(counts), np.cumsum([0, *counts.values()])[1:]
 
     def blocks(self) -> Iterator[tuple[int, NDArray[Any]]]:
-        """(first row, float16 (m, width)) of all vectors."""
-        for first in range(0, self.count, BLOCK):
-            yield first, self._index.get(part("vectors", first // BLOCK), "<f2", self.width)
+        """(first row, float16 (m, width)) of all vectors, m at most `BLOCK`."""
+        first = 0
+        for number in self._numbers:
+            vectors = self._index.get(part("vectors", number), "<f2", self.width)
+            for start in range(0, len(vectors), BLOCK):
+                yield first + start, vectors[start : start + BLOCK]
+            first += len(vectors)
 
     def gather(self, rows: Rows) -> NDArray[Any]:
         """Vectors of some rows: float16 (n, width)."""
         found = np.empty((len(rows), self.width), "<f2")
-        numbers = rows // BLOCK
-        for number in np.unique(numbers).tolist():
-            here = numbers == number
-            vectors = self._index.get(part("vectors", number), "<f2", self.width)
-            found[here] = vectors[rows[here] - number * BLOCK]
+        places = np.searchsorted(self._ends, rows, side="right")
+        for place in np.unique(places).tolist():
+            here = places == place
+            vectors = self._index.get(part("vectors", self._numbers[place]), "<f2", self.width)
+            found[here] = vectors[rows[here] - self._ends[place] + len(vectors)]
         return found
+
+
+class Corpus(Vectors):
+    """A finished index of a corpus, in parts of `BLOCK` passages, in the order of the texts."""
+
+    def __init__(self, folder: Path) -> None:
+        index = Index(folder)
+        self.facts: Mapping[str, Any] = index.complete()
+        self.count = int(self.facts["passages"])
+        starts = range(0, self.count, BLOCK)
+        counts = {n: min(BLOCK, self.count - start) for n, start in enumerate(starts)}
+        super().__init__(index, int(self.facts["width"]), counts)
+        self._arrays: dict[str, NDArray[Any]] = {}
+        self._strings: dict[tuple[str, int], tuple[NDArray[Any], memoryview]] = {}
 
     def texts(self) -> Iterator[str]:
         return (text for number in range(-(-self.count // BLOCK)) for text in _texts(self._index, number))
@@ -332,14 +347,6 @@ def _key(text: str) -> int:
 
 def _digest(content: bytes) -> bytes:
     return blake2b(content, digest_size=16).digest()
-
-
-class Vectors(Protocol):
-    """Unit vectors in half precision, zeros for a passage without one; a block is (first row, float16 (m, width))."""
-
-    def blocks(self) -> Iterator[tuple[int, NDArray[Any]]]: ...
-
-    def gather(self, rows: Rows) -> NDArray[Any]: ...
 
 
 @dataclass(frozen=True, slots=True)

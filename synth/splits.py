@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from synth.errors import JobError
-from synth.scores import PairBatch, PassShard
+from synth.scores import PairBatch
 from synth.scores.near_duplicate import NearDuplicate
 from synth.shards import OutputFolder, StepFolder
 from synth.stage import Services
@@ -167,31 +167,24 @@ def clusters(folder: OutputFolder, shards: Sequence[int]) -> list[Keys]:
 
 
 async def _compute_clusters(step: StepFolder, shards: Sequence[int]) -> list[Keys]:
-    scorer, source = NearDuplicate(), _Pass(step, shards)
-    tables = []
+    scorer, tables = NearDuplicate(), []
     with TemporaryDirectory(prefix="synth-clusters-") as place:
-        await scorer.build(source, Path(place) / "index", Services())
-        for each in source.shards():
-            batch = PairBatch(each.pairs, (), index=Path(place) / "index", first=each.first)
-            tables.append(await scorer.score(batch, Services()))
+        index = Path(place) / "index"
+        await scorer.build(_batches(step, shards), index, Services())
+        for batch in _batches(step, shards):
+            tables.append(await scorer.score(replace(batch, index=index), Services()))  # noqa: PERF401 - awaits
     found = pa.concat_tables(tables)
     return [found[name].to_numpy().astype(np.uint64) for name in _CLUSTERS]
 
 
-@dataclass(frozen=True, slots=True)
-class _Pass:
+def _batches(step: StepFolder, shards: Sequence[int]) -> Iterator[PairBatch]:
     """The texts of all pairs; a missing one counts as empty."""
-
-    step: StepFolder
-    indexes: Sequence[int]
-
-    def shards(self) -> Iterator[PassShard]:
-        first = 0
-        for index in self.indexes:
-            pairs = self.step.read_columns(index, ["query", "passage"])
-            filled = [pa.array([text or "" for text in pairs[name].to_pylist()]) for name in ("query", "passage")]
-            yield PassShard(index, first, pa.table(filled, names=["query", "passage"]), ())
-            first += pairs.num_rows
+    first = 0
+    for index in shards:
+        pairs = step.read_columns(index, ["query", "passage"])
+        filled = [pa.array([text or "" for text in pairs[name].to_pylist()]) for name in ("query", "passage")]
+        yield PairBatch(pa.table(filled, names=["query", "passage"]), (), first=first, shard=index)
+        first += pairs.num_rows
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,6 @@ To write your own, subclass `Scorer`, list its `outputs`, write `score`, and nam
 """
 
 from synth.batching import AnswerCache
-from synth.scores._scorer import PairBatch, PassShard, PassSource, ScoreColumn, Scorer
+from synth.scores._scorer import PairBatch, ScoreColumn, Scorer
 
-__all__ = ["AnswerCache", "PairBatch", "PassShard", "PassSource", "ScoreColumn", "Scorer"]
+__all__ = ["AnswerCache", "PairBatch", "ScoreColumn", "Scorer"]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import inf
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,7 +20,7 @@ from synth.errors import InputError
 from synth.stage import ChatModel, ClientSettings, Encoder, Reranker, Services, Stage
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PairBatch:
     """The pairs of one shard. All scorers of a shard share one batch, so a column becomes a list once."""
 
@@ -32,21 +33,18 @@ class PairBatch:
     """Number of pairs in the shards before this one."""
     remember: AnswerCache | None = None
     """Answers of models so far: look here before asking, and add what was answered."""
+    shard: int = 0
+    """Number of this shard."""
     _lists: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
-    @property
+    @cached_property
     def documents(self) -> tuple[str, ...]:
         """The distinct passages to embed, in one call and in this order.
 
         They include passages that became no pair, so the vectors do not depend on which items failed.
         """
-        if "documents" not in self._lists:
-            texts = self.pairs["passage"] if self.passages is None else self.passages
-            if isinstance(texts, pa.ChunkedArray):
-                texts = texts.to_pylist()
-            self._lists["documents"] = tuple(dict.fromkeys(texts))
-        documents: tuple[str, ...] = self._lists["documents"]
-        return documents
+        texts = self.pairs["passage"] if self.passages is None else self.passages
+        return tuple(dict.fromkeys(texts.to_pylist() if isinstance(texts, pa.ChunkedArray) else texts))
 
     def texts(self, name: str) -> list[str]:
         """The column `query` or `passage`, one text a row. Raises InputError at the first null."""
@@ -66,22 +64,6 @@ class PairBatch:
 
 
 @dataclass(frozen=True, slots=True)
-class PassShard:
-    """One shard of a pass: its pairs and documents as in `PairBatch`, and how many pairs come before it."""
-
-    index: int
-    first: int
-    pairs: pa.Table
-    documents: tuple[str, ...]
-
-
-class PassSource(Protocol):
-    """All shards of a pass in the order of their index, read one at a time, as often as needed."""
-
-    def shards(self) -> Iterator[PassShard]: ...
-
-
-@dataclass(frozen=True, slots=True)
 class ScoreColumn:
     """One column of a scorer.
 
@@ -97,11 +79,17 @@ class ScoreColumn:
     better: Literal["high", "low"] | None = "high"
 
 
-class ScorerHooks(Stage):
-    """What the runner asks of a scorer, with the answers that suit most of them."""
+class Scorer(Stage):
+    """Base of all scorers. A scorer measures pairs; `keep:` decides on them.
+
+    A subclass lists its `outputs` and writes `score`; the rest has answers that suit most. Its fields are its options
+    in the job file, its docstring its help.
+    """
 
     outputs: ClassVar[tuple[ScoreColumn, ...]] = ()
+    """The columns it makes."""
     needs: ClassVar[frozenset[str]] = frozenset()
+    """The models it uses, such as `encoder` or `chat`: fields of `Services`."""
     scope: ClassVar[Literal["shard", "pass"]] = "shard"
     """`shard`: pure over one shard. `pass`: needs an index over all shards first, which `build` makes."""
     stem: ClassVar[str | None] = None
@@ -109,6 +97,10 @@ class ScorerHooks(Stage):
 
     as_: str | None = Field(default=None, alias="as", pattern=r"^[a-z][a-z0-9_]*$")
     """Another name for this scorer's columns, needed where a job has two of a kind."""
+
+    @abstractmethod
+    async def score(self, batch: PairBatch, services: Services) -> pa.Table:
+        """One row per pair, in order: `return self.table(values)`, with a list for each of `outputs`."""
 
     @property
     def name(self) -> str:
@@ -142,11 +134,11 @@ class ScorerHooks(Stage):
     def require(self) -> None:
         """Check the files among its options before any model is asked. Raises JobError, InputError, SystemFault."""
 
-    async def build(self, source: PassSource, folder: Path, services: Services) -> None:
+    async def build(self, shards: Iterator[PairBatch], folder: Path, services: Services) -> None:
         """Make the index of a scorer of scope `pass` in `folder`, which may hold an unfinished one.
 
-        `score` finds the folder as `batch.index`. The same shards give the same bytes; finished parts are not made
-        again, so a killed build goes on.
+        `shards` are all of the pass, read one at a time; `score` finds the folder as `batch.index`. The same shards
+        give the same bytes; finished parts are not made again, so a killed build goes on.
         """
 
     def index_bytes(self, pairs: int, dimensions: int) -> int:  # noqa: ARG002 - for scorers that make an index
@@ -170,19 +162,3 @@ class ScorerHooks(Stage):
         """The values of each output, in the order of `outputs`, as the table that `score` returns."""
         arrays = [pa.array(values, output.type) for values, output in zip(columns, self.outputs, strict=True)]
         return pa.Table.from_arrays(arrays, schema=self.columns())
-
-
-class Scorer(ScorerHooks):
-    """Base of all scorers. A scorer measures pairs; `keep:` decides on them.
-
-    Its fields are its options in the job file, its docstring its help.
-    """
-
-    outputs: ClassVar[tuple[ScoreColumn, ...]]
-    """The columns it makes."""
-    needs: ClassVar[frozenset[str]] = frozenset()
-    """The models it uses, such as `encoder` or `chat`: fields of `Services`."""
-
-    @abstractmethod
-    async def score(self, batch: PairBatch, services: Services) -> pa.Table:
-        """One row per pair, in order: `return self.table(values)`, with a list for each of `outputs`."""

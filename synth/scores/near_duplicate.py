@@ -15,7 +15,7 @@ from pydantic import Field
 
 from synth.errors import SynthError
 from synth.hashing import Shingles, jaccard, mix, shingles
-from synth.scores._scorer import PairBatch, PassShard, PassSource, ScoreColumn, Scorer
+from synth.scores._scorer import PairBatch, ScoreColumn, Scorer
 from synth.search import Index, part
 from synth.stage import Services
 
@@ -150,8 +150,8 @@ class NearDuplicate(Scorer):
     def index_bytes(self, pairs: int, dimensions: int) -> int:  # noqa: ARG002 - has no vectors
         return pairs * _PAIR_BYTES
 
-    async def build(self, source: PassSource, folder: Path, services: Services) -> None:  # noqa: ARG002 - needs no service
-        await asyncio.to_thread(self._build, source, Index(folder))
+    async def build(self, shards: Iterator[PairBatch], folder: Path, services: Services) -> None:  # noqa: ARG002 - needs no service
+        await asyncio.to_thread(self._build, shards, Index(folder))
 
     async def score(self, batch: PairBatch, services: Services) -> pa.Table:  # noqa: ARG002 - needs no service
         """The clusters of the batch's pairs. Raises OutputError where the index is unfinished."""
@@ -162,20 +162,19 @@ class NearDuplicate(Scorer):
         rows = slice(batch.first, batch.first + batch.pairs.num_rows)
         return self.table(*(index.get(f"{side}.clusters", "<i8")[rows] for side in _SIDES))
 
-    def _build(self, source: PassSource, index: Index) -> None:
+    def _build(self, batches: Iterator[PairBatch], index: Index) -> None:
         if index.manifest() is not None:
             return
         index.open_for_build()
-        shards = [self._hash_shard(index, shard) for shard in source.shards()]
+        shards = [self._hash_shard(index, batch) for batch in batches]
         pairs = sum(count for _, count in shards)
         for side in _SIDES:
             index.put(f"{side}.clusters", self._clusters(index, side, shards))
         index.finish({"pairs": pairs, "shards": len(shards), "threshold": self.threshold, "window": self.window})
 
-    def _hash_shard(self, index: Index, shard: PassShard) -> tuple[int, int]:
-        batch = PairBatch(shard.pairs, shard.documents)
+    def _hash_shard(self, index: Index, batch: PairBatch) -> tuple[int, int]:
         for side in _SIDES:
-            if all(index.has(part(f"{side}.{name}", shard.index)) for name in _PARTS):
+            if all(index.has(part(f"{side}.{name}", batch.shard)) for name in _PARTS):
                 continue
             texts = batch.texts(side)
             place = {text: n for n, text in enumerate(dict.fromkeys(texts))}
@@ -189,8 +188,8 @@ class NearDuplicate(Scorer):
                 np.fromiter((place[text] for text in texts), "<i8", len(texts)),
             )
             for name, array in zip(_PARTS, made, strict=True):
-                index.put(part(f"{side}.{name}", shard.index), array)
-        return shard.index, shard.pairs.num_rows
+                index.put(part(f"{side}.{name}", batch.shard), array)
+        return batch.shard, batch.pairs.num_rows
 
     def _clusters(self, index: Index, side: str, shards: list[tuple[int, int]]) -> NDArray[np.int64]:
         def arrays(name: str, kind: str) -> list[NDArray[np.generic]]:

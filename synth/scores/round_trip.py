@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from synth.batching import Role, embedded
 from synth.errors import JobError, OutputError, ServerRefused, SynthError
-from synth.scores._scorer import PairBatch, PassSource, ScoreColumn, Scorer
-from synth.search import BLOCK, Excluded, Index, part, products, retrieve
+from synth.scores._scorer import PairBatch, ScoreColumn, Scorer
+from synth.search import Excluded, Index, Vectors, part, products, retrieve
 from synth.stage import Encoder, Services
 
 __all__ = ["RoundTrip"]
@@ -45,7 +45,7 @@ class RoundTrip(Scorer):
     def index_bytes(self, pairs: int, dimensions: int) -> int:
         return pairs * (2 * dimensions + _DIGEST)
 
-    async def build(self, source: PassSource, folder: Path, services: Services) -> None:
+    async def build(self, shards: Iterator[PairBatch], folder: Path, services: Services) -> None:
         """Embed every passage that no earlier shard has, shard by shard; a killed build goes on at its shard.
 
         Raises JobError without an encoder, ServerRefused for vectors that have no cosine or change their width.
@@ -56,25 +56,25 @@ class RoundTrip(Scorer):
         encoder = _encoder(services)
         index.open_for_build()
         seen: set[bytes] = set()
-        shards, width = 0, 0
-        for shard in source.shards():
-            new = {digest: text for text in shard.documents if (digest := _digest(text)) not in seen}
-            name = part("digests", shard.index)
+        count, width = 0, 0
+        for batch in shards:
+            new = {digest: text for text in batch.documents if (digest := _digest(text)) not in seen}
+            name = part("digests", batch.shard)
             if not index.has(name):
                 texts = tuple(new.values())
                 vectors = await _unit_vectors(encoder, texts, "document") if texts else np.empty((0, 0))
-                index.put(part("vectors", shard.index), vectors.astype("<f2"))
+                index.put(part("vectors", batch.shard), vectors.astype("<f2"))
                 index.put(name, np.frombuffer(b"".join(new), np.uint8))
-            found = _width(index, shard.index, len(new))
+            found = len(index.get(part("vectors", batch.shard), "<f2")) // len(new) if new else 0
             width = width or found
             if found not in (0, width):  # 0 where the encoder refused every text of a shard
                 raise ServerRefused(
-                    f"embed: passage vectors of shard {shard.index} have another width than {width}.",
+                    f"embed: passage vectors of shard {batch.shard} have another width than {width}.",
                     "All servers of a pass must serve one model, also after a restart.",
                 )
             seen |= new.keys()
-            shards = shard.index + 1
-        index.finish({"passages": len(seen), "width": width, "shards": shards})
+            count = batch.shard + 1
+        index.finish({"passages": len(seen), "width": width, "shards": count})
 
     async def score(self, batch: PairBatch, services: Services) -> pa.Table:
         """Search the index with every query of the batch. Raises OutputError where a passage is not in the index."""
@@ -98,15 +98,13 @@ class RoundTrip(Scorer):
         return self.table(*await asyncio.to_thread(_search, passages, vectors, batch.texts("passage")))
 
 
-class _Passages:
+class _Passages(Vectors):
     def __init__(self, index: Index) -> None:
         facts = index.complete()
-        self.width = int(facts["width"])
-        self._index = index
-        names = [n for n in range(int(facts["shards"])) if index.has(part("digests", n))]
-        digests = [index.get(part("digests", n), "<u8", _WORDS) for n in names]
-        self._parts = [(n, len(each)) for n, each in zip(names, digests, strict=True)]
-        self._digests = np.concatenate([np.empty((0, _WORDS), "<u8"), *digests])
+        numbers = [n for n in range(int(facts["shards"])) if index.has(part("digests", n))]
+        digests = {n: index.get(part("digests", n), "<u8", _WORDS) for n in numbers}
+        super().__init__(index, int(facts["width"]), {n: len(each) for n, each in digests.items()})
+        self._digests = np.concatenate([np.empty((0, _WORDS), "<u8"), *digests.values()])
 
     def rows(self, texts: list[str]) -> NDArray[np.int64]:
         wanted = [_digest(text) for text in texts]
@@ -120,23 +118,6 @@ class _Passages:
                 f"{self._index.folder}: the index was built over other passages.",
                 f"Remove {self._index.folder} and run again.",
             ) from exc
-
-    def blocks(self) -> Iterator[tuple[int, NDArray[np.float16]]]:
-        first = 0
-        for number, count in self._parts:
-            vectors = self._index.get(part("vectors", number), "<f2", self.width)
-            for start in range(0, count, BLOCK):
-                yield first + start, vectors[start : start + BLOCK]
-            first += count
-
-    def gather(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
-        found = np.empty((len(rows), self.width), "<f2")
-        ends = np.cumsum([count for _, count in self._parts])
-        places = np.searchsorted(ends, rows, side="right")
-        for place in np.unique(places).tolist():
-            here, (number, count) = places == place, self._parts[place]
-            found[here] = self._index.get(part("vectors", number), "<f2", self.width)[rows[here] - ends[place] + count]
-        return found
 
 
 def _search(passages: _Passages, queries: NDArray[np.float32], texts: list[str]) -> tuple[pa.Array, pa.Array]:
@@ -156,10 +137,6 @@ async def _unit_vectors(encoder: Encoder, texts: tuple[str, ...], role: Role) ->
     vectors = np.where(without[:, None], 0.0, np.asarray(encoded.vectors, np.float64))
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.asarray(vectors / np.where(lengths == 0, 1.0, lengths), np.float64)
-
-
-def _width(index: Index, shard: int, rows: int) -> int:
-    return len(index.get(part("vectors", shard), "<f2")) // rows if rows else 0
 
 
 def _digest(text: str) -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
@@ -19,7 +19,7 @@ from synth.errors import SynthError
 from synth.job import Job
 from synth.runs import identity
 from synth.runs.run import OpenRun
-from synth.scores import PairBatch, PassShard, Scorer
+from synth.scores import PairBatch, Scorer
 from synth.shards import Journal, Origin, OutputFolder, Shard, StepFolder, disk
 from synth.sources import PairSet
 from synth.stage import Services
@@ -89,22 +89,6 @@ class PassIndex:
     firsts: dict[int, int]
 
 
-@dataclass(frozen=True, slots=True)
-class GeneratedPass:
-    """The shards of `generated/` as a `synth.scores.PassSource`, read one at a time."""
-
-    run: OpenRun
-    firsts: dict[int, int]
-
-    def shards(self) -> Iterator[PassShard]:
-        """Every shard in the order of its index, with the distinct passages that its pairs may come from."""
-        generated = self.run.folder.step("generated")
-        for index, first in self.firsts.items():
-            pairs = generated.read(index).table
-            texts = _passages(self.run, index)
-            yield PassShard(index, first, pairs, PairBatch(pairs, texts).documents)
-
-
 async def build(run: OpenRun, step: ScoreStep, services: Services) -> PassIndex:
     """Build the index of a scorer of scope `pass`, or find it built; its folder names scorer and shards.
 
@@ -121,7 +105,11 @@ async def build(run: OpenRun, step: ScoreStep, services: Services) -> PassIndex:
     root = run.folder.path / "index"
     disk.make_folder(root)
     folder = root / f"{step.fingerprint}-{inputs.hexdigest()[:8]}"
-    await step.scorer.build(GeneratedPass(run, firsts), folder, services)
+    shards = (
+        PairBatch(generated.read(index).table, _passages(run, index), first=first, shard=index)
+        for index, first in firsts.items()
+    )
+    await step.scorer.build(shards, folder, services)
     return PassIndex(folder, firsts)
 
 

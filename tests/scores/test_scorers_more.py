@@ -8,6 +8,7 @@ import itertools
 import json
 import random
 import re
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +24,7 @@ from synth.errors import InputError, JobError, OutputError, RequestRejected
 from synth.hashing import jaccard, shingles, tokens, windows
 from synth.registry import find
 from synth.rerank.chat_logprobs import p_yes
-from synth.scores import PairBatch, PassShard
+from synth.scores import PairBatch
 from synth.scores.near_duplicate import rows_per_band
 from synth.shards.journal import claim
 from synth.stage import ChatReply, ClientSettings, Encoded, Services
@@ -46,20 +47,17 @@ class Pass:
         for number, first in enumerate(range(0, len(self.rows), self.size)):
             part = self.rows[first : first + self.size]
             table = pa.table({"query": [q for q, _ in part], "passage": [p for _, p in part]})
-            yield PassShard(number, first, table, tuple(dict.fromkeys(p for _, p in part)))
+            yield PairBatch(table, first=first, shard=number)
 
 
 def over(scorer, source, folder, services=Services()):  # noqa: B008 - frozen and empty
     """The scorer's columns over a whole pass."""
-    asyncio.run(scorer.build(source, folder, services))
+    asyncio.run(scorer.build(source.shards(), folder, services))
     return scored(scorer, source, folder, services)
 
 
 def scored(scorer, source, folder, services=Services()):  # noqa: B008 - as above
-    tables = [
-        asyncio.run(scorer.score(PairBatch(s.pairs, s.documents, index=folder, first=s.first), services))
-        for s in source.shards()
-    ]
+    tables = [asyncio.run(scorer.score(replace(s, index=folder), services)) for s in source.shards()]
     assert all(table.schema == scorer.columns() for table in tables)
     return pa.concat_tables(tables).to_pydict()
 
@@ -142,7 +140,7 @@ def test_an_index_built_after_a_kill_has_the_same_bytes(tmp_path):
 
 
 def test_a_pass_without_pairs_has_no_clusters(tmp_path):
-    asyncio.run(made("near_duplicate").build(Pass([]), tmp_path / "index", Services()))
+    asyncio.run(made("near_duplicate").build(iter(()), tmp_path / "index", Services()))
     assert (tmp_path / "index" / "manifest.json").exists()
 
 

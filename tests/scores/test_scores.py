@@ -279,7 +279,7 @@ def test_every_scorer_explains_itself_and_works_on_no_row(name, tmp_path):
     services = Services(encoder=HashEncoder(), chat=Nothing(), reranker=Nothing())
     empty = PairBatch(pa.table({"query": pa.array([], pa.string()), "passage": pa.array([], pa.string())}), ())
     if made.scope == "pass":
-        asyncio.run(made.build(Nothing(), tmp_path / "index", services))
+        asyncio.run(made.build(iter(()), tmp_path / "index", services))
         empty = replace(empty, index=tmp_path / "index")
     assert scored(name, empty, services, **options) == {column: [] for column in made.columns().names}
 

@@ -15,9 +15,9 @@ from synth.errors import RequestRejected, ServerRefused, SynthError, UnusableRep
 from synth.stage import ChatModel, ChatReply, ChatRequest, Encoded, Encoder, Reranker
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 Pairs = Sequence[tuple[str, str]]
 """Queries, each with a document."""
-Ask = Callable[[Pairs], Awaitable[list[float]]]
 Role = Literal["query", "document"]
 Refused = dict[int, RequestRejected]
 """Why a text has no vector, by the number of the text."""
@@ -51,6 +51,24 @@ async def first_usable(chat: ChatModel, requests: Iterable[ChatRequest], read: C
             if problem.reason == "filtered":
                 return None  # asking again gives the same
     return None
+
+
+async def halved(
+    items: Sequence[Item],
+    ask: Callable[[Sequence[Item]], Awaitable[list[T]]],
+    refused: Callable[[Item, RequestRejected], Awaitable[T]],
+) -> list[T]:
+    """What `ask` gives for the items, one by one what `refused` gives for those that are at fault.
+
+    A rejected batch is halved until they are found.
+    """
+    try:
+        return await ask(items)
+    except RequestRejected as rejection:
+        if len(items) == 1:
+            return [await refused(items[0], rejection)]
+    middle = len(items) // 2
+    return await halved(items[:middle], ask, refused) + await halved(items[middle:], ask, refused)
 
 
 class AnswerCache(Protocol):
@@ -139,40 +157,3 @@ async def rerank_all(
     size = reranker.batch_size
     found = await gathered(batch(distinct[start : start + size]) for start in range(0, len(distinct), size))
     return dict(zip(distinct, (score for scores in found for score in scores), strict=True))
-
-
-class PairBatches:
-    """Calls `ask` with up to `size` pairs, and up to `slots` times at once over all callers.
-
-    A rejected batch is halved until the one pair is found that the server does not accept: its score is NaN, and
-    `notify` gets the first such rejection.
-    """
-
-    def __init__(self, ask: Ask, size: int, slots: int, notify: Callable[[str], None]) -> None:
-        self._ask = ask
-        self._size = size
-        self._room = asyncio.Semaphore(slots)
-        self._notify = notify
-        self._notified = False
-
-    async def score(self, pairs: Pairs) -> NDArray[np.float64]:
-        """One value for each pair, NaN for a rejected one: float64 (n,)."""
-        starts = range(0, len(pairs), self._size)
-        found = await gathered(self._one(pairs[start : start + self._size]) for start in starts)
-        return np.array([value for values in found for value in values], np.float64)
-
-    async def _one(self, pairs: Pairs) -> list[float]:
-        async with self._room:
-            return await self._halved(pairs)
-
-    async def _halved(self, pairs: Pairs) -> list[float]:
-        try:
-            return await self._ask(pairs)
-        except RequestRejected as rejection:
-            if len(pairs) > 1:
-                middle = len(pairs) // 2
-                return await self._halved(pairs[:middle]) + await self._halved(pairs[middle:])
-            if not self._notified:
-                self._notified = True
-                self._notify(f"reranker: a pair gets no score ({rejection}); later ones are not reported")
-            return [math.nan]

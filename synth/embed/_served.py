@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import itertools
 import math
 import re
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
-from synth.batching import gathered
+from synth.batching import gathered, halved
 from synth.errors import RequestRejected, ServerRefused
 from synth.servers.faults import TransientError, shown
 from synth.servers.fleet import Fleet, Served
@@ -107,6 +108,15 @@ def unit(rows: Sequence[Row], dimensions: int | None) -> NDArray[np.float32]:
     return wide.astype(np.float32)
 
 
+def repeated(
+    distinct: Sequence[str], vectors: NDArray[np.float32], truncated: Sequence[bool], texts: Sequence[str]
+) -> Encoded:
+    """The vectors of distinct texts, one for each of `texts`."""
+    place = {text: i for i, text in enumerate(distinct)}
+    order = np.array([place[text] for text in texts])
+    return Encoded(vectors[order], np.array(truncated, np.bool_)[order])
+
+
 PROBE_TEXTS: tuple[tuple[str, Role], ...] = (
     (QUESTION, "query"),
     (ANSWER, "document"),
@@ -142,10 +152,8 @@ def judge(server: str, rows: Sequence[Row | None], dimensions: int | None) -> Pr
     )
 
 
-class Cut(Protocol):
-    """Shortens a text that is too long: for the n-th attempt (text, further fields), None to give up."""
-
-    def __call__(self, text: str, attempt: int) -> tuple[str, Mapping[str, Any]] | None: ...
+Cut = Callable[[str, int], tuple[str, Mapping[str, Any]] | None]
+"""Shortens a text that is too long: for the n-th attempt (text, further fields), None to give up."""
 
 
 def body(model: str, texts: Sequence[str]) -> dict[str, Any]:
@@ -159,11 +167,8 @@ class ServedEncoder(Served):
     A rejected batch is halved until the one text is found that the server does not accept.
     """
 
-    def __init__(
-        self, options: EmbedOptions, instruction: str, fleet: Fleet, cut: Cut, *, batch_size: int, slots: int
-    ) -> None:
+    def __init__(self, options: EmbedOptions, instruction: str, fleet: Fleet, cut: Cut, batch_size: int) -> None:
         super().__init__(fleet)
-        self.slots = slots
         self._options = options
         self._instruction = instruction
         self._batch_size = batch_size
@@ -189,48 +194,42 @@ class ServedEncoder(Served):
 
         found = [item for batch in await gathered(map(one, batches)) for item in batch]
         vectors = unit([row for row, _ in found], self._options.dimensions)
-        truncated = np.array([flag for _, flag in found], np.bool_)
-        place = {text: i for i, text in enumerate(distinct)}
-        order = np.array([place[text] for text in wrapped])
-        return Encoded(vectors[order], truncated[order])
+        return repeated(distinct, vectors, [truncated for _, truncated in found], wrapped)
 
     async def _embed(self, texts: list[str]) -> list[tuple[Row, bool]]:
-        try:
-            rows = await self._ask(texts, {}, len(texts))
-        except RequestRejected as rejection:
-            if len(texts) > 1:
-                middle = len(texts) // 2
-                return await self._embed(texts[:middle]) + await self._embed(texts[middle:])
-            if rejection.reason != "too_long" or self._options.truncate == "error":
-                raise RequestRejected(rejection.reason, f"{rejection.detail} (text: {_start(texts[0])})") from None
-            return [(await self._beginning(texts[0], rejection), True)]
-        sound = self._sound(rows)
-        return [
-            (row if row is not None else await self._again(text), False) for text, row in zip(texts, sound, strict=True)
-        ]
+        """Vectors of the texts, and whether only their beginnings were embedded."""
 
-    async def _ask(self, texts: Sequence[str], more: Mapping[str, Any], count: int) -> list[Row | None]:
+        async def ask(some: Sequence[str]) -> list[tuple[Row | None, bool]]:
+            return [(row, False) for row in self._sound(await self._ask(some))]
+
+        async def refused(text: str, rejection: RequestRejected) -> tuple[Row | None, bool]:
+            if rejection.reason != "too_long" or self._options.truncate == "error":
+                raise RequestRejected(rejection.reason, f"{rejection.detail} (text: {_start(text)})") from None
+            return await self._beginning(text, rejection), True
+
+        found = zip(texts, await halved(texts, ask, refused), strict=True)
+        return [(row if row is not None else await self._again(text), truncated) for text, (row, truncated) in found]
+
+    async def _ask(self, texts: Sequence[str], more: Mapping[str, Any] | None = None) -> list[Row | None]:
         affinity = zlib.crc32(texts[0].encode("utf-8", "replace"))
-        request = body(self._options.model, texts) | dict(more)
-        return await self._fleet.call(request, affinity, partial(read_rows, count=count))
+        request = body(self._options.model, texts) | dict(more or {})
+        return await self._fleet.call(request, affinity, partial(read_rows, count=len(texts)))
 
     async def _beginning(self, text: str, rejection: RequestRejected) -> Row:
-        attempt = 0
-        while (cut := self._cut(text, attempt)) is not None:
-            attempt += 1
-            shorter, more = cut
+        for attempt in itertools.count():
+            if (cut := self._cut(text, attempt)) is None:
+                break
             try:
-                rows = self._sound(await self._ask([shorter], more, 1))
+                (row,) = self._sound(await self._ask([cut[0]], cut[1]))
             except RequestRejected as again:
                 if again.reason != "too_long":
                     raise
-                continue
-            return rows[0] if rows[0] is not None else await self._again(shorter)
+            else:
+                return row if row is not None else await self._again(cut[0])
         raise rejection
 
     async def _again(self, text: str) -> Row:
-        rows = await self._ask([text], {}, 1)
-        row = rows[0]
+        (row,) = await self._ask([text])
         if row is None or row.size != self._width:
             what = "no finite vector other than zero" if row is None else f"{row.size} dimensions, not {self._width}"
             raise RequestRejected("embedding", f"{what}, also when asked alone (text: {_start(text)})")

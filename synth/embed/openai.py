@@ -8,9 +8,8 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from synth.embed._served import EmbedOptions, ServedEncoder, body
-from synth.servers.fleet import Fleet, FleetOptions
-from synth.servers.limiter import Clock, SystemClock
-from synth.servers.sdk import Provider, SdkTransport
+from synth.servers.limiter import Clock
+from synth.servers.sdk import Provider
 from synth.stage import ClientSettings
 
 __all__ = ["OpenAIEmbedder"]
@@ -32,12 +31,8 @@ class OpenAIEmbedder(Provider, EmbedOptions):
 
     def open(self, client: ClientSettings, instruction: str, clock: Clock | None = None) -> ServedEncoder:
         """An Encoder over this provider. Raises JobError when the key or CA file is missing."""
-        clock = clock or SystemClock()
-        slots = client.concurrency or _SLOTS
-        transport = SdkTransport(self, "embeddings", client.request_timeout, slots + 1, clock)
-        options = FleetOptions(self.model, body(self.model, ["yes"]), check_models=False)
-        fleet = Fleet(self.urls(), transport, options, client, clock)
-        return ServedEncoder(self, instruction, fleet, _by_quarters, batch_size=self.batch_size, slots=slots)
+        fleet = self.fleet("embeddings", body(self.model, ["yes"]), client, clock, slots=_SLOTS)
+        return ServedEncoder(self, instruction, fleet, _by_quarters, self.batch_size)
 
 
 def _by_quarters(text: str, attempt: int) -> tuple[str, Mapping[str, Any]] | None:

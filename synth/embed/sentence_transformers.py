@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
-from synth.embed._served import PROBE_TEXTS, EmbedOptions, Role, judge, unit
+from synth.embed._served import PROBE_TEXTS, EmbedOptions, Role, judge, repeated, unit
 from synth.errors import InputError, JobError, RequestRejected
 from synth.process import OneThread
 from synth.stage import ClientSettings, Encoded, ProbeResult
@@ -109,9 +109,7 @@ class LocalEncoder:
             return Encoded(np.zeros((0, width), np.float32), np.zeros(0, np.bool_))
         computed = self._computed(distinct)
         vectors = unit(list(computed.vectors), self._options.dimensions)
-        place = {text: i for i, text in enumerate(distinct)}
-        order = np.array([place[text] for text in wrapped])
-        return Encoded(vectors[order], computed.truncated[order])
+        return repeated(distinct, vectors, computed.truncated.tolist(), wrapped)
 
     def _computed(self, texts: list[str]) -> Encoded:
         """The model's own vectors of the texts, in fixed batches, and which texts were truncated.
@@ -157,11 +155,8 @@ class LocalEncoder:
         return width
 
     def _loaded(self) -> SentenceTransformer:
-        if self._model is None:
-            self._model = self._load()
-        return self._model
-
-    def _load(self) -> SentenceTransformer:
+        if self._model is not None:
+            return self._model
         folder = self._options.folder()
         try:
             import torch  # noqa: PLC0415 - heavy, only this embedder needs it
@@ -176,7 +171,7 @@ class LocalEncoder:
         if self._options.threads is not None:
             torch.set_num_threads(self._options.threads)
         try:
-            return SentenceTransformer(
+            self._model = SentenceTransformer(
                 folder, device=self._options.device, revision=self._options.revision, trust_remote_code=False
             )
         except (OSError, ValueError) as exc:
@@ -184,3 +179,4 @@ class LocalEncoder:
                 f"field model: {self._options.model!r} cannot be loaded: {exc}.",
                 "Name a folder or a model on the hub that this machine can reach.",
             ) from exc
+        return self._model

@@ -8,9 +8,8 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from synth.embed._served import EmbedOptions, ServedEncoder, body
-from synth.servers.fleet import Fleet, FleetOptions
-from synth.servers.http import HttpTransport, VllmServers
-from synth.servers.limiter import Clock, SystemClock
+from synth.servers.http import VllmServers
+from synth.servers.limiter import Clock
 from synth.stage import ClientSettings
 
 __all__ = ["VllmServerEmbedder"]
@@ -28,12 +27,8 @@ class VllmServerEmbedder(VllmServers, EmbedOptions):
 
     def open(self, client: ClientSettings, instruction: str, clock: Clock | None = None) -> ServedEncoder:
         """An Encoder over these servers. Raises JobError when the key or CA file is missing."""
-        clock, urls = clock or SystemClock(), self.urls()
-        slots = client.concurrency or _PER_SERVER * len(urls)
-        transport = HttpTransport(self, "/embeddings", client.request_timeout, slots + len(urls), clock)
-        options = FleetOptions(self.model, body(self.model, ["yes"]), check_models=True)
-        fleet = Fleet(urls, transport, options, client, clock)
-        return ServedEncoder(self, instruction, fleet, _by_server, batch_size=self.batch_size, slots=slots)
+        fleet = self.fleet("/embeddings", body(self.model, ["yes"]), client, clock, per_server=_PER_SERVER)
+        return ServedEncoder(self, instruction, fleet, _by_server, self.batch_size)
 
 
 def _by_server(text: str, attempt: int) -> tuple[str, Mapping[str, Any]] | None:

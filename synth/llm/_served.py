@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -26,8 +26,7 @@ def read_reply(answer: Any) -> ChatReply:
         raise TransientError("HTTP 200 with a message whose content is not text")
     if text is None and message.get("refusal"):
         text = str(message["refusal"])
-    usage = answer.get("usage")
-    usage = usage if isinstance(usage, dict) else {}
+    usage = usage if isinstance(usage := answer.get("usage"), dict) else {}
     return ChatReply(
         text=text,
         finish_reason=str(choice.get("finish_reason") or "stop"),
@@ -79,11 +78,9 @@ def canary(options: ChatOptions) -> Mapping[str, Any]:
 class ServedChat(Served):
     """A ChatModel over a fleet."""
 
-    def __init__(self, options: ChatOptions, fleet: Fleet, slots: int, notify: Callable[[str], None]) -> None:
+    def __init__(self, options: ChatOptions, fleet: Fleet) -> None:
         super().__init__(fleet)
-        self.slots = slots
         self._options = options
-        self._notify = notify
         self._names = {options.model, ""}
 
     @property
@@ -97,7 +94,9 @@ class ServedChat(Served):
         reply = await self._fleet.call(body, request.key.position, read_reply)
         if reply.model not in self._names:
             self._names.add(reply.model)
-            self._notify(f"the job asks for {self._options.model!r}, the server answers as {reply.model!r}")
+            self._fleet.client.notify(
+                f"the job asks for {self._options.model!r}, the server answers as {reply.model!r}"
+            )
         return reply
 
     async def probe(self) -> list[ProbeResult]:

@@ -8,9 +8,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from synth.llm._served import ServedChat, canary
-from synth.servers.fleet import Fleet, FleetOptions
-from synth.servers.limiter import Clock, SystemClock
-from synth.servers.sdk import Provider, SdkTransport
+from synth.servers.limiter import Clock
+from synth.servers.sdk import Provider
 from synth.stage import ClientSettings, JsonSchema, LlmStage
 
 __all__ = ["OpenAI"]
@@ -37,11 +36,7 @@ class OpenAI(Provider, LlmStage):
 
     def open(self, client: ClientSettings, clock: Clock | None = None) -> ServedChat:
         """A ChatModel over this provider. Raises JobError when the key or CA file is missing."""
-        clock = clock or SystemClock()
-        slots = client.concurrency or _SLOTS
-        transport = SdkTransport(self, "chat", client.request_timeout, slots + 1, clock)
-        options = FleetOptions(self.model, canary(self), check_models=False, blame_job_first=True)
-        return ServedChat(self, Fleet(self.urls(), transport, options, client, clock), slots, client.notify)
+        return ServedChat(self, self.fleet("chat", canary(self), client, clock, slots=_SLOTS, blame_job_first=True))
 
     def frame(self, messages: Sequence[tuple[str, str]], seed: int, max_tokens: int) -> dict[str, Any]:
         """The arguments of `create` without a schema. The seed is folded to 31 bits: many servers read a C int."""

@@ -8,9 +8,8 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from synth.llm._served import ServedChat, canary
-from synth.servers.fleet import Fleet, FleetOptions
-from synth.servers.http import HttpTransport, VllmServers
-from synth.servers.limiter import Clock, SystemClock
+from synth.servers.http import VllmServers
+from synth.servers.limiter import Clock
 from synth.stage import ClientSettings, JsonSchema, LlmStage
 
 __all__ = ["VllmServer"]
@@ -47,18 +46,9 @@ class VllmServer(VllmServers, LlmStage):
 
     def open(self, client: ClientSettings, clock: Clock | None = None) -> ServedChat:
         """A ChatModel over these servers. Raises JobError when the key or CA file is missing."""
-        clock, urls = clock or SystemClock(), self.urls()
-        slots = client.concurrency or _PER_SERVER * len(urls)
-        transport = HttpTransport(self, "/chat/completions", client.request_timeout, slots + len(urls), clock)
-        options = FleetOptions(
-            self.model,
-            canary(self),
-            check_models=True,
-            most=None if client.concurrency else _PER_SERVER,
-            load=transport.load,
-            blame_job_first=True,
-        )
-        return ServedChat(self, Fleet(urls, transport, options, client, clock), slots, client.notify)
+        path, tiny, most = "/chat/completions", canary(self), _PER_SERVER
+        fleet = self.fleet(path, tiny, client, clock, per_server=most, adaptive=True, blame_job_first=True)
+        return ServedChat(self, fleet)
 
     def frame(self, messages: Sequence[tuple[str, str]], seed: int, max_tokens: int) -> dict[str, Any]:
         """The request without a schema; all sampling values are sent, because vLLM fills gaps from the model's own."""

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import math
-import zlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
-from synth.batching import PairBatches, Pairs
+from synth.batching import Pairs
 from synth.errors import RequestRejected
 from synth.prompts import neutralise
-from synth.servers.faults import TransientError, shown
-from synth.servers.fleet import Fleet, FleetOptions, Served
-from synth.servers.limiter import Clock, SystemClock
-from synth.servers.probe import PROBE_PAIRS, judge
-from synth.servers.sdk import Provider, SdkTransport
-from synth.stage import ClientSettings, ProbeResult, RerankStage
+from synth.rerank import Send, ServedReranker
+from synth.servers.faults import TransientError
+from synth.servers.limiter import Clock
+from synth.servers.sdk import Provider
+from synth.stage import ClientSettings, RerankStage
 
 __all__ = ["ChatLogprobsReranker"]
 
@@ -30,9 +27,6 @@ _SYSTEM = (
 )
 """As Qwen3-Reranker was trained with; other models understand it too."""
 _NEGLIGIBLE = 1e-3
-
-Send = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, float]]]
-"""Sends the request for one pair; gives the log-probabilities of the reply's first token."""
 
 
 class ChatLogprobsReranker(Provider, RerankStage):
@@ -54,14 +48,11 @@ class ChatLogprobsReranker(Provider, RerankStage):
     extra_body: dict[str, Any] = Field(default_factory=lambda: {"chat_template_kwargs": {"enable_thinking": False}})
     """Further fields of the request; {} for OpenAI itself, which rejects fields it does not know."""
 
-    def open(self, client: ClientSettings, instruction: str, clock: Clock | None = None) -> ChatReranker:
+    def open(self, client: ClientSettings, instruction: str, clock: Clock | None = None) -> ServedReranker:
         """A Reranker over this server. Raises JobError when the key or CA file is missing."""
-        clock = clock or SystemClock()
-        slots = client.concurrency or _SLOTS
-        transport = SdkTransport(self, "chat", client.request_timeout, slots + 1, clock)
         canary = self.body("yes", "yes", instruction, self.top_logprobs)
-        fleet = Fleet(self.urls(), transport, FleetOptions(self.model, canary, check_models=False), client, clock)
-        return ChatReranker(self, instruction, fleet, slots, client)
+        fleet = self.fleet("chat", canary, client, clock, slots=_SLOTS)
+        return ServedReranker(fleet, 1, partial(self._ask, instruction))
 
     def body(self, query: str, document: str, instruction: str, listed: int) -> dict[str, Any]:
         asked = f"<Instruct>: {instruction}\n<Query>: {neutralise(query)[0]}\n<Document>: {neutralise(document)[0]}"
@@ -75,42 +66,18 @@ class ChatLogprobsReranker(Provider, RerankStage):
             "extra_body": self.extra_body,
         }
 
+    async def _ask(self, instruction: str, pairs: Pairs, send: Send) -> list[float]:
+        return [await self._verdict(instruction, pair, send) for pair in pairs]
 
-class ChatReranker(Served):
-    """A Reranker over one chat server, a pair a request."""
-
-    batch_size = 1
-
-    def __init__(
-        self, options: ChatLogprobsReranker, instruction: str, fleet: Fleet, slots: int, client: ClientSettings
-    ) -> None:
-        super().__init__(fleet)
-        self._options = options
-        self._instruction = instruction
-        self._batches = PairBatches(self._ask, self.batch_size, slots, client.notify)
-
-    async def score(self, pairs: Pairs) -> NDArray[np.float64]:
-        return await self._batches.score(pairs)
-
-    async def _examine(self, url: str) -> ProbeResult:
-        async def send(body: Mapping[str, Any]) -> Mapping[str, float]:
-            return _first_token(await self._fleet.transport.send(url, body))
-
-        return judge(shown(url), [await self._verdict(pair, send) for pair in PROBE_PAIRS])
-
-    async def _ask(self, pairs: Pairs) -> list[float]:
-        affinity = zlib.crc32(pairs[0][1].encode("utf-8", "replace"))
-        return [await self._verdict(pairs[0], lambda body: self._fleet.call(body, affinity, _first_token))]
-
-    async def _verdict(self, pair: tuple[str, str], send: Send) -> float:
-        listed = self._options.top_logprobs
+    async def _verdict(self, instruction: str, pair: tuple[str, str], send: Send) -> float:
+        listed = self.top_logprobs
         while True:
-            score = p_yes(await send(self._options.body(*pair, self._instruction, listed)))
+            score = p_yes(await send(self.body(*pair, instruction, listed), _first_token))
             if score is not None:
                 return score
-            if listed >= self._options.most_logprobs:
+            if listed >= self.most_logprobs:
                 raise RequestRejected("score", f"yes or no is not among the {listed} likeliest tokens")
-            listed = self._options.most_logprobs
+            listed = self.most_logprobs
 
 
 def p_yes(listed: Mapping[str, float]) -> float | None:

@@ -69,11 +69,10 @@ class LocalReranker:
         self._thread.close()
 
     def _score(self, pairs: list[tuple[str, str]]) -> NDArray[np.float64]:
-        if self._model is None:
-            self._model = self._load()
+        model = self._loaded()
         import torch  # noqa: PLC0415 - heavy, only this reranker needs it
 
-        values = self._model.predict(
+        values = model.predict(
             pairs,
             batch_size=self._options.batch_size,
             show_progress_bar=False,
@@ -82,7 +81,9 @@ class LocalReranker:
         )
         return np.asarray(values, np.float64).reshape(len(pairs))
 
-    def _load(self) -> CrossEncoder:
+    def _loaded(self) -> CrossEncoder:
+        if self._model is not None:
+            return self._model
         options = self._options
         try:
             from sentence_transformers import CrossEncoder  # noqa: PLC0415 - as above
@@ -109,4 +110,5 @@ class LocalReranker:
                 f"field model: {options.model!r} has {model.num_labels} outputs, a reranker has one.",
                 "Name a cross-encoder trained for ranking.",
             )
+        self._model = model
         return model

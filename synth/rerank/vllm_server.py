@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import zlib
 from functools import partial
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
-from synth.batching import PairBatches, Pairs
+from synth.batching import Pairs
 from synth.prompts import neutralise
-from synth.servers.faults import TransientError, shown
-from synth.servers.fleet import Fleet, FleetOptions, Served
-from synth.servers.http import HttpTransport, VllmServers
-from synth.servers.limiter import Clock, SystemClock
-from synth.servers.probe import PROBE_PAIRS, judge
-from synth.stage import ClientSettings, ProbeResult, RerankStage
+from synth.rerank import Send, ServedReranker
+from synth.servers.faults import TransientError
+from synth.servers.http import VllmServers
+from synth.servers.limiter import Clock
+from synth.stage import ClientSettings, RerankStage
 
 __all__ = ["VllmServerReranker"]
 
@@ -46,11 +42,9 @@ class VllmServerReranker(VllmServers, RerankStage):
 
     def open(self, client: ClientSettings, instruction: str, clock: Clock | None = None) -> ServedReranker:
         """A Reranker over these servers. Raises JobError when the key or CA file is missing."""
-        clock, urls = clock or SystemClock(), self.urls()
-        slots = client.concurrency or _PER_SERVER * len(urls)
-        transport = HttpTransport(self, "/score", client.request_timeout, slots + len(urls), clock)
-        options = FleetOptions(self.model, self.body([("yes", "yes")], instruction), check_models=True)
-        return ServedReranker(self, instruction, Fleet(urls, transport, options, client, clock), slots, client)
+        canary = self.body([("yes", "yes")], instruction)
+        fleet = self.fleet("/score", canary, client, clock, per_server=_PER_SERVER)
+        return ServedReranker(fleet, self.batch_size, partial(self._ask, instruction))
 
     def body(self, pairs: Pairs, instruction: str) -> dict[str, Any]:
         """The request for some pairs; control tokens in the texts are broken up, the template's own stay."""
@@ -64,30 +58,9 @@ class VllmServerReranker(VllmServers, RerankStage):
             body["max_tokens_per_doc"] = self.max_tokens_per_doc
         return body
 
-
-class ServedReranker(Served):
-    """A Reranker over a fleet."""
-
-    def __init__(
-        self, options: VllmServerReranker, instruction: str, fleet: Fleet, slots: int, client: ClientSettings
-    ) -> None:
-        super().__init__(fleet)
-        self.batch_size = options.batch_size
-        self._options = options
-        self._instruction = instruction
-        self._batches = PairBatches(self._ask, options.batch_size, slots, client.notify)
-
-    async def score(self, pairs: Pairs) -> NDArray[np.float64]:
-        return await self._batches.score(pairs)
-
-    async def _examine(self, url: str) -> ProbeResult:
-        answer = await self._fleet.transport.send(url, self._options.body(PROBE_PAIRS, self._instruction))
-        return judge(shown(url), _scores(answer, len(PROBE_PAIRS)))
-
-    async def _ask(self, pairs: Pairs) -> list[float]:
-        affinity = zlib.crc32(pairs[0][1].encode("utf-8", "replace"))
-        body = self._options.body(pairs, self._instruction)
-        return await self._fleet.call(body, affinity, partial(_scores, count=len(pairs)))
+    async def _ask(self, instruction: str, pairs: Pairs, send: Send) -> list[float]:
+        scores: list[float] = await send(self.body(pairs, instruction), partial(_scores, count=len(pairs)))
+        return scores
 
 
 def _scores(answer: Any, count: int) -> list[float]:

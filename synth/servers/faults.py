@@ -17,7 +17,7 @@ import json
 import math
 import re
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -41,31 +41,14 @@ def retry_after(headers: Mapping[str, str], wall: float) -> float | None:
     Reads `retry-after-ms`, then `retry-after` as seconds, then as HTTP date (RFC 9110, 10.2.3). `wall` is seconds since
     1970. `headers` must ignore case, or have its names in lower case.
     """
-    milliseconds = _number(headers.get("retry-after-ms"))
-    if milliseconds is not None:
-        return _clamped(milliseconds / 1000)
-    text = headers.get("retry-after")
-    seconds = _number(text)
-    if seconds is not None:
-        return _clamped(seconds)
-    if text is None:
-        return None
-    try:
-        return _clamped(parsedate_to_datetime(text).timestamp() - wall)
-    except (ValueError, OverflowError):
-        return None
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        number = float(text) if text is not None else math.nan
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _clamped(seconds: float) -> float:
-    return min(max(seconds, 0.0), MAX_RETRY_AFTER)
+    seconds: float | None = None
+    with suppress(KeyError, ValueError, OverflowError):
+        seconds = parsedate_to_datetime(headers["retry-after"]).timestamp() - wall
+    for name, unit in (("retry-after", 1), ("retry-after-ms", 1000)):
+        with suppress(KeyError, ValueError):
+            number = float(headers[name]) / unit
+            seconds = number if math.isfinite(number) else seconds
+    return None if seconds is None else min(max(seconds, 0.0), MAX_RETRY_AFTER)
 
 
 _PORT_RANGE = re.compile(r":(\d+)-(\d+)(?=/|$)")
@@ -103,9 +86,7 @@ def _checked(url: str) -> str:
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ValueError(f"{shown(url)!r} is not an http or https URL")
     if parts.username or parts.password:
-        raise ValueError(
-            f"{shown(url)} contains a user name or password; put the key in a variable and name it in api_key_env"
-        )
+        raise ValueError(f"{shown(url)} contains a user name or password; name the key's variable in api_key_env")
     if parts.query or parts.fragment:
         raise ValueError(f"{shown(url)} has a query or fragment, which a base URL cannot have")
     parts.port  # noqa: B018 - raises ValueError for an invalid port
@@ -158,17 +139,12 @@ class TransientError(Exception):
 
     def __init__(self, message: str, kind: Kind = "failed", pause: float | None = None) -> None:
         super().__init__(message)
-        self.message = message
         self.kind: Kind = kind
         self.pause = pause
 
 
 class NotFoundError(Exception):
     """The server has no such model or path (HTTP 404)."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.message = message
 
 
 class Redactor:
@@ -261,33 +237,22 @@ def _reason(status: int, error: Mapping[str, Any], text: str) -> str:
     return "bad_request"
 
 
-def system_fault(exc: BaseException) -> SystemFault | None:
-    """The error for a machine that has run out of file descriptors, None for every other cause."""
-    for link in _chain(exc):
-        if isinstance(link, OSError) and link.errno in {errno.EMFILE, errno.ENFILE}:
-            return SystemFault("too many open files.", "Raise `ulimit -n` or lower run.concurrency.")
-    return None
+def lasting_fault(exc: BaseException, server: str, redact: Redactor) -> SystemFault | ServerRefused | None:
+    """The error for a fault that waiting does not cure, None for every other one.
 
-
-def tls_error(exc: BaseException, server: str, redact: Redactor) -> ServerRefused | None:
-    """The error for a certificate or handshake that will keep failing, None for a connection that was only lost."""
-    for link in _chain(exc):
-        lost = isinstance(link, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError)
-        if isinstance(link, ssl.SSLError | ssl.CertificateError) and not lost:
-            return ServerRefused(
-                f"{server}: TLS: {redact(str(link))}.",
-                "If the certificate comes from your own authority, name its PEM file in ca_file.",
-            )
-    return None
-
-
-def _chain(exc: BaseException) -> Iterator[BaseException]:
-    seen: set[int] = set()
+    Such are a machine without file descriptors, and a certificate or handshake that will keep failing: not one that
+    was only cut off.
+    """
     link: BaseException | None = exc
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
-        yield link
-        inner = getattr(link, "os_error", None)
-        if isinstance(inner, BaseException):
-            yield inner
+    while link is not None:
+        for cause in (link, getattr(link, "os_error", None)):
+            if isinstance(cause, OSError) and cause.errno in {errno.EMFILE, errno.ENFILE}:
+                return SystemFault("too many open files.", "Raise `ulimit -n` or lower run.concurrency.")
+            lost = isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError)
+            if isinstance(cause, ssl.SSLError) and not lost:
+                return ServerRefused(
+                    f"{server}: TLS: {redact(str(cause))}.",
+                    "If the certificate comes from your own authority, name its PEM file in ca_file.",
+                )
         link = link.__cause__ or link.__context__
+    return None

@@ -59,23 +59,11 @@ class ModelCard:
     root: str | None = None
     max_model_len: int | None = None
 
-
-@dataclass(frozen=True, slots=True)
-class FleetOptions:
-    """The model that the servers must serve, and how to treat them."""
-
-    model: str
-    canary: Mapping[str, Any]
-    """The body of a tiny request that shows whether a server works."""
-    check_models: bool
-    """Look into `/v1/models` before a server gets work, as is right for vLLM, which lists exactly what it serves."""
-    most: int | None = None
-    """The most requests for one server at once, when the right number is to be found; None means unlimited."""
-    load: Callable[[str], Awaitable[Load | None]] | None = None
-    """Asks a server for its load, where it reports any."""
-    blame_job_first: bool = False
-    """Retry a rejected request as long as none has succeeded: the job itself may be at fault, so do not charge the
-    item. Not for callers that halve a rejected batch."""
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> ModelCard:
+        root, length = entry.get("root"), entry.get("max_model_len")
+        root, length = root if isinstance(root, str) else None, length if isinstance(length, int) else None
+        return cls(str(entry.get("id")), root, length)
 
 
 @dataclass(slots=True)
@@ -91,17 +79,42 @@ class _History:
 
 
 class Fleet:
-    """Sends requests to the servers at `urls` until they are answered."""
+    """Sends requests to the servers at `urls`, all of which serve `model`, until they are answered.
+
+    `slots` requests are worth having in flight. `canary` is the body of a tiny request that shows whether a server
+    works. `check_models` looks into `/v1/models` before a server gets work, as is right for vLLM, which lists exactly
+    what it serves. `most` is the most requests for one server at once, when the right number is to be found; None means
+    unlimited. `load` asks a server for its load, where it reports any. `blame_job_first` retries a rejected request as
+    long as none has succeeded: the job itself may be at fault, so do not charge the item. Not for callers that halve a
+    rejected batch.
+    """
 
     def __init__(
-        self, urls: list[str], transport: Transport, options: FleetOptions, client: ClientSettings, clock: Clock
+        self,
+        urls: list[str],
+        transport: Transport,
+        client: ClientSettings,
+        clock: Clock,
+        *,
+        model: str,
+        slots: int,
+        canary: Mapping[str, Any],
+        check_models: bool = False,
+        most: int | None = None,
+        load: Callable[[str], Awaitable[Load | None]] | None = None,
+        blame_job_first: bool = False,
     ) -> None:
         self.urls = urls
         self.transport = transport
-        self.model = options.model
-        self._options = options
+        self.client = client
+        self.model = model
+        self.slots = slots
+        self._canary = canary
+        self._check_models = check_models
+        self._load = load
+        self._blame_job_first = blame_job_first
         self._clock = clock
-        self._pool = Pool(urls, client, clock, self._rate)
+        self._pool = Pool(urls, client, clock, lambda url: AdaptiveLimit(most, clock, load and partial(load, url)))
         self._engines = Engines()
         self._card: ModelCard | None = None
         self._admitted_urls: set[str] = set()
@@ -142,20 +155,16 @@ class Fleet:
         except (NotFoundError, RequestRejected):
             return []
         data = listed.get("data") if isinstance(listed, dict) else None
-        return [_card(entry) for entry in data or [] if isinstance(entry, dict)]
+        return [ModelCard.of(entry) for entry in data or [] if isinstance(entry, dict)]
 
     async def engines(self, url: str) -> int | None:
-        load = await self._options.load(url) if self._options.load is not None else None
+        load = await self._load(url) if self._load is not None else None
         return load.engines if load is not None else None
 
     async def close(self) -> None:
         for server in self._pool.servers:
             server.rate.close()
         await self.transport.close()
-
-    def _rate(self, url: str) -> AdaptiveLimit:
-        load = self._options.load
-        return AdaptiveLimit(self._options.most, self._clock, partial(load, url) if load else None)
 
     async def _attempt(self, body: Mapping[str, Any], affinity: int, read: Callable[[Any], T], history: _History) -> T:
         server, trial = await self._acquire(affinity)
@@ -166,7 +175,11 @@ class Fleet:
             sent = True
             engine = self._engines.acquire(server.url, affinity)
             headers = {_RANK_HEADER: str(engine)} if engine is not None else None
-            result = _read(await self._send(server.url, body, headers), read, server)
+            answer = await self._send(server.url, body, headers)
+            try:
+                result = read(answer)
+            except TransientError as error:
+                raise TransientError(f"{server.name}: {error}", error.kind) from None
         except TransientError as error:
             self._pool.failed(server, error, started, trial=trial)
             if sent:
@@ -174,7 +187,7 @@ class Fleet:
             raise
         except RequestRejected as rejection:
             self._pool.rejected(server, rejection)
-            if self._options.blame_job_first and rejection.reason == "bad_request" and not self._pool.succeeded:
+            if self._blame_job_first and rejection.reason == "bad_request" and not self._pool.succeeded:
                 raise TransientError(str(rejection), "waiting") from None
             raise
         finally:
@@ -210,7 +223,7 @@ class Fleet:
         if trial or server.url not in self._admitted_urls:
             async with server.lock:
                 if trial or server.url not in self._admitted_urls:
-                    if self._options.check_models:
+                    if self._check_models:
                         await self._check_model(server.url)
                     self._engines.set_count(server.url, await self.engines(server.url) or 1)
                     self._admitted_urls.add(server.url)
@@ -227,7 +240,7 @@ class Fleet:
 
     async def _run_canary(self, server: Server) -> None:
         try:
-            await self._send(server.url, self._options.canary)
+            await self._send(server.url, self._canary)
         except RequestRejected:  # a clear no is a sign of life as well
             self._pool.answered(server, usable=False)
         else:
@@ -251,7 +264,7 @@ class Fleet:
         try:
             answer = await self.transport.send(url, body, headers)
         except NotFoundError as exc:
-            raise await self._not_found(url, exc.message) from None
+            raise await self._not_found(url, str(exc)) from None
         if isinstance(answer, dict) and answer.get("error") and not answer.get("choices"):
             raise TransientError(f"{shown(url)}: HTTP 200 with an error in it")
         return answer
@@ -287,6 +300,7 @@ class Served(ABC):
     """Base of the models behind a fleet."""
 
     def __init__(self, fleet: Fleet) -> None:
+        self.slots = fleet.slots
         self._fleet = fleet
 
     async def probe(self) -> list[ProbeResult]:
@@ -321,13 +335,6 @@ class Served(ABC):
         )
 
 
-def _read(answer: Any, read: Callable[[Any], T], server: Server) -> T:
-    try:
-        return read(answer)
-    except TransientError as error:
-        raise TransientError(f"{server.name}: {error.message}", error.kind) from None
-
-
 def _charge(history: _History, server: Server, error: TransientError) -> None:
     """Count a failure against the request when its server is healthy. Raises RequestRejected for the last one."""
     url = server.url
@@ -338,17 +345,10 @@ def _charge(history: _History, server: Server, error: TransientError) -> None:
     history.charges += {"failed": others >= OTHERS, "overloaded": history.healthy}.get(error.kind, False)
     if history.charges >= MAX_CHARGES:
         # without the server's name: rejected rows must not depend on where a job runs
-        message = error.message.removeprefix(f"{server.name}: ")
+        message = str(error).removeprefix(f"{server.name}: ")
         raise RequestRejected("server_error", f"the server fails on this request while it answers others: {message}")
 
 
 def _other_models(url: str, model: str, cards: list[ModelCard]) -> ServerRefused:
     names = ", ".join(repr(card.id) for card in cards[:10])
     return ServerRefused(f"{shown(url)} does not serve {model!r}.", f"It serves: {names}.")
-
-
-def _card(entry: Mapping[str, Any]) -> ModelCard:
-    root, length = entry.get("root"), entry.get("max_model_len")
-    return ModelCard(
-        str(entry.get("id")), root if isinstance(root, str) else None, length if isinstance(length, int) else None
-    )

@@ -7,7 +7,9 @@ import json
 import os
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -22,19 +24,19 @@ from synth.servers.faults import (
     TransientError,
     expand_urls,
     is_loopback,
+    lasting_fault,
     parse_json,
     shown,
     status_error,
-    system_fault,
-    tls_error,
 )
+from synth.servers.fleet import Fleet
 from synth.servers.limiter import Clock, Load, read_load
-from synth.stage import ModelStage
+from synth.stage import ClientSettings, ModelStage
 
 if TYPE_CHECKING:
     import aiohttp
 
-_KEEP_ALIVE = 4.0  # seconds; uvicorn closes idle connections after 5, and a POST sent on a closed one is lost
+KEEP_ALIVE = 4.0  # seconds; uvicorn closes idle connections after 5, and a POST sent on a closed one is lost
 _MAX_ANSWER = 256 * 2**20
 CONNECT_TIMEOUT = 10.0
 GET_TIMEOUT = 30.0
@@ -71,8 +73,7 @@ class ServerAuth(ModelStage):
             )
         if not (value.isascii() and value.isprintable()):
             raise JobError(
-                f"field api_key_env: {self.api_key_env} contains characters that a key cannot have.",
-                "Copy the key again.",
+                f"field api_key_env: {self.api_key_env} has characters that a key cannot have.", "Copy the key again."
             )
         return SecretStr(value)
 
@@ -108,6 +109,38 @@ class VllmServers(ServerAuth):
     def urls(self) -> list[str]:
         return expand_urls(self.base_urls)
 
+    def fleet(
+        self,
+        path: str,
+        canary: Mapping[str, Any],
+        client: ClientSettings,
+        clock: Clock | None,
+        *,
+        per_server: int,
+        adaptive: bool = False,
+        blame_job_first: bool = False,
+    ) -> Fleet:
+        """These servers behind one call, each with up to `per_server` requests at once unless the job says how many.
+
+        `adaptive` finds the best number below that while working. Raises JobError when the key or CA file is missing.
+        """
+        clock, urls = clock or Clock(), self.urls()
+        slots = client.concurrency or per_server * len(urls)
+        transport = HttpTransport(self, path, client.request_timeout, slots + len(urls), clock)
+        return Fleet(
+            urls,
+            transport,
+            client,
+            clock,
+            model=self.model,
+            slots=slots,
+            canary=canary,
+            check_models=True,
+            most=per_server if adaptive and not client.concurrency else None,
+            load=transport.load if adaptive else None,
+            blame_job_first=blame_job_first,
+        )
+
 
 class HttpTransport:
     """A `synth.servers.fleet.Transport` that posts JSON to `path` under each base URL.
@@ -127,12 +160,16 @@ class HttpTransport:
         self._timeout = timeout
         self._connections = connections
         self._clock = clock
-        self._connector: aiohttp.TCPConnector | None = None
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
 
     async def send(self, url: str, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Any:
-        answer = await self._exchange(url, url + self.path, self._timeout, _as_json(body), headers)
-        return parse_json(answer, shown(url))
+        try:
+            data = to_json(body)  # takes a quarter of the time of `json.dumps`
+        except ValueError:  # a lone surrogate, which only the escapes of `json.dumps` can carry
+            data = json.dumps(body).encode()
+        session = self._session(url)
+        request = partial(session.post, url + self.path, data=data, headers=headers)
+        return parse_json(await self._answer(url, request, self._timeout), shown(url))
 
     async def models(self, url: str) -> Any:
         return parse_json(await self._get(url, url + "/models"), shown(url))
@@ -154,60 +191,33 @@ class HttpTransport:
         return read_load(answer.body.decode("utf-8", "replace"))
 
     async def close(self) -> None:
-        """Close all sessions and connections."""
         for session in self._sessions.values():
             await session.close()
         self._sessions.clear()
-        if self._connector is not None:
-            await self._connector.close()
-            self._connector = None
 
     async def _get(self, server: str, url: str) -> Answer:
-        return await self._exchange(server, url, min(GET_TIMEOUT, self._timeout))
+        return await self._answer(server, partial(self._session(server).get, url), min(GET_TIMEOUT, self._timeout))
 
-    async def _exchange(
-        self,
-        server: str,
-        url: str,
-        timeout: float,
-        data: bytes | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> Answer:
-        import aiohttp  # noqa: PLC0415 - heavy, needed only by runs with a server
-
-        session = self._session(server)
-        send = session.get if data is None else session.post
-        try:
-            async with (
-                asyncio.timeout(timeout),
-                send(url, data=data, headers=headers, allow_redirects=False) as response,
-            ):
-                if (response.content_length or 0) > _MAX_ANSWER:
-                    raise TransientError(f"{shown(server)}: an answer of {response.content_length} bytes")
-                answer = Answer(response.status, response.headers, await response.read())
-        except aiohttp.ClientError as exc:
-            raise client_error(exc, shown(server), self._redact) from exc
-        except TimeoutError as exc:
-            raise TransientError(f"{shown(server)}: no full answer within {timeout:.0f} s") from exc
-        except OSError as exc:
-            raise system_fault(exc) or TransientError(f"{shown(server)}: {self._redact(str(exc))}") from exc
+    async def _answer(self, server: str, request: Callable[..., Any], timeout: float) -> Answer:
+        name = shown(server)
+        async with exchange(name, timeout, self._redact), request(allow_redirects=False) as response:
+            if (response.content_length or 0) > _MAX_ANSWER:
+                raise TransientError(f"{name}: an answer of {response.content_length} bytes")
+            answer = Answer(response.status, response.headers, await response.read())
         if answer.ok:
             return answer
-        raise status_error(answer, shown(server), self._clock.wall(), self._redact)
+        raise status_error(answer, name, self._clock.wall(), self._redact)
 
     def _session(self, url: str) -> aiohttp.ClientSession:
         through_proxy = self._trust_env and not is_loopback(url)
         if session := self._sessions.get(through_proxy):
             return session
-        import aiohttp  # noqa: PLC0415 - as above
+        import aiohttp  # noqa: PLC0415 - heavy, needed only by runs with a server
 
-        if self._connector is None:
-            self._connector = aiohttp.TCPConnector(
-                limit=self._connections, keepalive_timeout=_KEEP_ALIVE, ssl=self._tls, ttl_dns_cache=60
-            )
         session = self._sessions[through_proxy] = aiohttp.ClientSession(
-            connector=self._connector,
-            connector_owner=False,
+            connector=aiohttp.TCPConnector(
+                limit=self._connections, keepalive_timeout=KEEP_ALIVE, ssl=self._tls, ttl_dns_cache=60
+            ),
             headers={"Content-Type": "application/json", **self._authorization},
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -216,27 +226,36 @@ class HttpTransport:
         return session
 
 
-def _as_json(body: Mapping[str, Any]) -> bytes:
+@asynccontextmanager
+async def exchange(server: str, timeout: float, redact: Redactor) -> AsyncIterator[None]:
+    """Limits one request and its answer to `timeout` seconds, and gives what goes wrong on the way its error."""
+    import aiohttp  # noqa: PLC0415 - as above
+
     try:
-        return to_json(body)  # takes a quarter of the time of `json.dumps`
-    except ValueError:  # a lone surrogate, which only the escapes of `json.dumps` can carry
-        return json.dumps(body).encode()
+        async with asyncio.timeout(timeout):
+            yield
+    except aiohttp.ClientError as exc:
+        raise client_error(exc, server, redact) from None  # its text may contain the key
+    except TimeoutError as exc:
+        raise TransientError(f"{server}: no full answer within {timeout:.0f} s") from exc
+    except OSError as exc:
+        raise lasting_fault(exc, server, redact) or TransientError(f"{server}: {redact(str(exc))}") from None
 
 
 def client_error(exc: aiohttp.ClientError, server: str, redact: Redactor) -> Exception:
     """The error for an exception of aiohttp: SystemFault, ServerRefused or TransientError."""
     import aiohttp  # noqa: PLC0415 - as above
 
-    known = system_fault(exc) or tls_error(exc, server, redact)
-    if known is not None:
+    if known := lasting_fault(exc, server, redact):
         return known
     message = f"{server}: {redact(str(exc) or type(exc).__name__)}"
     if isinstance(exc, aiohttp.ServerFingerprintMismatch):
         return ServerRefused(f"{server}: TLS: the server's certificate has another fingerprint.", "See ca_file.")
-    if isinstance(exc, aiohttp.InvalidURL | aiohttp.RedirectClientError | aiohttp.NonHttpUrlClientError):
+    if isinstance(
+        exc,
+        aiohttp.InvalidURL | aiohttp.RedirectClientError | aiohttp.NonHttpUrlClientError | aiohttp.TooManyRedirects,
+    ):
         return ServerRefused(f"{message}.", "Check the URL in the job.")
-    if isinstance(exc, aiohttp.TooManyRedirects):
-        return ServerRefused(f"{server} redirects.", "Write the final URL in the job.")
     if isinstance(exc, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError | aiohttp.ClientHttpProxyError):
         return TransientError(message, "unreachable")
     return TransientError(message)

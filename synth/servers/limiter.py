@@ -14,21 +14,10 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 
-class Clock(Protocol):
-    """`now` is monotonic seconds, `wall` seconds since 1970 (only to read HTTP dates), `sleep` waits."""
-
-    def now(self) -> float: ...
-
-    def wall(self) -> float: ...
-
-    async def sleep(self, seconds: float) -> None: ...
-
-
-class SystemClock:
-    """The machine's own clocks."""
+class Clock:
+    """The machine's clocks, which a test replaces: `now` is monotonic seconds, `wall` seconds since 1970."""
 
     def now(self) -> float:
         return time.monotonic()
@@ -67,11 +56,6 @@ class WaitingQueue:
                 waiting.set_result(limiter)
                 return True
         return False
-
-    def dismiss(self) -> None:
-        """Let all waiting requests choose again, because the set of usable servers has changed."""
-        while self.admit(None):
-            pass
 
 
 class Limiter:
@@ -118,8 +102,9 @@ class Limiter:
 
     def dismiss(self) -> None:
         """Let all waiting requests choose another server, because this one is down."""
-        self._continued.dismiss()
-        self.new_passages.dismiss()
+        for queue in (self._continued, self.new_passages):
+            while queue.admit(None):
+                pass
 
     def _count(self) -> None:
         self.in_flight += 1

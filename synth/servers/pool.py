@@ -162,7 +162,7 @@ class Pool:
             server.denials += trial
             if not self.succeeded or server.denials >= MAX_DENIALS:
                 raise ServerRefused(
-                    f"{error.message}.", "Check the API key in the variable named by api_key_env, and its permissions."
+                    f"{error}.", "Check the API key in the variable named by api_key_env, and its permissions."
                 )
         if error.kind in {"throttled", "overloaded"}:
             self._pause(server, now, error.pause)
@@ -187,12 +187,12 @@ class Pool:
         names = ", ".join(server.name for server in self.servers)
         if not self.succeeded and all(s.down and s.last_answer == -math.inf for s in self.servers):
             raise ServerRefused(
-                f"no server answers at {names}, for {self._limit():.0f} s (limits.startup); last: {error.message}.",
+                f"no server answers at {names}, for {self._limit():.0f} s (limits.startup); last: {error}.",
                 "Start the server, or correct its URL in the job.",
             )
         limit = "outage" if self.succeeded else "startup"
         raise ServerUnavailable(
-            f"no answer from {names} for {self._limit():.0f} s (limits.{limit}); last: {error.message}.",
+            f"no answer from {names} for {self._limit():.0f} s (limits.{limit}); last: {error}.",
             "All finished work is kept: run the same command again when the server is back.",
         )
 
@@ -228,7 +228,7 @@ class Pool:
     def _notify_throttle(self, server: Server, error: TransientError, now: float) -> None:
         if not server.down and now - server.last_throttle > _NOTIFY_AGAIN:
             state = "limits the rate" if error.kind == "throttled" else "is overloaded or still loading"
-            self._client.notify(f"{server.name} {state}, pausing {server.open_at - now:.0f} s ({error.message})")
+            self._client.notify(f"{server.name} {state}, pausing {server.open_at - now:.0f} s ({error})")
         server.last_throttle = now
 
     def _notify_down(self, error: TransientError) -> None:
@@ -236,7 +236,7 @@ class Pool:
         rest = (
             f"continuing with {up} other{'s' * (up > 1)}" if up else f"waiting up to {max(self.remaining(), 0):.0f} s"
         )
-        self._client.notify(f"{error.message}; {rest}")
+        self._client.notify(f"{error}; {rest}")
 
 
 class Engines:

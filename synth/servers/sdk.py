@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Awaitable, Mapping
 from functools import cache
@@ -17,14 +16,15 @@ from synth.servers.faults import (
     TransientError,
     expand_urls,
     is_loopback,
+    lasting_fault,
     parse_json,
     shown,
     status_error,
-    system_fault,
-    tls_error,
 )
-from synth.servers.http import CONNECT_TIMEOUT, GET_TIMEOUT, ServerAuth, client_error
+from synth.servers.fleet import Fleet
+from synth.servers.http import CONNECT_TIMEOUT, GET_TIMEOUT, KEEP_ALIVE, ServerAuth, client_error, exchange
 from synth.servers.limiter import Clock
+from synth.stage import ClientSettings
 
 if TYPE_CHECKING:
     import openai
@@ -82,6 +82,33 @@ class Provider(ServerAuth):
             raise JobError("field api_key_env: OpenAI requires a key.", "Name the variable that contains it.")
         return super().key()
 
+    def fleet(
+        self,
+        resource: Resource,
+        canary: Mapping[str, Any],
+        client: ClientSettings,
+        clock: Clock | None,
+        *,
+        slots: int,
+        blame_job_first: bool = False,
+    ) -> Fleet:
+        """This provider as a fleet of one, with `slots` requests in flight unless the job says how many.
+
+        Raises JobError when the key or CA file is missing.
+        """
+        clock, slots = clock or Clock(), client.concurrency or slots
+        transport = SdkTransport(self, resource, client.request_timeout, slots + 1, clock)
+        return Fleet(
+            self.urls(),
+            transport,
+            client,
+            clock,
+            model=self.model,
+            slots=slots,
+            canary=canary,
+            blame_job_first=blame_job_first,
+        )
+
 
 class SdkTransport:
     """A `synth.servers.fleet.Transport` over one resource of the SDK's client.
@@ -126,22 +153,15 @@ class SdkTransport:
             self._client = None
 
     async def _exchange(self, request: Awaitable[Any], server: str, timeout: float) -> Any:
-        import aiohttp  # noqa: PLC0415 - heavy, needed only by runs with a server
-        import openai  # noqa: PLC0415 - as above
+        import openai  # noqa: PLC0415 - heavy, needed only by runs with a server
 
         try:
-            async with asyncio.timeout(timeout):
+            async with exchange(server, timeout, self._redact):  # the SDK's client lets errors of aiohttp through
                 raw = await request
         except openai.OpenAIError as exc:
             raise sdk_error(exc, server, self._clock.wall(), self._redact) from None  # its text may contain the key
-        except aiohttp.ClientError as exc:  # the SDK's aiohttp client lets some of them through
-            raise client_error(exc, server, self._redact) from None
-        except TimeoutError as exc:
-            raise TransientError(f"{server}: no full answer within {timeout:.0f} s") from exc
         except UnicodeEncodeError:
             raise RequestRejected("encoding", "the text has half of a surrogate pair") from None
-        except OSError as exc:
-            raise system_fault(exc) or TransientError(f"{server}: {self._redact(str(exc))}") from exc
         return parse_json(Answer(raw.status_code, raw.headers, raw.content), server)
 
     def _connected(self) -> openai.AsyncOpenAI:
@@ -157,7 +177,7 @@ class SdkTransport:
             headers[provider.api_key_header] = key
         if not key or provider.api_key_header:
             self._extra_headers = {"Authorization": openai.Omit()}
-        timeout = httpx2.Timeout(None, connect=CONNECT_TIMEOUT)
+        timeout, most = httpx2.Timeout(None, connect=CONNECT_TIMEOUT), self._connections
         self._client = _client_class()(
             headers | provider.extra_headers,
             api_key=key or "none",
@@ -170,9 +190,7 @@ class SdkTransport:
             timeout=timeout,
             default_query=dict(provider.default_query),
             http_client=openai.DefaultAioHttpClient(
-                limits=httpx2.Limits(
-                    max_connections=self._connections, max_keepalive_connections=self._connections, keepalive_expiry=4.0
-                ),
+                limits=httpx2.Limits(max_connections=most, max_keepalive_connections=most, keepalive_expiry=KEEP_ALIVE),
                 verify=self._tls,
                 follow_redirects=False,
                 trust_env=provider.trust_env and not is_loopback(url),
@@ -222,15 +240,14 @@ def _connection_error(exc: openai.APIConnectionError, server: str, redact: Redac
     import aiohttp  # noqa: PLC0415 - as above
     import httpx2  # noqa: PLC0415 - as above
 
-    known = system_fault(exc) or tls_error(exc, server, redact)
-    if known is not None:
+    if known := lasting_fault(exc, server, redact):
         return known
-    link: BaseException | None = exc
-    while link is not None:
-        if isinstance(link, aiohttp.ClientError):
-            return client_error(link, server, redact)
-        if isinstance(link, httpx2.UnsupportedProtocol | httpx2.InvalidURL):
-            return ServerRefused(f"{server}: {redact(str(link))}.", "Check base_url.")
-        link = link.__cause__
+    cause = exc.__cause__
+    while cause is not None and not isinstance(cause, aiohttp.ClientError):
+        if isinstance(cause, httpx2.UnsupportedProtocol | httpx2.InvalidURL):
+            return ServerRefused(f"{server}: {redact(str(cause))}.", "Check base_url.")
+        cause = cause.__cause__
+    if cause is not None:
+        return client_error(cause, server, redact)
     unreachable = isinstance(exc.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.ProxyError)
     return TransientError(f"{server}: {redact(str(exc.__cause__ or exc))}", "unreachable" if unreachable else "failed")

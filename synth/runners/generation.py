@@ -12,28 +12,31 @@ import json
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from synth.errors import OutputError, Stopped
 from synth.job import Job
 from synth.personas import encode_library
 from synth.runners.progress import Counters
 from synth.runs.run import OpenRun
-from synth.stage import ChatModel, ChatReply, ChatRequest, ClientSettings, Encoded, Encoder, ReplyKey
+from synth.shards import Journal
+from synth.stage import ChatModel, ChatReply, ChatRequest, ClientSettings, Encoded, Encoder, ModelStage, ReplyKey
 from synth.steps import generate
 from synth.steps.generate import JournaledChat, OpenShard
 from synth.steps.keep import clear_views
 from synth.tasks import Writer
 
+CACHED_SHARDS = 4
+"""Shards whose passage vectors are kept from the choice of personas to scoring."""
+
 
 class VectorCache:
-    """An Encoder that keeps the document vectors of the last `shards` calls, a few MB each."""
+    """An Encoder that keeps the document vectors of the last `CACHED_SHARDS` calls, a few MB each."""
 
-    def __init__(self, encoder: Encoder, shards: int) -> None:
+    def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
-        self._shards = shards
         self._kept: OrderedDict[tuple[str, ...], Encoded] = OrderedDict()
 
     async def encode(self, texts: Sequence[str], role: Literal["query", "document"]) -> Encoded:
@@ -41,14 +44,12 @@ class VectorCache:
         if role == "query":
             return await self._encoder.encode(texts, role)
         key = tuple(texts)
-        if key in self._kept:
-            self._kept.move_to_end(key)
-            return self._kept[key]
-        encoded = await self._encoder.encode(texts, role)
-        self._kept[key] = encoded
-        while len(self._kept) > self._shards:
-            self._kept.popitem(last=False)
-        return encoded
+        if key not in self._kept:
+            self._kept[key] = await self._encoder.encode(texts, role)
+            if len(self._kept) > CACHED_SHARDS:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(key)
+        return self._kept[key]
 
     async def close(self) -> None:
         await self._encoder.close()
@@ -58,7 +59,7 @@ _NAMED = 5
 """Calls in flight that the message about a stall names."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class MeteredChat:
     """A ChatModel that counts calls and tokens, and watches for a stall."""
 
@@ -105,62 +106,59 @@ class MeteredChat:
                 excused = now
             since = max(excused, self.last, min(self.pending.values(), default=now))
             if now - since >= stall:
+                names = [
+                    f"passage {at.position} slot {at.slot} ({at.stage}, attempt {at.attempt + 1}) for {now - t:.0f} s"
+                    for at, t in sorted(self.pending.items(), key=lambda each: each[1])
+                ]
+                more = [f"and {len(names) - _NAMED:,} more"] if len(names) > _NAMED else []
                 raise Stopped(
-                    f"no model call has ended for {stall:g} s (limits.stall); in flight: {self._named(now)}.",
+                    f"no model call has ended for {stall:g} s (limits.stall); "
+                    f"in flight: {'; '.join(names[:_NAMED] + more)}.",
                     "Look at the server's log, or raise limits.stall.",
                 )
-
-    def _named(self, now: float) -> str:
-        oldest = sorted(self.pending.items(), key=lambda each: each[1])
-        names = [
-            f"passage {key.position} slot {key.slot} ({key.stage}, attempt {key.attempt + 1}) for {now - since:.0f} s"
-            for key, since in oldest[:_NAMED]
-        ]
-        return "; ".join(names) + (f"; and {len(oldest) - _NAMED:,} more" if len(oldest) > _NAMED else "")
 
     async def close(self) -> None:
         await self.chat.close()
 
 
-CACHED_SHARDS = 4
-"""Shards whose passage vectors are kept from the choice of personas to scoring."""
+Model = TypeVar("Model", MeteredChat, VectorCache)
 
 
 class Models:
-    """Opens chat models and encoders; `stack` closes them."""
+    """Opens chat models and encoders, each once; `stack` closes them."""
 
     def __init__(self, client: ClientSettings, instruction: str, counters: Counters, stack: AsyncExitStack) -> None:
         self.client = client
         self._instruction = instruction
         self._counters = counters
         self._stack = stack
-        self._chats: list[tuple[Any, MeteredChat]] = []
-        self._encoders: list[tuple[Any, VectorCache]] = []
+        self._open: list[tuple[ModelStage, Any]] = []
 
     def chat(self, job: Job) -> MeteredChat:
         """The job's language model."""
-        for stage, model in self._chats:
-            if stage == job.llm:
-                return model
-        assert job.llm is not None  # noqa: S101 - a job without one needs no chat model
-        opened = MeteredChat(job.llm.open(self.client), self._counters)
-        if job.llm.urls():
-            self._counters.chats.append(opened.chat)
-        self._stack.push_async_callback(opened.close)
-        self._chats.append((job.llm, opened))
-        return opened
+        stage = job.llm
+        assert stage is not None  # noqa: S101 - a job without one needs no chat model
+        chat = self._once(stage, lambda: MeteredChat(stage.open(self.client), self._counters))
+        if stage.urls() and chat not in self._counters.chats:
+            self._counters.chats.append(chat)
+        return chat
 
     def encoder(self, job: Job) -> VectorCache | None:
         """The job's embedder, None where it has none."""
-        if job.embed is None:
+        stage = job.embed
+        if stage is None:
             return None
-        for stage, model in self._encoders:
-            if stage == job.embed:
-                return model
-        opened = VectorCache(job.embed.open(self.client, self._instruction), CACHED_SHARDS)
-        self._stack.push_async_callback(opened.close)
-        self._encoders.append((job.embed, opened))
-        return opened
+        return self._once(stage, lambda: VectorCache(stage.open(self.client, self._instruction)))
+
+    def _once(self, stage: ModelStage, opened: Callable[[], Model]) -> Model:
+        for known, model in self._open:
+            if known == stage:
+                found: Model = model
+                return found
+        new = opened()
+        self._stack.push_async_callback(new.close)
+        self._open.append((stage, new))
+        return new
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,9 +243,15 @@ class Generation:
         shard = None
         if index not in self._counters.avoid and not self._generated.file(index).exists():
             self._counters.at(index, True)
-            shard = await self._claimed(index)
-            if shard is None:
+            journal = self._generated.claim(index)
+            if journal is None:
                 self._counters.at(index, False)
+            else:
+                with ExitStack() as closing:
+                    closing.callback(journal.close)
+                    under = await self._begun_under(index, journal)
+                    shard = await generate.open_shard(under.run, index, journal, under.encoder, under.personas)
+                    closing.pop_all()
         if shard is None:
             self._room.release()
             return None
@@ -256,22 +260,13 @@ class Generation:
             self._counters.passage_done(outcomes)
         return shard
 
-    async def _claimed(self, index: int) -> OpenShard | None:
-        claimed = generate.claim(self._run, index)
-        if claimed is None:
-            return None
-        journal, number = claimed
+    async def _begun_under(self, index: int, journal: Journal) -> _Revision:
         try:
-            try:
-                under = await self._revision(number)
-            except OutputError as exc:
-                self._counters.notice(f"shard {index:08d}: starts again under revision {self._run.revision}: {exc}")
-                generate.begin(journal, self._run.revision)
-                under = await self._revision(self._run.revision)
-        except BaseException:
-            journal.close()
-            raise
-        return await generate.open_shard(under.run, index, journal, under.encoder, under.personas)
+            return await self._revision(generate.revision(journal, self._run.revision))
+        except OutputError as exc:
+            self._counters.notice(f"shard {index:08d}: starts again under revision {self._run.revision}: {exc}")
+            generate.begin(journal, self._run.revision)
+            return await self._revision(self._run.revision)
 
     async def _ask(self, queue: asyncio.Queue[tuple[OpenShard, int] | None]) -> None:
         while (work := await queue.get()) is not None:

@@ -59,12 +59,6 @@ class ModelCard:
     root: str | None = None
     max_model_len: int | None = None
 
-    @classmethod
-    def of(cls, entry: Mapping[str, Any]) -> ModelCard:
-        root, length = entry.get("root"), entry.get("max_model_len")
-        root, length = root if isinstance(root, str) else None, length if isinstance(length, int) else None
-        return cls(str(entry.get("id")), root, length)
-
 
 @dataclass(slots=True)
 class _History:
@@ -154,8 +148,13 @@ class Fleet:
             listed = await self.transport.models(url)
         except (NotFoundError, RequestRejected):
             return []
-        data = listed.get("data") if isinstance(listed, dict) else None
-        return [ModelCard.of(entry) for entry in data or [] if isinstance(entry, dict)]
+        cards = []
+        for entry in listed.get("data") or () if isinstance(listed, dict) else ():
+            if isinstance(entry, dict):
+                root, length = entry.get("root"), entry.get("max_model_len")
+                root, length = root if isinstance(root, str) else None, length if isinstance(length, int) else None
+                cards.append(ModelCard(str(entry.get("id")), root, length))
+        return cards
 
     async def engines(self, url: str) -> int | None:
         load = await self._load(url) if self._load is not None else None
@@ -207,15 +206,13 @@ class Fleet:
                 self._pool.check_outage(error)
                 raise
             if server is None:
-                server = await self._pool.wait(affinity)
-                if server is not None:
+                if (server := await self._pool.wait(affinity)) is not None:
                     return server, False
                 continue
             server.rate.poll()
             if trial:
                 server.rate.limiter.in_flight += 1
-                return server, trial
-            if await server.rate.limiter.acquire():
+            if trial or await server.rate.limiter.acquire():
                 return server, trial
 
     async def _prepare(self, server: Server, history: _History, *, trial: bool) -> None:
@@ -305,7 +302,7 @@ class Served(ABC):
 
     async def probe(self) -> list[ProbeResult]:
         """One result per server: what it serves, and what `_examine` finds."""
-        return list(await asyncio.gather(*map(self._probe, self._fleet.urls)))
+        return await asyncio.gather(*map(self._probe, self._fleet.urls))
 
     async def close(self) -> None:
         await self._fleet.close()

@@ -139,26 +139,18 @@ def create_once(aside: Path, final: Path, content: bytes) -> bool:
     `aside` is a folder on the same file system. The link is the only commit point: of several writers the first wins.
     Raises SystemFault, and then `final` is whole or absent.
     """
-    with disk_errors(final):
-        copy = _write_aside(aside, final.name, content)
-        try:
-            created = _publish(copy, final)
-            # Also when another writer won: it may not have synced the name yet, and we are about to believe it.
-            sync_folder(final.parent)
-        finally:
-            _forget(copy)
+    with disk_errors(final), _written(aside, final.name, content) as copy:
+        created = _publish(copy, final)
+        # Also when another writer won: it may not have synced the name yet, and we are about to believe it.
+        sync_folder(final.parent)
     return created
 
 
 def replace(aside: Path, final: Path, content: bytes) -> None:
     """Give `final` new content in one step; a reader sees the old or the new. Raises SystemFault."""
-    with disk_errors(final):
-        copy = _write_aside(aside, final.name, content)
-        try:
-            os.replace(copy, final)
-            sync_folder(final.parent)
-        finally:
-            _forget(copy)
+    with disk_errors(final), _written(aside, final.name, content) as copy:
+        os.replace(copy, final)
+        sync_folder(final.parent)
 
 
 def link_once(aside: Path, source: Path, final: Path) -> None:
@@ -251,7 +243,9 @@ def exists(path: Path) -> bool:
         return True
 
 
-def _write_aside(aside: Path, name: str, content: bytes) -> Path:
+@contextmanager
+def _written(aside: Path, name: str, content: bytes) -> Iterator[Path]:
+    """A durable copy in another folder, removed at the end unless it was renamed."""
     copy = aside / f"{name}.{secrets.token_hex(8)}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(copy, flags, _MODE)
@@ -264,10 +258,11 @@ def _write_aside(aside: Path, name: str, content: bytes) -> Path:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-    except BaseException:
-        _forget(copy)
-        raise
-    return copy
+        yield copy
+    finally:
+        # What stays in tmp/ harms nobody and `synth gc` removes it; an error that brought us here matters more.
+        with suppress(OSError):
+            os.unlink(copy)
 
 
 def _publish(copy: Path, final: Path) -> bool:
@@ -292,12 +287,6 @@ def _publish(copy: Path, final: Path) -> bool:
             "spares an existing file, so two writers could overwrite each other.",
             "Choose an output folder on another file system with -o.",
         ) from exc
-
-
-def _forget(copy: Path) -> None:
-    # What stays in tmp/ harms nobody and `synth gc` removes it; the error that brought us here matters more.
-    with suppress(OSError):
-        os.unlink(copy)
 
 
 def _file_system(folder: Path) -> str:

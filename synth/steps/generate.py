@@ -17,7 +17,7 @@ from synth.errors import RequestRejected, Stopped, SynthError
 from synth.job import Job
 from synth.personas import Library, nearest
 from synth.runs.run import OpenRun
-from synth.shards import Journal, Origin, Shard, StepFolder
+from synth.shards import Journal, Origin, Shard
 from synth.stage import ChatModel, ChatReply, ChatRequest, Encoder
 from synth.steps import ingest
 from synth.tables import SCHEMA_VERSION, pair_table, passages, rejected_item_table
@@ -49,7 +49,9 @@ class JournaledChat:
         asked = _digest(request)
         known = self.journal.get(key)
         if known is not None and known["asked"] == asked:
-            return _recall(known)
+            if "reason" in known:
+                raise RequestRejected(known["reason"], known["detail"])
+            return ChatReply(known["text"], known["finish"], known["model"], *known["tokens"])
         if self.stopping():
             raise Stopped("stopping: no further requests are sent")
         try:
@@ -71,13 +73,6 @@ class JournaledChat:
 
     async def close(self) -> None:
         """Nothing: the model belongs to the run, the journal to the shard."""
-
-
-def _recall(known: dict[str, Any]) -> ChatReply:
-    if "reason" in known:
-        raise RequestRejected(known["reason"], known["detail"])
-    prompt_tokens, completion_tokens = known["tokens"]
-    return ChatReply(known["text"], known["finish"], known["model"], prompt_tokens, completion_tokens)
 
 
 def _digest(request: ChatRequest) -> str:
@@ -119,25 +114,15 @@ class OpenShard:
         return len(self.outcomes) == len(self.passages)
 
 
-def claim(run: OpenRun, index: int) -> tuple[Journal, int] | None:
-    """Take a shard, with the revision that it was begun under; None when another worker has it or it is done.
-
-    A shard that nobody began is begun under the run's revision, and the first line of its journal says so.
-    """
-    journal = run.folder.step("generated").claim(index)
-    if journal is None:
-        return None
+def revision(journal: Journal, now: int) -> int:
+    """The revision that a claimed shard was begun under; one that nobody began is begun under `now`."""
     known = journal.get(_REVISION)
     if known is not None:
-        return journal, int(known["number"])
+        return int(known["number"])
     if len(journal):
-        return journal, 1  # from before revisions were written down
-    try:
-        begin(journal, run.revision)
-    except BaseException:
-        journal.close()
-        raise
-    return journal, run.revision
+        return 1  # from before revisions were written down
+    begin(journal, now)
+    return now
 
 
 def begin(journal: Journal, revision: int) -> None:
@@ -147,22 +132,18 @@ def begin(journal: Journal, revision: int) -> None:
 async def open_shard(run: OpenRun, index: int, journal: Journal, encoder: Encoder | None, personas: Any) -> OpenShard:
     """Find out what the passages of a claimed shard are asked, under the revision of `run`, and their candidates.
 
-    `personas` are the library's vectors (personas, width), or None where the job has no personas. The journal is closed
-    when that fails.
+    `personas` are the library's vectors (personas, width), or None where the job has no personas.
     """
-    try:
-        step = run.folder.step("passages")
-        source = step.read(index)
-        records = passages(source.table)
-        asked = _asked(run, source)
-        candidates, refused = await candidates_of(run.job, run.library, records, encoder, personas)
-        outcomes: dict[int, Sequence[Pair | Rejected]] = {
-            n: _without_vector(records[n], asked[n].slots, exc) for n, exc in refused.items()
-        }
-        return OpenShard(run, index, source, records, asked, candidates, journal, step.checksum(index), outcomes)
-    except BaseException:
-        journal.close()
-        raise
+    step = run.folder.step("passages")
+    source = step.read(index)
+    records = passages(source.table)
+    asked = _asked(run, source)
+    candidates, refused = await candidates_of(run.job, run.library, records, encoder, personas)
+    outcomes: dict[int, Sequence[Pair | Rejected]] = {
+        n: [Rejected(records[n], slot, why.reason, f"embedding the passage: {why.detail}") for slot in asked[n].slots]
+        for n, why in refused.items()
+    }
+    return OpenShard(run, index, source, records, asked, candidates, journal, step.checksum(index), outcomes)
 
 
 def _asked(run: OpenRun, source: Shard) -> Sequence[Asked]:
@@ -183,7 +164,8 @@ async def candidates_of(
         return [Candidates(record, (), ()) for record in records], {}
     if encoder is None or personas is None:
         raise SynthError("personas need an embedder; config lets no such job pass")
-    distinct = documents(record.text for record in records)
+    # always the same texts for a shard, so that the bits of their vectors are too
+    distinct = tuple(dict.fromkeys(record.text for record in records))
     encoded, refused = await encode_all(encoder, distinct, "document")
     row = {text: n for n, text in enumerate(distinct)}
     rows = [row[record.text] for record in records]
@@ -199,17 +181,8 @@ async def candidates_of(
     return found, without
 
 
-def _without_vector(passage: Passage, slots: Sequence[int], why: RequestRejected) -> Sequence[Rejected]:
-    return [Rejected(passage, slot, why.reason, f"embedding the passage: {why.detail}") for slot in slots]
-
-
-def documents(texts: Any) -> tuple[str, ...]:
-    """Distinct texts in order: what the embedder is given for a shard, always the same, so that its bits are too."""
-    return tuple(dict.fromkeys(texts))
-
-
-def commit(shard: OpenShard) -> tuple[Sequence[Pair], Sequence[Rejected]]:
-    """Write a complete shard and drop its journal; returns what went in, for the progress display."""
+def commit(shard: OpenShard) -> None:
+    """Write a complete shard and drop its journal."""
     run = shard.run
     step = run.folder.step("generated")
     ordered = [outcome for n in range(len(shard.passages)) for outcome in shard.outcomes[n]]
@@ -228,14 +201,8 @@ def commit(shard: OpenShard) -> tuple[Sequence[Pair], Sequence[Rejected]]:
     rejects = rejected_item_table(rejected, run.job.run.keep_replies) if rejected else None
     step.commit(shard.index, table, origin, rejects=rejects)
     if run.job.run.keep_replies == "all":
-        _keep_replies(run, step, shard)
+        calls = ((key, value) for key, value in shard.journal.items() if key != _REVISION)
+        lines = [json.dumps({"call": key, **value}, ensure_ascii=True) for key, value in calls]
+        name = f"logs/replies/{step.file(shard.index).stem}.jsonl"
+        run.folder.put_if_absent(name, ("\n".join(lines) + "\n").encode())
     shard.journal.drop()
-    return pairs, rejected
-
-
-def _keep_replies(run: OpenRun, step: StepFolder, shard: OpenShard) -> None:
-    """`keep_replies: all`: the journal's lines stay, readable, beside the logs."""
-    calls = ((key, value) for key, value in shard.journal.items() if key != _REVISION)
-    lines = [json.dumps({"call": key, **value}, ensure_ascii=True) for key, value in calls]
-    name = f"logs/replies/{step.file(shard.index).stem}.jsonl"
-    run.folder.put_if_absent(name, ("\n".join(lines) + "\n").encode())

@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -319,20 +320,15 @@ class Mining:
         journal = self.step.claim(index)
         if journal is None:
             return False
-        try:
-            run, services = self.plan.run, self.services
+        with closing(journal):
+            options, seed, services = self.plan.options, self.plan.run.job.file.seed, self.services
             chat = JournaledChat(services.chat, journal, lambda: False) if services.chat is not None else None
-            selector = Selector(
-                self.plan.options, self._corpus, run.job.file.seed, self._encoder, chat, services.reranker, journal
-            )
+            selector = Selector(options, self._corpus, seed, self._encoder, chat, services.reranker, journal)
             found: list[MinedPair] = []
             if items:
-                found = await selector.choose(items, await self.plan.options.candidates(items, pools, selector))
+                found = await selector.choose(items, await options.candidates(items, pools, selector))
             self._commit(index, shard, found, lost)
-        except BaseException:
-            journal.close()
-            raise
-        journal.drop()
+            journal.drop()
         return True
 
     def _commit(self, index: int, shard: Shard, found: Sequence[MinedPair], lost: Mapping[int, str]) -> None:

@@ -9,9 +9,6 @@ import pyarrow as pa
 
 from synth.types import MinedPair, Pair, Passage, QueryConfig, Rejected, Requirement
 
-SCHEMA_VERSION = "1"
-"""Of the columns below and of the checks that rows passed; part of a run's identity."""
-
 TEXT = pa.large_string()
 """For whole passages: a shard may hold more than the 2 GiB that a plain string column can address."""
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+SCHEMA_VERSION = "1"
+"""Of the columns in `synth.tables` and of the checks that rows passed; part of a run's identity."""
 Notify = Callable[[str], None]
 """Takes a line for the user: a warning, or how far something is."""
 LengthUnit = Literal["words", "characters"]

@@ -15,7 +15,7 @@ from synth.job import Job
 from synth.registry import stage_identity
 from synth.sources import InputFile
 from synth.stage import Stage
-from synth.tables import SCHEMA_VERSION
+from synth.types import SCHEMA_VERSION
 
 VERSION = 1
 """Of the identity itself: a key added or read in another way raises it, and golden hashes in the tests notice."""

@@ -25,60 +25,6 @@ from synth.shards.shard import Origin, Shard, ShardMeta, damaged, decode, encode
 _PART = re.compile(r"\.?[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 
-class Tree:
-    """Finds and makes folders below `root` by relative name, refusing symbolic links and names that lead outside.
-
-    Where `root` is `missing`, the first folder below it makes it too; one that goes missing later is not made again.
-    """
-
-    def __init__(self, root: Path, *, missing: bool = False) -> None:
-        self.root = root
-        self._missing = missing
-        self.made: set[str] = set()
-        """Folders that exist; one that is moved must leave it."""
-        self.checksums: dict[str, dict[int, tuple[int, int, str]]] = {}
-        """What `StepFolder.checksum` found, by folder: all steps that read a shard hash it once."""
-
-    def locate(self, name: str) -> Path:
-        """Path of the folder `name`, such as `scores/cosine-1a2b3c4d`, which need not exist.
-
-        Raises JobError for a name that is not made of plain parts, OutputError when a part is a link or no folder.
-        """
-        path = self.root
-        for part in _parts(name):
-            path /= part
-            if not disk.is_folder(path):
-                break
-        return self.root / name
-
-    def make(self, name: str) -> Path:
-        """The same, created where missing and safe from power loss; touches the disk once per name and process."""
-        path = self.root
-        if name not in self.made:
-            if self._missing:
-                above = [path, *path.parents]
-                missing = above[: next(n for n, each in enumerate(above) if disk.exists(each))]
-                for folder in reversed(missing):
-                    disk.make_folder(folder)
-                self._missing = False
-            for part in _parts(name):
-                path /= part
-                disk.make_folder(path)
-            self.made.add(name)
-        return self.root / name
-
-    def file(self, path: PurePath | str) -> Path:
-        """Path of a file in a folder that exists afterwards; `path` is relative to the root or lies below it.
-
-        Raises JobError when it leads outside, OutputError, SystemFault.
-        """
-        whole = self.root / path
-        *folders, name = _parts(str(whole.relative_to(self.root) if whole.is_relative_to(self.root) else whole))
-        if folders:
-            self.make("/".join(folders))
-        return self.root.joinpath(*folders, name)
-
-
 def _parts(name: str) -> list[str]:
     parts = name.split("/")
     if not all(_PART.fullmatch(part) for part in parts):
@@ -97,13 +43,13 @@ class StepFolder:
     `hidden`: the folder that really holds the shards while a new version of a view is filled (see `swap_view`).
     """
 
-    def __init__(self, tree: Tree, name: str, *, hidden: str = "", notify: Callable[[str], None] = print) -> None:
+    def __init__(self, folder: OutputFolder, name: str, *, hidden: str = "") -> None:
         self.name = name
-        self.path = tree.locate(hidden or name)
-        self._tree = tree
+        self.path = folder.locate(hidden or name)
+        self._folder = folder
         self._place = hidden or name
-        self._notify = notify
-        self._checksums = tree.checksums.setdefault(self._place, {})
+        self._prefix = self._place.replace("/", "-") + "-"
+        self._checksums = folder.checksums.setdefault(self._place, {})
 
     def file(self, index: int) -> Path:
         return self.path / f"{_digits(index)}.parquet"
@@ -119,7 +65,7 @@ class StepFolder:
         """A whole shard, every page checked. Raises OutputError naming the file when it is damaged or gone."""
         path = self.file(index)
         table = decode(disk.read_whole(path), path)
-        meta = self._checked(ShardMeta.from_keys(table.schema.metadata, path), path, index)
+        meta = ShardMeta.from_keys(table.schema.metadata, path, index)
         return Shard(table.replace_schema_metadata(None), meta)
 
     def meta(self, index: int) -> ShardMeta:
@@ -127,14 +73,13 @@ class StepFolder:
         path = self.file(index)
         with readable(path) as file:
             keys = pq.read_metadata(file).metadata
-        return self._checked(ShardMeta.from_keys(keys, path), path, index)
+        return ShardMeta.from_keys(keys, path, index)
 
     def read_columns(self, index: int, names: Sequence[str]) -> pa.Table:
         """Some columns of a shard, their pages checked, the rest unread. Raises OutputError, SystemFault."""
         path = self.file(index)
-        with readable(
-            path
-        ):  # Arrow opens it itself: its threads may outlive Python, and so must not hold what is Python's
+        # Arrow opens it itself: its threads may outlive Python, and so must not hold what is Python's.
+        with readable(path):
             file = pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True)
             table = file.read(list(names)).select(list(names))  # `a` also brings a column that is called `a.b`
         return table.replace_schema_metadata(None)
@@ -177,7 +122,7 @@ class StepFolder:
         With `writer` no lock is taken: each writer keeps a journal of its own, and several may do the same shard.
         """
         suffix = f".{writer}" if writer else ""
-        path = self._tree.make("wip") / f"{self._prefix()}{_digits(index)}{suffix}.jnl"
+        path = self._folder.make("wip") / f"{self._prefix}{_digits(index)}{suffix}.jnl"
         return claim(path, self.file(index), locked=not writer)
 
     def commit(self, index: int, table: pa.Table, origin: Origin, *, rejects: pa.Table | None = None) -> bool:
@@ -197,14 +142,14 @@ class StepFolder:
             body = encode(rejects, keys)
             digest = hashlib.sha256(body).hexdigest()
             meta = replace(meta, rejects_file=f"{_digits(index)}-{digest[:16]}.parquet", rejects_sha256=digest)
-            self._tree.make(f".rejects/{self.name}")
-            disk.create_once(self._tree.make("tmp"), self._body(meta), body)
+            self._folder.make(f".rejects/{self.name}")
+            disk.create_once(self._folder.make("tmp"), self._body(meta), body)
         content = encode(table, meta.to_keys())
-        self._tree.make(self._place)
-        created = disk.create_once(self._tree.make("tmp"), self.file(index), content)
+        self._folder.make(self._place)
+        created = disk.create_once(self._folder.make("tmp"), self.file(index), content)
         if not created:
             if self.checksum(index) != hashlib.sha256(content).hexdigest():
-                self._notify(
+                self._folder.notify(
                     f"{self.file(index)}: another worker finished it first with other bytes; its copy stands "
                     "(normal when the server does not answer the same question twice in the same way)."
                 )
@@ -220,7 +165,7 @@ class StepFolder:
         makes. Their body stays, for another version of a view may name it too. Raises OutputError, SystemFault.
         """
         if self._place == self.name:
-            links = self._tree.locate(f"rejected/{self.name}")
+            links = self._folder.locate(f"rejected/{self.name}")
             link = links / f"{_digits(index)}.parquet"
             if disk.exists(link):
                 disk.remove(link)
@@ -239,31 +184,28 @@ class StepFolder:
             return
         # A worker that died between link and sync leaves a name that we see and power loss may still take.
         disk.sync_folder(self.path)
-        bodies = _listed(self._tree.locate(f".rejects/{self.name}"), _BODY)
-        linked = _listed(self._tree.locate(f"rejected/{self.name}"), _SHARD)
+        bodies = _listed(self._folder.locate(f".rejects/{self.name}"), _BODY)
+        linked = _listed(self._folder.locate(f"rejected/{self.name}"), _SHARD)
         for index in sorted(done.intersection(bodies.values()).difference(linked.values())):
             self._link_rejects(self.meta(index))
         for journal, index in self._journals().items():
             if index in done:
-                disk.remove(self._tree.root / "wip" / journal)
+                disk.remove(self._folder.path / "wip" / journal)
 
     def _link_rejects(self, meta: ShardMeta) -> None:
         if meta.rejects_file:
-            final = self._tree.make(f"rejected/{self.name}") / f"{_digits(meta.shard)}.parquet"
+            final = self._folder.make(f"rejected/{self.name}") / f"{_digits(meta.shard)}.parquet"
             source = self._body(meta)
-            disk.link_once(self._tree.make("tmp"), source, final)
+            disk.link_once(self._folder.make("tmp"), source, final)
 
     def _body(self, meta: ShardMeta) -> Path:
         if not _BODY.fullmatch(meta.rejects_file):
             raise damaged(self.file(meta.shard), f"it names {meta.rejects_file!r} as its rejects")
-        return self._tree.root / ".rejects" / self.name / meta.rejects_file
-
-    def _prefix(self) -> str:
-        return self._place.replace("/", "-") + "-"
+        return self._folder.path / ".rejects" / self.name / meta.rejects_file
 
     def _journals(self) -> dict[str, int]:
-        pattern = re.compile(re.escape(self._prefix()) + r"([0-9]{8})(?:\.[A-Za-z0-9_-]+)?\.jnl")
-        return _listed(self._tree.locate("wip"), pattern)
+        pattern = re.compile(re.escape(self._prefix) + r"([0-9]{8})(?:\.[A-Za-z0-9_-]+)?\.jnl")
+        return _listed(self._folder.locate("wip"), pattern)
 
     def _checked(self, meta: ShardMeta, path: Path, index: int) -> ShardMeta:
         if meta.shard != index:
@@ -280,13 +222,16 @@ _WRITTEN = ("tmp", "wip", "passages", "generated", "scores", "kept")
 class OutputFolder:
     """One run's folder; `path` is absolute with links resolved, everything below it is real folders and files.
 
-    `notify` is called with one line about rare events that change nothing in the output.
+    `notify` is called with one line about rare events that change nothing in the output. Where the folder is `missing`,
+    the first write makes it; one that goes missing later is not made again.
     """
 
     def __init__(self, path: Path, notify: Callable[[str], None] = print, *, missing: bool = False) -> None:
-        self.path = path
-        self._tree = Tree(path, missing=missing)
-        self._notify = notify
+        self.path, self.notify, self._missing = path, notify, missing
+        self._made: set[str] = set()
+        """Folders that exist; one that is moved must leave it."""
+        self.checksums: dict[str, dict[int, tuple[int, int, str]]] = {}
+        """What `StepFolder.checksum` found, by folder: all steps that read a shard hash it once."""
 
     @classmethod
     def open(cls, path: Path, *, write: bool = False, notify: Callable[[str], None] = print) -> OutputFolder:
@@ -319,23 +264,62 @@ class OutputFolder:
         `hidden` (a name beginning with a dot) holds its shards until `swap_view`. Raises JobError for a name that
         cannot be one, OutputError when it is a link or no folder.
         """
-        return StepFolder(self._tree, name, hidden=hidden, notify=self._notify)
+        return StepFolder(self, name, hidden=hidden)
+
+    def locate(self, name: str) -> Path:
+        """Path of the folder `name`, such as `scores/cosine-1a2b3c4d`, which need not exist.
+
+        Raises JobError for a name that is not made of plain parts, OutputError when a part is a link or no folder.
+        """
+        path = self.path
+        for part in _parts(name):
+            path /= part
+            if not disk.is_folder(path):
+                break
+        return self.path / name
+
+    def make(self, name: str) -> Path:
+        """The same, created where missing and safe from power loss; touches the disk once per name and process."""
+        path = self.path
+        if name not in self._made:
+            if self._missing:
+                above = [path, *path.parents]
+                missing = above[: next(n for n, each in enumerate(above) if disk.exists(each))]
+                for folder in reversed(missing):
+                    disk.make_folder(folder)
+                self._missing = False
+            for part in _parts(name):
+                path /= part
+                disk.make_folder(path)
+            self._made.add(name)
+        return self.path / name
+
+    def file(self, path: PurePath | str) -> Path:
+        """Path of a file in a folder that exists afterwards; `path` is relative to this folder or lies below it.
+
+        Raises JobError when it leads outside, OutputError, SystemFault.
+        """
+        whole = self.path / path
+        *folders, name = _parts(str(whole.relative_to(self.path) if whole.is_relative_to(self.path) else whole))
+        if folders:
+            self.make("/".join(folders))
+        return self.path.joinpath(*folders, name)
 
     def put_if_absent(self, path: PurePath | str, content: bytes) -> bool:
         """Create a small file such as `job.json` whole and durable; False when it exists, which stays as it is.
 
         `path` is relative to the folder or lies in it. Raises JobError, OutputError, SystemFault.
         """
-        final = self._tree.file(path)
-        return disk.create_once(self._tree.make("tmp"), final, content)
+        final = self.file(path)
+        return disk.create_once(self.make("tmp"), final, content)
 
     def replace_atomically(self, path: PurePath | str, content: bytes) -> None:
         """Write a small file that may change, such as `README.md`; a reader sees the old or the new one.
 
         Raises JobError, OutputError, SystemFault.
         """
-        final = self._tree.file(path)
-        disk.replace(self._tree.make("tmp"), final, content)
+        final = self.file(path)
+        disk.replace(self.make("tmp"), final, content)
 
     def swap_view(self, hidden: str, name: str) -> None:
         """Exchange the filled folder `hidden` with the view `name` in one rename; `hidden` then holds the old view.
@@ -344,15 +328,15 @@ class OutputFolder:
         and come back last, so a crash leaves them missing, never wrong; `settle` makes them.
         Raises JobError, OutputError, SystemFault.
         """
-        new = self._tree.locate(hidden)
+        new = self.locate(hidden)
         disk.sync_folder(new)
-        links = self._tree.locate(f"rejected/{name}")
+        links = self.locate(f"rejected/{name}")
         for entry in disk.entries(links):
             disk.remove(links / entry.name)
         if disk.is_folder(links):
             disk.sync_folder(links)
-        disk.swap_folders(new, self._tree.locate(name))
-        self._tree.made.discard(hidden)
+        disk.swap_folders(new, self.locate(name))
+        self._made.discard(hidden)
         self.step(name).settle()
 
 

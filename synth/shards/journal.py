@@ -37,9 +37,6 @@ class Journal:
     def __len__(self) -> int:
         return len(self._records)
 
-    def __contains__(self, key: str) -> bool:
-        return key in self._records
-
     def get(self, key: str) -> dict[str, Any] | None:
         return self._records.get(key)
 

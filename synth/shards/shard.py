@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from synth.errors import OutputError, SynthError
+from synth.types import SCHEMA_VERSION
 
 FORMAT = 1
 """Of the files and their key-values; a reader refuses a higher one."""
@@ -54,8 +55,7 @@ class Origin:
     first: int
     rows_in: int
     rows_out: int
-    schema: str
-    """Version of the columns and of the checks that the rows passed."""
+    schema: str = SCHEMA_VERSION
     models: tuple[str, ...] = ()
 
 
@@ -75,19 +75,22 @@ class ShardMeta(Origin):
         return values | {"synth.models": json.dumps(self.models)}
 
     @classmethod
-    def from_keys(cls, keys: dict[bytes, bytes] | None, path: Path) -> ShardMeta:
-        """Read back from the key-values of the file `path`. Raises OutputError when they are not ours or newer."""
+    def from_keys(cls, keys: dict[bytes, bytes] | None, path: Path, index: int | None = None) -> ShardMeta:
+        """Read back from the file `path` of shard `index`. Raises OutputError when the keys are others or newer."""
         try:
             found = {key.decode(): value.decode() for key, value in (keys or {}).items() if key.startswith(b"synth.")}
             if int(found["synth.format"]) > FORMAT:
                 raise OutputError(f"{path}: was written by a newer synth ({found['synth.writer']}).", "Upgrade synth.")
             values: dict[str, Any] = {field: found[f"synth.{key}"] for key, field in _KEYS.items()}
             values |= {field: int(values[field]) for field in _NUMBERS}
-            return cls(**values | {"models": tuple(json.loads(values["models"]))})
+            meta = cls(**values | {"models": tuple(json.loads(values["models"]))})
         except (KeyError, ValueError) as exc:
             raise OutputError(
                 f"{path}: is not a shard of synth (missing or unreadable in its Parquet metadata: {exc}).", "Remove it."
             ) from exc
+        if index not in (None, meta.shard):
+            raise damaged(path, f"it holds shard {meta.shard}")
+        return meta
 
 
 @dataclass(frozen=True, slots=True)

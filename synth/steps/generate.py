@@ -20,7 +20,7 @@ from synth.runs.run import OpenRun
 from synth.shards import Journal, Origin, Shard
 from synth.stage import ChatModel, ChatReply, ChatRequest, Encoder
 from synth.steps import ingest
-from synth.tables import SCHEMA_VERSION, pair_table, passages, rejected_item_table
+from synth.tables import pair_table, passages, rejected_item_table
 from synth.types import Candidates, Pair, Passage, Rejected, Written
 
 _REVISION = "revision"
@@ -195,7 +195,6 @@ def commit(shard: OpenShard) -> None:
         first=shard.source.meta.first,
         rows_in=sum(len(each.slots) for each in shard.asked),
         rows_out=len(pairs),
-        schema=SCHEMA_VERSION,
         models=tuple(sorted({pair.model for pair in pairs})),
     )
     rejects = rejected_item_table(rejected, run.job.run.keep_replies) if rejected else None

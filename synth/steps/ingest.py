@@ -42,7 +42,7 @@ from synth.sources import (
     sample_rows,
 )
 from synth.sources.records import FileKey, Row
-from synth.tables import EXTERNAL_PAIRS, PASSAGES, SCHEMA_VERSION, rejected_row_table
+from synth.tables import EXTERNAL_PAIRS, PASSAGES, rejected_row_table
 from synth.types import QueryConfig, Written
 
 Progress = Callable[[int, int], None]
@@ -166,14 +166,8 @@ class _Ingest(ABC, Generic[Row]):
 
     def _commit(self, record: Record, shard: _Shard[Row]) -> None:
         rows_out = self.rows_out(shard)
-        origin = Origin(
-            identity=record.sha256,
-            input="",
-            first=shard.first,
-            rows_in=rows_out + len(shard.rejected),
-            rows_out=rows_out,
-            schema=SCHEMA_VERSION,
-        )
+        rows_in = rows_out + len(shard.rejected)
+        origin = Origin(identity=record.sha256, input="", first=shard.first, rows_in=rows_in, rows_out=rows_out)
         rejects = [
             {
                 "id": f"{row.source}:{row.source_row}",
@@ -391,10 +385,8 @@ def _retry(run: OpenRun, record: Record, step: StepFolder, sums: dict[str, int])
     for start in range(0, len(record.retry), size):
         items, first = record.retry[start : start + size], sums["passages"]
         if sums["shards"] not in finished:
-            count = len(items)
-            origin = Origin(
-                identity=record.sha256, input="", first=first, rows_in=count, rows_out=count, schema=SCHEMA_VERSION
-            )
+            rows = len(items)
+            origin = Origin(identity=record.sha256, input="", first=first, rows_in=rows, rows_out=rows)
             step.commit(sums["shards"], _passages_of(run, items, first), origin)
         sums["shards"] += 1
         sums["passages"] += len(items)

@@ -22,7 +22,6 @@ from synth.runs.history import Quality, read_rules, write_rules
 from synth.runs.run import OpenRun
 from synth.shards import Origin, OutputFolder, StepFolder
 from synth.steps.score import ScoredShard, ScoreStep
-from synth.tables import SCHEMA_VERSION
 
 DEFAULT = "kept"
 _FORMAT = 1
@@ -278,17 +277,12 @@ def keep_shard(
     verdict = view.rules.apply(table, losers)
     passed = pa.array(verdict.kept)
     kept = table.filter(passed)
-    rejects = _rejects(table, verdict, view.name) if kept.num_rows < table.num_rows else None
-    origin = Origin(
-        identity=view.fingerprint,
-        input=_inputs(folder, view, index),
-        first=shard.meta.first,
-        rows_in=table.num_rows,
-        rows_out=kept.num_rows,
-        schema=SCHEMA_VERSION,
-    )
+    rows_in, rows_out = table.num_rows, kept.num_rows
+    inputs = identity.sha256({"inputs": [folder.step(name).checksum(index) for name in ("generated", *view.scores)]})
+    origin = Origin(identity=view.fingerprint, input=inputs, first=shard.meta.first, rows_in=rows_in, rows_out=rows_out)
+    rejects = _rejects(table, verdict, view.name) if rows_out < rows_in else None
     shards.commit(index, kept, origin, rejects=rejects)
-    return kept.num_rows, table.num_rows - kept.num_rows
+    return rows_out, rows_in - rows_out
 
 
 def beaten(folder: OutputFolder, view: View) -> Mapping[int, Mask]:
@@ -318,11 +312,6 @@ def beaten(folder: OutputFolder, view: View) -> Mapping[int, Mask]:
     lost[lost] = unique.losers(everything, np.ones(everything.num_rows, np.bool_))
     starts = np.cumsum([0, *sizes.values()])
     return {index: lost[start:end] for index, start, end in zip(sizes, starts, starts[1:], strict=False)}
-
-
-def _inputs(folder: OutputFolder, view: View, index: int) -> str:
-    parts = [folder.step(name).checksum(index) for name in ("generated", *view.scores)]
-    return identity.sha256({"inputs": parts})
 
 
 def _rejects(table: pa.Table, verdict: Verdict, step: str) -> pa.Table:

@@ -31,8 +31,8 @@ from synth.sources import Corpus as CorpusOptions
 from synth.sources import InputFile, PassageRow, inspect, read_passages
 from synth.stage import Encoder, Services
 from synth.steps.generate import JournaledChat
-from synth.tables import SCHEMA_VERSION, parted, with_columns
-from synth.types import MinedPair, Notify
+from synth.tables import parted, with_columns
+from synth.types import SCHEMA_VERSION, MinedPair, Notify
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,13 +341,9 @@ class Mining:
             reasons = [reason or other for reason, other in zip(reasons, few, strict=True)]
         whole = with_columns(shard.table, by_row)
         table, rejects = parted(whole, reasons, wanted)
+        rows_in, rows_out, checksum = whole.num_rows, table.num_rows, self._view.checksum(index)
         origin = Origin(
-            identity=self.fingerprint,
-            input=self._view.checksum(index),
-            first=shard.meta.first,
-            rows_in=whole.num_rows,
-            rows_out=table.num_rows,
-            schema=SCHEMA_VERSION,
+            identity=self.fingerprint, input=checksum, first=shard.meta.first, rows_in=rows_in, rows_out=rows_out
         )
         self.step.commit(index, table, origin, rejects=rejects)
         self.counts.add(table, rejects, wanted)

@@ -24,7 +24,6 @@ from synth.shards import Journal, Origin, OutputFolder, Shard, StepFolder, disk
 from synth.sources import PairSet
 from synth.stage import Services
 from synth.steps.generate import JournaledChat
-from synth.tables import SCHEMA_VERSION
 
 _INSTRUCTED = frozenset({"encoder", "reranker"})
 """Services that get the instruction for the search, and answer accordingly."""
@@ -186,14 +185,8 @@ async def _score(run: OpenRun, step: ScoreStep, shard: ScoredShard, batch: PairB
         )
     schema = pa.schema([("id", pa.string()), *promised])
     table = pa.Table.from_arrays([pairs.table["id"], *table.columns], schema=schema)
-    origin = Origin(
-        identity=step.fingerprint,
-        input=shard.checksum,
-        first=pairs.meta.first,
-        rows_in=table.num_rows,
-        rows_out=table.num_rows,
-        schema=SCHEMA_VERSION,
-    )
+    rows, first = table.num_rows, pairs.meta.first
+    origin = Origin(identity=step.fingerprint, input=shard.checksum, first=first, rows_in=rows, rows_out=rows)
     # Where another process was first, its copy counts, and the rules read that one.
     if await asyncio.to_thread(step.folder(run.folder).commit, shard.index, table, origin):
         shard.scores[step.name] = table

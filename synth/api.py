@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from synth import pipeline
 from synth.document import Document
 from synth.errors import JobError, Stopped
-from synth.job import Job, build_job
+from synth.job import build_job
 from synth.pipeline import Control, RunArgs, Target
 from synth.progress import Display
 from synth.results import export as exporting
@@ -127,10 +127,8 @@ class Run:
 
         Fills the view of this name, or replaces the default one. Raises JobError for a rule that does not fit.
         """
-        parsed, problems = Rules.parse(rules, self._job().scores)
-        if parsed is None or problems:
-            document = Document("keep", rules, {}, ())
-            raise JobError("\n  ".join(document.describe(each) for each in problems))
+        history = History.read(self._folder)
+        parsed = Rules.of(Document("keep", rules, {}, ()), history.job(history.last).scores)
         return apply(OutputFolder.open(self.path, write=True), parsed, view)
 
     def show(self, count: int = 5, *, rejected: bool = False, where: str | None = None) -> None:
@@ -138,10 +136,6 @@ class Run:
         scores = scores_in(self._folder, "kept")
         for source, row in stored_rows(self._folder, count=count, rejected=rejected, where=where):
             show_on_screen(*row_view(row, source, scores), words())
-
-    def _job(self) -> Job:
-        history = History.read(self._folder)
-        return history.job(history.last)
 
     def _scan(self, step: str) -> pl.LazyFrame:
         frame = scan(self._folder.step(step))

@@ -62,8 +62,9 @@ def commit(step, index, columns):
 
 def everything(out):
     folder = OutputFolder.open(out)
-    parts = [keep.joined(folder, (COSINE, RANK), n, folder.step("generated").read(n).table) for n in range(3)]
-    return pa.concat_tables(parts).to_pylist()
+    steps = [folder.step(name) for name in ("generated", COSINE, RANK)]
+    parts = [[step.read(n).table for step in steps] for n in range(3)]
+    return pa.concat_tables([keep.joined(pairs, scores) for pairs, *scores in parts]).to_pylist()
 
 
 def told(capsys, out, *arguments):
@@ -152,7 +153,7 @@ def test_the_written_rules_are_read_by_keep_and_keep_what_was_told(out, tmp_path
     found = told(
         capsys, out, "--by", "passage_language,query_language", "--calibrate", "keep=0.5", "--write", str(file)
     )
-    rules = ruleset.from_file(file)
+    rules = ruleset.chosen({}, file)
     verdicts = rules.apply(pa.Table.from_pylist(everything(out))).kept
     rows = everything(out)
     for each in found["proposed"][1:]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -41,50 +41,36 @@ class Grouped:
     by: tuple[str, ...]
     values: tuple[tuple[tuple[str, ...], float], ...]
 
-    def thresholds(self, table: pa.Table, rule: str) -> Numbers:
-        """The threshold of each row. Raises JobError naming the groups that have none."""
-        keys, row_group = self._groups(table)
-        values = dict(self.values)
-        found = [self._threshold(values, key) for key in keys]
-        if None in found:
-            raise no_threshold_error(rule, self.without_threshold(table))
-        return np.array(found, np.float64)[row_group]
-
-    def without_threshold(self, table: pa.Table) -> list[str]:
-        """The groups of a table that have no threshold, as `query_language de, difficulty null`."""
-        values = dict(self.values)
-        return [
-            ", ".join(f"{column} {name or 'null'}" for column, name in zip(self.by, key, strict=True))
-            for key in self._groups(table)[0]
-            if self._threshold(values, key) is None
-        ]
-
-    def _groups(self, table: pa.Table) -> tuple[list[list[str | None]], NDArray[np.int64]]:
-        """The groups of a table, and for each row which of them is its own."""
-        codes = np.zeros(table.num_rows, np.int64)
-        names: list[list[str | None]] = []
-        for column in self.by:
-            encoded = _as_text(plain_column(table, column)).dictionary_encode(null_encoding="encode")
-            names.append(encoded.dictionary.to_pylist())
-            codes = codes * len(names[-1]) + encoded.indices.to_numpy(zero_copy_only=False)
-        groups, row_group = np.unique(codes, return_inverse=True)
-        keys: list[list[str | None]] = []
-        for code in groups.tolist():
-            key: list[str | None] = []
-            for choices in reversed(names):
-                code, index = divmod(code, len(choices))  # noqa: PLW2901 - peels one column off the combined code
-                key.insert(0, choices[index])
-            keys.append(key)
-        return keys, row_group
-
-    def _threshold(self, values: Mapping[tuple[Any, ...], float], key: list[str | None]) -> float | None:
+    def of(self, key: Sequence[str | None]) -> float | None:
+        """The threshold of a group, its own or a default."""
+        values: Mapping[tuple[str | None, ...], float] = dict(self.values)
         prefixes = (tuple(key[:depth]) for depth in range(len(key), -1, -1))
         return next((values[prefix] for prefix in prefixes if prefix in values), None)
 
-    def covers(self, key: tuple[str, ...]) -> bool:
-        """Whether the group `key` (in the order of `by`) has a threshold, its own or a default."""
-        known = {each for each, _ in self.values}
-        return any(key[:depth] in known for depth in range(len(key) + 1))
+    def thresholds(self, table: pa.Table, rule: str) -> Numbers:
+        """The threshold of each row. Raises JobError naming the groups that have none."""
+        keys = self._keys(table)
+        found = {key: self.of(key) for key in set(keys)}
+        if None in found.values():
+            raise no_threshold_error(rule, self.without_threshold(table))
+        return np.array([found[key] for key in keys], np.float64)
+
+    def without_threshold(self, table: pa.Table) -> list[str]:
+        """The groups of a table that have no threshold, as `query_language de, difficulty null`."""
+        return [
+            ", ".join(f"{column} {name or 'null'}" for column, name in zip(self.by, key, strict=True))
+            for key in dict.fromkeys(self._keys(table))
+            if self.of(key) is None
+        ]
+
+    def _keys(self, table: pa.Table) -> list[tuple[str | None, ...]]:
+        """The group of each row."""
+        columns = [plain_column(table, name) for name in self.by]
+        texts = [
+            pc.if_else(c, "True", "False") if pa.types.is_boolean(c.type) else c.cast(pa.large_string())
+            for c in columns
+        ]
+        return list(zip(*(text.to_pylist() for text in texts), strict=True))
 
     def canonical(self) -> dict[str, Any]:
         """As a job file would write it."""
@@ -199,12 +185,6 @@ def _as_numbers(column: pa.Array, rule: str) -> Numbers:
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)):
         raise JobError(f"keep: {rule}: needs a column of numbers, it holds {kind}.", "Use `is:` or `in:`.")
     return np.asarray(pc.fill_null(column.cast(pa.float64()), float("nan")).to_numpy(zero_copy_only=False))
-
-
-def _as_text(column: pa.Array) -> pa.Array:
-    if pa.types.is_boolean(column.type):
-        return pc.if_else(column, "True", "False")
-    return column.cast(pa.large_string())
 
 
 def _plain(value: Scalar) -> str:

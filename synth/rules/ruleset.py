@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from synth import registry
-from synth.document import Problem, load_document, parse_scalar
+from synth.document import Document, Problem, load_document, parse_scalar
 from synth.errors import JobError
 from synth.rules.conditions import Condition, Grouped, Mask, Unique, is_missing, no_threshold_error
 from synth.rules.parsing import Parser
@@ -35,13 +35,6 @@ class Verdict:
     def kept(self) -> Mask:
         """Which rows break no rule, bool (n,)."""
         return np.asarray(~self.failures.any(axis=0))
-
-    @property
-    def reasons(self) -> pa.DictionaryArray:
-        """For each row the label of the first rule it breaks, null where it is kept."""
-        first = self.failures.argmax(axis=0) if self.labels else np.zeros(self.failures.shape[1], np.int64)
-        indices = pa.array(first.astype(np.int32), mask=self.kept)
-        return pa.DictionaryArray.from_arrays(indices, pa.array(self.labels, pa.string()))
 
     @property
     def failed(self) -> pa.ListArray:
@@ -75,14 +68,32 @@ class Rules:
         """
         known = known_columns(scorers)
         if keep is None:
-            keep = _default(scorers or ())
+            outputs = [named for scorer in scorers or () for named in scorer.named_outputs()]
+            cosine = next((name for name, column in outputs if column.name == "cosine"), None)
+            keep = {cosine: {"above": DEFAULT_COSINE}} if cosine else {}
         parser = Parser(known)
         conditions, missing, unique = parser.read(keep)
         problems = parser.problems
         rules = cls(tuple(conditions), missing, unique)
         if scorers is not None and not stored:
-            problems += rules.unmade({name for scorer in scorers for name, _ in scorer.named_outputs()})
+            made = {name for scorer in scorers for name, _ in scorer.named_outputs()}
+            problems += [each for each in rules.absent(made) if each.path[0] in _makers()]
         return (None, problems) if problems else (rules, [])
+
+    @classmethod
+    def of(cls, document: Document, scorers: Sequence[Scorer], *, stored: bool = False) -> Rules:
+        """The rules of a document: a `keep:` mapping, in a file with or without the word above it.
+
+        Raises JobError naming every mistake with its line.
+        """
+        keep, above = plain(document.data), tuple[str, ...]()
+        if document.folder is not None and isinstance(keep, dict) and set(keep) == {"keep"}:
+            keep, above = keep["keep"], ("keep",)
+        rules, found = cls.parse(keep, scorers, stored=stored)
+        problems = [*document.problems, *(replace(each, path=(*above, *each.path)) for each in found)]
+        if problems or rules is None:
+            raise JobError("\n  ".join(document.describe(each) for each in problems))
+        return rules
 
     @property
     def grouping(self) -> set[str]:
@@ -93,11 +104,6 @@ class Rules:
         """Every column that the rules read."""
         names = {condition.column for condition in self.conditions} | self.grouping
         return names | ({*self.unique.by, self.unique.best} if self.unique else set())
-
-    def unmade(self, made: Collection[str]) -> list[Problem]:
-        """A problem for each column that only a scorer outside of this job would make; `made` is what there will be."""
-        makers = _makers()
-        return [Problem((name,), *_absent(name, made)) for name in sorted(self.columns() - set(made)) if name in makers]
 
     def absent(self, present: Collection[str]) -> list[Problem]:
         """A problem for each column that the rules read and `present` does not have."""
@@ -190,12 +196,6 @@ def known_columns(scorers: Sequence[Scorer] | None) -> dict[str, ScoreColumn]:
     return known | {name: column for name, (_, column) in _makers().items() if name not in known}
 
 
-def _default(scorers: Sequence[Scorer]) -> dict[str, Any]:
-    outputs = [named for scorer in scorers for named in scorer.named_outputs()]
-    cosine = next((name for name, column in outputs if column.name == "cosine"), None)
-    return {cosine: {"above": DEFAULT_COSINE}} if cosine else {}
-
-
 def _absent(name: str, present: Collection[str]) -> tuple[str, str]:
     maker = _makers().get(name)
     if maker:
@@ -224,39 +224,15 @@ def mapping(flags: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     return keep
 
 
-def from_flags(flags: Mapping[str, Sequence[str]], scorers: Sequence[Scorer] = ()) -> Rules:
-    """Rules for scores that `scorers` stored, from flags. Raises JobError naming every mistake."""
-    rules, problems = Rules.parse(mapping(flags), scorers, stored=True)
-    if rules is None:
-        lines = [f"{'.'.join(each.path)}: {each.message}. {each.cure}".rstrip() for each in problems]
-        raise JobError("\n  ".join(lines))
-    return rules
-
-
-def from_file(path: Path, scorers: Sequence[Scorer] = ()) -> Rules:
-    """Rules for scores that `scorers` stored, from a YAML file: a `keep:` mapping, with or without the word above it.
-
-    Raises JobError naming every mistake with its line.
-    """
-    document = load_document(path)
-    data = plain(document.data)
-    nested = isinstance(data, dict) and set(data) == {"keep"}
-    above = ("keep",) if nested else ()
-    rules, problems = Rules.parse(data["keep"] if nested else data, scorers, stored=True)
-    problems = [
-        *document.problems,
-        *(Problem((*above, *each.path), each.message, each.cure) for each in problems),
-    ]
-    if problems or rules is None:
-        raise JobError("\n  ".join(document.describe(each) for each in problems))
-    return rules
-
-
 def chosen(flags: Mapping[str, Sequence[str]], path: Path | None, scorers: Sequence[Scorer] = ()) -> Rules:
-    """The rules of a command line: from its flags or from its file. Raises JobError for both or neither."""
+    """The rules of a command line, for scores that `scorers` stored: from its flags or from a YAML file.
+
+    Raises JobError naming every mistake, and for both or neither.
+    """
     given = [f"--{operator} {text}" for operator, texts in flags.items() for text in texts]
     if path is None and not given:
         raise JobError("no rules are given.", "For example --above cosine=0.6, or --rules FILE.yaml")
     if path is not None and given:
         raise JobError(f"--rules and {given[0]} cannot be combined.", "Write all rules into the file, or as flags.")
-    return from_flags(flags, scorers) if path is None else from_file(path, scorers)
+    document = load_document(path) if path else Document("keep", mapping(flags), {}, ())
+    return Rules.of(document, scorers, stored=True)

@@ -55,7 +55,7 @@ def _ungrouped(job: Job, task: Task, pairs: Sequence[tuple[str, str]]) -> Iterat
         for passage, query in pairs or [("", "")]:
             values = known | {"passage_language": [passage], "query_language": [query]}
             for key in product(*(values[name] for name in grouped.by)):
-                if all(key) and not grouped.covers(key):
+                if all(key) and grouped.of(key) is None:
                     missing[", ".join(key)] = None
         if missing:
             shown = "; ".join(list(missing)[:_SHOWN]) + ("; …" if len(missing) > _SHOWN else "")

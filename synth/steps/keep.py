@@ -147,12 +147,8 @@ def ready(folder: OutputFolder, scores: Sequence[str]) -> list[int]:
     return sorted(done)
 
 
-def joined(folder: OutputFolder, scores: Sequence[str], index: int, pairs: pa.Table) -> pa.Table:
+def joined(pairs: pa.Table, scores: Iterable[pa.Table]) -> pa.Table:
     """Pairs and their score columns, side by side; a pair's column named like a score comes as `input_<name>`."""
-    return _join(pairs, (folder.step(name).read(index).table for name in scores))
-
-
-def _join(pairs: pa.Table, scores: Iterable[pa.Table]) -> pa.Table:
     table = pairs
     for columns in scores:
         for field in columns.schema:
@@ -271,7 +267,7 @@ def keep_shard(
     view.write_record(folder)
     shard = opened.pairs if opened else folder.step("generated").read(index)
     scores = opened.scores if opened else {}
-    table = _join(shard.table, (scores[n] if n in scores else folder.step(n).read(index).table for n in view.scores))
+    table = joined(shard.table, (scores[n] if n in scores else folder.step(n).read(index).table for n in view.scores))
     if view.rules.unique and losers is None:
         losers = beaten(folder, view)[index]
     verdict = view.rules.apply(table, losers)
@@ -321,7 +317,7 @@ def _rejects(table: pa.Table, verdict: Verdict, step: str) -> pa.Table:
     failed = verdict.failed.filter(dropped)
     own = {
         "step": pa.repeat(pa.scalar(step, pa.string()), rows.num_rows),
-        "reason": verdict.reasons.filter(dropped).cast(pa.string()),
+        "reason": pc.list_element(failed, 0),
         "detail": pc.binary_join(failed, "; "),
         "failed": failed,
     }

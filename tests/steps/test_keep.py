@@ -303,7 +303,7 @@ def test_flags_are_the_same_mapping_as_a_file(tmp_path, given, expected):
     assert keep == (expected or {"cosine": {"above": {"by": "query_language", "default": 0.5}}})
     for content in (keep, {"keep": keep}):
         (tmp_path / "rules.yaml").write_text(json.dumps(content))
-        assert ruleset.from_file(tmp_path / "rules.yaml") == ruleset.from_flags(given)
+        assert ruleset.chosen({}, tmp_path / "rules.yaml") == ruleset.chosen(given, None)
 
 
 @pytest.mark.parametrize(

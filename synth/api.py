@@ -283,7 +283,7 @@ def generate(
     """
     workspace = _Workspace(out)
     sections["corpus"] = {"path": workspace.path_of(passages, "text"), **(sections.get("corpus") or {})}
-    sections |= _given(llm=llm, embed=embed, task={"use": "retrieval", **_spec(task or {})}, scores=scores, keep=keep)
+    sections |= _given(llm=llm, embed=embed, task=task, scores=scores, keep=keep)
     return workspace.run("synth.generate", sections, progress=progress)
 
 

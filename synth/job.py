@@ -245,6 +245,8 @@ def draft_job(document: Document, overrides: Sequence[str] = ()) -> Draft:
         return Draft(document, {}, None, {}, None, document.problems)
     data = plain(document.data)
     given = override(data, overrides)
+    if isinstance(data.get("task"), dict):
+        data["task"] = JobFile.model_fields["task"].default | data["task"]
     if document.folder is not None and _names_own_code(data):
         registry.importable(document.folder)
     file, stages, found = _sections(data)

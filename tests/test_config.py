@@ -59,6 +59,13 @@ def test_what_a_job_leaves_out_has_its_default(job):
     assert got.llm.repair is True
 
 
+def test_options_of_a_task_without_use_are_those_of_the_usual_one(job):
+    text = "corpus: {path: a}\nllm: {use: extractive}\nembed: {use: sentence_transformers}\n"
+    got = job(text, "task.queries_per_passage=2")
+    assert got.task.queries_per_passage == 2
+    assert got.as_json() == job(text + "task: {use: retrieval, queries_per_passage: 2}\n").as_json()
+
+
 @pytest.mark.parametrize(
     ("text", "where", "cure"),
     [

@@ -13,7 +13,7 @@ import pytest
 from loopback import WIDTH
 
 from synth.cli import main
-from synth.cli.filter import FilterArgs, target
+from synth.cli.filter import target
 from synth.errors import InputError, JobError
 from synth.runners import local
 from synth.runners.progress import Counters
@@ -412,22 +412,23 @@ def test_jobs_that_cannot_be(job, more, said):
 @pytest.mark.parametrize(
     ("given", "job", "said"),
     [
-        (FilterArgs(()), None, "no data given"),
-        (FilterArgs(("a.jsonl",)), Path("f.yaml"), "a.jsonl do not go together"),
-        (FilterArgs((), query="q"), Path("f.yaml"), "--query-column do not go together"),
-        (FilterArgs(("a.jsonl",), embed_url="http://localhost:1/v1"), None, "--embed-url names no model"),
+        (((), {}), None, "no data given"),
+        ((("a.jsonl",), {}), Path("f.yaml"), "a.jsonl do not go together"),
+        (((), {"--query-column": "q"}), Path("f.yaml"), "--query-column do not go together"),
+        ((("a.jsonl",), {"--embed-url": "http://localhost:1/v1"}), None, "--embed-url names no model"),
     ],
 )
 def test_command_lines_that_make_no_sense(given, job, said):
     with pytest.raises(JobError, match=said):
-        target(given, job, Path("out"), {"above": []}, (), None)
+        target(*given, job, Path("out"), {"above": []}, (), None)
 
 
 def test_flags_make_the_job_that_they_stand_for(tmp_path):
-    given = FilterArgs(
-        ("a.jsonl", "b.csv"), "frage", "text", "gut", "http://localhost:8100/v1", "Qwen/Qwen3-Embedding-0.6B"
-    )
-    made = target(given, None, tmp_path, {"above": ["cosine=0.6"], "is": ["language_ok=true"]}, ("data.name=x",), 3).job
+    data = ("a.jsonl", "b.csv")
+    flags = {"--query-column": "frage", "--passage-column": "text", "--label-column": "gut"}
+    flags |= {"--embed-url": "http://localhost:8100/v1", "--embed-model": "Qwen/Qwen3-Embedding-0.6B"}
+    rules = {"above": ["cosine=0.6"], "is": ["language_ok=true"]}
+    made = target(data, flags, None, tmp_path, rules, ("data.name=x",), 3).job
     entry = made.data[0]
     assert (entry.path, entry.query, entry.passage, entry.label) == (("a.jsonl", "b.csv"), "frage", "text", "gut")
     assert (entry.source, made.embed.model) == ("x", "Qwen/Qwen3-Embedding-0.6B")
@@ -569,7 +570,7 @@ class Phases(Counters):
 def test_the_progress_names_the_scorer_that_looks_at_the_whole_pass(place):
     data = jsonl(place / "mine.jsonl", [{"query": row["query"], "passage": row["passage"]} for row in rows(14)])
     scores = "scores=[{use: length}, {use: near_duplicate}, {use: near_duplicate, as: dup}]"
-    made = target(FilterArgs([data]), None, place / "out", {}, [scores, *ENGLISH[1::2], "run.shard_size=5"], None)
+    made = target([data], {}, None, place / "out", {}, [scores, *ENGLISH[1::2], "run.shard_size=5"], None)
     opened = OpenRun.open(made.job, made.out, sample=None, notify=print)
     phases = Phases()
     asyncio.run(local.work(opened, ingest.make(opened, lambda *_: None)["shards"], phases, local.StopRequest()))

@@ -6,14 +6,15 @@ import asyncio
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from synth import registry
-from synth.check import Finding, Findings
+from synth.check import Findings
 from synth.check.data import DataReport, PairsReport, look, look_at_pairs
-from synth.check.servers import Asked, ask_all, named_models
+from synth.check.servers import Asked, ask_all
 from synth.document import Problem
 from synth.errors import JobError, SynthError
 from synth.job import Draft, Job, PersonaOptions
@@ -29,72 +30,43 @@ from synth.types import Candidates, Notify, Passage
 from synth.validation import validate
 
 
-@dataclass(slots=True)
-class Material:
-    """What a job reads, as far as it can be read: None and empty where it cannot."""
-
-    files: Sequence[InputFile] = ()
-    prompts: PromptFolder | None = None
-    library: Library | None = None
-
-
-def read_material(draft: Draft, base: Path, findings: Findings) -> Material:
-    """Read all files that a job names, also of sections whose neighbours have mistakes."""
-    return Material(_files(draft, base, findings), _prompts(draft, base, findings), _library(draft, base, findings))
-
-
 def _files(draft: Draft, base: Path, findings: Findings) -> list[InputFile]:
     """The inputs of every corpus that can be understood, each looked at by itself."""
     given = draft.data.get("corpus")
     specs = given if isinstance(given, list) else [given] if isinstance(given, dict) else []
-    limits = (
-        ReadLimits()
-        if draft.file is None
-        else ReadLimits(max_line_bytes=draft.file.limits.max_line_bytes, strict=False)
-    )
+    limits = ReadLimits(max_line_bytes=draft.file.limits.max_line_bytes, strict=False) if draft.file else ReadLimits()
     files: list[InputFile] = []
     for index, spec in enumerate(specs):
         path = ("corpus", str(index)) if isinstance(given, list) else ("corpus",)
         corpus, _ = validate(Corpus, spec)
-        if corpus is None:
-            continue
         try:
-            seen = inspect([corpus], base, limits)
+            seen = inspect([corpus], base, limits) if corpus is not None else []
         except JobError as exc:
-            message = exc.message.removeprefix("corpus.path: ")
-            findings.problem(draft.document, Problem((*path, "path"), message, exc.hint))
+            findings.problem(Problem((*path, "path"), exc.message.removeprefix("corpus.path: "), exc.hint))
         except SynthError as exc:
-            findings.add(Finding.of(exc))
+            findings.error(exc)
         else:
             files += [replace(each, corpus_index=index) for each in seen]
     return files
 
 
 def _prompts(draft: Draft, base: Path, findings: Findings) -> PromptFolder | None:
-    task = draft.stages.get("task") or _only_files(draft.data.get("task"))
-    if task is None:
+    """The templates of the task; of a task with mistakes elsewhere, those that it names."""
+    task, given = draft.stages.get("task"), draft.data.get("task")
+    if task is None and isinstance(given, dict):
+        named = {key: given[key] for key in ("prompts", "examples") if key in given}
+        with suppress(JobError):
+            task, _ = validate(registry.find("tasks", str(given.get("use"))), named)
+    if not isinstance(task, Task):
         return None
     try:
         prompts: PromptFolder = task.load_prompts(base)
     except SynthError as exc:
-        findings.add(Finding.of(exc, f"{draft.document.name}: task: "))
+        findings.error(exc, f"{draft.document.name}: task: ")
         return None
     for warning in task.check(prompts):
         findings.warn(warning)
     return prompts
-
-
-def _only_files(given: object) -> Task | None:
-    """Of a task with mistakes elsewhere, the files that it names."""
-    if not isinstance(given, dict):
-        return None
-    named = {key: given[key] for key in ("prompts", "examples") if key in given}
-    try:
-        cls = registry.find("tasks", str(given.get("use")))
-    except JobError:
-        return None
-    found = validate(cls, named)[0]
-    return found if isinstance(found, Task) else None
 
 
 def _library(draft: Draft, base: Path, findings: Findings) -> Library | None:
@@ -105,9 +77,9 @@ def _library(draft: Draft, base: Path, findings: Findings) -> Library | None:
     try:
         return load_library(find("personas", options.path, base), options.field)
     except JobError as exc:
-        findings.problem(draft.document, Problem(("personas", "path"), exc.message, exc.hint or "Check the path."))
+        findings.problem(Problem(("personas", "path"), exc.message, exc.hint or "Check the path."))
     except SynthError as exc:
-        findings.add(Finding.of(exc))
+        findings.error(exc)
     return None
 
 
@@ -137,19 +109,26 @@ class Costs:
     disk_free: int | None
 
 
-def expect(job: Job, material: Material, data: DataReport, out: Path) -> Costs:
-    """Add up what all passages will cost if every first reply is accepted."""
+def expect(
+    job: Job, prompts: PromptFolder | None, library: Library | None, data: DataReport, findings: Findings
+) -> Costs:
+    """Add up what all passages will cost if every first reply is accepted; warn where the disk is too small."""
     task = job.require_task()
     items = data.expected * task.items_per_passage
     asked: list[list[int]] = []
-    if material.prompts is not None and data.sample:
-        writer = writer_of(job, material.prompts)
-        names = material.library.sentences if material.library else ()
-        asked = asyncio.run(_rehearse(writer, data.sample, names))
+    if prompts is not None and data.sample:
+        asked = asyncio.run(_rehearse(writer_of(job, prompts), data.sample, library.sentences if library else ()))
     sizes = [sum(calls) for calls in asked]
     calls = max(map(len, asked), default=1)
-    text = data.expected_bytes * _COMPRESSED
-    per_passage = 1 + 2 * min(task.items_per_passage, 2)  # a repeated text compresses well within a shard
+    text = _COMPRESSED * data.bytes * data.expected / max(1, data.passages)
+    copies = 1 + 2 * min(task.items_per_passage, 2)  # a repeated text compresses well within a shard
+    needed = round(text * copies + items * _PAIR_BYTES)
+    free = _free(job.base / (job.file.out or "outputs"))
+    if free is not None and needed > free:
+        findings.warn(
+            f"the run needs about {needed / 1e9:,.1f} GB, the disk has {free / 1e9:,.1f} GB left. "
+            "Choose another folder with -o."
+        )
     return Costs(
         passages=data.expected,
         items=items,
@@ -157,8 +136,8 @@ def expect(job: Job, material: Material, data: DataReport, out: Path) -> Costs:
         prompt_tokens=round(sum(sizes) / len(sizes) / BYTES_PER_TOKEN * items) if sizes else None,
         completion_tokens=REPLY_TOKENS * calls * items if sizes else None,
         longest_prompt=max(map(max, filter(None, asked)), default=0) // BYTES_PER_TOKEN if sizes else None,
-        disk_bytes=round(text * per_passage + items * _PAIR_BYTES),
-        disk_free=_free(out),
+        disk_bytes=needed,
+        disk_free=free,
     )
 
 
@@ -210,19 +189,15 @@ def _example_of(schema: Mapping[str, Any]) -> Any:
     return "sample"
 
 
-def check_fit(job: Job, costs: Costs, max_model_len: int | None, findings: Findings) -> None:
-    """Warn where prompts will not fit a server's context, or shards not the disk."""
+def _check_context(job: Job, longest: int | None, servers: Sequence[Asked], findings: Findings) -> None:
+    """Warn where prompts will not fit a server's context."""
+    room = [r.max_model_len for each in servers if each.section == "llm" for r in each.results if r.max_model_len]
     reply = job.llm.max_tokens if job.llm is not None else 0
-    if max_model_len is not None and costs.longest_prompt and costs.longest_prompt + reply > max_model_len:
+    if room and longest and longest + reply > min(room):
         findings.warn(
-            f"the longest prompt of the sample has about {costs.longest_prompt:,} tokens, a reply up to {reply:,}; "
-            f"the server takes {max_model_len:,} in all. Such items will be rejected as too_long: lower "
+            f"the longest prompt of the sample has about {longest:,} tokens, a reply up to {reply:,}; "
+            f"the server takes {min(room):,} in all. Such items will be rejected as too_long: lower "
             "corpus.max_chars, or start the server with a larger --max-model-len."
-        )
-    if costs.disk_free is not None and costs.disk_bytes > costs.disk_free:
-        findings.warn(
-            f"the run needs about {costs.disk_bytes / 1e9:,.1f} GB, the disk has {costs.disk_free / 1e9:,.1f} GB left. "
-            "Choose another folder with -o."
         )
 
 
@@ -253,39 +228,40 @@ class Report:
             "mistakes": self.findings.mistakes,
             "warnings": self.findings.warnings,
             "data": self.data.as_json() if self.data else None,
-            "servers": [each.as_json() for each in self.servers],
+            "servers": [asdict(each) for each in self.servers],
             "expected": asdict(self.costs) if self.costs else None,
         }
 
 
 def examine(draft: Draft, base: Path, *, offline: bool, notify: Notify = lambda _: None) -> Report:
     """Look at everything that is possible despite the draft's own mistakes."""
-    findings = Findings.of(draft.document, draft.problems)
+    findings = Findings(draft.document)
+    for problem in draft.problems:
+        findings.problem(problem)
     notify(f"{draft.document.name}: looking at the job and its files")
-    material = read_material(draft, base, findings)
+    files = _files(draft, base, findings)
+    prompts, library = _prompts(draft, base, findings), _library(draft, base, findings)
     for scorer in draft.stages.get("scores", ()):
         try:
             scorer.at(base).require()
         except SynthError as exc:
-            findings.add(Finding.of(exc, f"{draft.document.name}: "))
+            findings.error(exc, f"{draft.document.name}: ")
     job = draft.job(base)
     data: DataReport | PairsReport | None = None
     costs = None
     if job is not None and job.data:
-        data = look_at_pairs(job, draft.document, findings)
+        data = look_at_pairs(job, findings)
     elif job is not None:
         limits = ReadLimits(max_line_bytes=job.limits.max_line_bytes, strict=False)
-        data = look(job.corpora, material.files, limits, findings)
+        data = look(job.corpora, files, limits, findings)
         for problem in unsuited(job, list(data.languages)):
-            findings.problem(draft.document, problem)
+            findings.problem(problem)
         job.run.in_flight(findings.warn)
     if not offline:
         notify("asking the models")
     instruction = job.instruction if job is not None else str(getattr(draft.stages.get("task"), "instruction", ""))
-    servers = ask_all(named_models(draft.stages, instruction), findings, offline=offline)
+    servers = asyncio.run(ask_all(draft.stages, instruction, findings, offline=offline))
     if job is not None and isinstance(data, DataReport):
-        out = Path(job.file.out) if job.file.out else Path("outputs")
-        costs = expect(job, material, data, base / out)
-        room = [r.max_model_len for a in servers if a.section == "llm" for r in a.results if r.max_model_len]
-        check_fit(job, costs, min(room, default=None), findings)
+        costs = expect(job, prompts, library, data, findings)
+        _check_context(job, costs.longest_prompt, servers, findings)
     return Report(data, servers, costs, findings)

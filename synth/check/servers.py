@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import resource
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from synth.check import Finding, Findings
+from synth.check import Findings
 from synth.errors import SynthError
 from synth.job import SPARE_DESCRIPTORS
 from synth.registry import name_of
@@ -39,77 +39,52 @@ class Asked:
     proxies: Sequence[str] = ()
     """What the proxy variables of the environment do to these hosts, in sentences; empty where there are none."""
 
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
 
+async def ask_all(stages: Mapping[str, Any], instruction: str, findings: Findings, *, offline: bool) -> list[Asked]:
+    """Ask the models of all sections and scorers at the same time.
 
-@dataclass(frozen=True, slots=True)
-class Model:
-    """One model that a job names, where (`llm`, `scores.1.model`), and the instruction that it gets."""
-
-    section: str
-    stage: ModelStage
-    instruction: str
-
-
-def named_models(stages: Mapping[str, Any], instruction: str) -> list[Model]:
-    """The models of a job's sections and scorers; `instruction` is for those without one of their own."""
-    named = [(section, stages.get(section)) for section in ("llm", "embed")]
-    found = [Model(section, stage, instruction) for section, stage in named if isinstance(stage, ModelStage)]
+    `instruction` is for those without one of their own. A problem with one becomes a finding, the others are still
+    asked.
+    """
+    named = [(section, stages.get(section), instruction) for section in ("llm", "embed")]
     for number, scorer in enumerate(stages.get("scores", ())):
         own = dict(scorer).get("instruction") or instruction
-        found += [Model(f"scores.{number}.{name}", stage, own) for name, stage in scorer.models.items()]
-    return found
+        named += [(f"scores.{number}.{name}", stage, own) for name, stage in scorer.models.items()]
+    models = [(section, stage, own) for section, stage, own in named if isinstance(stage, ModelStage)]
+    return await asyncio.gather(*(_ask(*each, findings, offline=offline) for each in models))
 
 
-def ask_all(models: Sequence[Model], findings: Findings, *, offline: bool) -> list[Asked]:
-    """Ask all servers at the same time; a problem with one becomes a finding, the others are still asked."""
-
-    async def gather() -> list[Asked]:
-        return await asyncio.gather(*(_ask(model, findings, offline=offline) for model in models))
-
-    return asyncio.run(gather())
-
-
-async def _ask(named: Model, findings: Findings, *, offline: bool) -> Asked:
-    section, stage = named.section, named.stage
-    asked = Asked(
-        section,
-        name_of(stage),
-        stage.model,
-        servers=[shown(url) for url in stage.urls()],
-        hosts=hosts(stage),
-        proxies=proxies(stage),
-    )
+async def _ask(section: str, stage: ModelStage, instruction: str, findings: Findings, *, offline: bool) -> Asked:
+    urls = stage.urls()
+    hosts = list(dict.fromkeys(urlsplit(url).netloc for url in urls if not is_loopback(url)))
+    asked = Asked(section, name_of(stage), stage.model, [shown(url) for url in urls], hosts, proxies=proxies(stage))
     client = ClientSettings(request_timeout=PROBE_SECONDS, notify=findings.warn)
+    results: list[ProbeResult] = []
     try:
-        results = await _probe(named, client, findings, offline=offline)
+        # Opening a model also shows missing keys and certificates, offline as well.
+        if isinstance(stage, LlmStage):
+            chat = stage.open(client)
+            await chat.close()
+            _check_descriptors(chat.slots if hosts else 0, findings)
+            results = [] if offline else await stage.probe(client)
+        elif isinstance(stage, EmbedStage | RerankStage):
+            await stage.open(client, instruction).close()
+            results = [] if offline else await stage.probe(client, instruction)
     except SynthError as exc:
-        findings.add(Finding.of(exc, f"{section}: "))
+        findings.error(exc, f"{section}: ")
         return asked
+    for text in _problems(section, stage, results):
+        findings.add(text, 5)
+    return replace(asked, results=tuple(results))
+
+
+def _problems(section: str, stage: ModelStage, results: Sequence[ProbeResult]) -> Iterator[str]:
     key = next((name for name in ("base_urls", "base_url") if name in type(stage).model_fields), "model")
     for result in results:
         for problem in result.problems:
             text = problem if problem.startswith(result.server) else f"{result.server}: {problem}"
             cure = "" if result.reachable else f" Start it, or correct {section}.{key}."
-            ended = text if text.endswith("?") else f"{text.rstrip('.')}."
-            findings.add(Finding(f"{section}: {ended}{cure}", 5))
-    return replace(asked, results=tuple(results))
-
-
-async def _probe(named: Model, client: ClientSettings, findings: Findings, *, offline: bool) -> list[ProbeResult]:
-    """What the servers of one model answer. Opening it also shows missing keys and certificates, offline as well."""
-    stage = named.stage
-    if isinstance(stage, LlmStage):
-        chat = stage.open(client)
-        await chat.close()
-        _check_descriptors(chat.slots if hosts(stage) else 0, findings)
-        return [] if offline else await stage.probe(client)
-    if isinstance(stage, EmbedStage | RerankStage):
-        model = stage.open(client, named.instruction)
-        await model.close()
-        return [] if offline else await stage.probe(client, named.instruction)
-    return []
+            yield f"{section}: {text if text.endswith('?') else text.rstrip('.') + '.'}{cure}"
 
 
 def proxies(stage: ModelStage) -> list[str]:
@@ -129,11 +104,6 @@ def proxies(stage: ModelStage) -> list[str]:
         else:
             lines.append(f"{parts.netloc} is reached directly: the proxy of the environment counts with trust_env only")
     return list(dict.fromkeys(lines))
-
-
-def hosts(stage: ModelStage) -> list[str]:
-    """The hosts other than this machine that a stage sends texts to, each once."""
-    return list(dict.fromkeys(urlsplit(url).netloc for url in stage.urls() if not is_loopback(url)))
 
 
 def _check_descriptors(slots: int, findings: Findings) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,24 +15,13 @@ from synth.errors import SynthError
 from synth.terminal import facts, say, show, tell
 
 if TYPE_CHECKING:
-    from synth.check.data import DataReport
+    from synth.check.data import DataReport, PairsReport
     from synth.check.job import Costs, Report
     from synth.check.servers import Asked
     from synth.job import Draft, Job
     from synth.stage import ProbeResult
 
 _FILES_SHOWN = 10
-
-
-class CheckFailed(SynthError):  # noqa: N818 - named by what happened, as all errors are
-    """A check found mistakes; all of them have been printed."""
-
-    def __init__(self, count: int, code: int) -> None:
-        super().__init__(f"{count} {'mistake' if count == 1 else 'mistakes'} found.", "Fix the problems above.")
-        self.exit_code = code
-
-    def __reduce__(self) -> tuple[type[CheckFailed], tuple[int, int]]:
-        return CheckFailed, (int(self.message.split()[0]), self.exit_code)
 
 
 @app.command(
@@ -63,7 +53,10 @@ def check(
     else:
         _print(report, draft)
     if report.findings.code:
-        raise CheckFailed(len(report.findings.mistakes), report.findings.code)
+        count = len(report.findings.mistakes)
+        error = SynthError(f"{count} {'mistake' if count == 1 else 'mistakes'} found.", "Fix the problems above.")
+        error.exit_code = report.findings.code
+        raise error
 
 
 def _print(report: Report, draft: Draft) -> None:
@@ -84,16 +77,30 @@ def _print(report: Report, draft: Draft) -> None:
 def _facts(report: Report, job: Job | None) -> Iterator[tuple[str, str]]:
     from synth.check.data import PairsReport
 
-    if isinstance(report.data, PairsReport):
-        yield from report.data.facts() if report.data.rows else ()
-    elif report.data is not None and report.data.files:
-        yield from _data_facts(report.data)
+    data, pairs = report.data, report.costs.items if report.costs else 0
+    if isinstance(data, PairsReport):
+        yield from _pairs_facts(data) if data.rows else ()
+        pairs = data.expected
+    elif data is not None and data.files:
+        yield from _data_facts(data)
     for asked in report.servers:
         yield from _server_facts(asked)
-    if job is not None and report.costs is not None:
-        yield from _cost_facts(job, report.costs)
     if job is not None:
-        yield from _index_facts(job, report)
+        yield from _cost_facts(job, report.costs) if report.costs else ()
+        yield from _index_facts(job, report.servers, pairs)
+
+
+def _pairs_facts(data: PairsReport) -> Iterator[tuple[str, str]]:
+    from synth.steps.ingest import describe_renamed
+
+    yield from (("data", layout) for layout in data.layouts)
+    how = f"{data.read:,} looked at, spread evenly" if data.sampled else "all looked at"
+    yield "rows", f"{data.rows:,}, {how}: {data.pairs:,} pairs"
+    if data.renamed:
+        yield "renamed", describe_renamed(data.renamed)
+    if data.rejected:
+        yield "rejected", f"{data.rejected.total():,} ({data.reasons})"
+    yield "languages", f"{_shares(data.languages, data.pairs)} (query > passage)"
 
 
 def _data_facts(data: DataReport) -> Iterator[tuple[str, str]]:
@@ -103,22 +110,23 @@ def _data_facts(data: DataReport) -> Iterator[tuple[str, str]]:
     if len(data.files) > _FILES_SHOWN:
         yield "", f"and {len(data.files) - _FILES_SHOWN:,} more files"
     rows = "an unknown number of" if data.rows is None else f"{data.rows:,}"
-    how = f"{data.read:,} of {rows} rows looked at, spread evenly" if data.sampled else f"{data.read:,}, all looked at"
-    yield "rows", f"{how}"
+    sample = f"{data.read:,} of {rows} rows looked at, spread evenly"
+    yield "rows", sample if data.sampled else f"{data.read:,}, all looked at"
     if data.rejected:
-        reasons = ", ".join(f"{name} {count:,}" for name, count in data.rejected.most_common())
-        yield "rejected", f"{data.rejected.total():,} ({reasons})"
+        yield "rejected", f"{data.rejected.total():,} ({data.reasons})"
         if data.sampled:
             yield "", "duplicates show only where both rows are in the sample"
     if not data.passages:
         return
-    about = "about " if data.sampled else ""
-    shown = ", ".join(f"{code} {count / data.passages:.0%}" for code, count in data.languages.most_common(12))
-    mean = data.characters / data.passages
+    about, mean = "about " if data.sampled else "", data.characters / data.passages
     yield "passages", f"{about}{data.expected:,}, of {mean:,.0f} characters on average, the longest {data.longest:,}"
     if data.chunked or data.cut:
         yield "", f"{data.chunked:,} rows too long and chunked, {data.cut:,} truncated"
-    yield "languages", f"{shown}"
+    yield "languages", _shares(data.languages, data.passages)
+
+
+def _shares(languages: Counter[str], of: int) -> str:
+    return ", ".join(f"{code} {count / of:.0%}" for code, count in languages.most_common(12))
 
 
 def _server_facts(asked: Asked) -> Iterator[tuple[str, str]]:
@@ -131,8 +139,7 @@ def _server_facts(asked: Asked) -> Iterator[tuple[str, str]]:
         yield from ((asked.section, f"{name} {each}") for each in where)
     if asked.hosts:
         yield "", f"passages leave this machine for {', '.join(asked.hosts)}"
-    for proxy in asked.proxies:
-        yield "", f"{proxy}"
+    yield from (("", proxy) for proxy in asked.proxies)
 
 
 def _state(result: ProbeResult) -> str:
@@ -166,12 +173,9 @@ def _cost_facts(job: Job, costs: Costs) -> Iterator[tuple[str, str]]:
     yield "kept", f"pairs with {job.rules.describe()}"
 
 
-def _index_facts(job: Job, report: Report) -> Iterator[tuple[str, str]]:
-    from synth.check.data import PairsReport
-
+def _index_facts(job: Job, servers: Sequence[Asked], pairs: int) -> Iterator[tuple[str, str]]:
     """What scorers that compare all pairs keep on disk."""
-    pairs = report.data.expected if isinstance(report.data, PairsReport) else report.costs.items if report.costs else 0
-    widths = [found.dimension for each in report.servers if each.section == "embed" for found in each.results]
+    widths = [found.dimension for each in servers if each.section == "embed" for found in each.results]
     width = next((each for each in widths if each), None)
     for scorer in job.scores:
         size = scorer.index_bytes(pairs, width or 0)

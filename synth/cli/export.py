@@ -13,7 +13,6 @@ from synth.cli.app import AsJson, RunFolder, app, examples
 from synth.terminal import say, tell
 
 if TYPE_CHECKING:
-    from synth.exports import Export, Facts
     from synth.results.export import ExportArgs
 
 
@@ -80,14 +79,10 @@ def export_run(out: Path, args: ExportArgs, *, as_json: bool) -> None:
     from synth.results.export import export as work
 
     options, facts = work(out, args, (lambda _: None) if as_json else tell)
-    _print(args, options, facts, as_json=as_json)
-
-
-def _print(args: ExportArgs, options: Export, facts: Facts, *, as_json: bool) -> None:
     counts = facts.counts
     if as_json:
-        plain_counts = asdict(counts) | {"lengths": {str(n): rows for n, rows in sorted(counts.lengths.items())}}
-        say(json.dumps({"to": args.to, "out": str(args.out), "negatives_a_row": facts.negatives()} | plain_counts))
+        plain = asdict(counts) | {"lengths": {str(n): rows for n, rows in sorted(counts.lengths.items())}}
+        say(json.dumps({"to": args.to, "out": str(args.out), "negatives_a_row": facts.negatives()} | plain))
         return
     rows = ", ".join(f"{split} {count:,}" for split, count in counts.rows.items())
     say(f"{args.out}: {options.title}, {rows} rows of {counts.pairs:,} pairs, {facts.negatives()} negatives at most")

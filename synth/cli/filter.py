@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,29 +30,6 @@ from synth.errors import JobError
 
 if TYPE_CHECKING:
     from synth.pipeline import Target
-
-
-@dataclass(frozen=True, slots=True)
-class FilterArgs:
-    """What the flags say about the data and the embedder; None: not given."""
-
-    data: Sequence[str]
-    query: str | None = None
-    passage: str | None = None
-    label: str | None = None
-    embed_url: str | None = None
-    embed_model: str | None = None
-
-    def flags(self) -> list[str]:
-        """What only goes with paths, as it was written."""
-        named = {
-            "--query-column": self.query,
-            "--passage-column": self.passage,
-            "--label-column": self.label,
-            "--embed-url": self.embed_url,
-            "--embed-model": self.embed_model,
-        }
-        return [*self.data, *(flag for flag, value in named.items() if value is not None)]
 
 
 @app.command(
@@ -105,15 +81,23 @@ def filter(  # noqa: A001 - the command's name
     economise()
     from synth.pipeline import RunArgs
 
-    args = FilterArgs(data or (), query_column, passage_column, label_column, embed_url, embed_model)
+    flags = {
+        "--query-column": query_column,
+        "--passage-column": passage_column,
+        "--label-column": label_column,
+        "--embed-url": embed_url,
+        "--embed-model": embed_model,
+    }
+    given = {flag: value for flag, value in flags.items() if value is not None}
     rules = {"above": above, "below": below, "min": at_least, "max": at_most, "is": equal}
     index, of = parse_shard(shard)
-    how = RunArgs(workers, index, of, continue_edited=continue_edited)
-    run_target(target(args, job, out, rules, settings, sample), how, deadline=deadline, as_json=as_json)
+    args = RunArgs(workers, index, of, continue_edited=continue_edited)
+    run_target(target(data or [], given, job, out, rules, settings, sample), args, deadline=deadline, as_json=as_json)
 
 
 def target(
-    args: FilterArgs,
+    data: Sequence[str],
+    flags: Mapping[str, str],
     job: Path | None,
     out: Path | None,
     rules: Mapping[str, Sequence[str]],
@@ -126,46 +110,45 @@ def target(
     """
     from synth.document import Document
     from synth.job import build_job
-    from synth.pipeline import Target, resolve, sample_folder
+    from synth.pipeline import EMBEDDER, PAIR_SCORES, Target, resolve, sample_folder
     from synth.rules.ruleset import mapping
 
-    keep = mapping(rules)
     if job is not None:
-        if args.flags() or keep:
-            what = (args.flags() or [f"--{next(name for name, texts in rules.items() if texts)}"])[0]
-            raise JobError(f"-c {job} and {what} do not go together.", "Write it into the file, or set it with -s.")
+        if given := [*data, *flags, *(f"--{name}" for name, texts in rules.items() if texts)]:
+            raise JobError(f"-c {job} and {given[0]} do not go together.", "Write it into the file, or set it with -s.")
         found = resolve(job, out, settings, sample)
         if not found.job.data:
             raise JobError(f"{job}: names no `data`.", f"A job that generates is run with: synth run {job}")
         return found
-    if not args.data:
+    if not data:
         raise JobError("no data given.", "Name files or a folder, or a job file with -c.")
     if out is None:
         raise JobError("no output folder given.", "Name one with -o.")
-    document = Document("synth filter", _document(args, keep), {}, ())
+    model = {"model": flags["--embed-model"]} if "--embed-model" in flags else {}
+    embed: dict[str, Any] = EMBEDDER | model
+    if "--embed-url" in flags:
+        if not model:
+            raise JobError("--embed-url names no model.", "Add --embed-model, as the server calls it.")
+        embed = {"use": "vllm_server", "base_urls": [flags["--embed-url"]], **model}
+    columns = {name: flags[f"--{name}-column"] for name in _COLUMNS if f"--{name}-column" in flags}
+    scores = [{"use": name} for name in PAIR_SCORES]
+    spec: dict[str, Any] = {"data": _entries(data, columns), "embed": embed, "scores": scores}
+    if keep := mapping(rules):
+        spec["keep"] = keep
+    document = Document("synth filter", spec, {}, ())
     return Target(build_job(document, settings, base=Path.cwd()), sample_folder(out, sample), sample)
 
 
-def _document(args: FilterArgs, keep: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of the job file that would say the same."""
-    from synth.pipeline import PAIR_SCORES
-
-    scores = [{"use": name} for name in PAIR_SCORES]
-    entries = _entries(args)
-    return {"data": entries if len(entries) > 1 else entries[0], "embed": _embedder(args), "scores": scores} | (
-        {"keep": dict(keep)} if keep else {}
-    )
+_COLUMNS = ("query", "passage", "label")
 
 
-def _entries(args: FilterArgs) -> list[dict[str, Any]]:
-    """The entries of `data:`: one for each folder, which has a layout of its own, one for all files together."""
-    named_columns = {"query": args.query, "passage": args.passage, "label": args.label}
-    columns = {key: value for key, value in named_columns.items() if value is not None}
+def _entries(data: Sequence[str], columns: Mapping[str, str]) -> dict[str, Any] | list[dict[str, Any]]:
+    """The section `data:`: one entry for each folder, which has a layout of its own, one for all files together."""
     paths: dict[str | None, list[str]] = {}
-    for path in args.data:
+    for path in data:
         paths.setdefault(path if Path(path).expanduser().is_dir() else None, []).append(path)
     if len(paths) == 1:
-        return [{"path": list(args.data)} | columns]
+        return {"path": list(data), **columns}
     from synth.sources import PairData
 
     named: dict[str, list[str]] = {}
@@ -173,14 +156,4 @@ def _entries(args: FilterArgs) -> list[dict[str, Any]]:
         stem = PairData(path=(each[0],)).source
         name = next(name for name in chain([stem], (f"{stem}-{n}" for n in count(2))) if name not in named)
         named[name] = each
-    return [{"name": name, "path": each} | columns for name, each in named.items()]
-
-
-def _embedder(args: FilterArgs) -> dict[str, Any]:
-    from synth.pipeline import EMBEDDER
-
-    if args.embed_url is None:
-        return EMBEDDER if args.embed_model is None else EMBEDDER | {"model": args.embed_model}
-    if args.embed_model is None:
-        raise JobError("--embed-url names no model.", "Add --embed-model, as the server calls it.")
-    return {"use": "vllm_server", "model": args.embed_model, "base_urls": [args.embed_url]}
+    return [{"name": name, "path": each, **columns} for name, each in named.items()]

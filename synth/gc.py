@@ -23,7 +23,7 @@ from synth.errors import JobError, OutputError, SystemFault
 from synth.runs.run import job_of
 from synth.shards.journal import locked
 from synth.steps import score
-from synth.verify.files import BODY, JOURNAL, Book, Layout, ShardFile, StepFiles, Unreadable, files_below, survey
+from synth.verify.files import BODY, JOURNAL, Layout, Report, ShardFile, StepFiles, Unreadable, files_below, survey
 from synth.verify.walk import score_folders
 
 
@@ -65,7 +65,7 @@ def collect(out: Path, wanted: Wanted, *, dry_run: bool = False) -> Result:
     root = out.expanduser().resolve()
     if not (root / "job.json").is_file():
         raise OutputError(f"{out}: has no job.json, so it is not the folder of a run.")
-    layout = survey(root, Book(root))
+    layout = survey(Report(root))
     collector = _Collector(layout, wanted, dry_run=dry_run)
     try:
         collector.all()

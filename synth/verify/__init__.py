@@ -15,7 +15,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from synth.errors import JobError, OutputError
-from synth.verify.files import Book, Finding, Report, StepTotals, survey
+from synth.verify.files import Finding, Report, StepTotals, survey
 from synth.verify.ledgers import check_leftovers
 from synth.verify.records import check_inputs, check_prompts, read_records
 from synth.verify.walk import Walk
@@ -33,14 +33,14 @@ def verify(out: Path, *, deep: bool = False) -> Report:
         raise JobError(f"{out}: the output folder does not exist.")
     if not (root / "job.json").exists():
         raise OutputError(f"{out}: has no job.json, so it is not the folder of a run.")
-    book = Book(root)
-    layout = survey(root, book)
-    records = read_records(layout, book)
-    check_prompts(layout, records, book)
-    check_inputs(records, book, deep=deep)
-    walk = Walk(layout, records, book, deep=deep)
+    report = Report(root, deep)
+    layout = survey(report)
+    records = read_records(layout, report)
+    check_prompts(layout, records, report)
+    check_inputs(records, report)
+    walk = Walk(layout, records, report)
     for index in layout.indexes():
         walk.shard(index)
     walk.finish()
-    check_leftovers(layout, walk.bodies, book)
-    return book.report(deep=deep)
+    check_leftovers(layout, walk.bodies, report)
+    return report

@@ -10,6 +10,7 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -66,50 +67,36 @@ class StepTotals:
     def complete(self) -> bool:
         return self.of is not None and self.shards >= self.of
 
-    def add(self, rows_in: int, rows_out: int, rejected: int) -> None:
-        """Count one more shard."""
-        self.shards += 1
-        self.rows_in += rows_in
-        self.rows_out += rows_out
-        self.rejected += rejected
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """The whole result; `facts` are the lines about files that belong to no step."""
-
-    deep: bool
-    facts: tuple[tuple[str, str], ...]
-    steps: tuple[StepTotals, ...]
-    damage: tuple[Finding, ...]
-    notes: tuple[Finding, ...]
-
-    @property
-    def sound(self) -> bool:
-        return not self.damage
-
-    @property
-    def complete(self) -> bool:
-        return all(step.complete for step in self.steps)
-
-    def as_json(self) -> dict[str, Any]:
-        """Everything but the facts, for scripts."""
-        steps = [asdict(step) | {"complete": step.complete} for step in self.steps]
-        found = {name: [asdict(each) for each in getattr(self, name)] for name in ("damage", "notes")}
-        return {"sound": self.sound, "complete": self.complete, "deep": self.deep, "steps": steps, **found}
-
 
 @dataclass(slots=True)
-class Book:
-    """Collects findings while the files are read."""
+class Report:
+    """Everything that is found, filled while the files are read; `facts` are about files that belong to no step."""
 
     root: Path
+    deep: bool = False
     facts: list[tuple[str, str]] = field(default_factory=list)
     steps: list[StepTotals] = field(default_factory=list)
     _damage: dict[Finding, None] = field(default_factory=dict)
     _notes: dict[Finding, None] = field(default_factory=dict)
 
-    def damage(self, file: Path | str, what: str) -> None:
+    @property
+    def damage(self) -> tuple[Finding, ...]:
+        return tuple(self._damage)
+
+    @property
+    def notes(self) -> tuple[Finding, ...]:
+        return tuple(self._notes)
+
+    @property
+    def sound(self) -> bool:
+        return not self._damage
+
+    @property
+    def complete(self) -> bool:
+        return all(step.complete for step in self.steps)
+
+    def blame(self, file: Path | str, what: str) -> None:
+        """Add damage."""
         self._damage[Finding(self._shown(file), what)] = None
 
     def note(self, file: Path | str, what: str) -> None:
@@ -123,8 +110,11 @@ class Book:
         """Forget the damage of a folder that was replaced while it was being read."""
         self._damage = {each: None for each in self._damage if not each.file.startswith(f"{folder}/")}
 
-    def report(self, *, deep: bool) -> Report:
-        return Report(deep, tuple(self.facts), tuple(self.steps), tuple(self._damage), tuple(self._notes))
+    def as_json(self) -> dict[str, Any]:
+        """Everything but the facts, for scripts."""
+        steps = [asdict(step) | {"complete": step.complete} for step in self.steps]
+        found = {name: [asdict(each) for each in getattr(self, name)] for name in ("damage", "notes")}
+        return {"sound": self.sound, "complete": self.complete, "deep": self.deep, "steps": steps, **found}
 
     def _shown(self, file: Path | str) -> str:
         path = Path(file)
@@ -176,7 +166,6 @@ class ShardFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = open_regular(path)
-        self._sha256: str | None = None
         try:
             with _damage():
                 self._parquet = pq.ParquetFile(self._file, pre_buffer=False, page_checksum_verification=True)
@@ -213,10 +202,9 @@ class ShardFile:
             for group in range(self._parquet.num_row_groups):
                 self._parquet.read_row_group(group, use_threads=False)
 
+    @cached_property
     def sha256(self) -> str:
-        if self._sha256 is None:
-            self._sha256 = sha256_of(self.path)
-        return self._sha256
+        return sha256_of(self.path)
 
 
 @contextmanager
@@ -300,28 +288,29 @@ class Layout:
         return sorted(frozenset().union(*(step.shards for step in self.steps())))
 
 
-def survey(root: Path, book: Book) -> Layout:
-    """List the folder; files that are not synth's are noted in the book."""
+def survey(report: Report) -> Layout:
+    """List the folder; files that are not synth's are noted in the report."""
+    root = report.root
     top = {entry.name for entry in _entries(root)}
     others = {name: files_below(root / name) for name in ("rejected", ".rejects", "wip", "tmp")}
-    mined = _step(root, "mined", book) if "mined" in top else None
-    views = [_step(root, "kept", book)]
+    mined = _step(report, "mined") if "mined" in top else None
+    views = [_step(report, "kept")]
     for name in sorted(top):
         if name in {"views", ".views"}:
-            views += [_step(root, f"{name}/{each.name}", book) for each in _entries(root / name) if each.is_dir()]
+            views += [_step(report, f"{name}/{each.name}") for each in _entries(root / name) if each.is_dir()]
         elif _hidden_view(name) and (root / name).is_dir():
-            views.append(_step(root, name, book))
+            views.append(_step(report, name))
     scores = []
     for entry in _entries(root / "scores"):
         if entry.is_dir(follow_symlinks=False):
-            scores.append(_step(root, f"scores/{entry.name}", book))
+            scores.append(_step(report, f"scores/{entry.name}"))
         else:
-            book.note(entry.path, FOREIGN)
-    generated = _step(root, "generated", book)
+            report.note(entry.path, FOREIGN)
+    generated = _step(report, "generated")
     for name in sorted(top - _KNOWN):
         if not REVISION.fullmatch(name) and not name.startswith("prompts.") and not _hidden_view(name):
-            book.note(root / name, FOREIGN)
-    return Layout(root, _step(root, "passages", book), generated, scores, views, mined, others)
+            report.note(root / name, FOREIGN)
+    return Layout(root, _step(report, "passages"), generated, scores, views, mined, others)
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -329,30 +318,25 @@ def files_below(folder: Path) -> list[Path]:
     return sorted(Path(at, name) for at, _, names in os.walk(folder) for name in names)
 
 
-def listed(folder: Path, pattern: re.Pattern[str]) -> dict[str, int]:
-    """Names in `folder` that match, with the number in their first group."""
-    return {entry.name: int(match[1]) for entry in _entries(folder) if (match := pattern.fullmatch(entry.name))}
-
-
 def _hidden_view(name: str) -> bool:
     return name.startswith(".") and name != ".rejects"
 
 
-def _step(root: Path, name: str, book: Book) -> StepFiles:
-    path = root / name
+def _step(report: Report, name: str) -> StepFiles:
+    path = report.root / name
     inode = _inode(path)
     shards = set()
     if path.is_symlink():
-        book.damage(path, "is a symbolic link; synth creates none")
+        report.blame(path, "is a symbolic link; synth creates none")
         return StepFiles(name, path, frozenset(), inode)
     for entry in _entries(path):
         match = SHARD.fullmatch(entry.name)
         if match and entry.is_file(follow_symlinks=False):
             shards.add(int(match[1]))
         elif match or entry.name.endswith(".parquet"):
-            book.damage(path / entry.name, "is not a shard of synth, but a reader of *.parquet reads it")
+            report.blame(path / entry.name, "is not a shard of synth, but a reader of *.parquet reads it")
         else:
-            book.note(path / entry.name, FOREIGN)
+            report.note(path / entry.name, FOREIGN)
     return StepFiles(name, path, frozenset(shards), inode)
 
 

@@ -19,9 +19,9 @@ from synth.verify.files import (
     FOREIGN,
     JOURNAL,
     SHARD,
-    Book,
     Layout,
     Opened,
+    Report,
     ShardFile,
     Stamp,
     StepFiles,
@@ -34,7 +34,6 @@ PASSAGE_COLUMNS = ["position", "source", "source_row", "chunk"]
 ROW_COLUMNS = ["source", "source_row"]
 PAIR_COLUMNS = ["id", *ROW_COLUMNS, "positive"]
 """Of external pairs: `positive` numbers the pairs that one input row made, if rows may make several."""
-_SHOWN = 3
 
 
 @dataclass(slots=True)
@@ -79,7 +78,7 @@ class RowLedger:
             known = source in self._reached or self.position == 0
             missing = np.setdiff1d(np.arange(reached if known else numbers[0], numbers[-1] + 1), numbers)
             if gapless and missing.size:
-                yield f"rows of {source} are missing from all shards: {_some(missing.tolist())}"
+                yield f"rows of {source} are missing from all shards: {some(missing.tolist())}"
             self._reached[source] = int(numbers[-1]) + 1
 
     def chunks(self, table: pa.Table) -> Iterable[str]:
@@ -132,11 +131,11 @@ def differences(due: Sequence[str], shard: Opened) -> Iterable[str]:
     counts.update(rejected)
     wanted = set(due)
     if absent := [each for each in due if not counts[each]]:
-        yield f"items are neither pairs nor rejected: {_some(absent)}"
+        yield f"items are neither pairs nor rejected: {some(absent)}"
     elif twice := [each for each, count in counts.items() if count > 1]:
-        yield f"items occur more than once: {_some(twice)}"
+        yield f"items occur more than once: {some(twice)}"
     elif strange := [each for each in counts if each not in wanted]:
-        yield f"items do not belong to this shard: {_some(strange)}"
+        yield f"items do not belong to this shard: {some(strange)}"
     else:
         yield "its items are out of order"
 
@@ -146,79 +145,77 @@ def _in_order(due: Sequence[str], some: Sequence[str]) -> bool:
     return all(each in rest for each in some)
 
 
-def _some(names: Sequence[object]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(str(name) for name in names[:_SHOWN]) + more
+def some(names: Sequence[object], most: int = 3) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(str(name) for name in names[:most]) + more
 
 
 class Bodies:
     """The files of rejected rows: checks them and remembers which ones shards name, so that orphans are recognised."""
 
-    def __init__(self, root: Path, book: Book, *, deep: bool) -> None:
+    def __init__(self, report: Report) -> None:
         self.named: set[str] = set()
         """Names of these files, which contain a hash of the content and are the same in every folder."""
         self.linked: dict[str, set[int]] = defaultdict(set)
         """For each step the shards whose rejected rows are visible under `rejected/`."""
-        self._root = root
-        self._book = book
-        self._deep = deep
+        self._report = report
 
     def read(self, step: StepFiles, stamp: Stamp, columns: list[str]) -> pa.Table | None:
         """Some columns of the rejected rows (all in deep mode); None if there are none or they cannot be read."""
         shard = step.file(stamp.shard)
         if not stamp.rejected or not stamp.rejects_file:
             if stamp.rejected or stamp.rejects_file or stamp.rejects_sha256:
-                self._book.damage(shard, "its metadata contradict themselves about rejected rows and their file")
+                self._report.blame(shard, "its metadata contradict themselves about rejected rows and their file")
             return None
         self.named.add(stamp.rejects_file)
         self.linked[step.name].add(stamp.shard)
         match = BODY.fullmatch(stamp.rejects_file)
         if not match or int(match[1]) != stamp.shard or match[2] != stamp.rejects_sha256[:16]:
-            self._book.damage(shard, f"names {stamp.rejects_file!r} as its rejected rows, which is not a valid name")
+            self._report.blame(shard, f"names {stamp.rejects_file!r} as its rejected rows, which is not a valid name")
             return None
-        body = self._root / ".rejects" / step.name / stamp.rejects_file
+        body = self._report.root / ".rejects" / step.name / stamp.rejects_file
         try:
             with ShardFile(body) as file:
-                if file.sha256() != stamp.rejects_sha256:
+                if file.sha256 != stamp.rejects_sha256:
                     raise Unreadable("its sha256 differs from the one in its shard")  # noqa: TRY301 - one report for all
                 if file.rows != stamp.rejected:
                     raise Unreadable(f"its shard says {stamp.rejected} rows, it holds {file.rows}")  # noqa: TRY301 - as above
-                table = file.read(None if self._deep else columns)
+                table = file.read(None if self._report.deep else columns)
         except Unreadable as exc:
-            self._book.damage(body, f"the rejected rows of {step.name}/{shard.name}: {exc}")
+            self._report.blame(body, f"the rejected rows of {step.name}/{shard.name}: {exc}")
             return None
         self._check_link(step, stamp, body)
         return table
 
     def _check_link(self, step: StepFiles, stamp: Stamp, body: Path) -> None:
-        link = self._root / "rejected" / step.name / f"{stamp.shard:08d}.parquet"
+        link = self._report.root / "rejected" / step.name / f"{stamp.shard:08d}.parquet"
         if not link.exists():
-            self._book.note(link, "the link to the rejected rows is missing; the next run restores it")
+            self._report.note(link, "the link to the rejected rows is missing; the next run restores it")
             return
         try:
             same = link.samefile(body) or sha256_of(link) == stamp.rejects_sha256
         except (OSError, Unreadable) as exc:
-            self._book.damage(link, f"cannot be read ({exc})")
+            self._report.blame(link, f"cannot be read ({exc})")
             return
         if not same:
-            self._book.damage(link, "is not the file of rejected rows that the shard names")
+            self._report.blame(link, "is not the file of rejected rows that the shard names")
 
 
-def check_leftovers(layout: Layout, bodies: Bodies, book: Book) -> None:
+def check_leftovers(layout: Layout, bodies: Bodies, report: Report) -> None:
     """Report orphaned rejected rows, stale links, journals and temporary files."""
     for path in _still(layout, ".rejects"):
         if not BODY.fullmatch(path.name):
-            book.note(path, FOREIGN)
+            report.note(path, FOREIGN)
         elif path.name not in bodies.named:
-            book.note(path, "rejected rows that no shard names: about to be committed, or left by a crash")
-    _links(layout, bodies, book)
-    _journals(layout, book)
+            report.note(path, "rejected rows that no shard names: about to be committed, or left by a crash")
+    _links(layout, bodies, report)
+    _journals(layout, report)
     for path in _still(layout, "tmp"):
         try:
             size = path.stat().st_size
         except OSError:
             size = 0
-        book.note(path, f"a temporary file ({size:,} bytes) of a running process or of a crash")
+        report.note(path, f"a temporary file ({size:,} bytes) of a running process or of a crash")
 
 
 def _still(layout: Layout, folder: str) -> list[Path]:
@@ -226,31 +223,31 @@ def _still(layout: Layout, folder: str) -> list[Path]:
     return [path for path in layout.others[folder] if os.path.lexists(path)]
 
 
-def _links(layout: Layout, bodies: Bodies, book: Book) -> None:
+def _links(layout: Layout, bodies: Bodies, report: Report) -> None:
     root = layout.root
     known = {step.name: step.shards for step in layout.steps()}
     for path in _still(layout, "rejected"):
         step = path.parent.relative_to(root / "rejected").as_posix()
         if step not in known or not SHARD.fullmatch(path.name):
-            book.damage(path, "does not belong to a step, but a reader of *.parquet reads it")
+            report.blame(path, "does not belong to a step, but a reader of *.parquet reads it")
         elif (index := int(path.stem)) not in known[step]:
-            book.damage(layout.root / step / path.name, "is missing, although its rejected rows exist")
-        elif index not in bodies.linked[step] and not book.blames(root / step / path.name):
-            book.damage(path, "belongs to a shard without rejected rows")
+            report.blame(layout.root / step / path.name, "is missing, although its rejected rows exist")
+        elif index not in bodies.linked[step] and not report.blames(root / step / path.name):
+            report.blame(path, "belongs to a shard without rejected rows")
 
 
-def _journals(layout: Layout, book: Book) -> None:
+def _journals(layout: Layout, report: Report) -> None:
     done = {step.name.replace("/", "-"): step.shards for step in layout.steps()}
     wip = layout.root / "wip"
     for name in sorted(path.name for path in _still(layout, "wip")):
         match = JOURNAL.fullmatch(name)
         if match is None:
-            book.note(wip / name, FOREIGN)
+            report.note(wip / name, FOREIGN)
         elif int(match[2]) in done.get(match[1], frozenset()):
-            book.note(wip / name, "the journal of a finished shard")
+            report.note(wip / name, "the journal of a finished shard")
         else:
             state = {True: "in progress", False: "the next run resumes it", None: "begun"}
-            book.note(wip / name, f"finished calls of an unfinished shard: {state[locked(wip / name)]}")
+            report.note(wip / name, f"finished calls of an unfinished shard: {state[locked(wip / name)]}")
 
 
 _MOST_TRIES = 5000
@@ -265,7 +262,7 @@ def made_from(view: Opened, pairs: Opened, scores: Sequence[Opened]) -> tuple[li
     known = False
     for some in islice(_sequences(added, scores), _MOST_TRIES):
         known = True
-        checksums = [each.file.sha256() for each in (pairs, *some)]
+        checksums = [each.file.sha256 for each in (pairs, *some)]
         if sha256_of_json({"inputs": checksums}) == view.stamp.input:
             return some, True
     return None, known

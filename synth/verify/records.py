@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from synth.verify.files import REVISION, Book, Layout, Unreadable, listed, sha256_of, sha256_of_json
+from synth.verify.files import REVISION, Layout, Report, Unreadable, sha256_of, sha256_of_json
 
 _BEIR = {"corpus", "queries", "qrels"}
 _NEEDED = frozenset({"format", "sha256", "sample", "identity", "job", "base", "inputs"})
@@ -50,9 +50,6 @@ class Records:
     totals: Mapping[str, int] | None
     totals_file: Path
 
-    def by_identity(self, sha256: str) -> Record | None:
-        return next((record for record in self.revisions if record.sha256 == sha256), None)
-
     @property
     def last(self) -> Record | None:
         return self.revisions[-1] if self.revisions else None
@@ -78,22 +75,23 @@ class Records:
         return rows if self.last.sample is None else min(rows, self.last.sample)
 
 
-def read_records(layout: Layout, book: Book) -> Records:
+def read_records(layout: Layout, report: Report) -> Records:
     """Read job.json, its revisions and the totals of step 0."""
-    names = {"job.json": 1} | listed(layout.root, REVISION)
-    read = (_read(layout.root / name, number, book) for name, number in names.items())
+    revisions = ((path.name, REVISION.fullmatch(path.name)) for path in layout.root.iterdir())
+    names = {"job.json": 1} | {name: int(match[1]) for name, match in revisions if match}
+    read = (_read(layout.root / name, number, report) for name, number in names.items())
     found = sorted((each for each in read if each is not None), key=lambda each: each.number)
     if [each.number for each in found] != list(range(1, len(found) + 1)):
-        book.damage(layout.root / "job.json", f"revisions {sorted(names.values())} are not numbered without a gap")
+        report.blame(layout.root / "job.json", f"revisions {sorted(names.values())} are not numbered without a gap")
     if found:
         names_shown = ", ".join(each.sha256[:8] for each in found)
-        book.facts.append(("job.json", f"{len(found)} revision{'s' * (len(found) > 1)}, identity {names_shown}"))
+        report.facts.append(("job.json", f"{len(found)} revision{'s' * (len(found) > 1)}, identity {names_shown}"))
     stem = "pairs" if found and found[-1].existing else "passages"
     totals = layout.root / "index" / (f"{stem}.{len(found)}.json" if len(found) > 1 else f"{stem}.json")
-    return Records(tuple(found), _totals(totals, book), totals)
+    return Records(tuple(found), _totals(totals, report), totals)
 
 
-def check_prompts(layout: Layout, records: Records, book: Book) -> None:
+def check_prompts(layout: Layout, records: Records, report: Report) -> None:
     """Compare the copied templates with the hashes in the identity."""
     checked = 0
     for record in records.revisions:
@@ -103,23 +101,23 @@ def check_prompts(layout: Layout, records: Records, book: Book) -> None:
         for name, digest in wanted.items():
             try:
                 if sha256_of(folder / name) != digest:
-                    book.damage(folder / name, f"differs from the template recorded in {record.file.name}")
+                    report.blame(folder / name, f"differs from the template recorded in {record.file.name}")
             except Unreadable as exc:
-                book.damage(folder / name, f"cannot be read ({exc})")
+                report.blame(folder / name, f"cannot be read ({exc})")
             checked += 1
         if folder.is_dir():
             known = {name for each in records.revisions for name in each.identity.get("templates") or {}}
             for path in sorted(folder.rglob("*")):
                 if path.is_file() and path.relative_to(folder).as_posix() not in known:
-                    book.note(path, "is not a template of the run")
-    book.facts.append(("prompts", f"{checked} templates compared with the identity"))
+                    report.note(path, "is not a template of the run")
+    report.facts.append(("prompts", f"{checked} templates compared with the identity"))
 
 
 def _role(file: Mapping[str, Any]) -> str:
     return str(file["relative"]).split("/")[0].split(".")[0]
 
 
-def check_inputs(records: Records, book: Book, *, deep: bool) -> None:
+def check_inputs(records: Records, report: Report) -> None:
     """Compare the input files with what was recorded: by size and time, by hash where those differ or in deep mode."""
     hashed = 0
     inputs = records.last.inputs if records.last else ()
@@ -130,9 +128,9 @@ def check_inputs(records: Records, book: Book, *, deep: bool) -> None:
         try:
             status = path.stat()
         except OSError as exc:
-            book.note(path, f"the input cannot be compared ({exc.strerror}); its rows are in passages/")
+            report.note(path, f"the input cannot be compared ({exc.strerror}); its rows are in passages/")
             continue
-        if not deep and (status.st_size, status.st_mtime_ns) == (each["size"], each["mtime_ns"]):
+        if not report.deep and (status.st_size, status.st_mtime_ns) == (each["size"], each["mtime_ns"]):
             continue
         hashed += 1
         try:
@@ -141,25 +139,25 @@ def check_inputs(records: Records, book: Book, *, deep: bool) -> None:
         except OSError:
             same = False
         if not same:
-            book.damage(path, "the input differs from the file that the run recorded")
+            report.blame(path, "the input differs from the file that the run recorded")
     rest = f", {hashed} of them by hash" if hashed else " by size and time"
-    book.facts.append(("inputs", f"{len(inputs)} compared with job.json{rest}"))
+    report.facts.append(("inputs", f"{len(inputs)} compared with job.json{rest}"))
 
 
-def _read(path: Path, number: int, book: Book) -> Record | None:
+def _read(path: Path, number: int, report: Report) -> Record | None:
     try:
         data = json.loads(path.read_bytes())
     except (OSError, ValueError) as exc:
-        book.damage(path, f"cannot be read ({exc})")
+        report.blame(path, f"cannot be read ({exc})")
         return None
     if not isinstance(data, dict) or not data.keys() >= _NEEDED or not isinstance(data["identity"], dict):
-        book.damage(path, "is not the record of a run")
+        report.blame(path, "is not the record of a run")
         return None
     identity = data["identity"]
     if sha256_of_json(identity) != data["sha256"]:
-        book.damage(path, "its identity does not match its own hash")
+        report.blame(path, "its identity does not match its own hash")
     for key in _contradictions(data, identity):
-        book.damage(path, f"{key} differs between its `job` and its `identity`")
+        report.blame(path, f"{key} differs between its `job` and its `identity`")
     return Record(number, path, str(data["sha256"]), identity, tuple(data["inputs"]), data["sample"])
 
 
@@ -180,12 +178,12 @@ def _contradictions(data: Mapping[str, Any], identity: Mapping[str, Any]) -> lis
     return wrong
 
 
-def _totals(path: Path, book: Book) -> Mapping[str, int] | None:
+def _totals(path: Path, report: Report) -> Mapping[str, int] | None:
     try:
         found = json.loads(path.read_bytes())
         return {name: int(found[name]) for name in ("shards", "rows_in", "rejected")}
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as exc:
-        book.damage(path, f"cannot be read ({exc!r})")
+        report.blame(path, f"cannot be read ({exc!r})")
         return None

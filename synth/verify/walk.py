@@ -11,9 +11,9 @@ import pyarrow as pa
 
 from synth.verify import ledgers
 from synth.verify.files import (
-    Book,
     Layout,
     Opened,
+    Report,
     ShardFile,
     StepFiles,
     StepTotals,
@@ -24,115 +24,8 @@ from synth.verify.files import (
 from synth.verify.ledgers import Bodies, RowLedger
 from synth.verify.records import Record, Records
 
-_SHOWN = 5
 _UNITS = {"passages": ("input rows", "made passages"), "generated": ("items", "pairs")}
 """What a step counts, and what it makes of that."""
-
-
-class Links:
-    """Checks what shards were made from; blames a damaged source if there is one, otherwise what was made from it."""
-
-    def __init__(self, book: Book, *, deep: bool = False) -> None:
-        self._book, self._deep = book, deep
-        self._mined: str | None = None
-        self._settings: Mapping[str, Any] | None = None
-
-    def stale(self, source: Opened, stale: Sequence[Opened], *, of: int = 1) -> None:
-        """Report that `stale`, of the `of` shards made from `source`, name a different checksum."""
-        if not stale or self._torn([source]):
-            return
-        if len(stale) == of > 1 and len({shard.stamp.input for shard in stale}) == 1:
-            self._book.damage(source.file.path, f"its bytes differ from those that {of} shards were made from")
-            return
-        for shard in stale:
-            self._book.damage(shard.file.path, f"was made from different bytes of {source.name}")
-
-    def view(
-        self, view: Opened, pairs: Opened, scores: Sequence[Opened], folders: Sequence[StepFiles]
-    ) -> list[Opened] | None:
-        """The score shards that a view's shard was made from, in order; None, after reporting why, if unknown."""
-        made, known = ledgers.made_from(view, pairs, scores)
-        if made is not None:
-            self._check_rules(view, [each.step.name for each in made])
-            return made
-        lost = [step for step in folders if view.stamp.shard not in step.shards]
-        if any(self._book.blames(each.file.path) for each in (pairs, *scores)):
-            return None
-        if not known and lost:
-            self._book.damage(
-                lost[0].file(view.stamp.shard), f"is missing, and {view.name} has columns that no other scorer has"
-            )
-        elif not known:
-            self._book.damage(view.file.path, "has score columns that are in no folder of scores/")
-        elif not self._torn([pairs, *scores]):
-            sources = ", ".join(each.name for each in (pairs, *scores))
-            self._book.damage(view.file.path, f"was made from different bytes of one of {sources}")
-        return None
-
-    def mined(self, mined: Opened, shown: Sequence[Opened]) -> Iterable[str]:
-        """What is wrong with a shard of `mined/`; `shown` are the shards of the visible views with the same number."""
-        identity = mined.stamp.identity
-        if self._mined is None:
-            self._mined, name = identity, f"mined-{identity[:16]}.json"
-            found = self._record(name, ("view", "rules"), "the record of how mined/ was made is missing")
-            if found is not None and sha256_of_json(found) != identity:
-                self._book.damage(self._book.root / "index" / name, "its content does not match its name")
-            else:
-                self._settings = found
-        if identity != self._mined:
-            yield "was mined with other settings than the shards before it"
-        elif self._settings is not None:
-            name = self._settings["view"]
-            view = next((each for each in shown if each.step.name == name), None)
-            if view is None or view.stamp.identity != self._settings["rules"]:
-                what = f"was made from pairs that {name} does not contain any more; `synth mine` rebuilds it"
-                self._book.note(mined.step.path, what)
-            elif mined.stamp.input != view.file.sha256():
-                self.stale(view, [mined])
-            else:
-                yield from ledgers.differences(view.ids, mined)
-                if self._deep:
-                    yield from ledgers.wrong_rows(view.table, [], mined)
-
-    def _check_rules(self, view: Opened, scores: Sequence[str]) -> None:
-        identity = view.stamp.identity
-        name = f"rules-{identity[:16]}.json"
-        missing = f"the record of the rules of {view.step.name} is missing"
-        record = self._record(name, ("fingerprint", "scores", "rules"), missing)
-        if record is None:
-            return
-        whole = record.get("shards") is None  # otherwise the fingerprint also holds the shards compared
-        computed = sha256_of_json({"rules": record["rules"], "scores": record["scores"]})
-        if record["fingerprint"] != identity or (whole and computed != identity):
-            self._book.damage(self._book.root / "index" / name, "the rules in it do not match its name")
-        elif record["scores"] != scores:
-            what = f"names different scores than {view.name} was made from"
-            self._book.damage(self._book.root / "index" / name, what)
-
-    def _record(self, name: str, keys: Sequence[str], missing: str) -> Mapping[str, Any] | None:
-        """A JSON object of `index/` with these keys; None, after reporting why, if there is none."""
-        path = self._book.root / "index" / name
-        try:
-            record: Mapping[str, Any] = json.loads(path.read_bytes())
-            for key in keys:
-                record[key]
-        except FileNotFoundError:
-            self._book.note(path, missing)
-        except (OSError, ValueError, KeyError, TypeError) as exc:
-            self._book.damage(path, f"cannot be read ({exc!r})")
-        else:
-            return record
-        return None
-
-    def _torn(self, shards: Sequence[Opened]) -> bool:
-        torn = False
-        for shard in shards:
-            try:
-                shard.file.check_pages()
-            except Unreadable as exc:
-                self._book.damage(shard.file.path, str(exc))
-                torn = True
-        return torn
 
 
 def score_folders(layout: Layout, view: StepFiles) -> set[str] | None:
@@ -142,19 +35,24 @@ def score_folders(layout: Layout, view: StepFiles) -> set[str] | None:
         try:
             mine, pairs = (open_shard(step, index, stack, ["id"]) for step in (view, layout.generated))
             scores = [open_shard(step, index, stack, ["id"]) for step in layout.scores if index in step.shards]
-            made = Links(Book(layout.root)).view(mine, pairs, scores, layout.scores)
+            made, _ = ledgers.made_from(mine, pairs, scores)
         except Unreadable:
             return None
     return None if made is None else {each.step.name for each in made}
 
 
 class Walk:
-    """`shard` for every index in ascending order, then `finish`."""
+    """`shard` for every index in ascending order, then `finish`.
 
-    def __init__(self, layout: Layout, records: Records, book: Book, *, deep: bool) -> None:
-        self.bodies = Bodies(layout.root, book, deep=deep)
-        self._layout, self._records, self._book, self._deep = layout, records, book, deep
-        self._rows, self._links = RowLedger(), Links(book, deep=deep)
+    Where a shard does not fit what it was made from, a damaged source is blamed if there is one, otherwise the shard.
+    """
+
+    def __init__(self, layout: Layout, records: Records, report: Report) -> None:
+        self.bodies = Bodies(report)
+        self._layout, self._records, self._report = layout, records, report
+        self._rows = RowLedger()
+        self._mined: str | None = None
+        self._settings: Mapping[str, Any] | None = None
         self._first = layout.generated if records.existing else layout.passages
         shards = records.totals["shards"] if records.totals else None
         self._totals: dict[str, StepTotals] = {}
@@ -179,7 +77,7 @@ class Walk:
                     with ShardFile(step.file(index)) as file:
                         self.bodies.named.add(file.stamp().rejects_file)
                 except Unreadable as exc:
-                    self._book.note(step.file(index), f"cannot be read ({exc})")
+                    self._report.note(step.file(index), f"cannot be read ({exc})")
         with ExitStack() as stack:
             passages = None
             if not existing:
@@ -202,16 +100,16 @@ class Walk:
                 for view in views:
                     self._check_view(view, pairs, scores)
             if mined is not None:
-                self._report(mined, self._links.mined(mined, views))
+                self._blame(mined, self._wrong_negatives(mined, views))
 
     def finish(self) -> None:
         """Report what only the totals over all shards show."""
-        book, layout, records = self._book, self._layout, self._records
+        report, layout, records = self._report, self._layout, self._records
         if records.totals is None:
-            book.note(self._first.path, "the inputs are not fully read yet")
+            report.note(self._first.path, "the inputs are not fully read yet")
         else:
             for index in sorted(set(range(records.totals["shards"])) - self._first.shards):
-                book.damage(self._first.file(index), "is missing, although step 0 is complete")
+                report.blame(self._first.file(index), "is missing, although step 0 is complete")
             self._check_totals(records.totals)
         generated = self._totals["generated"]
         generated.retried = len(self._retried)
@@ -219,16 +117,15 @@ class Walk:
             generated.open = self._due - generated.rows_in
         for step in layout.steps():
             if step.hidden:
-                book.note(step.path, f"a hidden view ({len(step.shards)} shards): being filled, or replaced")
+                report.note(step.path, f"a hidden view ({len(step.shards)} shards): being filled, or replaced")
                 continue
             if step in layout.views and step.replaced():
-                book.withdraw(step.name)
-                book.note(step.path, "was replaced while it was being checked; verify again")
+                report.withdraw(step.name)
+                report.note(step.path, "was replaced while it was being checked; verify again")
             absent = sorted(self._first.shards - step.shards)
             if absent and step.name in self._totals and step is not layout.mined:
-                more = f" and {len(absent) - _SHOWN} more" if len(absent) > _SHOWN else ""
-                book.note(step.path, f"not done yet: shard {', '.join(f'{n:08d}' for n in absent[:_SHOWN])}{more}")
-        book.steps.extend(self._totals.values())
+                report.note(step.path, f"not done yet: shard {ledgers.some([f'{n:08d}' for n in absent], 5)}")
+        report.steps.extend(self._totals.values())
 
     def _check_totals(self, totals: Mapping[str, int]) -> None:
         rows, expected = self._totals[self._first.name], self._records.input_rows
@@ -236,25 +133,29 @@ class Walk:
         file = self._records.totals_file
         whole = rows.shards == totals["shards"]
         if whole and rows.rejected != totals["rejected"]:
-            self._book.damage(file, f"counts {totals['rejected']} rows rejected, the shards {rows.rejected}")
+            self._report.blame(file, f"counts {totals['rejected']} rows rejected, the shards {rows.rejected}")
         if whole and read != totals["rows_in"]:
-            self._book.damage(file, f"counts {totals['rows_in']} rows in, the shards {read}")
+            self._report.blame(file, f"counts {totals['rows_in']} rows in, the shards {read}")
         if expected is not None and expected != totals["rows_in"]:
-            self._book.damage(file, f"counts {totals['rows_in']} rows in, the inputs have {expected}")
+            self._report.blame(file, f"counts {totals['rows_in']} rows in, the inputs have {expected}")
 
     def _open(self, step: StepFiles, index: int, stack: ExitStack, columns: Sequence[str] = ("id",)) -> Opened | None:
         if index not in step.shards:
             return None
         try:
-            opened = open_shard(step, index, stack, None if self._deep else columns)
+            opened = open_shard(step, index, stack, None if self._report.deep else columns)
         except Unreadable as exc:
-            self._book.damage(step.file(index), str(exc))
+            self._report.blame(step.file(index), str(exc))
             return None
         stamp = opened.stamp
         opened.rejected = self.bodies.read(step, stamp, ledgers.ROW_COLUMNS if step is self._first else ["id"])
-        self._totals[step.name].add(stamp.rows_in, stamp.rows_out, stamp.rejected)
+        totals = self._totals[step.name]
+        totals.shards += 1
+        totals.rows_in += stamp.rows_in
+        totals.rows_out += stamp.rows_out
+        totals.rejected += stamp.rejected
         if step is not self._layout.passages and opened.file.rows != stamp.rows_out:
-            self._report(opened, [f"its metadata say {stamp.rows_out} rows, it holds {opened.file.rows}"])
+            self._blame(opened, [f"its metadata say {stamp.rows_out} rows, it holds {opened.file.rows}"])
         return opened
 
     def _check_upstream(self, index: int) -> None:
@@ -262,48 +163,48 @@ class Walk:
         passages, generated = self._layout.passages, self._layout.generated
         later = [step for step in (*self._layout.scores, *self._layout.views) if index in step.shards]
         if later and index not in generated.shards:
-            self._book.damage(generated.file(index), f"is missing, although {later[0].name} has that shard")
+            self._report.blame(generated.file(index), f"is missing, although {later[0].name} has that shard")
         if self._records.existing or index in passages.shards:
             return
         if later or index in generated.shards:
-            self._book.damage(passages.file(index), "is missing, although shards were made from it")
+            self._report.blame(passages.file(index), "is missing, although shards were made from it")
         elif index < max(passages.shards, default=0):
-            self._book.damage(passages.file(index), "is missing, although later shards exist")
+            self._report.blame(passages.file(index), "is missing, although later shards exist")
 
     def _record(self, shard: Opened) -> Record | None:
-        record = self._records.by_identity(shard.stamp.identity)
+        record = next((each for each in self._records.revisions if each.sha256 == shard.stamp.identity), None)
         if record is None and self._records.revisions:
-            self._book.damage(shard.file.path, f"was made by another run (identity {shard.stamp.identity[:8]})")
+            self._report.blame(shard.file.path, f"was made by another run (identity {shard.stamp.identity[:8]})")
         return record
 
     def _check_first(self, shard: Opened) -> None:
         """A shard of step 0: passages, or external pairs."""
         record, table, stamp, existing = self._record(shard), shard.table, shard.stamp, self._records.existing
-        self._report(shard, self._rows.positions(table, stamp.first, existing=existing))
+        self._blame(shard, self._rows.positions(table, stamp.first, existing=existing))
         retried = [] if existing else ledgers.retries(table)
         if any(retried):  # retried items are not new input
             for each in (each for again in retried for each in again):
                 if each in self._retried:
-                    self._report(shard, [f"retries item {each} a second time"])
+                    self._blame(shard, [f"retries item {each} a second time"])
                 self._retried.add(each)
             begun = table.num_rows
         else:
             if not existing:
-                self._report(shard, self._rows.chunks(table))
+                self._blame(shard, self._rows.chunks(table))
             rows = ledgers.begun(table, "positive" if existing else "chunk")
             begun = rows.num_rows
             self._begun += begun
             last = self._records.last
             gapless = last is not None and last.sample is None  # a sample omits rows
-            self._report(shard, self._rows.rows(rows, shard.rejected, gapless=gapless))
+            self._blame(shard, self._rows.rows(rows, shard.rejected, gapless=gapless))
         if existing:
             return
         if begun != stamp.rows_out:
-            self._report(shard, [f"its metadata say that {stamp.rows_out} input rows begin in it, but {begun} do"])
+            self._blame(shard, [f"its metadata say that {stamp.rows_out} input rows begin in it, but {begun} do"])
         if record is None:
             return
         if record.shard_size is not None and table.num_rows > record.shard_size:
-            self._report(shard, [f"holds {table.num_rows} passages, more than the shard size {record.shard_size}"])
+            self._blame(shard, [f"holds {table.num_rows} passages, more than the shard size {record.shard_size}"])
         if record.slots is not None:
             self._due += len(ledgers.due(table, record.slots))
 
@@ -311,40 +212,135 @@ class Walk:
         record = self._record(shard)
         if passages is None or record is None:
             return
-        if shard.stamp.input != passages.file.sha256():
-            self._links.stale(passages, [shard])
+        if shard.stamp.input != passages.file.sha256:
+            self._stale(passages, [shard])
         if shard.stamp.first != passages.stamp.first:
-            self._report(shard, [f"begins at position {shard.stamp.first}, but its passages at {passages.stamp.first}"])
+            self._blame(shard, [f"begins at position {shard.stamp.first}, but its passages at {passages.stamp.first}"])
         if record.slots is None:
             return
         due = ledgers.due(passages.table, record.slots)
         if len(due) != shard.stamp.rows_in:
-            self._report(shard, [f"says {shard.stamp.rows_in} items, but its passages have {len(due)}"])
-        self._report(shard, ledgers.differences(due, shard))
-        if self._deep:
-            self._report(shard, _other_texts(shard.table, passages.table))
+            self._blame(shard, [f"says {shard.stamp.rows_in} items, but its passages have {len(due)}"])
+        self._blame(shard, ledgers.differences(due, shard))
+        if self._report.deep:
+            self._blame(shard, _other_texts(shard.table, passages.table))
 
     def _check_scores(self, scores: list[Opened], pairs: Opened) -> None:
         ids = pairs.ids
         for shard in scores:
             if shard.ids != ids:
-                self._report(shard, [f"its ids differ from those of {pairs.name}"])
+                self._blame(shard, [f"its ids differ from those of {pairs.name}"])
             if not shard.step.name.endswith(f"-{shard.stamp.identity}"):
-                self._report(shard, [f"was made by scorer {shard.stamp.identity}, which is not the one of its folder"])
-        stale = [shard for shard in scores if shard.stamp.input != pairs.file.sha256()]
-        self._links.stale(pairs, stale, of=len(scores))
+                self._blame(shard, [f"was made by scorer {shard.stamp.identity}, which is not the one of its folder"])
+        stale = [shard for shard in scores if shard.stamp.input != pairs.file.sha256]
+        self._stale(pairs, stale, of=len(scores))
 
     def _check_view(self, view: Opened, pairs: Opened, scores: list[Opened]) -> None:
         if view.stamp.identity != self._identities.setdefault(view.step.name, view.stamp.identity):
-            self._report(view, ["was made with other rules than the shards before it"])
-        self._report(view, ledgers.differences(pairs.ids, view))
-        made = self._links.view(view, pairs, scores, self._layout.scores)
-        if made is not None and self._deep:
-            self._report(view, ledgers.wrong_rows(pairs.table, [each.table for each in made], view))
+            self._blame(view, ["was made with other rules than the shards before it"])
+        self._blame(view, ledgers.differences(pairs.ids, view))
+        made = self._made_from(view, pairs, scores)
+        if made is not None and self._report.deep:
+            self._blame(view, ledgers.wrong_rows(pairs.table, [each.table for each in made], view))
 
-    def _report(self, shard: Opened, found: Iterable[str]) -> None:
+    def _stale(self, source: Opened, stale: Sequence[Opened], *, of: int = 1) -> None:
+        """Report that `stale`, of the `of` shards made from `source`, name a different checksum."""
+        if not stale or self._torn([source]):
+            return
+        if len(stale) == of > 1 and len({shard.stamp.input for shard in stale}) == 1:
+            self._report.blame(source.file.path, f"its bytes differ from those that {of} shards were made from")
+            return
+        for shard in stale:
+            self._report.blame(shard.file.path, f"was made from different bytes of {source.name}")
+
+    def _made_from(self, view: Opened, pairs: Opened, scores: Sequence[Opened]) -> list[Opened] | None:
+        """The score shards that a view's shard was made from, in order; None, after reporting why, if unknown."""
+        made, known = ledgers.made_from(view, pairs, scores)
+        if made is not None:
+            self._check_rules(view, [each.step.name for each in made])
+            return made
+        lost = [step for step in self._layout.scores if view.stamp.shard not in step.shards]
+        if any(self._report.blames(each.file.path) for each in (pairs, *scores)):
+            return None
+        if not known and lost:
+            self._report.blame(
+                lost[0].file(view.stamp.shard), f"is missing, and {view.name} has columns that no other scorer has"
+            )
+        elif not known:
+            self._report.blame(view.file.path, "has score columns that are in no folder of scores/")
+        elif not self._torn([pairs, *scores]):
+            sources = ", ".join(each.name for each in (pairs, *scores))
+            self._report.blame(view.file.path, f"was made from different bytes of one of {sources}")
+        return None
+
+    def _wrong_negatives(self, mined: Opened, shown: Sequence[Opened]) -> Iterable[str]:
+        """What is wrong with a shard of `mined/`; `shown` are the shards of the visible views with the same number."""
+        identity = mined.stamp.identity
+        if self._mined is None:
+            self._mined, name = identity, f"mined-{identity[:16]}.json"
+            found = self._index_record(name, ("view", "rules"), "the record of how mined/ was made is missing")
+            if found is not None and sha256_of_json(found) != identity:
+                self._report.blame(self._report.root / "index" / name, "its content does not match its name")
+            else:
+                self._settings = found
+        if identity != self._mined:
+            yield "was mined with other settings than the shards before it"
+        elif self._settings is not None:
+            name = self._settings["view"]
+            view = next((each for each in shown if each.step.name == name), None)
+            if view is None or view.stamp.identity != self._settings["rules"]:
+                what = f"was made from pairs that {name} does not contain any more; `synth mine` rebuilds it"
+                self._report.note(mined.step.path, what)
+            elif mined.stamp.input != view.file.sha256:
+                self._stale(view, [mined])
+            else:
+                yield from ledgers.differences(view.ids, mined)
+                if self._report.deep:
+                    yield from ledgers.wrong_rows(view.table, [], mined)
+
+    def _check_rules(self, view: Opened, scores: Sequence[str]) -> None:
+        identity = view.stamp.identity
+        name = f"rules-{identity[:16]}.json"
+        missing = f"the record of the rules of {view.step.name} is missing"
+        record = self._index_record(name, ("fingerprint", "scores", "rules"), missing)
+        if record is None:
+            return
+        whole = record.get("shards") is None  # otherwise the fingerprint also holds the shards compared
+        computed = sha256_of_json({"rules": record["rules"], "scores": record["scores"]})
+        if record["fingerprint"] != identity or (whole and computed != identity):
+            self._report.blame(self._report.root / "index" / name, "the rules in it do not match its name")
+        elif record["scores"] != scores:
+            what = f"names different scores than {view.name} was made from"
+            self._report.blame(self._report.root / "index" / name, what)
+
+    def _index_record(self, name: str, keys: Sequence[str], missing: str) -> Mapping[str, Any] | None:
+        """A JSON object of `index/` with these keys; None, after reporting why, if there is none."""
+        path = self._report.root / "index" / name
+        try:
+            record: Mapping[str, Any] = json.loads(path.read_bytes())
+            for key in keys:
+                record[key]
+        except FileNotFoundError:
+            self._report.note(path, missing)
+        except (OSError, ValueError, KeyError, TypeError) as exc:
+            self._report.blame(path, f"cannot be read ({exc!r})")
+        else:
+            return record
+        return None
+
+    def _torn(self, shards: Sequence[Opened]) -> bool:
+        torn = False
+        for shard in shards:
+            try:
+                shard.file.check_pages()
+            except Unreadable as exc:
+                self._report.blame(shard.file.path, str(exc))
+                torn = True
+        return torn
+
+    def _blame(self, shard: Opened, found: Iterable[str]) -> None:
         for what in found:
-            self._book.damage(shard.file.path, what)
+            self._report.blame(shard.file.path, what)
 
 
 def _other_texts(pairs: pa.Table, passages: pa.Table) -> Iterable[str]:

@@ -119,8 +119,7 @@ class Run:
 
     def sweep(self, score: str = "cosine", **options: Any) -> Sweep:
         """What each threshold of `score` keeps. Options: `by`, `at` and `label`, as `synth sweep` has them."""
-        found, _ = sweep(self._folder, SweepArgs(score, **options))
-        return found
+        return sweep(self._folder, SweepArgs(score, **options))
 
     def keep(self, view: str | None = None, /, **rules: Any) -> Kept:
         """Apply other rules to the stored scores: `run.keep(cosine={"above": 0.6})`. No model is called.

@@ -236,7 +236,7 @@ def test_a_proposal_that_cannot_be_written_is_no_bug(out, capsys, tmp_path):
 
 @pytest.mark.parametrize("value", [0.0, 0.37, 1.0])
 def test_thresholds_over_one_value_stand_on_either_side_of_it(value):
-    low, high = cuts.even_thresholds(np.full(5, value))
+    low, high = cuts.even_steps(np.full(5, value))
     assert low < value <= high
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from synth.results.cuts import Cut
-    from synth.results.sweep import Sweep, SweepArgs
+    from synth.results.sweep import Sweep
 
 _BAR = 30
 _TEXT = 130
@@ -53,7 +54,6 @@ def sweep(
     as_json: AsJson = False,
 ) -> None:
     """What each threshold of a score would keep; reads, calls no model."""
-    from synth.results.cuts import goal
     from synth.results.sweep import SweepArgs
     from synth.results.sweep import sweep as work
     from synth.shards import OutputFolder
@@ -63,40 +63,46 @@ def sweep(
             "--write needs a proposal to write.", "Add --calibrate keep=0.5 or --calibrate random-pairs=0.01"
         )
     try:
-        thresholds = tuple(float(each) for each in _words(at))
+        thresholds = [float(each) for each in _words(at)]
     except ValueError as exc:
         raise JobError(f"--at {at}: expected numbers with commas between them.", "For example --at 0.6,0.7") from exc
-    wish = None if calibrate is None else goal(calibrate)
-    falling = frozenset({score} if lower else ())
+    goal = None if calibrate is None else _goal(calibrate)
+    args = SweepArgs(score, _words(by), thresholds, goal, label_column, lower, count if examples else 0)
     folder = OutputFolder.open(out)
-    wanted = SweepArgs(
-        score, tuple(_words(by)), thresholds, wish, label_column, falling, examples=count if examples else 0
-    )
-    found, args = work(folder, wanted)
+    found = work(folder, args)
     if write and found.keep is not None:
-        _write(write, found.keep, args, folder.path.name)
+        command = f"synth sweep {folder.path.name} --score {score}{' --by ' if by else ''}{','.join(args.by)}"
+        _write(write, found.keep, f"{command} --calibrate {_goal_text(found)}")
     if as_json:
         say(json.dumps(found.as_json(), ensure_ascii=False))
         return
-    _print(found, args)
+    _print(found)
     if write:
         tell(f"{write} is written; apply it: synth keep {out} --rules {write} --as calibrated")
 
 
-def _write(path: Path, keep: Mapping[str, Any], args: SweepArgs, run: str) -> None:
+def _goal(text: str) -> tuple[str, float]:
+    """`keep=0.5` or `random-pairs=0.01` as a pair. Raises JobError."""
+    name, _, number = text.partition("=")
+    with suppress(ValueError):
+        share = float(number)
+        if name in {"keep", "random-pairs"} and 0 < share < 1:
+            return name, share
+    raise JobError(f"--calibrate {text}: expects a goal and a share between 0 and 1.", "keep=0.5, random-pairs=0.01")
+
+
+def _write(path: Path, keep: dict[str, Any], comment: str) -> None:
     from synth.results.cuts import as_yaml
 
-    by = f" --by {','.join(args.by)}" if args.by else ""
     try:
-        text = as_yaml(dict(keep), f"synth sweep {run} --score {args.score}{by} --calibrate {_goal(args)}")
-        path.write_text(text, encoding="utf-8")
+        path.write_text(as_yaml(keep, comment), encoding="utf-8")
     except OSError as exc:
         raise SystemFault(f"{path}: cannot be written: {exc.strerror}.") from exc
 
 
-def _print(found: Sweep, args: SweepArgs) -> None:
+def _print(found: Sweep) -> None:
     null = f", {found.missing:,} without this score" if found.missing else ""
-    show(words(f"{found.score} of {found.rows:,} pairs{null}; the rules in force: {found.rules}\n"))
+    show(words(f"{found.args.score} of {found.rows:,} pairs{null}; the rules in force: {found.rules}\n"))
     show(_table("all pairs", found.overall, found))
     for name, cuts in found.groups.items():
         show(words(), _table(_group(name), cuts, found))
@@ -108,61 +114,54 @@ def _print(found: Sweep, args: SweepArgs) -> None:
     for low, high, count in zip(found.edges, found.edges[1:], found.histogram, strict=False):
         say(f"  {low:>7.4g} – {high:<7.4g} {'█' * round(_BAR * count / most):<{_BAR}} {count:,}")
     if found.auc:
-        say()
         rows = [
-            (
-                column,
-                "not defined" if value is None else f"{value:.4f}",
-                "lower is better" if column in args.falling else "",
-            )
-            for column, value in found.auc.items()
+            (column, "not defined" if value is None else f"{value:.4f}", "lower is better" if lower else "")
+            for column, (value, lower) in found.auc.items()
         ]
-        show(words(f"AUC against {args.label}: area under the ROC curve (0.5: no better than chance)"))
+        show(words(f"\nAUC against {found.args.label}: area under the ROC curve (0.5: no better than chance)"))
         show(columns(("score", "AUC", ""), rows))
-    _print_examples(found)
+    for threshold, sides in found.samples.items():
+        for word, samples in zip(("kept", "dropped"), sides, strict=True):
+            for row in samples:
+                texts = [(name, shorten(str(row[name]), _TEXT)) for name in ("query", "passage")]
+                title = f"{word} at {_condition(found, threshold)}: {row['id']}, {row['score']:.4f}"
+                show(words(), heading(title), facts(texts))
     if found.proposed:
-        _print_proposal(found, args)
+        _print_proposal(found)
 
 
 def _table(title: str, cuts: Sequence[Cut], found: Sweep) -> RenderableType:
-    sign = "<" if found.lower else ">"
     shuffled = any(cut.shuffled_share is not None for cut in cuts)
     labelled = any(cut.recall is not None for cut in cuts)
     head = [title, "kept", "share", *(["of shuffled"] if shuffled else [])]
     rows = []
     for cut in cuts:
-        row = [f"{found.score} {sign} {cut.threshold:g}", f"{cut.kept:,}", f"{cut.share:.1%}"]
+        row = [_condition(found, cut.threshold), f"{cut.kept:,}", f"{cut.share:.1%}"]
         row += [_percent(cut.shuffled_share)] if shuffled else []
         row += [_percent(cut.precision), _percent(cut.recall)] if labelled else []
         rows.append(row)
     return columns([*head, *(["precision", "recall"] if labelled else [])], rows)
 
 
-def _print_examples(found: Sweep) -> None:
-    sign = "<" if found.lower else ">"
-    for threshold, sides in found.samples.items():
-        for word, rows in zip(("kept", "dropped"), sides, strict=True):
-            for row in rows:
-                texts = [(name, shorten(str(row[name]), _TEXT)) for name in ("query", "passage")]
-                title = f"{word} at {found.score} {sign} {threshold:g}: {row['id']}, {row['score']:.4f}"
-                show(words(), heading(title), facts(texts))
-
-
-def _print_proposal(found: Sweep, args: SweepArgs) -> None:
-    show(words(f"\nproposed for {_goal(args)} (exact: at most this share lies beyond a threshold)"))
+def _print_proposal(found: Sweep) -> None:
+    show(words(f"\nproposed for {_goal_text(found)} (exact: at most this share lies beyond a threshold)"))
     rows = []
     for each in found.proposed:
         name = _group(each.group) if each.own else f"{_group(each.group)} *"
         sizes = (f"{each.rows:,}", _percent(each.share), _percent(each.shuffled_share, 2))
         rows.append((name, f"{each.threshold:.6g}", *sizes))
-    show(columns(("group", "below" if found.lower else "above", "pairs", "kept", "of shuffled"), rows))
+    show(columns(("group", "below" if found.args.lower else "above", "pairs", "kept", "of shuffled"), rows))
     if any(not each.own for each in found.proposed):
         show(words("* too few pairs: the threshold of all pairs"))
 
 
-def _goal(args: SweepArgs) -> str:
-    assert args.goal is not None  # noqa: S101 - asked for only where there is one
-    return f"{args.goal[0]}={args.goal[1]:g}"
+def _condition(found: Sweep, threshold: float) -> str:
+    return f"{found.args.score} {'<' if found.args.lower else '>'} {threshold:g}"
+
+
+def _goal_text(found: Sweep) -> str:
+    name, share = found.args.goal or ("keep", 1.0)
+    return f"{name}={share:g}"
 
 
 def _group(name: Sequence[str]) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,11 +19,9 @@ from synth.shards import OutputFolder
 from synth.steps import keep
 
 Numbers = NDArray[np.float64]
-Group = tuple[str, ...]
 
-_BINS = 20
-_CUTS = 20
-"""About as many thresholds as fit a screen."""
+_STEPS = 20
+"""About as many thresholds, and bins, as fit a screen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +34,12 @@ class Scored:
     """
 
     score: Numbers
+    lower: bool
+    """Whether lower scores are the better ones."""
     shuffled: Numbers | None
     labels: Numbers | None
     groups: NDArray[np.int64]
-    names: Sequence[Group]
+    names: Sequence[tuple[str, ...]]
     shards: Sequence[int]
     ends: NDArray[np.int64]
 
@@ -60,17 +60,19 @@ class Cut:
     recall: float | None
 
 
-def read(folder: OutputFolder, scores: Sequence[str], score: str, *, by: Sequence[str], label: str | None) -> Scored:
+def read(
+    folder: OutputFolder, scores: Sequence[str], score: str, *, by: Sequence[str], label: str | None, lower: bool
+) -> Scored:
     """The columns that a sweep needs, shard by shard. Raises JobError for one that is absent or holds no numbers."""
     shards = keep.ready(folder, scores)
     if not shards:
         raise JobError(f"{folder.path}: holds no scored pairs yet.", f"Run it first: synth run {folder.path}")
     shuffled = f"{score}_shuffled"
     types = keep.column_types(folder, scores, shards[0])
-    for name in (score, *by, *([label] if label else [])):
-        if name not in types:
-            raise JobError(f"{folder.path}: has no column {name}.", f"There are: {', '.join(sorted(types))}.")
-    wanted = [name for name in dict.fromkeys([score, shuffled, *by, *([label] if label else [])]) if name in types]
+    wanted = {score, *by, *([label] if label else [])}
+    if absent := sorted(wanted - types.keys()):
+        raise JobError(f"{folder.path}: has no column {absent[0]}.", f"There are: {', '.join(sorted(types))}.")
+    wanted |= {shuffled} & types.keys()
     parts = []
     for index in shards:
         table = keep.selected(folder, scores, index, wanted)
@@ -82,6 +84,7 @@ def read(folder: OutputFolder, scores: Sequence[str], score: str, *, by: Sequenc
     groups, names = _grouped(table, by)
     return Scored(
         score=_numbers(table[score], score),
+        lower=lower,
         shuffled=_numbers(table[shuffled], shuffled) if shuffled in types else None,
         labels=_labels(table[label], label) if label else None,
         groups=groups,
@@ -98,9 +101,9 @@ def numeric_scores(folder: OutputFolder, scores: Sequence[str]) -> list[str]:
     return [each.name for each in fields if _is_number(each.type)]
 
 
-def cuts(scored: Scored, rows: Mask, thresholds: Sequence[float], *, lower: bool) -> list[Cut]:
-    """What each threshold keeps of `rows`: strictly above it, or below with `lower`. A null score is never kept."""
-    score = scored.score[rows]
+def cuts(scored: Scored, rows: Mask, thresholds: Sequence[float]) -> list[Cut]:
+    """What each threshold keeps of `rows`: strictly above it, or below. A null score is never kept."""
+    score, lower = scored.score[rows], scored.lower
     labels = scored.labels[rows] if scored.labels is not None else None
     shuffled = scored.shuffled[rows] if scored.shuffled is not None else None
     found = []
@@ -146,55 +149,57 @@ def auc(score: Numbers, labels: Numbers, *, lower: bool = False) -> float | None
     return float((ranks[inverse][relevant].sum() - positive * (positive + 1) / 2) / (positive * negative))
 
 
-def histogram(values: Numbers, edges: Numbers) -> list[int]:
+def histogram(values: Numbers, edges: Sequence[float]) -> list[int]:
     """Rows per bin between `edges`, the last one closed; nulls are in none."""
     return [int(count) for count in np.histogram(values[~np.isnan(values)], edges)[0]]
 
 
-def even_edges(values: Numbers) -> Numbers:
-    """Edges of about twenty bins at round numbers over all known values."""
-    return _round_steps(values, _BINS)
+def even_steps(values: Numbers) -> list[float]:
+    """About twenty round numbers over all known values: thresholds, or the edges of bins."""
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return [0.0, 1.0]
+    low, high = float(known.min()), float(known.max())
+    if low == high:
+        return [math.ceil(high) - 1.0, float(math.ceil(high))]
+    rough = max((high - low) / _STEPS, 1e-9)
+    unit = 10.0 ** math.floor(math.log10(rough))
+    step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough * 0.999)
+    first, last = math.floor(low / step), max(math.ceil(high / step), math.floor(low / step) + 1)
+    return [round(n * step, 10) for n in range(first, last + 1)]
 
 
-def even_thresholds(values: Numbers) -> list[float]:
-    """About twenty round thresholds over all known values, those at which anything changes."""
-    return [float(each) for each in _round_steps(values, _CUTS)]
+Samples = dict[float, tuple[list[dict[str, Any]], list[dict[str, Any]]]]
 
 
-def nearest(scored: Scored, threshold: float, count: int, *, lower: bool) -> tuple[list[int], list[int]]:
-    """Row numbers of the pairs just on the kept side and just on the other side of a threshold, the nearest first."""
-    known = np.flatnonzero(~np.isnan(scored.score))
-    values = scored.score[known]
-    kept = _beyond(values, threshold, lower=lower)
-    sides = []
-    for side in (kept, ~kept):
-        distance = np.abs(values[side] - threshold)
-        near = np.argpartition(distance, min(count, len(distance)) - 1)[:count] if len(distance) and count else None
-        rows = known[side][[] if near is None else np.sort(near)]
-        order = np.lexsort((rows, np.abs(scored.score[rows] - threshold)))
-        sides.append([int(row) for row in rows[order]])
-    return sides[0], sides[1]
+def samples(folder: OutputFolder, scored: Scored, thresholds: Sequence[float], count: int) -> Samples:
+    """For each threshold id, query, passage and score of `count` pairs on its kept side and of as many on the other.
 
-
-def texts(folder: OutputFolder, scored: Scored, rows: Sequence[int]) -> dict[int, dict[str, Any]]:
-    """Id, query, passage and score of some rows; each shard that holds one is read once."""
+    They are those nearest to it, the nearest first; each shard that holds one is read once.
+    """
+    if not count:
+        return {at: ([], []) for at in thresholds}
+    order = np.argsort(scored.score, kind="stable")
+    values = scored.score[order][: np.count_nonzero(~np.isnan(scored.score))]  # nulls are sorted last
+    sides: dict[float, tuple[list[int], list[int]]] = {}
+    for threshold in thresholds:
+        at = int(np.searchsorted(values, threshold, "left" if scored.lower else "right"))
+        under = order[max(0, at - count) : at][::-1].tolist()
+        over = order[at : min(at + count, len(values))].tolist()
+        sides[threshold] = (under, over) if scored.lower else (over, under)
     found: dict[int, dict[str, Any]] = {}
-    for place, group in _by_shard(scored, rows):
-        start = int(scored.ends[place - 1]) if place else 0
-        shard = folder.step("generated").read_columns(scored.shards[place], ["id", "query", "passage"])
-        for row, values in zip(group, shard.take([row - start for row in group]).to_pylist(), strict=True):
-            found[row] = values | {"score": float(scored.score[row])}
-    return found
-
-
-def _by_shard(scored: Scored, rows: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
-    ordered = sorted(set(rows))
-    places = np.searchsorted(scored.ends, ordered, side="right")
+    rows = sorted({row for pair in sides.values() for side in pair for row in side})
+    places = np.searchsorted(scored.ends, rows, side="right")
     for place in np.unique(places):
-        yield int(place), [row for row, where in zip(ordered, places, strict=True) if where == place]
+        start = int(scored.ends[place - 1]) if place else 0
+        here = [row for row, where in zip(rows, places, strict=True) if where == place]
+        shard = folder.step("generated").read_columns(scored.shards[place], ["id", "query", "passage"])
+        for row, texts in zip(here, shard.take([row - start for row in here]).to_pylist(), strict=True):
+            found[row] = texts | {"score": float(scored.score[row])}
+    return {at: ([found[n] for n in kept], [found[n] for n in rest]) for at, (kept, rest) in sides.items()}
 
 
-def _grouped(table: pa.Table, by: Sequence[str]) -> tuple[NDArray[np.int64], list[Group]]:
+def _grouped(table: pa.Table, by: Sequence[str]) -> tuple[NDArray[np.int64], list[tuple[str, ...]]]:
     """A group number for each row and what the numbers stand for; the empty group without `by`."""
     codes = np.zeros(table.num_rows, np.int64)
     choices: list[list[str]] = []
@@ -243,22 +248,6 @@ def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
-def _round_steps(values: Numbers, count: int) -> Numbers:
-    known = values[~np.isnan(values)]
-    if not len(known):
-        return np.array([0.0, 1.0])
-    low, high = float(known.min()), float(known.max())
-    if low == high:
-        return np.array([math.ceil(high) - 1.0, math.ceil(high)])
-    rough = max((high - low) / count, 1e-9)
-    unit = 10.0 ** math.floor(math.log10(rough))
-    step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough * 0.999)
-    first, last = math.floor(low / step), max(math.ceil(high / step), math.floor(low / step) + 1)
-    return np.array([round(n * step, 10) for n in range(first, last + 1)])
-
-
-Goal = Literal["keep", "random-pairs"]
-
 _FEWEST = 50
 """Fewer scores than this say little of a group; it takes the threshold of all."""
 
@@ -278,20 +267,6 @@ class Threshold:
     shuffled_share: float | None
 
 
-def goal(text: str) -> tuple[Goal, float]:
-    """`keep=0.5` or `random-pairs=0.01` as a pair. Raises JobError."""
-    name, _, number = text.partition("=")
-    try:
-        share = float(number)
-    except ValueError:
-        share = math.nan
-    if name == "keep" and 0 < share < 1:
-        return "keep", share
-    if name == "random-pairs" and 0 < share < 1:
-        return "random-pairs", share
-    raise JobError(f"--calibrate {text}: expects a goal and a share between 0 and 1.", "keep=0.5, random-pairs=0.01")
-
-
 def at_most(values: Numbers, share: float, *, lower: bool) -> float | None:
     """The loosest of the values strictly beyond which lie at most `share` of them; None when there is none.
 
@@ -304,10 +279,10 @@ def at_most(values: Numbers, share: float, *, lower: bool) -> float | None:
     return float(known[beyond] if lower else known[len(known) - 1 - beyond])
 
 
-def propose(scored: Scored, wish: tuple[Goal, float], *, lower: bool) -> list[Threshold]:
+def propose(scored: Scored, wish: tuple[str, float]) -> list[Threshold]:
     """The threshold of all pairs first, then one for each group. Raises JobError when nothing can be calibrated on."""
-    kind, share = wish
-    values = scored.score if kind == "keep" else scored.shuffled
+    (kind, share), lower, shuffled = wish, scored.lower, scored.shuffled
+    values = scored.score if kind == "keep" else shuffled
     overall = None if values is None else at_most(values, share, lower=lower)
     if values is None or overall is None:
         raise JobError(
@@ -317,16 +292,22 @@ def propose(scored: Scored, wish: tuple[Goal, float], *, lower: bool) -> list[Th
             "The cosine scorer makes one, `cosine_shuffled`; or calibrate with keep=0.5.",
         )
     fewest = max(_FEWEST, math.ceil(1 / share))
-    found = [_threshold(scored, None, (), overall, lower=lower)]
-    for number, name in enumerate(scored.names):
-        if not name:
-            continue
-        here = values[scored.of(number)]
+    found = []
+    for number, name in [(None, ()), *((n, name) for n, name in enumerate(scored.names) if name)]:
+        rows = scored.of(number)
         # A null (an empty name) can have no threshold of its own: rules name groups by their values.
-        enough = int((~np.isnan(here)).sum()) >= fewest and all(name) and "default" not in name
-        own = at_most(here, share, lower=lower) if enough else None
+        enough = np.count_nonzero(~np.isnan(values[rows])) >= fewest and all(name) and "default" not in name
+        own = overall if number is None else at_most(values[rows], share, lower=lower) if enough else None
+        threshold = overall if own is None else own
         found.append(
-            _threshold(scored, number, name, overall if own is None else own, lower=lower, own=own is not None)
+            Threshold(
+                group=name,
+                rows=int(rows.sum()),
+                threshold=threshold,
+                own=own is not None,
+                share=beyond_share(scored.score[rows], threshold, lower=lower),
+                shuffled_share=None if shuffled is None else beyond_share(shuffled[rows], threshold, lower=lower),
+            )
         )
     return found
 
@@ -359,18 +340,3 @@ def as_yaml(keep: dict[str, Any], comment: str) -> str:
         raise JobError(f"{'.'.join(first.path)}: {first.message}.", "Sweep by another column.")
     lines = "".join(f"# {line}\n" for line in comment.splitlines())
     return lines + yaml.safe_dump({"keep": keep}, sort_keys=False, allow_unicode=True)
-
-
-def _threshold(
-    scored: Scored, number: int | None, name: tuple[str, ...], threshold: float, *, lower: bool, own: bool = True
-) -> Threshold:
-    rows = scored.of(number)
-    shuffled = scored.shuffled
-    return Threshold(
-        group=name,
-        rows=int(rows.sum()),
-        threshold=threshold,
-        own=own,
-        share=beyond_share(scored.score[rows], threshold, lower=lower),
-        shuffled_share=None if shuffled is None else beyond_share(shuffled[rows], threshold, lower=lower),
-    )

@@ -23,38 +23,25 @@ class SweepArgs:
 
     score: str
     """The column."""
-    by: tuple[str, ...] = ()
+    by: Sequence[str] = ()
     """Also by the groups of these columns."""
-    at: tuple[float, ...] = ()
+    at: Sequence[float] = ()
     """Thresholds; none: evenly spaced ones."""
-    goal: tuple[cuts.Goal, float] | None = None
-    """Propose thresholds for this share."""
+    goal: tuple[str, float] | None = None
+    """Propose thresholds for this share of `keep` or `random-pairs`."""
     label: str | None = None
     """A column of labels, above 0: relevant."""
-    falling: frozenset[str] = frozenset()
-    """Columns with low values for good pairs; scorers state it of their own."""
-    neutral: frozenset[str] = frozenset()
-    """Columns whose values are neither good nor bad; scorers state it of their own."""
+    lower: bool = False
+    """Whether lower scores are the better ones; scorers state it of their own."""
     examples: int = 0
     """Pairs on either side of each threshold."""
-
-    @property
-    def lower(self) -> bool:
-        """Whether lower scores are the better ones."""
-        return self.score in self.falling
-
-    def with_columns(self, columns: Mapping[str, ScoreColumn]) -> SweepArgs:
-        """The same, with what the scorers state about their columns."""
-        low, neither = (frozenset(n for n, each in columns.items() if each.better == way) for way in ("low", None))
-        return replace(self, falling=self.falling | low, neutral=neither)
 
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """Everything a sweep found; `groups` are by name, `auc` by score column."""
+    """Everything a sweep found; `groups` are by name, `auc` by score column, with whether low values are good."""
 
-    score: str
-    lower: bool
+    args: SweepArgs
     rows: int
     missing: int
     rules: str
@@ -63,8 +50,8 @@ class Sweep:
     edges: Sequence[float]
     histogram: Sequence[int]
     histograms: dict[tuple[str, ...], Sequence[int]]
-    auc: dict[str, float | None]
-    samples: dict[float, tuple[Sequence[dict[str, Any]], Sequence[dict[str, Any]]]]
+    auc: dict[str, tuple[float | None, bool]]
+    samples: cuts.Samples
     proposed: Sequence[Threshold]
     keep: dict[str, Any] | None
 
@@ -74,87 +61,75 @@ class Sweep:
             {"group": list(name), "cuts": [asdict(cut) for cut in found], "histogram": self.histograms[name]}
             for name, found in self.groups.items()
         ]
-        samples = [{"threshold": at, "kept": kept, "dropped": rest} for at, (kept, rest) in self.samples.items()]
         return {
-            "score": self.score,
-            "lower_is_better": self.lower,
+            "score": self.args.score,
+            "lower_is_better": self.args.lower,
             "rows": self.rows,
             "missing": self.missing,
             "cuts": [asdict(cut) for cut in self.overall],
             "groups": groups,
             "histogram": {"edges": self.edges, "counts": self.histogram},
-            "auc": self.auc,
-            "samples": samples,
+            "auc": {name: value for name, (value, _) in self.auc.items()},
+            "samples": [{"threshold": n, "kept": kept, "dropped": rest} for n, (kept, rest) in self.samples.items()],
             "proposed": [asdict(each) for each in self.proposed],
             "keep": self.keep,
         }
 
 
-def sweep(folder: OutputFolder, args: SweepArgs) -> tuple[Sweep, SweepArgs]:
-    """What each threshold keeps, and the arguments with what the run's job adds to them.
-
-    Raises JobError for a column that is absent or a goal that has no data.
-    """
+def sweep(folder: OutputFolder, args: SweepArgs) -> Sweep:
+    """What each threshold keeps. Raises JobError for a column that is absent or a goal that has no data."""
     job, _ = job_of(folder.path)
-    if args.label in {each.label for each in job.data} - {None}:
-        args = replace(args, label="label")  # the pass has given it this name
-    args = args.with_columns(known_columns(job.scores))
-    return _measure(folder, args), args
-
-
-def _measure(folder: OutputFolder, args: SweepArgs) -> Sweep:
+    columns = known_columns(job.scores)
+    stated = columns.get(args.score)
+    lower = args.lower or (stated is not None and stated.better == "low")
+    # A pass over existing pairs has given their column of labels this name.
+    label = "label" if args.label in {each.label for each in job.data} - {None} else args.label
+    args = replace(args, lower=lower, label=label)
     record = keep.record_of(folder, keep.DEFAULT)
-    wanted = {args.score, *args.by, *([args.label] if args.label else [])}
-    stored = keep.stored_scores(folder, wanted)
-    scored = cuts.read(folder, stored, args.score, by=args.by, label=args.label)
     rules = record.rules if record else Rules()
-    thresholds = sorted(args.at or _telling(scored, args, rules))
-    everything = scored.of(None)
-    edges = cuts.even_edges(scored.score)
+    stored = keep.stored_scores(folder, {args.score, *args.by, *([label] if label else [])})
+    scored = cuts.read(folder, stored, args.score, by=args.by, label=label, lower=lower)
+    thresholds = sorted(args.at or _informative(scored, args.score, rules))
+    edges = cuts.even_steps(scored.score)
     groups = {name: scored.of(n) for n, name in enumerate(scored.names) if name}
-    proposed = cuts.propose(scored, args.goal, lower=args.lower) if args.goal else []
+    proposed = cuts.propose(scored, args.goal) if args.goal else []
     return Sweep(
-        score=args.score,
-        lower=args.lower,
+        args=args,
         rows=len(scored.score),
         missing=int(np.isnan(scored.score).sum()),
         rules=rules.describe(),
-        overall=cuts.cuts(scored, everything, thresholds, lower=args.lower),
-        groups={name: cuts.cuts(scored, rows, thresholds, lower=args.lower) for name, rows in groups.items()},
-        edges=[float(each) for each in edges],
+        overall=cuts.cuts(scored, scored.of(None), thresholds),
+        groups={name: cuts.cuts(scored, rows, thresholds) for name, rows in groups.items()},
+        edges=edges,
         histogram=cuts.histogram(scored.score, edges),
         histograms={name: cuts.histogram(scored.score[rows], edges) for name, rows in groups.items()},
-        auc=_aucs(folder, stored, args) if args.label else {},
-        samples=_samples(folder, scored, thresholds, args),
+        auc=_aucs(folder, stored, args, columns),
+        samples=cuts.samples(folder, scored, thresholds, args.examples),
         proposed=proposed,
-        keep=cuts.as_keep(proposed, rules, args.score, args.by, lower=args.lower) if proposed else None,
+        keep=cuts.as_keep(proposed, rules, args.score, args.by, lower=lower) if proposed else None,
     )
 
 
-def _telling(scored: Scored, args: SweepArgs, rules: Rules) -> list[float]:
+def _informative(scored: Scored, score: str, rules: Rules) -> list[float]:
     """Round thresholds that keep something and drop something, and the one in force."""
-    even = cuts.even_thresholds(scored.score)
-    found = cuts.cuts(scored, scored.of(None), even, lower=args.lower)
-    # Of cuts between which nothing lies the last says it all.
-    telling = set({(cut.kept, cut.shuffled_share): cut.threshold for cut in found if 0 < cut.share < 1}.values())
-    in_force = [each.value for each in rules.conditions if each.column == args.score]
-    return list(telling | {each for each in in_force if isinstance(each, float)}) or even
+    even = cuts.even_steps(scored.score)
+    found = cuts.cuts(scored, scored.of(None), even)
+    # Of several thresholds with nothing between them, the last is enough.
+    distinct = set({(cut.kept, cut.shuffled_share): cut.threshold for cut in found if 0 < cut.share < 1}.values())
+    in_force = [each.value for each in rules.conditions if each.column == score]
+    return list(distinct | {each for each in in_force if isinstance(each, float)}) or even
 
 
-def _aucs(folder: OutputFolder, stored: Sequence[str], args: SweepArgs) -> dict[str, float | None]:
-    found: dict[str, float | None] = {}
-    for name in dict.fromkeys([args.score, *cuts.numeric_scores(folder, stored)]):
-        if name in args.neutral and name != args.score:
-            continue
-        scored = cuts.read(folder, stored, name, by=(), label=args.label)
-        if scored.labels is not None:
-            found[name] = cuts.auc(scored.score, scored.labels, lower=name in args.falling)
+def _aucs(
+    folder: OutputFolder, stored: Sequence[str], args: SweepArgs, columns: Mapping[str, ScoreColumn]
+) -> dict[str, tuple[float | None, bool]]:
+    """The AUC of the score, and of all others that are better high or low."""
+    lower = {name: each.better == "low" for name, each in columns.items()} | {args.score: args.lower}
+    neutral = {name for name, each in columns.items() if each.better is None} - {args.score}
+    found = {}
+    for name in dict.fromkeys([args.score, *cuts.numeric_scores(folder, stored)] if args.label else []):
+        if name not in neutral:
+            scored = cuts.read(folder, stored, name, by=(), label=args.label, lower=lower.get(name, False))
+            assert scored.labels is not None  # noqa: S101 - asked for with a label
+            found[name] = cuts.auc(scored.score, scored.labels, lower=scored.lower), scored.lower
     return found
-
-
-def _samples(
-    folder: OutputFolder, scored: Scored, thresholds: Sequence[float], args: SweepArgs
-) -> dict[float, tuple[Sequence[dict[str, Any]], Sequence[dict[str, Any]]]]:
-    sides = {each: cuts.nearest(scored, each, args.examples, lower=args.lower) for each in thresholds}
-    rows = cuts.texts(folder, scored, [row for pair in sides.values() for side in pair for row in side])
-    return {each: ([rows[n] for n in kept], [rows[n] for n in rest]) for each, (kept, rest) in sides.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -54,7 +55,7 @@ def keep(
     folder = OutputFolder.open(out, write=True, notify=tell)
     done = apply(folder, wanted, name, workers)
     if as_json:
-        say(json.dumps(done.as_json() | {"out": str(folder.path)}, ensure_ascii=False))
+        say(json.dumps(asdict(done) | {"out": str(folder.path)}, ensure_ascii=False))
     else:
         _print(done, wanted, f"synth show {out}" + (f" --view {name}" if name else ""))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -96,7 +97,7 @@ def _print(finished: Finished, *, as_json: bool) -> None:
 
     out, counters = finished.run.folder.path, finished.counters
     if as_json:
-        say(json.dumps(finished.summary.as_json() | {"out": str(out)}, ensure_ascii=False, default=str))
+        say(json.dumps(asdict(finished.summary) | {"out": str(out)}, ensure_ascii=False, default=str))
         return
     embedder = finished.run.job.embed.model if finished.run.job.embed else ""
     made = counters.pairs + counters.unusable

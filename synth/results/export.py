@@ -58,32 +58,31 @@ class Pairs:
 def export(out: Path, args: ExportArgs, notify: Notify) -> tuple[Export, Facts]:
     """Write the files; returns the format and what they hold. Raises SynthError for every way it can end but well."""
     options = options_of(args)
-    if not args.split and (flag := _idle(args)):
-        raise JobError(
-            f"{flag} says how to split, but there is nothing to split.", "Name a split, for example --split test=0.05"
-        )
+    for flag, value in (("--group", args.group), ("--document", args.document)):
+        if value and not args.split:
+            what = f"{flag} {value} says how to split, but there is nothing to split."
+            raise JobError(what, "Name a split, for example --split test=0.05")
     if args.push is not None and not options.hub:
-        raise JobError(
-            f"--push: the Hub cannot show {options.title} files.", "Push with --to hub, or another of its layouts."
-        )
+        what = f"--push: the Hub cannot show {options.title} files."
+        raise JobError(what, "Push with --to hub, or another of its layouts.")
     folder = OutputFolder.open(out, notify=notify)
     job, _ = job_of(out)
     pairs = pairs_of(folder, args.view, options.negatives, notify)
-    atomic = AtomicExport.to(args.out, folder.path)
+    target = _target(args.out, folder.path)
     seed = job.file.seed if args.seed is None else args.seed
     divided = SplitOptions.parse(args.split, args.group or "cluster", args.document, seed)
     source = _source(folder, pairs, divided, options.whole, notify)
     facts = _facts(source, pairs, options, job, args)
-    _usable(facts)
-    with atomic.aside() as aside:
-        with Files(aside) as files:
+    _require_rows(facts)
+    with aside(target) as hidden:
+        with Files(hidden) as files:
             options.write(source, facts, files)
             files.text("TRAIN.md", options.train(facts))
             if (card := options.card(facts)) is not None:
                 files.text("README.md", card)
-        atomic.finish(aside, _record(args, options, pairs, facts))
+        _publish(hidden, target, _record(args, options, pairs, facts))
     if args.push is not None:
-        push(atomic.target, args.push)
+        push(target, args.push)
     return options, facts
 
 
@@ -91,7 +90,8 @@ def options_of(args: ExportArgs) -> Export:
     """The format that `--to` names, with its options. Raises JobError naming every mistake."""
     cls = registry.find("exports", args.to if ":" in args.to else args.to.replace("-", "_"))
     if not issubclass(cls, Export):
-        raise JobError(f"--to {args.to}: is not a format.", f"One of: {', '.join(_names())}.")
+        known = ", ".join(name.replace("_", "-") for name in registry.names("exports"))
+        raise JobError(f"--to {args.to}: is not a format.", f"One of: {known}.")
     data: dict[str, Any] = {}
     written = override(data, args.settings)
     flags = {"negatives": args.negatives, "on_short": args.on_short}
@@ -126,7 +126,10 @@ def pairs_of(folder: OutputFolder, view: str | None, negatives: int | None, noti
         return plain_pairs
     record = _mining(folder, mined.meta(min(there)).identity)
     if record["view"] != name:
-        notify(f"mined/ has negatives for {record['view']}, so {name} is exported without{_cure(folder, name)}")
+        cure = (
+            f"; mine it: synth mine {folder.path} --view {name.removeprefix('views/')}" if name != "generated" else ""
+        )
+        notify(f"mined/ has negatives for {record['view']}, so {name} is exported without{cure}")
         return plain_pairs
     stale = [index for index in sorted(there) if index in done and mined.stale(index, base.checksum(index))]
     if stale or there != done:
@@ -138,11 +141,6 @@ def pairs_of(folder: OutputFolder, view: str | None, negatives: int | None, noti
     return Pairs(name, mined, int(record["options"]["num_negatives"]))
 
 
-def _cure(folder: OutputFolder, name: str) -> str:
-    """How a view gets negatives; all pairs are none."""
-    return "" if name == "generated" else f"; mine it: synth mine {folder.path} --view {name.removeprefix('views/')}"
-
-
 def _mining(folder: OutputFolder, fingerprint: str) -> Mapping[str, Any]:
     path = folder.path / "index" / f"mined-{fingerprint[:16]}.json"
     try:
@@ -152,11 +150,6 @@ def _mining(folder: OutputFolder, fingerprint: str) -> Mapping[str, Any]:
         raise OutputError(
             f"{path}: does not record how mined/ was made ({exc}).", f"Mine again: synth mine {folder.path}"
         ) from exc
-
-
-def _idle(args: ExportArgs) -> str | None:
-    """A flag that means something with --split alone."""
-    return f"--group {args.group}" if args.group else f"--document {args.document}" if args.document else None
 
 
 def _source(folder: OutputFolder, pairs: Pairs, options: SplitOptions, whole: str, notify: Notify) -> Source:
@@ -208,7 +201,7 @@ def _languages(source: Source) -> tuple[str, ...]:
     return tuple(sorted(str(code) for code in codes - {None, "und"}))
 
 
-def _usable(facts: Facts) -> None:
+def _require_rows(facts: Facts) -> None:
     """Raises JobError where a split would be empty."""
     counts = facts.counts
     if counts.pairs == counts.unusable:
@@ -243,71 +236,64 @@ def _record(args: ExportArgs, options: Export, pairs: Pairs, facts: Facts) -> di
     }
 
 
-def _names() -> list[str]:
-    return [name.replace("_", "-") for name in registry.names("exports")]
+def _target(out: Path, run: Path) -> Path:
+    """The folder to write. Raises JobError inside the run's folder, OutputError where files are not all ours."""
+    target = out.expanduser().resolve()
+    if target == run or run in target.parents:
+        what = f"{out}: is inside the folder of the run, which holds only its own files."
+        raise JobError(what, "Choose another -o.")
+    if disk.exists(target) and not disk.is_folder(target):
+        raise disk.foreign(target)
+    _require_ours(out, target)
+    return target
 
 
-@dataclass(frozen=True, slots=True)
-class AtomicExport:
-    """A folder that will hold an export; until `finish` nothing shows under its name."""
+@contextmanager
+def aside(target: Path) -> Iterator[Path]:
+    """A hidden folder beside the target to write in; it goes when it does not become the target.
 
-    target: Path
-
-    @classmethod
-    def to(cls, out: Path, run: Path) -> AtomicExport:
-        """Check where it goes. Raises JobError inside the run's folder, OutputError where files are not all ours."""
-        target = out.expanduser().resolve()
-        if target == run or run in target.parents:
-            raise JobError(
-                f"{out}: is inside the folder of the run, which holds only its own files.", "Choose another -o."
-            )
-        if disk.exists(target) and not disk.is_folder(target):
-            raise disk.foreign(target)
-        _require_ours(out, target)
-        return cls(target)
-
-    @contextmanager
-    def aside(self) -> Iterator[Path]:
-        """A hidden folder beside the target to write in; it goes when it does not become the target.
-
-        Raises OutputError while another export writes there.
-        """
-        path = self.target.with_name(f".{self.target.name}.partial")
-        with disk.disk_errors(self.target.parent):
-            self.target.parent.mkdir(parents=True, exist_ok=True)
-        disk.make_folder(path)
-        with disk.disk_errors(path):
-            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    Raises OutputError while another export writes there.
+    """
+    path = target.with_name(f".{target.name}.partial")
+    with disk.disk_errors(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    disk.make_folder(path)
+    with disk.disk_errors(path):
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as exc:
-                raise OutputError(
-                    f"{self.target}: another export is writing it.", "Wait for it, or choose another -o."
-                ) from exc
-            with disk.disk_errors(path):
-                _empty(path)
-                yield path
-        finally:
-            os.close(descriptor)
-            if disk.exists(path):  # after a failure, or with the files that were replaced
-                shutil.rmtree(path, ignore_errors=True)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            raise OutputError(f"{target}: another export is writing it.", "Wait for it, or choose another -o.") from exc
+        with disk.disk_errors(path):
+            for entry in disk.entries(path):
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path)
+                else:
+                    os.unlink(entry.path)  # noqa: PTH108 - an entry of a listing
+            yield path
+    finally:
+        os.close(descriptor)
+        if disk.exists(path):  # after a failure, or with the files that were replaced
+            shutil.rmtree(path, ignore_errors=True)
 
-    def finish(self, aside: Path, record: Mapping[str, Any]) -> None:
-        """Write the record with the list of files, sync every name, and give the folder its own."""
-        files = sorted(str(path.relative_to(aside)) for path in aside.rglob("*") if path.is_file())
-        text = json.dumps(dict(record) | {"files": files}, indent=2, ensure_ascii=False) + "\n"
-        with disk.disk_errors(aside), (aside / RECORD).open("wb") as file:
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        for folder in (aside, *(path for path in aside.rglob("*") if path.is_dir())):
-            disk.sync_folder(folder)
-        _require_ours(self.target, self.target)
-        if disk.exists(self.target) and not disk.entries(self.target):
-            with disk.disk_errors(self.target):
-                self.target.rmdir()
-        disk.swap_folders(aside, self.target)
+
+def _publish(hidden: Path, target: Path, record: Mapping[str, Any]) -> None:
+    """Write the record with the list of files, sync every name, and give the folder its own."""
+    below = sorted(hidden.rglob("*"))
+    files = sorted(str(path.relative_to(hidden)) for path in below if path.is_file())
+    text = json.dumps({**record, "files": files}, indent=2, ensure_ascii=False) + "\n"
+    with disk.disk_errors(hidden), (hidden / RECORD).open("wb") as file:
+        file.write(text.encode())
+        file.flush()
+        os.fsync(file.fileno())
+    for folder in (hidden, *(path for path in below if path.is_dir())):
+        disk.sync_folder(folder)
+    _require_ours(target, target)
+    if disk.exists(target) and not disk.entries(target):
+        with disk.disk_errors(target):
+            target.rmdir()
+    disk.swap_folders(hidden, target)
 
 
 def _require_ours(name: Path, target: Path) -> None:
@@ -324,14 +310,6 @@ def _require_ours(name: Path, target: Path) -> None:
     strange = next((each for each in sorted(there) if each not in known), None)
     if strange is not None:
         raise OutputError(f"{name}: holds {strange}, which no export wrote; replacing the folder would lose it.", cure)
-
-
-def _empty(path: Path) -> None:
-    for entry in disk.entries(path):
-        if entry.is_dir(follow_symlinks=False):
-            shutil.rmtree(entry.path)
-        else:
-            os.unlink(entry.path)  # noqa: PTH108 - an entry of a listing
 
 
 def push(folder: Path, name: str) -> None:
@@ -360,6 +338,5 @@ def push(folder: Path, name: str) -> None:
             raise ServerRefused(what, "Check HF_TOKEN and the name; the files are on disk.") from exc
         raise ServerUnavailable(what, "Run the same command again; the files are on disk.") from exc
     except (failed, OSError) as exc:
-        raise ServerUnavailable(
-            f"--push {name}: the Hub cannot be reached ({exc}).", "The files are on disk; run it again."
-        ) from exc
+        what = f"--push {name}: the Hub cannot be reached ({exc})."
+        raise ServerUnavailable(what, "The files are on disk; run it again.") from exc

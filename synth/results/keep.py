@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from synth.errors import JobError, OutputError
 from synth.results.card import card
-from synth.results.status import read_status
 from synth.results.summary import reasons, summarise, totals
 from synth.rules import Rules
 from synth.runs.history import read_rules, write_rules
 from synth.runs.run import OpenRun
 from synth.shards import OutputFolder
+from synth.shards.journal import locked
 from synth.steps import keep as keep_step
 from synth.steps.keep import DEFAULT, View, built_aside, carry_out
 
@@ -39,10 +39,6 @@ class Kept:
     dropped_by: dict[str, int]
     swapped: bool
 
-    def as_json(self) -> dict[str, Any]:
-        """For `--json`."""
-        return asdict(self)
-
 
 def apply(folder: OutputFolder, rules: Rules, name: str | None, workers: int | None = None) -> Kept:
     """Bring a view (`name` None: the default one) to hold these rules over all scored shards; no model is called.
@@ -52,11 +48,9 @@ def apply(folder: OutputFolder, rules: Rules, name: str | None, workers: int | N
     when nothing is scored yet; OutputError while a run is at work and the default view would be swapped under it.
     """
     reported = OpenRun.recorded(folder)
-    reported = replace(reported, job=replace(reported.job, rules=rules))
     if name is not None and (not _NAME.fullmatch(name) or name in _TAKEN):
-        raise JobError(
-            f"--as {name}: cannot be the name of a view.", "Use letters, digits, '_' and '-', such as strict."
-        )
+        what = f"--as {name}: cannot be the name of a view."
+        raise JobError(what, "Use letters, digits, '_' and '-', such as strict.")
     scores = keep_step.stored_scores(folder, rules.columns())
     shards = keep_step.ready(folder, scores)
     if not shards:
@@ -71,8 +65,11 @@ def apply(folder: OutputFolder, rules: Rules, name: str | None, workers: int | N
     if name is None and (used := read_rules(folder)) is not None and used["keep"] is not None:
         write_rules(folder, {"scores": used["scores"], "keep": None})  # from now on `kept/` records them
     made = carry_out(folder, view, shards, workers)
-    if made or view.hidden:
-        _rewrite_card(reported, view)
+    if made or view.hidden:  # the card describes the default view and names the others
+        record = keep_step.record_of(folder, DEFAULT)
+        job = replace(reported.job, rules=record.rules if record else rules)
+        run, default = replace(reported, job=job), View(DEFAULT, job.rules, record.scores if record else view.scores)
+        folder.replace_atomically("README.md", card(run, summarise(run, default)).encode())
     final = folder.step(view.name)
     rows, kept, rejected = totals(final)
     return Kept(
@@ -92,7 +89,7 @@ def _in_place_of_default(folder: OutputFolder, view: View, shards: Sequence[int]
     view = built_aside(folder, view)
     if not view.hidden:
         return view
-    if any(each.held for each in read_status(folder)[1]):
+    if any(locked(journal) for journal in (folder.path / "wip").glob("*.jnl")):
         raise OutputError(
             f"{folder.path}: a run is at work here, and its next shard would go under the old rules into the new view.",
             "Wait for it or stop it, then run this command again; or make a view beside the default one: --as NAME.",
@@ -115,11 +112,3 @@ def _clash(folder: OutputFolder, view: View, name: str) -> JobError:
     else:
         what = f"holds other rules: {record.rules.describe()}" if record else "holds shards that other rules made"
     return JobError(f"{folder.path}: the view {name} {what}.", cure)
-
-
-def _rewrite_card(run: OpenRun, view: View) -> None:
-    """The card tells of the default view and names the others."""
-    record = keep_step.record_of(run.folder, DEFAULT)
-    opened = replace(run, job=replace(run.job, rules=record.rules)) if record else run
-    default = View(DEFAULT, opened.job.rules, record.scores if record else view.scores)
-    run.folder.replace_atomically("README.md", card(opened, summarise(opened, default)).encode())

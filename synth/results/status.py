@@ -13,8 +13,6 @@ from synth.shards import OutputFolder
 from synth.shards.journal import locked
 from synth.steps import keep
 
-_MINED = "mined"
-
 
 @dataclass(frozen=True, slots=True)
 class StepStatus:
@@ -44,25 +42,20 @@ class OpenShard:
 def read_status(folder: OutputFolder) -> tuple[list[StepStatus], list[OpenShard]]:
     """Every step and every open shard, from one listing per step and the shards' footers."""
     history = History.read(folder)
-    done, existing = history.totals(), history.last.existing
-    expected = done["shards"] if done else None
-    names = [*_names(folder, existing=existing), *([_MINED] if (folder.path / _MINED).is_dir() else [])]
-    steps = [_step(folder, name, expected) for name in names]
+    done = history.totals()
+    scores = sorted(f"scores/{each.name}" for each in (folder.path / "scores").glob("*") if each.is_dir())
+    views = [keep.DEFAULT, *keep.names(folder)]
+    names = ["generated", *scores, *views]
+    if not history.last.existing:
+        names.insert(0, "passages")
+    if (folder.path / "mined").is_dir():
+        names.append("mined")
+    steps = []
+    for name in names:
+        step, record = folder.step(name), keep.record_of(folder, name) if name in views else None
+        rules = record.rules.describe() if record else None
+        steps.append(StepStatus(name, len(step.done()), done["shards"] if done else None, *totals(step), rules=rules))
     return steps, list(_open(folder.path / "wip"))
-
-
-def _names(folder: OutputFolder, *, existing: bool) -> list[str]:
-    """The steps there are; a pass over existing data has no passages."""
-    scores = sorted(each.name for each in (folder.path / "scores").glob("*") if each.is_dir())
-    first = ["generated"] if existing else ["passages", "generated"]
-    return [*first, *(f"scores/{n}" for n in scores), keep.DEFAULT, *keep.names(folder)]
-
-
-def _step(folder: OutputFolder, name: str, expected: int | None) -> StepStatus:
-    step = folder.step(name)
-    record = keep.record_of(folder, name) if name == keep.DEFAULT or name.startswith("views/") else None
-    rules = record.rules.describe() if record else None
-    return StepStatus(name, len(step.done()), expected, *totals(step), rules=rules)
 
 
 def _open(wip: Path) -> Iterator[OpenShard]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,6 @@ from synth.runs.run import OpenRun
 from synth.shards import OutputFolder, StepFolder
 from synth.shards.folder import readable
 from synth.steps.keep import View
-from synth.tables import PAIRS
 
 if TYPE_CHECKING:
     import polars as pl
@@ -53,15 +52,9 @@ def totals(step: StepFolder) -> tuple[int, int, int]:
     return sum(m.rows_in for m in metas), sum(m.rows_out for m in metas), sum(m.rejected for m in metas)
 
 
-def score_columns(names: Iterable[str], carried: Iterable[str] = ()) -> list[str]:
-    """Of a kept shard's columns those that scorers made."""
-    known = {*PAIRS.names, *carried}
-    return [name for name in names if name not in known and not name.startswith("input_")]
-
-
 def scores_in(folder: OutputFolder, view: str) -> frozenset[str]:
     """The columns that the rows of a view have beside those of their pairs; none while it has no shard."""
-    index = min(folder.step(view).done(), default=None)
+    index = folder.step(view).first()
     if index is None:
         return frozenset()
     return frozenset(folder.step(view).schema(index).names) - frozenset(folder.step("generated").schema(index).names)
@@ -82,6 +75,7 @@ _SHUFFLED_ROWS = 200_000
 _BATCH = 256
 _LANGUAGES = ("query_language", "passage_language")
 """Of existing data; a column of another name may be the user's own."""
+_TOKENS = ("prompt_tokens", "completion_tokens")
 _MIXES = ("question_type", "difficulty", "query_language", "passage_language")
 
 
@@ -115,10 +109,6 @@ class Summary:
     existing: bool = False
     """Whether the pairs existed before: then the run has no passages, and an unusable row is not an item."""
 
-    def as_json(self) -> dict[str, Any]:
-        """For `--json`."""
-        return asdict(self)
-
 
 def summarise(run: OpenRun, view: View) -> Summary:
     """Read what a run has made so far: a few columns, one shard at a time, and whole rows only as examples."""
@@ -126,15 +116,19 @@ def summarise(run: OpenRun, view: View) -> Summary:
     existing = bool(run.job.data)
     # they count as what became of the new ones
     asked_again = [item for record in run.history.records for item in record.retry]
-    generated, kept_folder = run.folder.step("generated"), run.folder.step(view.name)
+    generated, view_folder = run.folder.step("generated"), run.folder.step(view.name)
+    kept_files, dropped_files = _files(view_folder), _rejected(run.folder, view.name)
     items, pairs, _ = totals(generated)
-    _, kept, _ = totals(kept_folder)
+    _, kept, _ = totals(view_folder)
+    mixes = _LANGUAGES if existing else _MIXES
     made, scored = _Pairs(), _Scored(view, every=1 + pairs // _SHUFFLED_ROWS)
-    made.add(_tables(_files(generated), set(_LANGUAGES) if existing else _Pairs.columns))
+    made.add(_tables(_files(generated), mixes if existing else _Pairs.columns))
     if not existing:
-        made.add_tokens(_tables(_rejected(run.folder, "generated"), _Pairs.tokens))
-    kept_languages = scored.add(_files(kept_folder))
-    scored.add(_rejected(run.folder, view.name))
+        made.add(_tables(_rejected(run.folder, "generated"), _TOKENS))
+    kept_languages = scored.add(kept_files)
+    scored.add(dropped_files)
+    copied = np.concatenate(scored.copied) if scored.copied else np.empty(0)
+    lengths = Counter() if existing else scored.lengths
     return Summary(
         rows_in=step0["rows_in"],
         rows_rejected=reasons(run.folder, "generated" if existing else "passages"),
@@ -144,19 +138,19 @@ def summarise(run: OpenRun, view: View) -> Summary:
         unusable={} if existing else reasons(run.folder, "generated", without=asked_again),
         kept=kept,
         dropped=reasons(run.folder, view.name),
-        mixes={name: _ordered(made.counts[name]) for name in (_LANGUAGES if existing else _MIXES)},
-        lengths={} if existing else scored.shares_of_lengths(),
+        mixes={name: _ordered(made.counts[name]) for name in mixes},
+        lengths={name: count / lengths.total() for name, count in lengths.items() if lengths.total()},
         cosine=scored.bins.tolist() if scored.has_cosine else [],
         languages=scored.by_language(kept_languages),
         kept_share=kept / pairs if pairs else None,
-        shuffled_share=scored.shuffled_share(),
-        median_copied=scored.median_copied(),
-        repaired=made.repaired,
+        shuffled_share=scored.rules.share(pa.concat_tables(scored.shuffled)) if scored.shuffled else None,
+        median_copied=float(np.median(copied)) if len(copied) else None,
+        repaired=made.sums["repaired"],
         truncated_passages=scored.truncated,
         tokens=(made.sums["prompt_tokens"], made.sums["completion_tokens"]),
         personas=dict(list(_ordered(made.counts["character"]).items())[:10]),
-        kept_rows=_examples(_files(kept_folder), 3),
-        dropped_rows=_examples(_rejected(run.folder, view.name), 2),
+        kept_rows=_examples(kept_files, 3),
+        dropped_rows=_examples(dropped_files, 2),
         scores=sorted(scores_in(run.folder, view.name)),
         existing=existing,
     )
@@ -183,26 +177,19 @@ def _ordered(counts: Counter[str]) -> dict[str, int]:
 
 
 class _Pairs:
-    """What is counted over all generated pairs."""
+    """What is counted over all generated pairs; of items without a pair only the tokens."""
 
-    tokens = ("prompt_tokens", "completion_tokens")
-    columns = frozenset({*_MIXES, *tokens, "character", "repaired"})
+    sums_of = (*_TOKENS, "repaired")
+    columns = frozenset({*_MIXES, *sums_of, "character"})
 
     def __init__(self) -> None:
         self.counts: dict[str, Counter[str]] = {name: Counter() for name in (*_MIXES, "character")}
-        self.sums = dict.fromkeys(self.tokens, 0)
-        self.repaired = 0
+        self.sums = dict.fromkeys(self.sums_of, 0)
 
     def add(self, tables: Iterable[pa.Table]) -> None:
         for table in tables:
             for name, counts in self.counts.items():
                 _count(counts, table, name)
-            if "repaired" in table.column_names:
-                self.repaired += pc.sum(table["repaired"]).as_py() or 0
-            self.add_tokens([table])
-
-    def add_tokens(self, tables: Iterable[pa.Table]) -> None:
-        for table in tables:
             for name in self.sums.keys() & set(table.column_names):
                 self.sums[name] += pc.sum(table[name]).as_py() or 0
 
@@ -214,13 +201,14 @@ class _Scored:
         self.bins = np.zeros(_BINS, np.int64)
         self.has_cosine = False
         self.truncated = 0
-        self._rules = view.rules.only("cosine")
-        self._groups = sorted(self._rules.columns() - {"cosine"})
-        self._every = every
-        self._shuffled: list[pa.Table] = []
-        self._seen = 0
-        self._copied: list[np.ndarray[Any, np.dtype[np.float64]]] = []
-        self._lengths: Counter[str] = Counter()
+        self.rules = view.rules.only("cosine")
+        """Applied to shuffled cosines: what they would keep if every query stood with another row's passage."""
+        self.shuffled: list[pa.Table] = []
+        self.copied: list[np.ndarray[Any, np.dtype[np.float64]]] = []
+        self.lengths: Counter[str] = Counter()
+        """Queries within, below and above the range they were asked in."""
+        self._groups = sorted(self.rules.columns() - {"cosine"})
+        self._every, self._seen = every, 0
         self._languages: dict[str | None, tuple[int, float, int]] = {}
 
     def add(self, files: Sequence[Path]) -> Counter[str]:
@@ -235,14 +223,14 @@ class _Scored:
                 bins = np.floor(_numbers(table, "cosine") * _BINS).clip(0, _BINS - 1).astype(np.int64)
                 self.bins += np.bincount(bins, minlength=_BINS)
             if "copied_share" in names:
-                self._copied.append(_numbers(table, "copied_share"))
+                self.copied.append(_numbers(table, "copied_share"))
             if "passage_truncated" in names:
                 self.truncated += pc.sum(table["passage_truncated"]).as_py() or 0
             if {"length", "length_min", "length_max"} <= names:
                 self._add_lengths(table)
             if "query_language" in names:
                 self._add_languages(table)
-            if "cosine_shuffled" in names and self._rules.conditions:
+            if "cosine_shuffled" in names and self.rules.conditions:
                 self._add_shuffled(table)
         return languages
 
@@ -250,7 +238,7 @@ class _Scored:
         known = table.select(["length", "length_min", "length_max"]).drop_null()
         got, low, high = (known[name].to_numpy() for name in known.column_names)
         shares = {"inside": (low <= got) & (got <= high), "shorter": got < low, "longer": got > high}
-        self._lengths.update({name: int(rows.sum()) for name, rows in shares.items()})
+        self.lengths.update({name: int(rows.sum()) for name, rows in shares.items()})
 
     def _add_languages(self, table: pa.Table) -> None:
         cosine = table["cosine"] if "cosine" in table.column_names else pa.nulls(table.num_rows, pa.float64())
@@ -265,12 +253,7 @@ class _Scored:
         known = table.select(["cosine_shuffled", *self._groups]).filter(pc.is_valid(table["cosine_shuffled"]))
         rows = range(-self._seen % self._every, known.num_rows, self._every)
         self._seen += known.num_rows
-        self._shuffled.append(known.take(pa.array(rows, pa.int64())).rename_columns(["cosine", *self._groups]))
-
-    def shares_of_lengths(self) -> dict[str, float]:
-        """Shares of queries within, below and above the range they were asked in."""
-        total = self._lengths.total()
-        return {name: count / total for name, count in self._lengths.items()} if total else {}
+        self.shuffled.append(known.take(pa.array(rows, pa.int64())).rename_columns(["cosine", *self._groups]))
 
     def by_language(self, kept: Counter[str]) -> list[dict[str, Any]]:
         """Per query language: pairs, kept, mean cosine."""
@@ -280,14 +263,6 @@ class _Scored:
         ]
         return sorted(rows, key=lambda row: (-row["pairs"], str(row["language"])))
 
-    def shuffled_share(self) -> float | None:
-        """The share that the cosine rule would keep if every query stood with another row's passage."""
-        return self._rules.share(pa.concat_tables(self._shuffled)) if self._shuffled else None
-
-    def median_copied(self) -> float | None:
-        values = np.concatenate(self._copied) if self._copied else np.empty(0)
-        return float(np.median(values)) if len(values) else None
-
 
 def _numbers(table: pa.Table, name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
     """The values of a column that are neither null nor NaN."""
@@ -296,23 +271,17 @@ def _numbers(table: pa.Table, name: str) -> np.ndarray[Any, np.dtype[np.float64]
 
 
 def _examples(files: Sequence[Path], count: int) -> list[dict[str, Any]]:
-    """A few rows spread over the whole, so that they are not all from the first passage."""
+    """A few rows spread over the whole, so that they are not all from the first passage; read in small batches."""
     ends = np.cumsum([pq.read_metadata(path).num_rows for path in files], dtype=np.int64)
     height = int(ends[-1]) if len(ends) else 0
-    wanted = sorted({(2 * n + 1) * height // (2 * count) for n in range(count)}) if height else []
-    found = []
-    for row in wanted:
-        place = int(np.searchsorted(ends, row, side="right"))
-        found += _row(files[place], row - (int(ends[place - 1]) if place else 0))
+    found: list[dict[str, Any]] = []
+    for wanted in sorted({(2 * n + 1) * height // (2 * count) for n in range(count)}) if height else []:
+        place = int(np.searchsorted(ends, wanted, side="right"))
+        row = wanted - (int(ends[place - 1]) if place else 0)
+        with readable(files[place]):
+            for batch in pq.ParquetFile(files[place], pre_buffer=False).iter_batches(_BATCH, use_threads=False):
+                if row < batch.num_rows:
+                    found += batch.slice(row, 1).to_pylist()
+                    break
+                row -= batch.num_rows
     return found
-
-
-def _row(path: Path, row: int) -> list[dict[str, Any]]:
-    """One row of a file, read in small batches up to it."""
-    with readable(path):
-        for batch in pq.ParquetFile(path, pre_buffer=False).iter_batches(_BATCH, use_threads=False):
-            if row < batch.num_rows:
-                rows: list[dict[str, Any]] = batch.slice(row, 1).to_pylist()
-                return rows
-            row -= batch.num_rows
-    return []

@@ -25,7 +25,7 @@ from synth.exports.jsonl import Jsonl
 from synth.exports.mteb import Mteb
 from synth.exports.sentence_transformers import SentenceTransformers
 from synth.exports.tevatron import Tevatron
-from synth.results.export import AtomicExport, ExportArgs, options_of, push
+from synth.results.export import ExportArgs, aside, options_of, push
 from synth.runners.mining import MineArgs
 from synth.shards import OutputFolder
 from synth.splits import SplitOptions, components, split, text_key
@@ -311,7 +311,7 @@ def test_what_a_killed_export_left_is_cleared_away(out, tmp_path):
 
 
 def test_two_exports_never_write_the_same_folder(out, tmp_path):
-    with AtomicExport.to(tmp_path / "x", out).aside(), pytest.raises(OutputError, match="another export"):
+    with aside(tmp_path / "x"), pytest.raises(OutputError, match="another export"):
         made(out, tmp_path / "x", "hub")
 
 

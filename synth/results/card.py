@@ -40,54 +40,52 @@ def card(run: OpenRun, summary: Summary) -> str:
 
 
 def _body(run: OpenRun, summary: Summary, codes: list[str]) -> Iterator[str]:
+    llm = run.job.llm
+    model = "" if llm is None else llm.model or name_of(llm)
     yield f"# {'Filtered' if summary.existing else 'Synthetic'} query–passage pairs: {run.folder.path.name}"
     yield ""
-    made = f"written for {summary.passages:,} passages by {_models(run)}"
+    made = f"generated from {summary.passages:,} passages with `{model}`"
     if summary.existing:
         made = f"from {summary.rows_in:,} rows of {', '.join(each.source for each in run.job.data)}"
-    yield f"{summary.pairs:,} pairs {made}; {summary.kept:,} of them passed the rules `{run.job.rules.describe()}`."
-    if not summary.existing and "extractive" in _models(run):
+    yield f"{summary.pairs:,} pairs {made}. {summary.kept:,} of them pass the rules `{run.job.rules.describe()}`."
+    if model == "extractive":
         yield ""
         yield (
-            "The queries were assembled from the passages' own phrases by the `extractive` baseline, not written by a "
-            "language model: good for trying the tool, not for training."
+            "The `extractive` baseline built these queries from phrases of the passages, without a language model: use "
+            "them to try the tool, not to train."
         )
     yield ""
-    yield "| configuration | rows | what |"
+    yield "| configuration | rows | contents |"
     yield "|---|---|---|"
-    yield f"| `kept` | {summary.kept:,} | pairs with their scores that passed the rules (supervised stage) |"
-    yield f"| `generated` | {summary.pairs:,} | every usable pair, unfiltered (weakly supervised stage) |"
+    yield f"| `kept` | {summary.kept:,} | pairs that pass the rules, with scores (for supervised training) |"
+    yield f"| `generated` | {summary.pairs:,} | all valid pairs, unfiltered (for weakly supervised training) |"
     for name in keep.names(run.folder):
         record = keep.record_of(run.folder, name)
-        rules = f"those that pass `{record.rules.describe()}`" if record else "another view"
+        rules = f"pairs that pass `{record.rules.describe()}`" if record else "pairs selected by other rules"
         yield f"| `{name.removeprefix('views/')}` | {totals(run.folder.step(name))[1]:,} | {rules} |"
     yield ""
     if codes:
-        yield "Query languages: " + ", ".join(_name(code) for code in codes) + "."
+        names = ["unknown" if code == "und" else f"{language(code).name} ({code})" for code in codes]
+        yield f"Query languages: {', '.join(names)}."
         yield ""
-    yield "## Training with it"
-    yield ""
-    yield "Trainers feed every column they get to the model, so select the two texts first:"
-    yield ""
-    yield "```python"
-    yield "from datasets import load_dataset"
-    yield ""
-    yield f'pairs = load_dataset("{run.folder.path.name}", "kept", split="train")'
-    yield 'pairs = pairs.select_columns(["query", "passage"])'
-    yield "```"
-    yield ""
-    yield "Prompt for the query side, documents raw:"
-    yield ""
-    yield "```"
-    yield f"Instruct: {run.job.instruction}"
-    yield "Query:"
-    yield "```"
+    yield _TRAINING.format(name=run.folder.path.name, instruction=run.job.instruction)
 
 
-def _models(run: OpenRun) -> str:
-    llm = run.job.llm
-    return "" if llm is None else f"`{llm.model or name_of(llm)}`"
+_TRAINING = """\
+## Training
 
+Trainers pass every column to the model, so select the two text columns first:
 
-def _name(code: str) -> str:
-    return "unknown" if code == "und" else f"{language(code).name} ({code})"
+```python
+from datasets import load_dataset
+
+pairs = load_dataset("{name}", "kept", split="train")
+pairs = pairs.select_columns(["query", "passage"])
+```
+
+Put this prompt before each query; passages need none:
+
+```
+Instruct: {instruction}
+Query:
+```"""

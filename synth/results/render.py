@@ -37,35 +37,29 @@ def summary_view(summary: Summary, *, embedder: str, seconds: float, made: int) 
     yield heading("summary")
     yield facts(_counts(summary), least=_LABEL)
     if summary.cosine:
-        yield words("\ncosine of query and passage", "bold")
+        yield words("\ncosine similarity of query and passage", "bold")
         most = max(summary.cosine) or 1
         for n, count in enumerate(summary.cosine):
             bar = "█" * round(_BAR * count / most)
             yield words(f"{n / 10:.1f}–{(n + 1) / 10:.1f}  {bar:<{_BAR}} {count:,}")
-    if summary.cosine and len(summary.languages) > 1:
-        yield words()
-        yield columns(
-            ("query language", "pairs", "kept", "share kept", "mean cosine"),
-            (
-                (
-                    row["language"],
-                    f"{row['pairs']:,}",
-                    f"{row['kept']:,}",
-                    f"{row['kept'] / row['pairs']:.0%}",
-                    f"{row['cosine']:.2f}",
-                )
-                for row in summary.languages[:10]
-                if row["cosine"] is not None
-            ),
-        )
-    foreign = [row["language"] for row in summary.languages if not str(row["language"]).startswith(("en", "und"))]
-    if summary.cosine and foreign and _ENGLISH_ONLY in embedder:
-        yield words(
-            f"{_ENGLISH_ONLY} is an English model: its cosines in other languages mean little (random Arabic pairs "
-            "average .84). Use a multilingual embedder, or thresholds by language."
-        )
+        if len(summary.languages) > 1:
+            yield words()
+            yield columns(("query language", "pairs", "kept", "share kept", "mean cosine"), _languages(summary))
+        foreign = [row for row in summary.languages if not str(row["language"]).startswith(("en", "und"))]
+        if foreign and _ENGLISH_ONLY in embedder:
+            yield words(
+                f"{_ENGLISH_ONLY} is an English model. Its cosine scores in other languages mean little: random Arabic "
+                "pairs average 0.84. Use a multilingual embedder, or set a threshold for each language."
+            )
     yield words()
     yield facts(_mixes(summary, made, seconds), least=_LABEL)
+
+
+def _languages(summary: Summary) -> Iterator[tuple[str, ...]]:
+    for row in summary.languages[:10]:
+        code, pairs, kept, cosine = (row[name] for name in ("language", "pairs", "kept", "cosine"))
+        if cosine is not None:
+            yield code, f"{pairs:,}", f"{kept:,}", f"{kept / pairs:.0%}", f"{cosine:.2f}"
 
 
 def _counts(summary: Summary) -> Iterator[tuple[str, str]]:
@@ -80,7 +74,7 @@ def _counts(summary: Summary) -> Iterator[tuple[str, str]]:
     if summary.truncated_passages:
         yield "", f"passage truncated by the embedder: {summary.truncated_passages:,} pairs"
     if summary.repaired:
-        yield "", f"{summary.repaired:,} pairs from replies that needed a repair"
+        yield "", f"{summary.repaired:,} pairs from replies whose JSON was repaired"
     share = f" ({summary.kept_share:.0%} of the pairs)" if summary.kept_share is not None else ""
     yield "kept", f"{summary.kept:,}{share}"
     for failed, count in summary.dropped.items():
@@ -97,9 +91,11 @@ def _mixes(summary: Summary, made: int, seconds: float) -> Iterator[tuple[str, s
             shown = ", ".join(f"{value} {count / total:.0%}" for value, count in list(counts.items())[:12])
             yield _MIXES.get(name, name), shown
     if summary.median_copied is not None:
-        yield "copied", f"{summary.median_copied:.0%} of a query is one stretch of the passage's text (median)"
+        yield "copied", f"{summary.median_copied:.0%} of a query is copied from the passage in one piece (median)"
     if not summary.existing:
-        yield "query lengths", _shares(summary.lengths) if summary.lengths else "not measured"
+        named = {"inside": "in the requested range", "shorter": "shorter", "longer": "longer"}
+        shares = [f"{summary.lengths[name]:.0%} {text}" for name, text in named.items() if name in summary.lengths]
+        yield "query lengths", ", ".join(shares) or "not measured"
     for n, (name, count) in enumerate(list(summary.personas.items())[:_PERSONAS]):
         yield "" if n else "top personas", shorten(f"{count:,} × {name}", width() - _LABEL - 2)
     prompt, completion = summary.tokens
@@ -159,8 +155,3 @@ def _value(value: Any) -> str:
 
 def _list(counts: Mapping[str, int]) -> str:
     return " (" + ", ".join(f"{reason} {count:,}" for reason, count in counts.items()) + ")" if counts else ""
-
-
-def _shares(shares: Mapping[str, float]) -> str:
-    got = {"inside": "in the requested range", "shorter": "shorter", "longer": "longer"}
-    return ", ".join(f"{shares[name]:.0%} {words}" for name, words in got.items() if name in shares)

@@ -15,7 +15,6 @@ from synth.negatives._choosing import Selector
 from synth.negatives._negatives import Item, Negatives, Pool
 from synth.prompts.templates import PairPrompt
 from synth.registry import NestedLlm, stage_identity
-from synth.replies import whole_text
 from synth.replies.objects import read_object
 from synth.sources.checks import storable
 from synth.stage import (
@@ -43,7 +42,7 @@ def schema(count: int) -> JsonSchema:
 
 def read_negatives(reply: ChatReply, count: int) -> list[str]:
     """The distinct passages in a reply, at most `count`. Raises UnusableReply with a reason of `synth.replies`."""
-    values = read_object(whole_text(reply), lambda found: _KEY in found, repair=True).values
+    values = read_object(reply, (_KEY,)).values
     if _KEY not in values:
         raise UnusableReply("key", f"the keys {list(values)[:10]!r} lack {_KEY}")
     found = values[_KEY]

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from math import prod
 
 from synth.errors import UnusableReply
-from synth.replies.objects import read_object, without_thinking
+from synth.replies.objects import read_object
 from synth.stage import ChatReply, ConfigInputs, QueryInputs, letters
 from synth.types import Query, QueryConfig
 
@@ -47,7 +47,6 @@ RETRYABLE = frozenset(REASONS) - {"filtered"}
 _SHOWN_CHARS = 100
 _LOOSE = re.compile(r"[\s_\-\u2010-\u2015\u200b]+")
 _SPACES = re.compile(r"\s+")
-_BLANK = re.compile(r"[\s\u200b-\u200d\u2060\ufeff]*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _PLACEHOLDER = re.compile(r"[<\[{(]+[^<>\[\]{}()]*\bquery\b[^<>\[\]{}()]*[>\]})]+|\.{3}|…|query|string", re.IGNORECASE)
@@ -77,7 +76,7 @@ def read_config(reply: ChatReply, inputs: ConfigInputs, *, repair: bool) -> tupl
     if inputs.difficulties:
         offered["Difficulty"] = inputs.difficulties
     asked = [key for key, choices in offered.items() if len(choices) > 1]
-    found = read_object(whole_text(reply), lambda values: _has(values, asked), repair=repair)
+    found = read_object(reply, asked, repair=repair)
     values, renamed = _named(found.values, asked, repair=repair)
     chosen = {
         key: _offered(key, values[key], choices) if key in values else choices[0] for key, choices in offered.items()
@@ -93,7 +92,7 @@ def read_query(reply: ChatReply, inputs: QueryInputs, *, repair: bool, echoes: C
 
     `echoes` are the `echo_keys` of the worked examples' queries and passages.
     """
-    found = read_object(whole_text(reply), lambda values: _has(values, ("Query",)), repair=repair)
+    found = read_object(reply, ("Query",), repair=repair)
     values, renamed = found.values, False
     if "Query" not in values:
         if not repair:
@@ -116,7 +115,7 @@ def read_query(reply: ChatReply, inputs: QueryInputs, *, repair: bool, echoes: C
 
 def read_text(reply: ChatReply, key: str, *, repair: bool = True) -> tuple[str, bool]:
     """The text under `key` of the object in a reply, and whether it needed a repair; raises UnusableReply."""
-    found = read_object(whole_text(reply), lambda values: key in values, repair=repair)
+    found = read_object(reply, (key,), repair=repair)
     if key not in found.values:
         raise UnusableReply("key", f"no {key} among the keys {_clip(list(found.values))}")
     text = _string(key, found.values[key])
@@ -131,7 +130,10 @@ def _string(key: str, value: object) -> str:
     if not isinstance(value, str):
         raise UnusableReply("type", f"{key} is a {type(value).__name__}, not a string")
     text = value.strip()
-    _check_characters(text)
+    if found := _SURROGATE.search(text):
+        raise UnusableReply("surrogate", f"character {found.start()} is a lone surrogate")
+    if found := _CONTROL.search(text):
+        raise UnusableReply("control", f"character {found.start()} is U+{ord(found[0]):04X}")
     return text
 
 
@@ -168,29 +170,9 @@ def _repeats(key: str) -> bool:
     return False
 
 
-def whole_text(reply: ChatReply) -> str:
-    """The text of a reply that ended by itself; raises UnusableReply for any other."""
-    text = reply.text or ""
-    if reply.finish_reason == "content_filter":
-        raise UnusableReply("filtered", "the server's content filter stopped the reply")
-    blank = _BLANK.fullmatch(text) is not None
-    if reply.finish_reason == "length":
-        without_thinking(text)
-        if text and len("".join(text.split())) * 2 < len(text):
-            raise UnusableReply("whitespace_loop", f"{len(text)} characters, mostly white space")
-        raise UnusableReply("truncated", "the reply reached its token limit")
-    if blank:
-        raise UnusableReply("empty", "the reply has no text")
-    return text
-
-
-def _has(values: dict[str, object], keys: Collection[str]) -> bool:
-    return all(key in values for key in keys)
-
-
 def _named(values: dict[str, object], keys: Collection[str], *, repair: bool) -> tuple[dict[str, object], bool]:
     """`values` with keys that differ in case, space or hyphen only renamed, and whether any was."""
-    if _has(values, keys):
+    if all(key in values for key in keys):
         return values, False
     loose = {_fold(key): value for key, value in values.items()} if repair else {}
     named = {key: values[key] if key in values else loose.get(_fold(key), ...) for key in keys}
@@ -235,13 +217,6 @@ def _offered(key: str, value: object, choices: Sequence[str]) -> str:
             return named
         raise UnusableReply("character", f"{_clip(value)} is not one of the {len(choices)} candidates")
     raise UnusableReply("enum", f"{key} is {_clip(value)}; allowed: {', '.join(choices)}")
-
-
-def _check_characters(query: str) -> None:
-    if found := _SURROGATE.search(query):
-        raise UnusableReply("surrogate", f"character {found.start()} is a lone surrogate")
-    if found := _CONTROL.search(query):
-        raise UnusableReply("control", f"character {found.start()} is U+{ord(found[0]):04X}")
 
 
 def _clip(value: object) -> str:

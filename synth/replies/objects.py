@@ -4,139 +4,41 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 
 from synth.errors import UnusableReply
+from synth.stage import ChatReply
 
 MAX_DEPTH = 32
-
-_STRINGS = json.JSONDecoder(strict=False)
-_SPACE = re.compile(r"[ \t\r\n]*")
-_NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,300})(?:\.\d{1,300})?(?:[eE][+-]?\d{1,3})?(?![\w.])", re.ASCII)
-_LITERAL = re.compile(r"(?:true|True|false|False|null|None)(?!\w)")
-_LITERALS = {"true": True, "True": True, "false": False, "False": False, "null": None, "None": None}
-_SINGLE = re.compile(r"'((?:[^'\\]|\\.)*+)'", re.DOTALL)
-_ESCAPE = re.compile(r"\\x([0-9a-fA-F]{2})|\\'|(\\.)|\"", re.DOTALL)
-
-
-class MalformedError(ValueError):
-    """The text at this place is not even tolerable JSON."""
-
-
-def parse_object(text: str, start: int) -> tuple[dict[str, object], int]:
-    """The object that begins with the brace at `start`, and the index after it; raises MalformedError."""
-    value, end = _value(text, start, 1)
-    if not isinstance(value, dict):
-        raise MalformedError("no object here")
-    return value, end
-
-
-def unquote(body: str) -> str:
-    """The string whose JSON text is `body`, where quotes may have no backslash; raises MalformedError."""
-    escaped = re.sub(r'\\.|"', lambda m: '\\"' if m[0] == '"' else m[0], body, flags=re.DOTALL)
-    return _double(f'"{escaped}"', 0)[0]
-
-
-def _skip(text: str, at: int) -> int:
-    match = _SPACE.match(text, at)
-    return match.end() if match else at
-
-
-def _value(text: str, at: int, depth: int) -> tuple[object, int]:
-    if depth > MAX_DEPTH:
-        raise MalformedError("nested too deep")
-    match text[at : at + 1]:
-        case "{":
-            return _object(text, at, depth)
-        case "[":
-            return _array(text, at, depth)
-        case '"' | "'":
-            return _string(text, at)
-    if literal := _LITERAL.match(text, at):
-        return _LITERALS[literal[0]], literal.end()
-    if number := _NUMBER.match(text, at):
-        return float(number[0]), number.end()
-    raise MalformedError("no value here")
-
-
-def _object(text: str, at: int, depth: int) -> tuple[dict[str, object], int]:
-    found: dict[str, object] = {}
-    at = _skip(text, at + 1)
-    while text[at : at + 1] != "}":
-        key, at = _string(text, at)
-        at = _skip(text, at)
-        if text[at : at + 1] != ":":
-            raise MalformedError("no colon after a key")
-        found[key], at = _value(text, _skip(text, at + 1), depth + 1)
-        at = _separator(text, at, "}")
-    return found, at + 1
-
-
-def _array(text: str, at: int, depth: int) -> tuple[list[object], int]:
-    found: list[object] = []
-    at = _skip(text, at + 1)
-    while text[at : at + 1] != "]":
-        item, at = _value(text, at, depth + 1)
-        found.append(item)
-        at = _separator(text, at, "]")
-    return found, at + 1
-
-
-def _separator(text: str, at: int, closing: str) -> int:
-    """Index of the next member or of `closing`, over one comma, which may stand before `closing` too."""
-    at = _skip(text, at)
-    if text[at : at + 1] == ",":
-        return _skip(text, at + 1)
-    if text[at : at + 1] != closing:
-        raise MalformedError("neither comma nor end")
-    return at
-
-
-def _string(text: str, at: int) -> tuple[str, int]:
-    if text[at : at + 1] == '"':
-        return _double(text, at)
-    single = _SINGLE.match(text, at)
-    if single is None:
-        raise MalformedError("no string here")
-    return _double(f'"{_ESCAPE.sub(_as_json, single[1])}"', 0)[0], single.end()
-
-
-def _double(text: str, at: int) -> tuple[str, int]:
-    try:
-        value, end = _STRINGS.raw_decode(text, at)
-    except json.JSONDecodeError as exc:
-        raise MalformedError(exc.msg) from exc
-    return str(value), end
-
-
-def _as_json(escape: re.Match[str]) -> str:
-    if escape[1]:
-        return f"\\u00{escape[1]}"
-    return escape[2] or ("'" if escape[0] == "\\'" else '\\"')
-
-
 MAX_REPLY_BYTES = 1_000_000
 
 _MAX_STARTS = 64
 """Braces tried as the beginning of an object; a reply with more is not an answer in a sentence or two of prose."""
 
+_BLANK = re.compile(r"[\s\u200b-\u200d\u2060\ufeff]*")
+_DEPTH = {"{": 1, "[": 1, "}": -1, "]": -1}
 _BRACKETS = re.compile(r'"(?:[^"\\]|\\.?)*+"?|[\[\]{}]', re.DOTALL)
 _SOLE_VALUE = re.compile(r'\{\s*(["\'])((?:(?!\1)[^\\:]){1,40})\1\s*:\s*(["\'])')
 _SOLE_END = re.compile(r"([\"'])\s*+(?:,\s*+)?\}")
 _NEXT_MEMBER = re.compile(r'"\s*,\s*"[^"]{1,40}"\s*:|\'\s*,\s*\'[^\']{1,40}\'\s*:')
+_TOKEN = re.compile(
+    r"""'((?:[^'\\]|\\.?)*+)'? | "(?:[^"\\]|\\.?)*+"? | [{\[](?:\s*+,)? | [}\]] | ,(?=\s*[}\]])
+    | \b(?:True|False|None)\b""",
+    re.DOTALL | re.VERBOSE | re.ASCII,
+)
+"""Strings, brackets, and what the repair of an object replaces."""
+_IN_JSON = {",": "", "True": "true", "False": "false", "None": "null"}
+_ESCAPE = re.compile(r"\\x([0-9a-fA-F]{2})|\\'|(\\.)|\"", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One object in a reply; `repaired` when only the tolerant parser could read it."""
+    """One object in a reply; `repaired` when it was not JSON as it came."""
 
     values: dict[str, object]
     repaired: bool
-
-
-Chooser = Callable[[dict[str, object]], bool]
 
 
 def _refuse_constant(name: str) -> object:
@@ -147,16 +49,17 @@ def _refuse_constant(name: str) -> object:
 _DECODER = json.JSONDecoder(strict=False, parse_constant=_refuse_constant)
 
 
-def read_object(text: str, has_keys: Chooser, *, repair: bool) -> Found:
-    """The one object in `text` that `has_keys`, or the only object there is.
+def read_object(reply: ChatReply, keys: Collection[str], *, repair: bool = True) -> Found:
+    """The one object in a reply that has all `keys`, or the only object there is.
 
-    Raises UnusableReply: too_large, think, many, type, refusal, truncated, json.
+    Raises UnusableReply: filtered, whitespace_loop, truncated, empty, too_large, think, many, type, refusal, json.
     """
+    text = _whole_text(reply)
     _check_size(text)
     try:
         value = _DECODER.decode(text)
     except (ValueError, RecursionError):
-        value = None
+        pass
     else:
         if isinstance(value, dict):
             return Found(value, repaired=False)
@@ -164,14 +67,28 @@ def read_object(text: str, has_keys: Chooser, *, repair: bool) -> Found:
             raise UnusableReply("type", f"the reply is a JSON {type(value).__name__}, not an object")
         if len(value) > 1:
             raise UnusableReply("many", f"the reply is an array of {len(value)}")
-    found = _all_objects(without_thinking(text), repair=repair)
-    fitting = [candidate for candidate in found if has_keys(candidate.values)] or found
+    found = _all_objects(_without_thinking(text), repair=repair)
+    fitting = [each for each in found if all(key in each.values for key in keys)] or found
     if len(fitting) > 1:
         raise UnusableReply("many", f"the reply holds {len(fitting)} objects")
     return fitting[0]
 
 
-def without_thinking(text: str) -> str:
+def _whole_text(reply: ChatReply) -> str:
+    text = reply.text or ""
+    if reply.finish_reason == "content_filter":
+        raise UnusableReply("filtered", "the server's content filter stopped the reply")
+    if reply.finish_reason == "length":
+        _without_thinking(text)
+        if text and len("".join(text.split())) * 2 < len(text):
+            raise UnusableReply("whitespace_loop", f"{len(text)} characters, mostly white space")
+        raise UnusableReply("truncated", "the reply reached its token limit")
+    if _BLANK.fullmatch(text):
+        raise UnusableReply("empty", "the reply has no text")
+    return text
+
+
+def _without_thinking(text: str) -> str:
     """`text` after its reasoning; raises UnusableReply(think) where that is never closed."""
     rest = text.lstrip()
     while rest.startswith("<think>"):
@@ -192,7 +109,7 @@ def _check_size(text: str) -> None:
         return
     depth = 0
     for bracket in _BRACKETS.findall(text):
-        depth += {"{": 1, "[": 1, "}": -1, "]": -1}.get(bracket, 0)
+        depth += _DEPTH.get(bracket, 0)
         if depth > MAX_DEPTH:
             raise UnusableReply("too_large", f"the reply is nested deeper than {MAX_DEPTH}")
 
@@ -241,9 +158,18 @@ def _cut_off(text: str, start: int, exc: Exception) -> bool:
 
 
 def _repaired(text: str, start: int) -> tuple[dict[str, object], int] | None:
-    """The object at `start` by the tolerant parser, or one of a single string whose inner quotes have no backslash."""
-    with suppress(MalformedError):
-        return parse_object(text, start)
+    """The object at `start` written as JSON, or one of a single string whose inner quotes have no backslash."""
+    pieces, at, depth = [], start, 0
+    for token in _TOKEN.finditer(text, start):
+        depth += _DEPTH.get(token[0][0], 0)
+        string = token[1]
+        json_text = _IN_JSON.get(token[0], token[0]) if string is None else f'"{_ESCAPE.sub(_as_json, string)}"'
+        pieces += [text[at : token.start()], json_text]
+        at = token.end()
+        if not depth or depth > MAX_DEPTH:
+            break
+    with suppress(ValueError):
+        return _DECODER.decode("".join(pieces)), at
     opening = _SOLE_VALUE.match(text, start)
     ends = [m for m in _SOLE_END.finditer(text, opening.end()) if m[1] == opening[3]] if opening else []
     if opening is None or len(ends) != 1:  # with two possible ends, choosing one would be a guess
@@ -251,6 +177,14 @@ def _repaired(text: str, start: int) -> tuple[dict[str, object], int] | None:
     body = text[opening.end() : ends[0].start()]
     if _NEXT_MEMBER.search(body):
         return None
-    with suppress(MalformedError):
-        return {opening[2]: unquote(body)}, ends[0].end()
+    escaped = re.sub(r'\\.|"', lambda m: '\\"' if m[0] == '"' else m[0], body, flags=re.DOTALL)
+    with suppress(ValueError):
+        return {opening[2]: _DECODER.decode(f'"{escaped}"')}, ends[0].end()
     return None
+
+
+def _as_json(escape: re.Match[str]) -> str:
+    """An escape of a Python string, or a double quote in it, as JSON writes it."""
+    if escape[1]:
+        return f"\\u00{escape[1]}"
+    return escape[2] or ("'" if escape[0] == "\\'" else '\\"')

@@ -15,7 +15,6 @@ from synth.errors import JobError, UnusableReply
 from synth.hashing import item_seed
 from synth.prompts.templates import PairPrompt
 from synth.registry import NestedLlm, stage_identity
-from synth.replies import whole_text
 from synth.replies.objects import read_object
 from synth.scores._scorer import PairBatch, ScoreColumn, Scorer
 from synth.stage import ChatModel, ChatReply, ChatRequest, ClientSettings, JsonSchema, JudgeInputs, ReplyKey, Services
@@ -42,7 +41,7 @@ class Grades(NamedTuple):
 
 def read_grades(reply: ChatReply) -> Grades:
     """The verdict in a reply. Raises UnusableReply with a reason of `synth.replies`."""
-    values = read_object(whole_text(reply), lambda found: all(key in found for key in _KEYS), repair=True).values
+    values = read_object(reply, _KEYS).values
     return Grades(*(_grade(values, key) for key in _KEYS))
 
 

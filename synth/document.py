@@ -25,8 +25,6 @@ MAX_DEPTH = 32
 KeyPath = tuple[str, ...]
 
 _PREFIX = "tag:yaml.org,2002:"
-_MERGE = f"{_PREFIX}merge"
-_TEXT = f"{_PREFIX}str"
 _SCALARS = {
     "null": r"~|null|Null|NULL|",
     "bool": r"true|True|TRUE|false|False|FALSE",
@@ -60,33 +58,28 @@ class Problem:
     message: str
     cure: str = ""
 
+    @property
+    def text(self) -> str:
+        return f"{self.message.rstrip('.')}. {self.cure}".rstrip()
+
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A parsed file: plain values, and the line (from 1) at which each key path stands."""
+    """A parsed file: plain values, and the line (from 1) of each key path."""
 
     name: str
     data: Any
+    """None where problems leave no values."""
     lines: dict[KeyPath, int]
     problems: tuple[Problem, ...]
     folder: Path | None = None
     """The folder of the file, absolute; None for text that came from no file."""
 
-    @property
-    def readable(self) -> bool:
-        """Whether there are values, whatever the problems."""
-        return self.data is not None
-
     def describe(self, problem: Problem) -> str:
         """One line: `FILE:LINE: key.path: what is wrong. How to fix it`."""
-        line = next(
-            (self.lines[problem.path[:n]] for n in range(len(problem.path), 0, -1) if problem.path[:n] in self.lines),
-            None,
-        )
-        where = f"{self.name}:{line}" if line else self.name
-        field = ".".join(problem.path)
-        text = f"{where}: {field}: {problem.message}" if field else f"{where}: {problem.message}"
-        return f"{text.rstrip('.')}. {problem.cure}".rstrip()
+        known = [self.lines[path] for n in range(len(problem.path)) if (path := problem.path[: n + 1]) in self.lines]
+        where = f"{self.name}:{known[-1]}" if known else self.name
+        return ": ".join(filter(None, (where, ".".join(problem.path), problem.text)))
 
 
 def load_document(path: Path) -> Document:
@@ -140,7 +133,11 @@ def _inspect(root: yaml.Node, name: str) -> tuple[dict[KeyPath, int], list[Probl
     lines: dict[KeyPath, int] = {}
     problems: list[Problem] = []
     keys: list[yaml.Node] = []
-    for count, (path, node, key) in enumerate(_walk(root, ())):
+    count = 0
+    stack: list[tuple[KeyPath, yaml.Node, yaml.Node | None]] = [((), root, None)]
+    while stack:  # an alias counts each time it is used
+        path, node, key = stack.pop()
+        count += 1
         if len(path) > MAX_DEPTH:
             raise JobError(f"{name}: nested deeper than {MAX_DEPTH} levels.", "Does an anchor contain itself?")
         if count > MAX_NODES:
@@ -148,22 +145,14 @@ def _inspect(root: yaml.Node, name: str) -> tuple[dict[KeyPath, int], list[Probl
         lines.setdefault(path, (key or node).start_mark.line + 1)
         problems += _mistakes(path, node, key)
         keys += [key] if key is not None else []
+        if isinstance(node, yaml.MappingNode):
+            stack += [((*path, str(k.value)), v, k) for k, v in reversed(node.value)]
+        elif isinstance(node, yaml.SequenceNode):
+            stack += [((*path, str(n)), v, None) for n, v in reversed(list(enumerate(node.value)))]
     for key in keys:
-        if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:
-            key.tag = _TEXT
+        if isinstance(key, yaml.ScalarNode) and key.tag != f"{_PREFIX}merge":
+            key.tag = f"{_PREFIX}str"
     return lines, problems
-
-
-def _walk(node: yaml.Node, path: KeyPath) -> Iterator[tuple[KeyPath, yaml.Node, yaml.Node | None]]:
-    """Every value with its path and key; aliases count each time they are used."""
-    stack: list[tuple[KeyPath, yaml.Node, yaml.Node | None]] = [(path, node, None)]
-    while stack:
-        here, value, key = stack.pop()
-        yield here, value, key
-        if isinstance(value, yaml.MappingNode):
-            stack += [((*here, str(k.value)), v, k) for k, v in reversed(value.value)]
-        elif isinstance(value, yaml.SequenceNode):
-            stack += [((*here, str(n)), v, None) for n, v in reversed(list(enumerate(value.value)))]
 
 
 def _mistakes(path: KeyPath, node: yaml.Node, key: yaml.Node | None) -> Iterator[Problem]:
@@ -173,7 +162,7 @@ def _mistakes(path: KeyPath, node: yaml.Node, key: yaml.Node | None) -> Iterator
         first: dict[str, int] = {}
         for each, _ in node.value:
             name, line = str(each.value), each.start_mark.line + 1
-            if name in first and each.tag != _MERGE:
+            if name in first and each.tag != f"{_PREFIX}merge":
                 message = f"the key stands twice (lines {first[name]} and {line})"
                 yield Problem((*path, name), message, "Remove one of them.")
             first.setdefault(name, line)

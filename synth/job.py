@@ -9,12 +9,12 @@ import resource
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from synth import registry
-from synth.document import Document, KeyPath, Problem, load_document
+from synth.document import Document, Problem, load_document
 from synth.errors import JobError
 from synth.rules import Rules
 from synth.scores import Scorer
@@ -189,8 +189,7 @@ class Job:
 
 def load_job(path: Path, overrides: Sequence[str] = ()) -> Job:
     """Read, override (`key.path=value`) and check a job file. Raises JobError naming every mistake."""
-    document = load_document(path)
-    return build_job(document, overrides, base=Path.cwd())
+    return build_job(load_document(path), overrides, base=Path.cwd())
 
 
 def job_from_json(
@@ -202,10 +201,13 @@ def job_from_json(
 
 def build_job(document: Document, overrides: Sequence[str], base: Path) -> Job:
     """Turn a parsed document into a job. Raises JobError with the problems of all sections."""
-    found = draft_job(document, overrides)
-    if (job := found.job(base)) is None:
-        _raise(document, found.problems)
-    return job
+    draft = draft_job(document, overrides)
+    if (job := draft.job(base)) is not None:
+        return job
+    lines = list(dict.fromkeys(document.describe(problem) for problem in draft.problems))
+    if len(lines) == 1:
+        raise JobError(lines[0])
+    raise JobError(f"{document.name}: {len(lines)} mistakes\n" + "\n".join(f"  {line}" for line in lines))
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +243,7 @@ class Draft:
 
 def draft_job(document: Document, overrides: Sequence[str] = ()) -> Draft:
     """Check a parsed document section by section. Raises JobError only for an override that cannot be applied."""
-    if not document.readable:
+    if document.data is None:
         return Draft(document, {}, None, {}, None, document.problems)
     data = plain(document.data)
     given = override(data, overrides)
@@ -252,8 +254,7 @@ def draft_job(document: Document, overrides: Sequence[str] = ()) -> Draft:
     file, stages, found = _sections(data)
     if as_written(data, found, given):
         file, stages, found = _sections(data)
-    problems = [*document.problems, *found, *_between(data, stages)]
-    problems += _same_names(file.corpus or []) if file is not None else []
+    problems = [*document.problems, *found, *_between_sections(data, file), *_between_scorers(data, stages)]
     rules, found = Rules.parse(data.get("keep"), stages.get("scores", ()))
     if rules is not None and file is not None and not found:
         found = rules.absent(_columns(file.corpus, stages)) if file.corpus else []
@@ -268,50 +269,63 @@ def _names_own_code(value: object) -> bool:
     return isinstance(value, list) and any(_names_own_code(each) for each in value)
 
 
-def _raise(document: Document, problems: Sequence[Problem]) -> NoReturn:
-    lines = list(dict.fromkeys(document.describe(problem) for problem in problems))
-    if len(lines) == 1:
-        raise JobError(lines[0])
-    raise JobError(f"{document.name}: {len(lines)} mistakes\n" + "\n".join(f"  {line}" for line in lines))
-
-
-_BASES: Mapping[str, type[Stage]] = {"scores": Scorer, "tasks": Task}
-_KINDS = {"llm": "llm", "embed": "embed", "task": "tasks"}
-
-
 def _sections(data: Mapping[str, Any]) -> tuple[JobFile | None, dict[str, Any], list[Problem]]:
     """The job file, and every stage that it names with `use:`, as far as they can be read."""
     file, problems = validate(JobFile, data)
     scorers: list[Any] = []
     stages: dict[str, Any] = {"scores": scorers}
-    for section, kind in _KINDS.items():
+    for section, kind, base in (("llm", "llm", LlmStage), ("embed", "embed", EmbedStage), ("task", "tasks", Task)):
         spec = data.get(section, JobFile.model_fields[section].default)
         if isinstance(spec, dict) and not (section == "task" and data.get("data") is not None):
-            stages[section], found = _stage(kind, spec, (section,))
+            stages[section], found = registry.read_stage(kind, spec, (section,), base)
             problems += found
     specs = data.get("scores", JobFile.model_fields["scores"].default)
     for index, spec in enumerate(specs if isinstance(specs, list) else []):
         if isinstance(spec, dict):
-            scorer, found = _stage("scores", spec, ("scores", str(index)))
+            scorer, found = registry.read_stage("scores", spec, ("scores", str(index)), Scorer)
             problems += found
             scorers += [scorer] if scorer is not None else []
     return file, stages, problems
 
 
-def _between(data: Mapping[str, Any], stages: Mapping[str, Any]) -> list[Problem]:
-    """What no section can see alone: a missing embedder, two scorers that make the same column."""
+_GENERATION = {"corpus", "personas", "task"}
+"""Sections that only a job which generates has."""
+
+
+_ADD_EMBED = "Add `embed:`, for example {use: sentence_transformers, model: all-MiniLM-L6-v2}"
+
+
+def _between_sections(data: Mapping[str, Any], file: JobFile | None) -> list[Problem]:
+    """What no section can see alone: one that is missing, does not belong here, or has another's name."""
+    found: list[Problem] = []
+    if data.get("data") is not None:
+        what = "belongs to a job that generates, this one works on `data`"
+        wrong = [key for key in sorted(_GENERATION) if data.get(key) is not None]
+        found += [Problem((key,), what, f"Remove `{key}` or `data`.") for key in wrong]
+        if file and len({each.instruction for each in file.data or () if each.instruction}) > 1:
+            found.append(Problem(("data",), "gives several instructions", "One job scores with one: make two of it."))
+    else:
+        if data.get("embed") is None and data.get("personas", {}) is not None:
+            what = "need an embedder to find the nearest ones"
+            found.append(Problem(("personas",), what, f"{_ADD_EMBED}, or set personas to null."))
+        cures = {"corpus": "Add `corpus:`, or `data:` for a pass over existing pairs.", "llm": "Add `llm:`."}
+        found += [Problem((k,), "is required and not given", text) for k, text in cures.items() if data.get(k) is None]
+    sources: dict[str, int] = {}
+    for n, source in enumerate(each.source for each in (file and file.corpus) or ()):
+        if sources.setdefault(source, n) != n:
+            what = f"has the name {source!r}, as corpus.{sources[source]} has"
+            found.append(Problem(("corpus", str(n)), what, "Give each a `name` of its own."))
+    return found
+
+
+def _between_scorers(data: Mapping[str, Any], stages: Mapping[str, Any]) -> list[Problem]:
+    """Scorers that lack a model, or make the same column."""
     found: list[Problem] = []
     made: dict[str, int] = {}
-    cure = "Add `embed:`, for example {use: sentence_transformers, model: all-MiniLM-L6-v2}"
-    if data.get("data") is None and data.get("embed") is None and data.get("personas", {}) is not None:
-        found.append(
-            Problem(("personas",), "need an embedder to find the nearest ones", f"{cure}, or set personas to null.")
-        )
-    found += _of_data(data) if data.get("data") is not None else _of_corpora(data)
     for n, scorer in enumerate(stages.get("scores", ())):
         path = ("scores", str(n))
         if data.get("embed") is None and "encoder" in scorer.needs - scorer.brings:
-            found.append(Problem(path, "needs an embedder", f"{cure}, or leave this scorer out."))
+            found.append(Problem(path, "needs an embedder", f"{_ADD_EMBED}, or leave this scorer out."))
         if data.get("llm") is None and "chat" in scorer.needs - scorer.brings:
             found.append(Problem(path, "needs a language model", "Add `llm:`, or leave this scorer out."))
         grader = scorer.models.get("llm", stages.get("llm")) if "chat" in scorer.needs else None
@@ -325,43 +339,6 @@ def _between(data: Mapping[str, Any], stages: Mapping[str, Any]) -> list[Problem
     return found
 
 
-_GENERATION = {"corpus", "personas", "task"}
-"""Sections that only a job which generates has."""
-
-
-def _of_corpora(data: Mapping[str, Any]) -> list[Problem]:
-    cure = {"corpus": "Add `corpus:`, or `data:` for a pass over existing pairs.", "llm": "Add `llm:`."}
-    return [Problem((key,), "is required and not given", cure[key]) for key in cure if data.get(key) is None]
-
-
-def _same_names(corpora: Sequence[Corpus]) -> list[Problem]:
-    """Corpora of one name, which the column `source` could not distinguish."""
-    first: dict[str, int] = {}
-    return [
-        Problem(
-            ("corpus", str(n)),
-            f"has the name {each.source!r}, as corpus.{first[each.source]} has",
-            "Give each a `name` of its own.",
-        )
-        for n, each in enumerate(corpora)
-        if first.setdefault(each.source, n) != n
-    ]
-
-
-def _of_data(data: Mapping[str, Any]) -> list[Problem]:
-    """What a pass over existing data cannot have."""
-    found = [
-        Problem((key,), "belongs to a job that generates, this one works on `data`", f"Remove `{key}` or `data`.")
-        for key in sorted(_GENERATION)
-        if data.get(key) is not None
-    ]
-    entries = data["data"] if isinstance(data["data"], list) else []
-    instructions = {each["instruction"] for each in entries if isinstance(each, dict) and each.get("instruction")}
-    if len(instructions) > 1:
-        found.append(Problem(("data",), "gives several instructions", "One job scores with one: make two of it."))
-    return found
-
-
 def _columns(corpora: Sequence[Corpus], stages: Mapping[str, Any]) -> set[str]:
     """Every column that a rule can read: of pairs, scores, and what the corpora carry."""
     made = {name for scorer in stages.get("scores", ()) for name, _ in scorer.named_outputs()}
@@ -369,15 +346,3 @@ def _columns(corpora: Sequence[Corpus], stages: Mapping[str, Any]) -> set[str]:
     taken = {*(task.columns if task else ()), *made}
     carried = {carried_name(name) for corpus in corpora for name in corpus.carry}
     return {*PAIRS.names, *taken, *(f"input_{name}" if name in taken else name for name in carried)}
-
-
-def _stage(kind: str, spec: Mapping[str, Any], path: KeyPath) -> tuple[Any, list[Problem]]:
-    options = dict(spec)
-    use = options.pop("use", None)
-    if not isinstance(use, str):
-        return None, [Problem((*path, "use"), "names no stage", f"One of: {', '.join(registry.names(kind))}.")]
-    try:
-        cls = registry.find(kind, use, _BASES.get(kind))
-    except JobError as exc:
-        return None, [Problem((*path, "use"), exc.message, exc.hint)]
-    return validate(cls, options, path)

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, SerializeAsAny
 
+from synth.document import KeyPath, Problem
 from synth.errors import JobError
 from synth.stage import EmbedStage, LlmStage, RerankStage, Stage
 from synth.validation import validate
@@ -91,25 +92,28 @@ def _load(module_name: str, name: str) -> ModuleType:
         raise JobError(f"{name!r} cannot be imported: {type(exc).__name__}: {exc}.", "Fix the module.") from exc
 
 
-def _resolve(kind: str, value: object) -> object:
-    """The stage that a mapping with `use` names; anything else passes through to pydantic.
-
-    Raises ValueError with every mistake in it, as field validators do.
-    """
-    if not isinstance(value, Mapping):
-        return value
-    options = dict(value)
+def read_stage(
+    kind: str, spec: Mapping[str, Any], path: KeyPath = (), base: type[Stage] | None = None
+) -> tuple[Any, list[Problem]]:
+    """The stage that a mapping with `use` names, a subclass of `base`; or None and every mistake in it."""
+    options = dict(spec)
     use = options.pop("use", None)
     if not isinstance(use, str):
-        raise ValueError(f"add `use:`, one of {', '.join(names(kind))}")  # noqa: TRY004 - pydantic reads ValueError
+        return None, [Problem((*path, "use"), "names no stage", f"One of: {', '.join(names(kind))}.")]
     try:
-        cls = find(kind, use)
+        cls = find(kind, use, base)
     except JobError as exc:
-        raise ValueError(str(exc)) from exc
-    stage, problems = validate(cls, options)
+        return None, [Problem((*path, "use"), exc.message, exc.hint)]
+    return validate(cls, options, path)
+
+
+def _resolve(kind: str, value: object) -> object:
+    """The stage that a mapping with `use` names; anything else passes through to pydantic. Raises ValueError."""
+    if not isinstance(value, Mapping):
+        return value
+    stage, problems = read_stage(kind, value)
     if problems:
-        lines = [f"{'.'.join(problem.path)}: {problem.message}. {problem.cure}".rstrip() for problem in problems]
-        raise ValueError(" ".join(lines))
+        raise ValueError(" ".join(f"{'.'.join(each.path)}: {each.text}" for each in problems))
     return stage
 
 

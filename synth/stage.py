@@ -233,13 +233,6 @@ class Probing(Protocol):
     async def probe(self) -> list[ProbeResult]: ...
 
 
-async def _probed(model: ChatModel | Encoder | Reranker) -> list[ProbeResult]:
-    try:
-        return await model.probe() if isinstance(model, Probing) else []
-    finally:
-        await model.close()
-
-
 class ModelStage(Stage):
     """Base of everything that opens a model: `llm`, `embed` and `rerank`."""
 
@@ -275,10 +268,6 @@ class LlmStage(ModelStage):
     def open(self, client: ClientSettings) -> ChatModel:
         """The model; nothing is loaded or connected before its first request."""
 
-    async def probe(self, client: ClientSettings) -> list[ProbeResult]:
-        """Ask each server once, for `synth check`."""
-        return await _probed(self.open(client))
-
 
 class EmbedStage(ModelStage):
     """Base of embedders, the job key `embed`."""
@@ -287,10 +276,6 @@ class EmbedStage(ModelStage):
     def open(self, client: ClientSettings, instruction: str) -> Encoder:
         """The model; queries get `instruction`, which says what is searched for."""
 
-    async def probe(self, client: ClientSettings, instruction: str) -> list[ProbeResult]:
-        """Ask each server once, for `synth check`."""
-        return await _probed(self.open(client, instruction))
-
 
 class RerankStage(ModelStage):
     """Base of rerankers, the key `model` of the score `reranker`."""
@@ -298,7 +283,3 @@ class RerankStage(ModelStage):
     @abstractmethod
     def open(self, client: ClientSettings, instruction: str) -> Reranker:
         """The model; it scores with `instruction`, which says what is searched for."""
-
-    async def probe(self, client: ClientSettings, instruction: str) -> list[ProbeResult]:
-        """Ask each server once, for `synth check`."""
-        return await _probed(self.open(client, instruction))

@@ -17,7 +17,6 @@ Model = TypeVar("Model", bound=BaseModel)
 
 _BOUNDS = {"greater_than": ">", "greater_than_equal": ">=", "less_than": "<", "less_than_equal": "<="}
 _SHOWN_CHARS = 60
-_UNKNOWN = "extra_forbidden"
 _TYPES = {
     "string_type": "text",
     "int_type": "a whole number",
@@ -50,37 +49,36 @@ def validate(cls: type[Model], data: Any, path: KeyPath = ()) -> tuple[Model | N
 def _merged(path: KeyPath, group: Sequence[Problem]) -> Problem:
     """One problem for the alternatives of a union, which pydantic reports one by one."""
     messages = list(dict.fromkeys(problem.message for problem in group))
-    cures = list(dict.fromkeys(problem.cure for problem in group if problem.cure))
+    cures = " ".join(dict.fromkeys(problem.cure for problem in group if problem.cure))
     wanted = [m.removeprefix("expects ").split(", not ")[0] for m in messages if m.startswith("expects ")]
-    if len(wanted) > 1 and len(wanted) == len(messages):
-        tail = messages[0].split(", not ", 1)
-        joined = f"expects {' or '.join(wanted)}" + (f", not {tail[1]}" if len(tail) > 1 else "")
-        return Problem(path, joined, " ".join(cures))
-    return Problem(path, "; or ".join(messages), " ".join(cures))
+    if 1 < len(wanted) == len(messages):
+        _, negated, given = messages[0].partition(", not ")
+        return Problem(path, f"expects {' or '.join(wanted)}{negated}{given}", cures)
+    return Problem(path, "; or ".join(messages), cures)
 
 
 def _explain(cls: type[BaseModel], data: Any, error: Any) -> Problem:
     kind, given, context = error["type"], error.get("input"), error.get("ctx", {})
     path = _real_path(data, error["loc"], kind)
-    if kind == _UNKNOWN:
+    what, cure = f"{error['msg'][:1].lower()}{error['msg'][1:]}, got {_shown(given)}", ""
+    if kind == "extra_forbidden":
         near = get_close_matches(path[-1], _siblings(cls, error["loc"][:-1]), n=1)
-        return Problem(path, "unknown key", f"Did you mean {near[0]!r}?" if near else "Remove it, or see `synth list`.")
-    if kind == "missing":
-        return Problem(path, "is required and not given", f"Add `{path[-1]}:`." if path else "")
-    return Problem(path, *_wrong_value(kind, given, context, error["msg"]))
-
-
-def _wrong_value(kind: str, given: Any, context: Mapping[str, Any], message: str) -> tuple[str, str]:
-    """What is wrong with a value, and its cure."""
-    if kind in _TYPES:
-        return f"expects {_TYPES[kind]}, not {_shown(given)}", _cure(kind, given)
-    if kind == "literal_error":
-        return f"expects {context['expected']}, not {_shown(given)}", _near(context["expected"], given)
-    if kind == "value_error":
-        return f"{context['error']}", ""
-    if kind in _BOUNDS:
-        return f"{_shown(given)} is out of range", f"It must be {_BOUNDS[kind]} {next(iter(context.values()))}."
-    return f"{message[:1].lower()}{message[1:]}, got {_shown(given)}", ""
+        what, cure = "unknown key", f"Did you mean {near[0]!r}?" if near else "Remove it, or see `synth list`."
+    elif kind == "missing":
+        what, cure = "is required and not given", f"Add `{path[-1]}:`." if path else ""
+    elif kind in _TYPES:
+        what, cure = f"expects {_TYPES[kind]}, not {_shown(given)}", _cure(kind, given)
+    elif kind == "literal_error":
+        options = [each.strip(" '") for each in context["expected"].replace(" or ", ", ").split(",")]
+        near = get_close_matches(str(given), options, n=1)
+        what = f"expects {context['expected']}, not {_shown(given)}"
+        cure = f"Did you mean {near[0]!r}?" if near else ""
+    elif kind == "value_error":
+        what = f"{context['error']}"
+    elif kind in _BOUNDS:
+        what = f"{_shown(given)} is out of range"
+        cure = f"It must be {_BOUNDS[kind]} {next(iter(context.values()))}."
+    return Problem(path, what, cure)
 
 
 def _cure(kind: str, given: Any) -> str:
@@ -94,12 +92,6 @@ def _cure(kind: str, given: Any) -> str:
     if kind == "bool_type" and isinstance(given, str) and given.lower() in ("yes", "no", "on", "off"):
         return f"Write {str(given.lower() in ('yes', 'on')).lower()}."
     return ""
-
-
-def _near(expected: str, given: Any) -> str:
-    options = [each.strip(" '") for each in expected.replace(" or ", ", ").split(",")]
-    near = get_close_matches(str(given), options, n=1)
-    return f"Did you mean {near[0]!r}?" if near else ""
 
 
 def _shown(value: Any) -> str:
@@ -125,7 +117,7 @@ def _siblings(cls: type[BaseModel], loc: Sequence[int | str]) -> list[str]:
     """Names of the fields that the model at `loc` has, as far as annotations lead there."""
     model: Any = cls
     for part in loc:
-        field = model.model_fields.get(part) if isinstance(part, str) and _is_model(model) else None
+        field = model.model_fields.get(part) if isinstance(part, str) else None
         if field is not None:
             model = _inner_model(field.annotation)
         if model is None:
@@ -133,17 +125,10 @@ def _siblings(cls: type[BaseModel], loc: Sequence[int | str]) -> list[str]:
     return [field.alias or name for name, field in model.model_fields.items()] + ["use"]
 
 
-def _inner_model(annotation: Any) -> Any:
-    if _is_model(annotation):
+def _inner_model(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    for inner in getattr(annotation, "__args__", ()):
-        if (model := _inner_model(inner)) is not None:
-            return model
-    return None
-
-
-def _is_model(value: Any) -> bool:
-    return isinstance(value, type) and issubclass(value, BaseModel)
+    return next(filter(None, map(_inner_model, getattr(annotation, "__args__", ()))), None)
 
 
 def plain(value: Any) -> Any:
@@ -182,41 +167,26 @@ def as_written(data: dict[str, Any], problems: Sequence[Problem], given: Mapping
 def _put(data: dict[str, Any], path: KeyPath, value: Any, setting: str) -> None:
     here: Any = data
     for n, key in enumerate(path):
-        last = n == len(path) - 1
+        place: Any = key
         if isinstance(here, list):
             if not key.isdigit() or int(key) >= len(here):
                 raise JobError(f"-s {setting}: {'.'.join(path[:n])} is a list of {len(here)}; {key!r} is not in it.")
-            if last:
-                here[int(key)] = value
-            else:
-                here = here[int(key)]
-        elif isinstance(here, dict):
-            if last:
-                here[key] = value
-            else:
-                if here.get(key) is None:
-                    here[key] = {}
-                here = here[key]
-        else:
+            place = int(key)
+        elif not isinstance(here, dict):
             raise JobError(f"-s {setting}: {'.'.join(path[:n])} is a single value, it has no key {key!r}.")
+        if n == len(path) - 1:
+            here[place] = value
+        elif isinstance(here, dict) and here.get(key) is None:
+            here[key] = {}
+        here = here[place]
 
 
 _DURATION = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE = {"B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
-def parse_duration(value: object) -> object:
-    """Seconds of `30m`-like text; other values pass through to pydantic. Raises ValueError on another unit."""
-    return _parse(value, _DURATION, "a duration such as 90, 30s, 15m, 2h")
-
-
-def parse_size(value: object) -> object:
-    """Bytes of `64MB`-like text; other values pass through to pydantic. Raises ValueError on another unit."""
-    parsed = _parse(value, _SIZE, "a size such as 1048576, 64MB, 2GiB")
-    return round(parsed) if isinstance(parsed, float) else parsed
-
-
-def _parse(value: object, units: dict[str, float] | dict[str, int], expected: str) -> object:
+def _parse(value: object, units: Mapping[str, float], expected: str) -> object:
+    """A number of base units; what is not text passes through to pydantic. Raises ValueError on another unit."""
     if not isinstance(value, str):
         return value
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", value)
@@ -225,5 +195,15 @@ def _parse(value: object, units: dict[str, float] | dict[str, int], expected: st
     return float(match[1]) * units[match[2]]
 
 
+def parse_duration(value: object) -> object:
+    """Seconds of `30m`-like text; other values pass through to pydantic. Raises ValueError on another unit."""
+    return _parse(value, _DURATION, "a duration such as 90, 30s, 15m, 2h")
+
+
+def _parse_size(value: object) -> object:
+    parsed = _parse(value, _SIZE, "a size such as 1048576, 64MB, 2GiB")
+    return round(parsed) if isinstance(parsed, float) else parsed
+
+
 Duration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
-Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
+Size = Annotated[int, BeforeValidator(_parse_size), Field(gt=0)]

@@ -16,7 +16,18 @@ from synth.job import SPARE_DESCRIPTORS
 from synth.registry import name_of
 from synth.servers.faults import is_loopback, shown
 from synth.servers.http import ServerAuth
-from synth.stage import ClientSettings, EmbedStage, LlmStage, ModelStage, ProbeResult, RerankStage
+from synth.stage import (
+    ChatModel,
+    ClientSettings,
+    EmbedStage,
+    Encoder,
+    LlmStage,
+    ModelStage,
+    ProbeResult,
+    Probing,
+    Reranker,
+    RerankStage,
+)
 
 PROBE_SECONDS = 120.0
 """A server that takes longer for one small request cannot be used."""
@@ -61,21 +72,26 @@ async def _ask(section: str, stage: ModelStage, instruction: str, findings: Find
     client = ClientSettings(request_timeout=PROBE_SECONDS, notify=findings.warn)
     results: list[ProbeResult] = []
     try:
-        # Opening a model also shows missing keys and certificates, offline as well.
         if isinstance(stage, LlmStage):
             chat = stage.open(client)
-            await chat.close()
             _check_descriptors(chat.slots if hosts else 0, findings)
-            results = [] if offline else await stage.probe(client)
+            results = await _probed(chat, offline=offline)
         elif isinstance(stage, EmbedStage | RerankStage):
-            await stage.open(client, instruction).close()
-            results = [] if offline else await stage.probe(client, instruction)
+            results = await _probed(stage.open(client, instruction), offline=offline)
     except SynthError as exc:
         findings.error(exc, f"{section}: ")
         return asked
     for text in _problems(section, stage, results):
         findings.add(text, 5)
     return replace(asked, results=tuple(results))
+
+
+async def _probed(model: ChatModel | Encoder | Reranker, *, offline: bool) -> list[ProbeResult]:
+    """What a model answers. Opening it also shows missing keys and certificates, offline as well."""
+    try:
+        return await model.probe() if isinstance(model, Probing) and not offline else []
+    finally:
+        await model.close()
 
 
 def _problems(section: str, stage: ModelStage, results: Sequence[ProbeResult]) -> Iterator[str]:

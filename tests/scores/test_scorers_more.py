@@ -582,7 +582,7 @@ def test_a_missing_token_counts_only_where_it_cannot_matter():
 
 
 def test_a_reranker_without_a_model_or_with_a_wrong_one_is_told_at_the_job():
-    with pytest.raises(ValidationError, match="use: names no stage. One of"):
+    with pytest.raises(ValidationError, match=r"use: names no stage. One of"):
         made("reranker", model={"model": "x"})
     with pytest.raises(ValidationError, match="Did you mean 'vllm_server'"):
         made("reranker", model={"use": "vllm_serve", "model": "x"})

@@ -20,6 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from synth.errors import JobError
+from synth.hashing import mix
 from synth.scores import PairBatch
 from synth.scores.near_duplicate import NearDuplicate
 from synth.shards import OutputFolder, StepFolder
@@ -30,8 +31,6 @@ Keys = NDArray[np.uint64]
 TRAIN = "train"
 _CLUSTERS = ("query_cluster", "passage_cluster")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
-_MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))
-"""Shifts and multipliers of splitmix64's finaliser (Steele, Lea and Flood, 2014)."""
 
 
 def text_key(*parts: object) -> int:
@@ -64,81 +63,63 @@ class SplitOptions:
             except ValueError:
                 share = 0.0
             if not _NAME.fullmatch(name) or name == TRAIN or name in shares or not 0 < share < 1:
-                raise JobError(
-                    f"--split {text}: expected NAME=SHARE, 0 < SHARE < 1, with each name once and not {TRAIN}.",
-                    "For example: --split test=0.05",
-                )
+                what = f"expected NAME=SHARE, 0 < SHARE < 1, with each name once and not {TRAIN}"
+                raise JobError(f"--split {text}: {what}.", "For example: --split test=0.05")
             shares[name] = share
         if sum(shares.values()) >= 1:
-            raise JobError(
-                f"--split {', '.join(texts)}: leaves nothing to train on.", "The shares must sum to less than 1."
-            )
+            given = ", ".join(texts)
+            raise JobError(f"--split {given}: leaves nothing to train on.", "The shares must sum to less than 1.")
         if group not in ("passage_id", "doc", "cluster"):
             raise JobError(f"--group {group}: expected passage_id, doc or cluster.")
         return cls(tuple(shares.items()), group, document, seed)  # type: ignore[arg-type] # just checked
 
 
+@dataclass(frozen=True, slots=True)
 class Splits:
     """The split of each generated pair, and the passages that only their own split may contain.
 
     Takes about 60 bytes of memory per pair.
     """
 
-    def __init__(self, names: Sequence[str], numbers: NDArray[np.int8], rows: _Rows, held: Mapping[str, Keys]) -> None:
-        self.names = tuple(names)
-        self._numbers, self._rows, self._held = numbers, rows, held
+    names: tuple[str, ...]
+    largest: float
+    """The share of all pairs that the largest group holds."""
+    _step: StepFolder
+    _firsts: Mapping[int, int]
+    """How many pairs come before each shard."""
+    _numbers: NDArray[np.int8]
+    _held: Keys
 
     def of(self, shard: int, ids: Sequence[str]) -> list[str]:
-        first, known = self._rows.ordinals(shard)
-        return [self.names[self._numbers[first + known[each]]] for each in ids]
+        first = self._firsts[shard]
+        known = {each: n for n, each in enumerate(self._step.read_columns(shard, ["id"])["id"].to_pylist(), first)}
+        return [self.names[self._numbers[known[each]]] for each in ids]
 
     def held_out(self, text: str) -> bool:
         """Whether the passage belongs to a split other than `train`, which must not contain it even as a negative."""
         key = np.uint64(text_key(text))
-        return any(_contains(keys, key) for keys in self._held.values())
-
-    def largest(self) -> float:
-        return self._rows.largest
-
-
-class _Rows:
-    def __init__(self, step: StepFolder) -> None:
-        self._step = step
-        self.shards = sorted(step.done())
-        counts = [step.meta(index).rows_out for index in self.shards]
-        self._firsts = dict(zip(self.shards, np.cumsum([0, *counts]).tolist(), strict=False))
-        self.count = sum(counts)
-        self.largest = 0.0
-        self._last: tuple[int, dict[str, int]] = (-1, {})
-
-    def ordinals(self, shard: int) -> tuple[int, dict[str, int]]:
-        """The ordinal of the shard's first pair, and the place in the shard of every id."""
-        if self._last[0] != shard:
-            ids = self._step.read_columns(shard, ["id"])["id"].to_pylist()
-            self._last = (shard, {each: n for n, each in enumerate(ids)})
-        return self._firsts[shard], self._last[1]
+        place = int(np.searchsorted(self._held, key))
+        return place < len(self._held) and bool(self._held[place] == key)
 
 
 def split(folder: OutputFolder, options: SplitOptions) -> Splits:
     """Assign every generated pair to a split. Raises JobError if the column of documents does not exist."""
     step = folder.step("generated")
-    rows = _Rows(step)
-    documents = _documents(folder, options) if options.group != "passage_id" else _UNKNOWN
-    query, passage, columns = _keys(step, rows, options, documents)
+    shards = sorted(step.done())
+    documents, texts = _documents(folder, options)
+    query, passage, columns = _keys(step, shards, options, documents)
     if options.group == "cluster":
-        columns += clusters(folder, rows.shards)
+        columns += clusters(folder, shards)
     labels = components([query, passage, *columns])
-    sizes = np.bincount(labels) if rows.count else np.zeros(1)
-    rows.largest = float(sizes.max()) / max(1, rows.count)
-    names = [TRAIN, *(name for name, _ in options.shares)]
+    names = (TRAIN, *(name for name, _ in options.shares))
     ends = np.cumsum([share for _, share in options.shares])
-    drawn = _uniform(passage[labels], options.seed)
+    drawn = (mix(passage[labels] ^ np.uint64(text_key("split", options.seed))) >> np.uint64(11)) * 2.0**-53
     numbers = (np.searchsorted(ends, drawn, side="right") + 1) % len(names)
-    held = {}
-    for number, name in enumerate(names[1:], 1):
-        inside = numbers == number
-        held[name] = np.unique(np.concatenate([passage[inside], *documents.passages_of(columns, inside)]))
-    return Splits(names, numbers.astype(np.int8), rows, held)
+    # a split keeps its passages, and all others of its documents, to itself
+    held = np.unique(np.concatenate([passage[numbers > 0], texts[np.isin(documents, columns[1][numbers > 0])]]))
+    counts = np.cumsum([0, *(step.meta(index).rows_out for index in shards)]).tolist()
+    largest = float(np.bincount(labels, minlength=1).max()) / max(1, len(labels))
+    return Splits(names, largest, step, dict(zip(shards, counts, strict=False)), numbers.astype(np.int8), held)
 
 
 def components(columns: Sequence[Keys]) -> NDArray[np.int64]:
@@ -167,13 +148,12 @@ def clusters(folder: OutputFolder, shards: Sequence[int]) -> list[Keys]:
 
 
 async def _compute_clusters(step: StepFolder, shards: Sequence[int]) -> list[Keys]:
-    scorer, tables = NearDuplicate(), []
+    scorer = NearDuplicate()
     with TemporaryDirectory(prefix="synth-clusters-") as place:
         index = Path(place) / "index"
         await scorer.build(_batches(step, shards), index, Services())
-        for batch in _batches(step, shards):
-            tables.append(await scorer.score(replace(batch, index=index), Services()))  # noqa: PERF401 - awaits
-    found = pa.concat_tables(tables)
+        batches = (replace(batch, index=index) for batch in _batches(step, shards))
+        found = pa.concat_tables([await scorer.score(batch, Services()) for batch in batches])
     return [found[name].to_numpy().astype(np.uint64) for name in _CLUSTERS]
 
 
@@ -187,47 +167,32 @@ def _batches(step: StepFolder, shards: Sequence[int]) -> Iterator[PairBatch]:
         first += pairs.num_rows
 
 
-@dataclass(frozen=True, slots=True)
-class _Documents:
-    """The document of each row of `passages/`, by position, with the key of its text; empty if unknown."""
-
-    document: Keys
-    text: Keys
-
-    def passages_of(self, columns: Sequence[Keys], inside: NDArray[np.bool_]) -> list[Keys]:
-        return [self.text[np.isin(self.document, columns[1][inside])]] if len(self.document) else []
-
-
-_UNKNOWN = _Documents(np.empty(0, np.uint64), np.empty(0, np.uint64))
-
-
-def _documents(folder: OutputFolder, options: SplitOptions) -> _Documents:
+def _documents(folder: OutputFolder, options: SplitOptions) -> tuple[Keys, Keys]:
+    """For each row of `passages/`, by position, the keys of its document and of its text; empty if unknown."""
     step = folder.step("passages")
-    shards = sorted(step.done())
+    shards = sorted(step.done()) if options.group != "passage_id" else []
     if not shards and options.group == "doc" and not options.document:
-        raise JobError(
-            "--group doc: the data does not show which pairs belong to one document.",
-            "Name the column: --document COLUMN",
-        )
-    if not shards:
-        return _UNKNOWN
-    names = ["source", "source_row", "text", *([options.document] if options.document else [])]
-    if options.document and options.document not in step.schema(shards[0]).names:
+        what = "the data does not show which pairs belong to one document"
+        raise JobError(f"--group doc: {what}.", "Name the column: --document COLUMN")
+    if shards and options.document and options.document not in step.schema(shards[0]).names:
         raise _no_column(step, options.document)
     document, text = [], []
+    names = ["source", "source_row", "text", *([options.document] if options.document else [])]
     for index in shards:
         for row in step.read_columns(index, names).to_pylist():
             text.append(text_key(row["text"]))
             document.append(_document_key(row, options.document, (row["source"], row["source_row"])))
-    return _Documents(np.array(document, np.uint64), np.array(text, np.uint64))
+    return np.array(document, np.uint64), np.array(text, np.uint64)
 
 
-def _keys(step: StepFolder, rows: _Rows, options: SplitOptions, documents: _Documents) -> tuple[Keys, Keys, list[Keys]]:
+def _keys(
+    step: StepFolder, shards: Sequence[int], options: SplitOptions, documents: Keys
+) -> tuple[Keys, Keys, list[Keys]]:
     """Keys of queries, of passages, and of what else connects pairs: passage ids, then documents."""
     found: list[list[int]] = [[], [], [], []]
     column = options.document if options.group != "passage_id" else None
-    by_position = len(documents.document) > 0
-    for index in rows.shards:
+    by_position = len(documents) > 0
+    for index in shards:
         there = step.schema(index).names
         own = [name for name in (column or "", f"input_{column}") if name in there][:1]
         if column is not None and not own and not by_position:
@@ -240,9 +205,7 @@ def _keys(step: StepFolder, rows: _Rows, options: SplitOptions, documents: _Docu
             found[1].append(passage)
             found[2].append(passage if ident is None else text_key("id", row.get("source"), ident))
             position = int(str(row["id"]).partition("-")[0])
-            found[3].append(
-                int(documents.document[position]) if by_position else _document_key(row, "".join(own), (row["id"],))
-            )
+            found[3].append(int(documents[position]) if by_position else _document_key(row, "".join(own), (row["id"],)))
     query, passages, *others = (np.array(each, np.uint64) for each in found)
     return query, passages, others
 
@@ -253,20 +216,5 @@ def _document_key(row: Mapping[str, Any], column: str | None, own: Iterable[obje
 
 
 def _no_column(step: StepFolder, column: str) -> JobError:
-    return JobError(
-        f"{step.path}: has no column {column}.",
-        "Carry it (`carry` of the corpus), or name another with --document.",
-    )
-
-
-def _uniform(keys: Keys, seed: int) -> NDArray[Any]:
-    """A number in [0, 1) for each key, which depends on key and seed alone."""
-    value = keys ^ np.uint64(text_key("split", seed))
-    for shift, multiplier in _MIX:
-        value = (value ^ (value >> np.uint64(shift))) * np.uint64(multiplier)
-    return (value >> np.uint64(11)) * 2.0**-53
-
-
-def _contains(keys: Keys, key: np.uint64) -> bool:
-    place = int(np.searchsorted(keys, key))
-    return place < len(keys) and bool(keys[place] == key)
+    hint = "Carry it (`carry` of the corpus), or name another with --document."
+    return JobError(f"{step.path}: has no column {column}.", hint)

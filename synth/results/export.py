@@ -160,8 +160,8 @@ def _source(folder: OutputFolder, pairs: Pairs, options: SplitOptions, whole: st
     notify(f"splitting by {options.group}, so that no group is on both sides")
     found = splits.split(folder, options)
     most = max(share for _, share in options.shares)
-    if found.largest() > most:
-        notify(f"the largest group holds {found.largest():.1%} of all pairs; shares can be no finer than that")
+    if found.largest > most:
+        notify(f"the largest group holds {found.largest:.1%} of all pairs; shares can be no finer than that")
     return replace(source, splits=found.names, split_of=found.of, held_out=found.held_out)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from synth.errors import InputError
+from synth.sources.checks import storable, surrogate
 from synth.sources.records import Fault
 
 _EXACT = 2**53
@@ -32,10 +33,8 @@ def unite(schemas: Iterable[tuple[pa.Schema, str]]) -> pa.Schema:
             known, first = found.get(each.name, (each.type, path))
             united = common(known, each.type)
             if united is None:
-                raise InputError(
-                    f"{path}: field {each.name}: {each.type}, but {known} in {first}.",
-                    "Make the types equal, or leave the column out of `carry`.",
-                )
+                hint = "Make the types equal, or leave the column out of `carry`."
+                raise InputError(f"{path}: field {each.name}: {each.type}, but {known} in {first}.", hint)
             found[each.name] = united, path if pa.types.is_null(known) else first
     return pa.schema([(name, pa.string() if pa.types.is_null(kind) else kind) for name, (kind, _) in found.items()])
 
@@ -135,7 +134,7 @@ def array(values: Sequence[Any], field: pa.Field, faults: dict[int, Fault], *, a
         return pa.array(values, field.type)
     for place, fine in enumerate(usable):
         if not fine:
-            shown = repr(values[place])[:80].encode(errors="replace").decode()
+            shown = storable(repr(values[place])[:80])
             faults.setdefault(place, Fault("carry", f"field {field.name}: {shown} is not {field.type}"))
     return pa.array([value if fine else None for value, fine in zip(values, usable, strict=True)], field.type)
 
@@ -147,13 +146,7 @@ def table_of(columns: Mapping[str, pa.Array], schema: pa.Schema, rows: int) -> p
 
 
 def _encodable(value: Any) -> bool:
-    if isinstance(value, str) and value.isascii():
-        return True
-    try:
-        (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return surrogate(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)) is None
 
 
 def _storable(kind: pa.DataType) -> bool:

@@ -13,7 +13,6 @@ from synth.sources.records import EXCERPT, Fault
 _INVISIBLE = re.compile(
     r"[\s\u00ad\u034f\u061c\u115f\u1160\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufeff\uffa0]*"
 )
-_CONTROL_TOKEN_STARTS = ("<", "[")
 
 
 def check_text(text: object, corpus: Corpus) -> Fault | None:
@@ -21,7 +20,7 @@ def check_text(text: object, corpus: Corpus) -> Fault | None:
     fault = check_present(text, "the text")
     if fault or not isinstance(text, str):
         return fault
-    if corpus.control_tokens == "reject" and any(start in text for start in _CONTROL_TOKEN_STARTS):
+    if corpus.control_tokens == "reject":
         from synth.prompts import has_control_tokens  # noqa: PLC0415 - brings a template engine
 
         if has_control_tokens(text):
@@ -47,19 +46,30 @@ def check_present(text: object, what: str) -> Fault | None:
 
 def check_string(text: str, what: str) -> Fault | None:
     """Why a string cannot be stored or sent: half a surrogate pair, or a NUL, which ends a string in C."""
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as exc:
-            detail = f"{what} has half a surrogate pair at character {exc.start} (U+{ord(text[exc.start]):04X})"
-            return Fault("surrogate", detail, excerpt(text))
+    if (start := surrogate(text)) is not None:
+        detail = f"{what} has half a surrogate pair at character {start} (U+{ord(text[start]):04X})"
+        return Fault("surrogate", detail, excerpt(text))
     if "\0" in text:
         return Fault("nul", f"{what} has a NUL at character {text.index(chr(0))}", excerpt(text))
     return None
 
 
+def surrogate(text: str) -> int | None:
+    """Where the first half of a surrogate pair stands, which no encoding takes; None in nearly every text."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as exc:
+            return exc.start
+    return None
+
+
 def excerpt(text: str) -> str:
     return storable(text[:EXCERPT])
+
+
+def excerpt_of_bytes(data: bytes) -> str:
+    return data[: EXCERPT * 4].decode(errors="replace")[:EXCERPT]
 
 
 def storable(text: str) -> str:
@@ -74,7 +84,6 @@ def digest(text: str) -> bytes:
 
 
 _TABLES = 64
-_FULL = 0.8
 
 
 class FirstSeen:
@@ -104,7 +113,7 @@ class _HashTable:
             return self._numbers[slot] - 1
         self._highs[slot], self._lows[slot], self._numbers[slot] = high, low, number + 1
         self._count += 1
-        if self._count > len(self._numbers) * _FULL:
+        if self._count > 0.8 * len(self._numbers):
             old = zip(self._highs, self._lows, self._numbers, strict=True)
             self._allot(len(self._numbers) * 3 // 2)
             for a, b, known in old:

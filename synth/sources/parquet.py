@@ -18,8 +18,9 @@ import pyarrow.parquet as pq
 
 from synth.errors import InputError, SystemFault
 from synth.sources import carried
+from synth.sources.checks import excerpt_of_bytes
 from synth.sources.options import ReadLimits
-from synth.sources.records import EXCERPT, Fault, RawRows, Selection
+from synth.sources.records import Fault, RawRows, Selection
 from synth.sources.text import RAISE_LIMIT, Wanted
 
 _ROWS = 4096
@@ -211,8 +212,8 @@ def _python_values(column: pa.Array, name: str, faults: dict[int, Fault]) -> lis
             values.append(scalar.as_py())
         except UnicodeDecodeError as exc:
             values.append(None)
-            shown = exc.object[: EXCERPT * 4].decode(errors="replace")[:EXCERPT]
-            faults[place] = Fault("encoding", f"field {name}: byte {exc.start} of the value is not UTF-8", shown)
+            detail = f"field {name}: byte {exc.start} of the value is not UTF-8"
+            faults[place] = Fault("encoding", detail, excerpt_of_bytes(exc.object))
     return values
 
 

@@ -20,12 +20,11 @@ from typing import IO, Any, NamedTuple
 import pyarrow as pa
 
 from synth.errors import InputError, SystemFault
+from synth.sources.checks import excerpt_of_bytes, surrogate
 from synth.sources.options import ReadLimits
-from synth.sources.records import EXCERPT, Fault, FileKind
+from synth.sources.records import Fault, FileKind
 
 BOM = b"\xef\xbb\xbf"
-GZIP = b"\x1f\x8b"
-ZSTD = b"\x28\xb5\x2f\xfd"
 PEEK = 1000
 """Rows whose keys and values decide which columns a file has and of what type."""
 
@@ -59,10 +58,10 @@ def opened(path: Path | str) -> Iterator[IO[bytes]]:
         with Path(path).open("rb") as raw:
             magic = raw.read(4)
             raw.seek(0)
-            if magic.startswith(GZIP):
+            if magic.startswith(b"\x1f\x8b"):
                 with gzip.GzipFile(fileobj=raw) as unpacked:
                     yield io.BufferedReader(unpacked)
-            elif magic == ZSTD:
+            elif magic == b"\x28\xb5\x2f\xfd":
                 with pa.CompressedInputStream(raw, "zstd") as unpacked:
                     yield io.BufferedReader(unpacked)
             else:
@@ -108,8 +107,8 @@ def rows(path: str, kind: FileKind, limits: ReadLimits, wanted: Wanted | None = 
                 values: Mapping[str, Any] | Fault
                 try:
                     values = {"text": data.removeprefix(BOM).decode()}
-                except UnicodeDecodeError:
-                    values = Fault("encoding", _undecodable(data, 0), _excerpt(data))
+                except UnicodeDecodeError as exc:
+                    values = _not_utf8(exc, 0)
                 yield ObjectRow(0, values, len(data))
         elif kind == "jsonl":
             for number, line in enumerate(_json_lines(stream, limits, path)):
@@ -154,14 +153,21 @@ def _json_lines(stream: IO[bytes], limits: ReadLimits, path: str) -> Iterator[Li
 def _parse_json(line: Line) -> dict[str, Any] | Fault:
     try:
         parsed = json.loads(line.data.decode())
-    except UnicodeDecodeError:
-        detail = f"line {line.number}: {_undecodable(line.data, line.offset)}"
-        return Fault("encoding", detail, _excerpt(line.data))
+    except UnicodeDecodeError as exc:
+        return _not_utf8(exc, line.offset, f"line {line.number}: ")
     except (ValueError, RecursionError) as exc:
-        return Fault("json", f"line {line.number}: {exc}", _excerpt(line.data))
-    if not isinstance(parsed, dict):
-        return Fault("json", f"line {line.number}: not an object but {type(parsed).__name__}", _excerpt(line.data))
-    return parsed
+        wrong = str(exc)
+    else:
+        if isinstance(parsed, dict):
+            return parsed
+        wrong = f"not an object but {type(parsed).__name__}"
+    return Fault("json", f"line {line.number}: {wrong}", excerpt_of_bytes(line.data))
+
+
+def _not_utf8(exc: UnicodeDecodeError, offset: int, where: str = "") -> Fault:
+    """The fault of bytes that are not UTF-8; `offset` is their place in the file."""
+    detail = f"{where}byte {offset + exc.start} of the file (0x{exc.object[exc.start]:02x}) is not UTF-8"
+    return Fault("encoding", detail, excerpt_of_bytes(exc.object))
 
 
 class _CsvReader:
@@ -179,7 +185,7 @@ class _CsvReader:
         self.header = next(self._parser(iter([head])), [])
         if len(set(self.header)) < len(self.header):
             raise InputError(f"{path}: the header names a column twice.", "Rename one of them.")
-        if not _encodable(head):
+        if surrogate(head) is not None:
             raise InputError(f"{path}: the header is not UTF-8.", "Convert the file with iconv.")
 
     def __iter__(self) -> Iterator[ObjectRow]:
@@ -188,15 +194,15 @@ class _CsvReader:
             self._record.clear()
             found: Mapping[str, Any] | Fault
             try:
-                fields = next(parser, None)
+                fields = next(parser)
+            except StopIteration:
+                return
             except csv.Error as exc:
                 found = self._broken(exc)
             else:
-                if fields is None:
-                    return
                 if not fields:  # a blank line
                     continue
-                found = self._fault(fields) or dict(zip(self.header, (each or None for each in fields), strict=True))
+                found = self._values(fields)
             yield ObjectRow(number, found, sum(len(line.data) for line in self._record))
             number += 1
 
@@ -212,42 +218,21 @@ class _CsvReader:
         """The fault of a malformed record. Raises for a quote never closed: it would swallow the rows after it."""
         number = self._record[0].number if self._record else 0
         if "unexpected end" in str(exc) or "field larger" in str(exc):
-            raise InputError(
-                f"{self._path}: line {number}: a quote is not closed within the file or `limits.max_line_bytes`.",
-                "Fix the line, or write the file as JSON lines.",
-            ) from exc
-        return Fault("csv", f"line {number}: {exc}", _excerpt(self._data()))
+            what = "a quote is not closed within the file or `limits.max_line_bytes`"
+            hint = "Fix the line, or write the file as JSON lines."
+            raise InputError(f"{self._path}: line {number}: {what}.", hint) from exc
+        return Fault("csv", f"line {number}: {exc}", excerpt_of_bytes(self._data()))
 
-    def _fault(self, fields: list[str]) -> Fault | None:
-        if not all(map(_encodable, fields)):
-            return Fault("encoding", _undecodable(self._data(), self._record[0].offset), _excerpt(self._data()))
-        if len(fields) != len(self.header):
-            detail = f"line {self._record[0].number}: {len(fields)} fields, the header has {len(self.header)}"
-            return Fault("csv", detail, _excerpt(self._data()))
-        return None
+    def _values(self, fields: list[str]) -> dict[str, Any] | Fault:
+        if len(fields) == len(self.header) and all(surrogate(field) is None for field in fields):
+            return dict(zip(self.header, (each or None for each in fields), strict=True))
+        data, first = self._data(), self._record[0]
+        try:
+            data.decode()
+        except UnicodeDecodeError as exc:
+            return _not_utf8(exc, first.offset)
+        detail = f"line {first.number}: {len(fields)} fields, the header has {len(self.header)}"
+        return Fault("csv", detail, excerpt_of_bytes(data))
 
     def _data(self) -> bytes:
         return b"".join(line.data for line in self._record)
-
-
-def _encodable(text: str) -> bool:
-    if text.isascii():
-        return True
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _undecodable(data: bytes, offset: int) -> str:
-    """Where the first byte is that is not UTF-8; `offset` is that of `data` in its file."""
-    try:
-        data.decode()
-    except UnicodeDecodeError as exc:
-        return f"byte {offset + exc.start} of the file (0x{data[exc.start]:02x}) is not UTF-8"
-    return ""
-
-
-def _excerpt(data: bytes) -> str:
-    return data[: EXCERPT * 4].decode(errors="replace")[:EXCERPT]

@@ -171,7 +171,7 @@ def test_a_template_may_yield_several_messages(tmp_path):
     roles = ["system", "user", "assistant", "user", "assistant", "user"]
     assert [role for role, _ in one] == [role for role, _ in two] == roles
     assert one[0] == ("system", "Write queries.")
-    assert json.loads(one[2][1]) == {"Query": SHIPPED.examples[0].query}
+    assert json.loads(one[2][1]) == {"Query": SHIPPED.examples[0].reply.query}
     assert one[-1] == ("user", "Meltwater feeds the lake.")
     folder = folder_with(tmp_path, system="Write queries.", query=turns + "{{ passage }}")
     assert [role for role, _ in whole(Prompts.load(folder))[1]] == roles
@@ -189,7 +189,7 @@ def test_the_small_set_has_three_worked_examples_of_the_drawn_type_as_turns():
         _, two = whole(small, types={kind: ""})
         replies = [json.loads(text)["Query"] for role, text in two if role == "assistant"]
         assert len(replies) == 3
-        assert set(replies) == {each.query for each in small.examples if each.config.question_type == kind}
+        assert set(replies) == {each.reply.query for each in small.examples if each.config.question_type == kind}
         assert two[-1] == ("user", "Passage: Meltwater feeds the lake.\nLanguage of the query: German")
 
 
@@ -243,7 +243,7 @@ def test_worked_examples_are_what_our_own_parser_accepts():
     assert len(SHIPPED.examples) == 3
     assert len({example.config.question_type for example in SHIPPED.examples}) == 3
     for example in SHIPPED.examples:
-        found = candidates(example.passage, example.candidates)
+        found = candidates(example.passage, tuple(example.candidates))
         choice = {
             "Character": example.config.character,
             "Question_Type": example.config.question_type,
@@ -252,12 +252,17 @@ def test_worked_examples_are_what_our_own_parser_accepts():
         definitions = SHIPPED.definitions
         inputs = ConfigInputs(found, tuple(definitions.question_types), tuple(definitions.difficulties), ())
         reply = ChatReply(json.dumps(choice), "stop", "model")
-        assert read_config(reply, inputs, repair=False) == (example.config, False)
-        asked = QueryInputs(found, example.config, Requirement("en", 1, 99, "words"), ())
-        reply = ChatReply(json.dumps({"Query": example.query}), "stop", "model")
-        assert read_query(reply, asked, repair=False, echoes=()).text == example.query
-        low, high = (int(word) for word in example.length.split() if word.isdigit())
-        length = len(example.query) if example.length.endswith("characters") else len(example.query.split())
+        chosen = QueryConfig(*example.config.model_dump().values())
+        assert read_config(reply, inputs, repair=False) == (chosen, False)
+        asked = QueryInputs(found, chosen, Requirement("en", 1, 99, "words"), ())
+        reply = ChatReply(json.dumps({"Query": example.reply.query}), "stop", "model")
+        assert read_query(reply, asked, repair=False, echoes=()).text == example.reply.query
+        low, high = (int(word) for word in example.requirement.length.split() if word.isdigit())
+        length = (
+            len(example.reply.query)
+            if example.requirement.length.endswith("characters")
+            else len(example.reply.query.split())
+        )
         assert low <= length <= high
 
 
@@ -294,7 +299,7 @@ def test_own_examples_are_read(tmp_path):
     path = tmp_path / "mine.jsonl"
     path.write_text(example_row(), "utf-8")
     (example,) = parse_examples(path, path.read_bytes())
-    assert (example.query, example.config.difficulty) == ("ice overview", "phd")
+    assert (example.reply.query, example.config.difficulty) == ("ice overview", "phd")
 
 
 @pytest.mark.parametrize("source", ["question_types: {a: b}", "- 1", "a: [", "question_types: {}\ndifficulties: {}"])

@@ -34,22 +34,8 @@ CHOICES = ("Character", "Question_Type", "Difficulty")
 """The keys of stage one's reply."""
 
 _FALLBACK = ("definitions.yaml", "examples.jsonl")
-_WORD_CHARS = 12
-"""Room for a word and its space in a spaced script; elsewhere three times the mean length of a word."""
-_SPARE_CHARS = 24
+_SYSTEM_NAMES = ("types", "levels", "guidance", "personas", "choices", "examples")
 _Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One passage taken through both stages: `language` is a name and `length` a phrase, as the model reads them."""
-
-    passage: str
-    candidates: tuple[str, ...]
-    config: QueryConfig
-    language: str
-    length: str
-    query: str
 
 
 class _Strict(BaseModel):
@@ -71,12 +57,14 @@ class _Reply(_Strict):
     query: _Text = Field(alias="Query")
 
 
-class _Row(_Strict):
+class Example(_Strict):
+    """One passage taken through both stages: language is a name and length a phrase, as the model reads them."""
+
     passage: _Text
     candidates: list[_Text] = Field(min_length=1)
     config: _Config
     requirement: _Requirement
-    query: _Reply
+    reply: _Reply = Field(alias="query")
 
 
 class Definitions(_Strict):
@@ -91,9 +79,22 @@ def parse_examples(path: Path, content: bytes) -> tuple[Example, ...]:
 
     Raises JobError naming file, row and field.
     """
-    text = decode(path, content)
-    rows = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    return tuple(_example(f"{path}: row {number}", line) for number, line in rows)
+    found = []
+    for number, line in enumerate(decode(path, content).split("\n"), 1):
+        if not line.strip():
+            continue
+        place = f"{path}: row {number}"
+        try:
+            example = Example.model_validate(json.loads(line))
+        except ValidationError as exc:
+            raise JobError(f"{place}: {_first(exc)}", "The shipped examples.jsonl shows the form.") from exc
+        except (ValueError, RecursionError) as exc:
+            raise JobError(f"{place}: not a JSON object: {exc}.", "Each line is one JSON object.") from exc
+        if example.config.character not in example.candidates:
+            what = "field config.Character: it is not among the candidates"
+            raise JobError(f"{place}: {what}.", "Copy one of them word for word.")
+        found.append(example)
+    return tuple(found)
 
 
 def parse_definitions(path: Path, content: bytes) -> Definitions:
@@ -107,27 +108,6 @@ def parse_definitions(path: Path, content: bytes) -> Definitions:
         raise JobError(f"{path}: {_first(exc)}", "Copy the shipped definitions.yaml and edit its sentences.") from exc
 
 
-def _example(place: str, line: str) -> Example:
-    try:
-        row = _Row.model_validate(json.loads(line))
-    except ValidationError as exc:
-        raise JobError(f"{place}: {_first(exc)}", "The shipped examples.jsonl shows the form.") from exc
-    except (ValueError, RecursionError) as exc:
-        raise JobError(f"{place}: not a JSON object: {exc}.", "Each line is one JSON object.") from exc
-    if row.config.character not in row.candidates:
-        raise JobError(
-            f"{place}: field config.Character: it is not among the candidates.", "Copy one of them word for word."
-        )
-    return Example(
-        passage=row.passage,
-        candidates=tuple(row.candidates),
-        config=QueryConfig(row.config.character, row.config.question_type, row.config.difficulty),
-        language=row.requirement.language,
-        length=row.requirement.length,
-        query=row.query.query,
-    )
-
-
 def _first(exc: ValidationError) -> str:
     error = exc.errors(include_url=False, include_input=False)[0]
     field = ".".join(str(part) for part in error["loc"])
@@ -139,8 +119,6 @@ class SystemPart:
     """What is the same for every call of a run: the messages of `system.j2` (none without one) and its values."""
 
     messages: Messages
-    types: Mapping[str, str]
-    difficulties: Mapping[str, str]
     values: Mapping[str, Any]
 
 
@@ -200,53 +178,49 @@ class Prompts(PromptFolder):
             "choices": tuple(choices),
             "examples": tuple(_example_values(example, choices) for example in fitting),
         }
-        return SystemPart(self.system_messages(values), types, difficulties, MappingProxyType(values))
+        return SystemPart(self.system_messages(values), MappingProxyType(values))
 
     def config_messages(self, system: SystemPart, inputs: ConfigInputs, passage_text: str) -> Messages:
         """Stage one's messages; `passage_text` goes in as it is given."""
-        return self._messages("config.j2", system, _config_values(inputs, passage_text))
+        values = {**system.values, **_config_values(inputs, passage_text)}
+        return system.messages + self._templates.messages("config.j2", values)
 
     def query_messages(
         self, system: SystemPart, inputs: QueryInputs, passage_text: str, length: str, language: str
     ) -> Messages:
         """Stage two's messages; `length` is a phrase such as "8 to 24 words", `language` an English name."""
-        values = _query_values(system, inputs, passage_text) | {"length": length, "language": language}
-        return self._messages("query.j2", system, values)
-
-    def _messages(self, name: str, system: SystemPart, values: dict[str, Any]) -> Messages:
-        return system.messages + self._templates.messages(name, {**system.values, **values})
+        values = {**system.values, **_query_values(system, inputs, passage_text, length, language)}
+        return system.messages + self._templates.messages("query.j2", values)
 
     def _try_out(self) -> None:
         """Finds at load what would fail at the first call, so that `synth check` sees it."""
-        definitions = self.definitions
-        part = SystemPart((), definitions.question_types, definitions.difficulties, {})
-        fixed = dict.fromkeys(("types", "levels", "guidance", "personas", "choices", "examples"), "")
-        passage = Passage(0, "0", "passage", "en", "sample", "title")
-        candidates = Candidates(passage, ("persona",), (1.0,))
-        config = QueryConfig("persona", next(iter(definitions.question_types)), next(iter(definitions.difficulties)))
-        names = tuple(definitions.question_types), tuple(definitions.difficulties)
-        config_inputs = ConfigInputs(candidates, *names, (config,))
-        query_inputs = QueryInputs(candidates, config, Requirement("en", 3, 9, "words"), ("query",))
-        config_values = _config_values(config_inputs, passage.text)
-        query_values = _query_values(part, query_inputs, passage.text) | {"length": "", "language": ""}
-        for name, known in (("system.j2", {}), ("config.j2", config_values), ("query.j2", query_values)):
-            if name not in self._templates:
-                continue
-            self._templates.check_names(name, fixed | known)
-            if known and not self._templates.mentions(name, "passage"):
-                raise JobError(
-                    f"{self.folder / name}: the passage is not in it.", "Put {{ passage }} where it belongs."
-                )
-        system = self.system(definitions.question_types, definitions.difficulties, "guidance", self.examples)
-        self.config_messages(system, config_inputs, passage.text)
-        self.query_messages(system, query_inputs, passage.text, "3 to 9 words", "English")
+        types, levels = self.definitions.question_types, self.definitions.difficulties
+        candidates = Candidates(Passage(0, "0", "passage", "en", "sample", "title"), ("persona",), (1.0,))
+        config = QueryConfig("persona", next(iter(types)), next(iter(levels)))
+        asked = ConfigInputs(candidates, tuple(types), tuple(levels), (config,))
+        wanted = QueryInputs(candidates, config, Requirement("en", 3, 9, "words"), ("query",))
+        names = dict.fromkeys(_SYSTEM_NAMES, ())
+        length, language = "3 to 9 words", "English"
+        values = {
+            "system.j2": {},
+            "config.j2": _config_values(asked, "passage"),
+            "query.j2": _query_values(SystemPart((), names), wanted, "passage", length, language),
+        }
+        for name in filter(self._templates.__contains__, values):
+            self._templates.check_names(name, names | values[name])
+            if values[name] and not self._templates.mentions(name, "passage"):
+                hint = "Put {{ passage }} where it belongs."
+                raise JobError(f"{self.folder / name}: the passage is not in it.", hint)
+        system = self.system(types, levels, "guidance", self.examples)
+        self.config_messages(system, asked, "passage")
+        self.query_messages(system, wanted, "passage", length, language)
 
 
 def _clean(text: str | None) -> str:
     return neutralise(text)[0] if text else ""
 
 
-def _choice(config: QueryConfig, personas: Sequence[str], keys: Sequence[str] = CHOICES) -> str:
+def _choice(config: QueryConfig | _Config, personas: Sequence[str], keys: Sequence[str] = CHOICES) -> str:
     """A configuration as the model writes it: the character by its letter among `personas`."""
     letter = dict(zip(reversed(personas), reversed(letters(len(personas))), strict=True)).get(config.character or "")
     named = {"Character": letter, "Question_Type": config.question_type, "Difficulty": config.difficulty}
@@ -264,10 +238,10 @@ def _example_values(example: Example, choices: Sequence[str]) -> dict[str, Any]:
         "character": _clean(example.config.character),
         "question_type": example.config.question_type,
         "difficulty": example.config.difficulty,
-        "language": example.language,
-        "length": example.length,
+        "language": example.requirement.language,
+        "length": example.requirement.length,
         "config_reply": _choice(example.config, example.candidates, choices),
-        "query_reply": json.dumps({"Query": _clean(example.query)}, ensure_ascii=False),
+        "query_reply": json.dumps({"Query": _clean(example.reply.query)}, ensure_ascii=False),
     }
 
 
@@ -282,17 +256,21 @@ def _config_values(inputs: ConfigInputs, passage_text: str) -> dict[str, Any]:
     }
 
 
-def _query_values(system: SystemPart, inputs: QueryInputs, passage_text: str) -> dict[str, Any]:
+def _query_values(
+    system: SystemPart, inputs: QueryInputs, passage_text: str, length: str, language: str
+) -> dict[str, Any]:
     config = inputs.config
     return {
         "passage": passage_text,
         "title": _clean(inputs.candidates.passage.title),
         "character": _clean(config.character),
         "question_type": config.question_type,
-        "type_meaning": system.types.get(config.question_type, ""),
+        "type_meaning": dict(system.values["types"]).get(config.question_type, ""),
         "difficulty": config.difficulty or "",
-        "level_meaning": system.difficulties.get(config.difficulty or "", ""),
+        "level_meaning": dict(system.values["levels"]).get(config.difficulty, ""),
         "written": tuple(map(_clean, inputs.written)),
+        "length": length,
+        "language": language,
     }
 
 
@@ -313,9 +291,12 @@ def config_schema(inputs: ConfigInputs) -> dict[str, Any]:
 
 
 def query_chars(row: Language, length_max: int) -> int:
-    """Most characters of a query in this language of at most `length_max` words: ample, and no room to run on."""
-    each = _WORD_CHARS if row.words.by == "spaces" else 3 * row.words.characters
-    return round(each * length_max) + _SPARE_CHARS
+    """Most characters of a query in this language of at most `length_max` words: ample, and no room to run on.
+
+    A word in a spaced script gets 12 with its space, elsewhere three times its mean length.
+    """
+    each = 12 if row.words.by == "spaces" else 3 * row.words.characters
+    return round(each * length_max) + 24
 
 
 def query_schema(max_chars: int) -> dict[str, Any]:
@@ -324,9 +305,4 @@ def query_schema(max_chars: int) -> dict[str, Any]:
 
 
 def _object(properties: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}

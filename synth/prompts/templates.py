@@ -139,11 +139,9 @@ class _Environment(Environment):
         filename: str | None,
         defer_init: bool = False,  # noqa: FBT001, FBT002 - the signature is Jinja2's
     ) -> str:
-        bodies = [node.body for node in source.find_all(nodes.For)]
-        bodies += [node.body for node in source.find_all(nodes.Macro)]
-        bodies += [node.body for node in source.find_all(nodes.CallBlock)]
-        for body in bodies:
+        for node in source.find_all((nodes.For, nodes.Macro, nodes.CallBlock)):
             tick = nodes.Call(nodes.Name(_TICK, "load"), [], [], None, None)
+            body = node.body  # type: ignore[attr-defined] # all three have one
             body.insert(0, nodes.Output([tick], lineno=body[0].lineno if body else 1))
         return super()._generate(source, name, filename, defer_init)
 
@@ -260,16 +258,8 @@ class Templates:
 # form.
 _NAMED = (
     # Qwen, DeepSeek: reasoning and tools
-    *(
-        "<think>",
-        "</think>",
-        "<tool_call>",
-        "</tool_call>",
-        "<tool_response>",
-        "</tool_response>",
-        "<tools>",
-        "</tools>",
-    ),
+    *("<think>", "</think>", "<tools>", "</tools>"),
+    *("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"),
     # Llama 2, Mistral
     *("<s>", "</s>", "<<SYS>>", "<</SYS>>", "[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"),
     *("[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_CALLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]", "[ARGS]"),

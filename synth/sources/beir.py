@@ -7,10 +7,9 @@ queries as `passage_<name>` and `query_<name>`, and the name of the judgements' 
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Sequence
-from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 
@@ -22,11 +21,10 @@ from synth.sources.readers import file_schema, raw_rows
 from synth.sources.records import Fault, InputFile, Layout, PairSet, RawRows, Selection
 from synth.sources.text import Wanted
 
-Role = Literal["corpus", "queries", "qrels"]
-ROLES: tuple[Role, ...] = ("corpus", "queries", "qrels")
+_ROLES = ("corpus", "queries", "qrels")
 QUERY, PASSAGE, LABEL = "query", "passage", "label"
 _KEYS = ("query_id", "passage_id", "split")
-_PREFIXES: dict[Role, str] = {"qrels": "", "queries": "query_", "corpus": "passage_"}
+_PREFIXES = {"qrels": "", "queries": "query_", "corpus": "passage_"}
 """What goes before the names of carried columns, in the order of the columns."""
 _QUERY_IDS = ("query-id", "query_id", "queryid", "qid", "query")
 _PASSAGE_IDS = ("corpus-id", "corpus_id", "doc_id", "doc-id", "docid", "passage_id", "pid", "document_id", "did")
@@ -38,7 +36,7 @@ _SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".parquet", ".tsv", "
 def parts(folder: Path) -> list[Path]:
     """The files of a BEIR folder, none if it is not one."""
     found: list[Path] = []
-    for role in ROLES:
+    for role in _ROLES:
         inner = sorted((folder / role).iterdir()) if (folder / role).is_dir() else []
         mine = [*inner, *(each for each in sorted(folder.iterdir()) if each.name.split(".")[0] == role)]
         mine = [each for each in mine if each.is_file() and each.name.endswith(_SUFFIXES)]
@@ -49,7 +47,7 @@ def parts(folder: Path) -> list[Path]:
 
 
 def is_beir(files: Sequence[InputFile]) -> bool:
-    return {_role(file) for file in files} == set(ROLES)
+    return {_role(file) for file in files} == set(_ROLES)
 
 
 def layout(entry: PairData, files: Sequence[InputFile], limits: ReadLimits) -> Layout:
@@ -75,10 +73,21 @@ def pair_files(files: Sequence[InputFile]) -> list[InputFile]:
 
 def carried_schema(files: Sequence[InputFile], limits: ReadLimits) -> pa.Schema:
     """The columns that a pair of this folder carries, with their types."""
-    fields = [pa.field(name, pa.string()) for name in _KEYS]
+    return pa.schema([*((name, pa.string()) for name in _KEYS), *(field for *_, field in _carried(files, limits))])
+
+
+def _carried(files: Sequence[InputFile], limits: ReadLimits) -> list[tuple[str, str, pa.Field]]:
+    """Of each carried column: whose it is, its name there, and its field among pairs, whose name no other has."""
+    found: list[tuple[str, str, pa.Field]] = []
+    taken = set(_KEYS)
     for role, prefix in _PREFIXES.items():
-        fields += [each.with_name(name) for name, each in _renamed(_others(files, role, limits), prefix, fields)]
-    return pa.schema(fields)
+        for each in _others(files, role, limits):
+            name = prefix + each.name
+            while name in taken:
+                name = f"{name}_"
+            taken.add(name)
+            found.append((role, each.name, each.with_name(name)))
+    return found
 
 
 class Joined:
@@ -87,8 +96,15 @@ class Joined:
     def __init__(self, pairs: PairSet, schema: pa.Schema, limits: ReadLimits) -> None:
         self._layout, self._schema, self._limits = pairs.layout, schema, limits
         self._own = _others(pairs.files, "qrels", limits)
-        self._queries = _load(pairs.files, "queries", limits)
-        self._corpus = _load(pairs.files, "corpus", limits)
+        self._carried = _carried(pairs.files, limits)
+        queries, passages = set[str](), set[str]()
+        for file in pair_files(pairs.files):
+            columns = _columns("qrels", file, limits)
+            for raw in _read(file, (columns["query"], columns["passage"]), pa.schema([]), limits):
+                queries.update(map(str, raw.values[columns["query"]]))
+                passages.update(map(str, raw.values[columns["passage"]]))
+        self._queries = _Texts(pairs.files, "queries", queries, limits)
+        self._corpus = _Texts(pairs.files, "corpus", passages, limits)
 
     def raw_rows(self, file: InputFile, wanted: Wanted | None) -> Iterator[RawRows]:
         """The judgements of one file as pairs; one that is not above 0, or whose text is missing, has a fault."""
@@ -102,12 +118,10 @@ class Joined:
             for place, judged in enumerate(zip(queries, passages, scores, strict=True)):
                 if place not in faults and (fault := self._check(*judged)):
                     faults[place] = fault
+            tables = {"qrels": raw.carried, "queries": self._queries.at(queries), "corpus": self._corpus.at(passages)}
             keys = zip(_KEYS, (queries, passages, [split] * len(queries)), strict=True)
             found = {name: pa.array(values, pa.string()) for name, values in keys}
-            tables = (raw.carried, self._queries.at(queries), self._corpus.at(passages))
-            for table, prefix in zip(tables, _PREFIXES.values(), strict=True):
-                renamed = _renamed(table.schema, prefix, [pa.field(name, pa.null()) for name in found])
-                found |= {name: table[each.name].combine_chunks() for name, each in renamed}
+            found |= {field.name: tables[role][name].combine_chunks() for role, name, field in self._carried}
             values: dict[str, Sequence[Any]] = {
                 QUERY: self._queries.texts(queries),
                 PASSAGE: self._corpus.texts(passages),
@@ -130,51 +144,37 @@ class Joined:
         return None
 
 
-@dataclass(slots=True)
 class _Texts:
-    schema: pa.Schema
-    rows: dict[str, int] = field(default_factory=dict)
-    contents: list[Any] = field(default_factory=list)
-    faults: dict[str, Fault] = field(default_factory=dict)
-    tables: list[pa.Table] = field(default_factory=list)
+    """The judged queries or passages in memory; of several with one id the first counts."""
 
-    def add(self, raw: RawRows, ids: Sequence[Any], contents: Sequence[Any], judged: Container[str]) -> None:
-        """Take the texts that are judged. Of several texts with one id the first counts."""
-        picked = []
-        for place, (ident, content) in enumerate(zip(map(str, ids), contents, strict=True)):
-            if ident in judged and ident not in self.rows:
-                if place in raw.faults:
-                    self.faults[ident] = raw.faults[place]
-                self.rows[ident] = len(self.contents)
-                self.contents.append(content)
-                picked.append(place)
-        if picked and self.schema.names:
-            self.tables.append(raw.carried.take(pa.array(picked, pa.int64())))
+    def __init__(self, files: Sequence[InputFile], role: str, judged: Container[str], limits: ReadLimits) -> None:
+        self.rows: dict[str, int] = {}
+        self.contents: list[Any] = []
+        self.faults: dict[str, Fault] = {}
+        schema = _others(files, role, limits)
+        tables = [schema.empty_table()]
+        for file in (each for each in files if _role(each) == role):
+            columns = _columns(role, file, limits)
+            for raw in _read(file, tuple(columns.values()), schema, limits):
+                picked = []
+                for place, ident in enumerate(map(str, raw.values[columns["id"]])):
+                    if ident not in judged or ident in self.rows:
+                        continue
+                    if place in raw.faults:
+                        self.faults[ident] = raw.faults[place]
+                    self.rows[ident] = len(self.contents)
+                    self.contents.append(raw.values[columns["text"]][place])
+                    picked.append(place)
+                if picked and schema.names:
+                    tables.append(raw.carried.take(pa.array(picked, pa.int64())))
+        self._others = pa.concat_tables(tables).combine_chunks()
 
     def texts(self, ids: Sequence[str]) -> list[Any]:
         return [self.contents[self.rows[each]] if each in self.rows else None for each in ids]
 
     def at(self, ids: Sequence[str]) -> pa.Table:
         """The other columns of these ids, null for an unknown one."""
-        if not self.tables:
-            return table_of({}, self.schema, len(ids))
-        self.tables = [pa.concat_tables(self.tables).combine_chunks()]
-        return self.tables[0].take(pa.array([self.rows.get(each) for each in ids], pa.int64()))
-
-
-def _load(files: Sequence[InputFile], role: Role, limits: ReadLimits) -> _Texts:
-    key = "query" if role == "queries" else "passage"
-    judged: set[str] = set()
-    for file in pair_files(files):
-        column = _columns("qrels", file, limits)[key]
-        for raw in _read(file, (column,), pa.schema([]), limits):
-            judged.update(map(str, raw.values[column]))
-    found = _Texts(_others(files, role, limits))
-    for file in (each for each in files if _role(each) == role):
-        columns = _columns(role, file, limits)
-        for raw in _read(file, tuple(columns.values()), found.schema, limits):
-            found.add(raw, raw.values[columns["id"]], raw.values[columns["text"]], judged)
-    return found
+        return self._others.take(pa.array([self.rows.get(each) for each in ids], pa.int64()))
 
 
 def _read(
@@ -185,40 +185,26 @@ def _read(
     return raw_rows(file, Selection(values, used, carried, json_columns(known)), limits, wanted)
 
 
-def _others(files: Sequence[InputFile], role: Role, limits: ReadLimits) -> pa.Schema:
+def _others(files: Sequence[InputFile], role: str, limits: ReadLimits) -> pa.Schema:
+    """The columns of all files of a role but those that are read as values."""
     schemas = []
     for file in (each for each in files if _role(each) == role):
         used = _columns(role, file, limits).values()
-        others = [each for each in file_schema(file, limits) if each.name not in used]
-        schemas.append((pa.schema(others), file.path))
+        schemas.append((pa.schema([each for each in file_schema(file, limits) if each.name not in used]), file.path))
     return unite(schemas)
 
 
-def _renamed(schema: pa.Schema, prefix: str, before: Sequence[pa.Field]) -> list[tuple[str, pa.Field]]:
-    """Each column with the name that it gets after those in `before`."""
-    taken, found = {each.name for each in before}, []
-    for each in schema:
-        name = prefix + each.name
-        while name in taken:
-            name = f"{name}_"
-        taken.add(name)
-        found.append((name, each))
-    return found
-
-
-def _columns(role: Role, file: InputFile, limits: ReadLimits) -> dict[str, str]:
+def _columns(role: str, file: InputFile, limits: ReadLimits) -> dict[str, str]:
     wanted: dict[str, Sequence[str]] = {"id": ID_NAMES, "text": _QUERY_TEXTS if role == "queries" else TEXT_NAMES}
     if role == "qrels":
         wanted = {"query": _QUERY_IDS, "passage": _PASSAGE_IDS, "score": _SCORES}
     names = file_schema(file, limits).names
     found = {}
     for key, usual in wanted.items():
-        name = usual_name(usual, names)
-        if name is None:
-            raise InputError(
-                f"{file.path}: no column has a usual name of a BEIR {key} (columns: {', '.join(names)}).",
-                f"Give it a header line with {', '.join(each[0] for each in wanted.values())}.",
-            )
+        if (name := usual_name(usual, names)) is None:
+            what = f"no column has a usual name of a BEIR {key} (columns: {', '.join(names)})"
+            usuals = ", ".join(each[0] for each in wanted.values())
+            raise InputError(f"{file.path}: {what}.", f"Give it a header line with {usuals}.")
         found[key] = name
     return found
 

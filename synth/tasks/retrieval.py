@@ -145,7 +145,7 @@ class Retrieval(Task):
             personas=settings.top_k > 0,
             choices=self.choices(settings.top_k),
         )
-        echoes = echo_keys(text for example in prompts.examples for text in (example.query, example.passage))
+        echoes = echo_keys(text for example in prompts.examples for text in (example.reply.query, example.passage))
         return _Fixed(system, echoes)
 
     def requests(self, passage: Candidates, draw: Draw) -> Requests:

@@ -383,9 +383,9 @@ def test_stage_one_may_answer_by_letter_or_by_sentence():
 @pytest.mark.parametrize(
     ("query", "reason"),
     [
-        (PROMPTS.examples[0].query, "echo"),
-        (PROMPTS.examples[0].query + "?", "echo"),
-        ("so " + PROMPTS.examples[0].query, "echo"),
+        (PROMPTS.examples[0].reply.query, "echo"),
+        (PROMPTS.examples[0].reply.query + "?", "echo"),
+        ("so " + PROMPTS.examples[0].reply.query, "echo"),
         ("Spark transmitters changed this", "echo"),
         ("ferry ferry ferry ferry", "repetition"),
         ("when does the ferry leave when does the ferry leave", "repetition"),

@@ -91,6 +91,7 @@ class Splits:
     _held: Keys
 
     def of(self, shard: int, ids: Sequence[str]) -> list[str]:
+        """The names of the splits of pairs of one shard."""
         first = self._firsts[shard]
         known = {each: n for n, each in enumerate(self._step.read_columns(shard, ["id"])["id"].to_pylist(), first)}
         return [self.names[self._numbers[known[each]]] for each in ids]

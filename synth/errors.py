@@ -18,6 +18,8 @@ workers hand them to their parent process.
 
 from __future__ import annotations
 
+from functools import partial
+
 
 class SynthError(Exception):
     """Base of all our errors; `hint` says how to fix it and is printed after the message."""
@@ -85,12 +87,8 @@ class Stopped(SynthError):
         self.interrupted = interrupted
         self.exit_code = 130 if interrupted else 75
 
-    def __reduce__(self) -> tuple[object, tuple[str, str, bool]]:
-        return _stopped, (self.message, self.hint, self.interrupted)
-
-
-def _stopped(message: str, hint: str, interrupted: bool) -> Stopped:  # noqa: FBT001 - unpickling gives it by position
-    return Stopped(message, hint, interrupted=interrupted)
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        return partial(Stopped, interrupted=self.interrupted), (self.message, self.hint)
 
 
 class _Reasoned(SynthError):

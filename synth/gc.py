@@ -70,9 +70,8 @@ def collect(out: Path, wanted: Wanted, *, dry_run: bool = False) -> Result:
     try:
         collector.all()
     except OSError as exc:
-        raise SystemFault(
-            f"{exc.filename or out}: {exc.strerror or exc}.", "Fix that, then run the command again."
-        ) from exc
+        what = f"{exc.filename or out}: {exc.strerror or exc}."
+        raise SystemFault(what, "Fix that, then run the command again.") from exc
     return collector.result
 
 
@@ -102,9 +101,8 @@ class _Collector:
         step = next((each for each in self._layout.views if each.name == f"views/{name}"), None)
         if step is None or "/" in name or step.hidden:
             names = ", ".join(each.path.name for each in self._layout.views if each.name.startswith("views/"))
-            raise JobError(
-                f"--view {name}: unknown view.", f"Views: {names}." if names else "This run has no named views."
-            )
+            cure = f"Views: {names}." if names else "This run has no named views."
+            raise JobError(f"--view {name}: unknown view.", cure)
         if self._busy:
             raise OutputError(f"{step.path}: not removed, because {self._busy}.", "Try again later, or use --age 0s.")
         why = f"view {name}, as asked"
@@ -134,12 +132,11 @@ class _Collector:
                 self.result.left.append(
                     f"{step.name}: {step.visible_name}/ is missing, so this may be its content; run the job again"
                 )
-                continue
-            if step.visible_name == "mined" and _being_filled(step):
+            elif step.visible_name == "mined" and _being_filled(step):
                 self.result.left.append(f"{step.name}: unfinished negatives; `synth mine` continues with them")
-                continue
-            self._remove(step.path, "a hidden view")
-            yield step
+            else:
+                self._remove(step.path, "a hidden view")
+                yield step
 
     def _bodies(self, gone: list[StepFiles]) -> None:
         named: set[str] = set()

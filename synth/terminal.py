@@ -41,7 +41,12 @@ def say(text: str = "", *, to: TextIO | None = None, wrap: bool = False) -> None
     """
     stream = to or sys.stdout
     if wrap and stream.isatty():
-        text = "\n".join(part for line in text.split("\n") for part in _wrapped(line))
+        fit = textwrap.TextWrapper(width(), break_long_words=False, break_on_hyphens=False)
+        lines = text.split("\n")
+        for n, line in enumerate(lines):
+            fit.subsequent_indent = " " * (len(line) - len(line.lstrip()) + 2)
+            lines[n] = line if len(line) <= fit.width else fit.fill(line)
+        text = "\n".join(lines)
     _write(safe(text) + "\n", stream)
 
 
@@ -62,19 +67,6 @@ def _write(line: str, stream: TextIO) -> None:
 def tell(text: str) -> None:
     """Print a line to standard error: notices, progress, errors. On a terminal it wraps between words."""
     say(text, to=sys.stderr, wrap=True)
-
-
-def _wrapped(line: str) -> list[str]:
-    if len(line) <= width():
-        return [line]
-    indent = " " * (len(line) - len(line.lstrip()) + 2)
-    return textwrap.wrap(
-        line,
-        width(),
-        subsequent_indent=indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
 
 
 def width() -> int:

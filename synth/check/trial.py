@@ -125,20 +125,16 @@ class Trial:
         calls: list[Call] = []
         writer = writer_of(self.job, self.prompts, lambda *call: calls.append(Call(*call)))
         outcomes = await writer.write(found[0], services.chat)
-        pairs = [outcome for outcome in outcomes if isinstance(outcome, Pair)]
-        rows = await self._scored(pairs, source, services) if pairs else []
+        rows: list[dict[str, Any]] = []
+        if pairs := [outcome for outcome in outcomes if isinstance(outcome, Pair)]:
+            table = pair_table(pairs, self.prompts.folder.name, 1, source, self.job.require_task().columns)
+            batch = PairBatch(table)
+            for scorer in self.job.scores:
+                scores = await scorer.score(batch, services)
+                for scored in scores.schema:
+                    table = table.append_column(scored, scores[scored.name])
+            verdict = self.job.rules.apply(table)
+            verdicts = zip(verdict.kept.tolist(), verdict.failed.to_pylist(), strict=True)
+            named = ({"kept": kept, "failed": failed} for kept, failed in verdicts)
+            rows = [row | more for row, more in zip(table.to_pylist(), named, strict=True)]
         return Tried(record, found[0], calls, outcomes, rows)
-
-    async def _scored(self, pairs: Sequence[Pair], source: pa.Table, services: Services) -> list[dict[str, Any]]:
-        """The pairs with their score columns, `kept`, and the rules that each breaks."""
-        table = pair_table(pairs, self.prompts.folder.name, 1, source, self.job.require_task().columns)
-        batch = PairBatch(table)
-        for scorer in self.job.scores:
-            scores = await scorer.score(batch, services)
-            for scored in scores.schema:
-                table = table.append_column(scored, scores[scored.name])
-        verdict = self.job.rules.apply(table)
-        rows: list[dict[str, Any]] = table.to_pylist()
-        for row, kept, failed in zip(rows, verdict.kept.tolist(), verdict.failed.to_pylist(), strict=True):
-            row |= {"kept": kept, "failed": failed}
-        return rows

@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from synth.cli.app import app
+from synth.cli import app as application
 from synth.errors import SynthError
 from synth.terminal import silence, tell
 
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:  # noqa: PLR0911 - one per way t
 @functools.cache
 def _command() -> Any:
     """Built once a process: reading all signatures takes as long as a small command."""
-    return typer.main.get_command(app)
+    return typer.main.get_command(application.app)
 
 
 _SYSTEM = {

@@ -9,22 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from synth.cli.app import (
-    Above,
-    AsJson,
-    Below,
-    Continue,
-    Deadline,
-    Is,
-    Max,
-    Min,
-    Settings,
-    Shard,
-    Workers,
-    app,
-    examples,
-    parse_shard,
-)
+from synth.cli import app as options
+from synth.cli.app import AsJson, Settings, app, examples
 from synth.cli.run import run_target
 from synth.errors import JobError
 
@@ -58,17 +44,17 @@ def filter(  # noqa: A001 - the command's name
     label_column: Annotated[str | None, typer.Option(metavar="COLUMN", help="Which pairs are relevant.")] = None,
     embed_url: Annotated[str | None, typer.Option(metavar="URL", help="A vLLM server with an embedder.")] = None,
     embed_model: Annotated[str | None, typer.Option(metavar="MODEL", help="The model there, or a local one.")] = None,
-    above: Above = [],
-    below: Below = [],
-    at_least: Min = [],
-    at_most: Max = [],
-    equal: Is = [],
+    above: options.Above = [],
+    below: options.Below = [],
+    at_least: options.Min = [],
+    at_most: options.Max = [],
+    equal: options.Is = [],
     settings: Settings = [],
     sample: Annotated[int | None, typer.Option(min=1, help="Only this many rows, into OUT.sample-N.")] = None,
-    workers: Workers = None,
-    shard: Shard = None,
-    deadline: Deadline = None,
-    continue_edited: Continue = False,
+    workers: options.Workers = None,
+    shard: options.Shard = None,
+    deadline: options.Deadline = None,
+    continue_edited: options.Continue = False,
     as_json: AsJson = False,
 ) -> None:
     """Score existing pairs and keep the good ones.
@@ -90,7 +76,7 @@ def filter(  # noqa: A001 - the command's name
     }
     given = {flag: value for flag, value in flags.items() if value is not None}
     rules = {"above": above, "below": below, "min": at_least, "max": at_most, "is": equal}
-    index, of = parse_shard(shard)
+    index, of = options.parse_shard(shard)
     args = RunArgs(workers, index, of, continue_edited=continue_edited)
     run_target(target(data or [], given, job, out, rules, settings, sample), args, deadline=deadline, as_json=as_json)
 

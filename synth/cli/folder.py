@@ -170,8 +170,14 @@ def gc(
     Leftovers of crashes and replaced views, and, when named, scores and views themselves.
     """
     from synth.gc import Wanted, collect
+    from synth.validation import parse_duration
 
-    result = collect(out, Wanted(view=view, scores=scores, age=_seconds(age)), dry_run=dry_run)
+    try:
+        seconds = parse_duration(age)
+        spared = float(seconds if isinstance(seconds, float) else age)
+    except ValueError as exc:
+        raise JobError(f"--age {age}: not a duration.", "Write 30m, 2h or seconds.") from exc
+    result = collect(out, Wanted(view=view, scores=scores, age=spared), dry_run=dry_run)
     if as_json:
         removed = [asdict(each) for each in result.removed]
         say(json.dumps({"removed": removed, "left": result.left, "bytes": result.bytes, "dry_run": dry_run}))
@@ -182,13 +188,3 @@ def gc(
     for line in result.left:
         say(f"left {line}")
     say(f"{done} {len(result.removed)} files and folders, {result.bytes:,} bytes")
-
-
-def _seconds(age: str) -> float:
-    from synth.validation import parse_duration
-
-    try:
-        seconds = parse_duration(age)
-        return float(seconds if isinstance(seconds, float) else age)
-    except ValueError as exc:
-        raise JobError(f"--age {age}: not a duration.", "Write 30m, 2h or seconds.") from exc

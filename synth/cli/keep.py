@@ -5,16 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from synth.cli.app import Above, AsJson, Below, Is, Max, Min, RunFolder, app, examples
 from synth.terminal import say, tell
-
-if TYPE_CHECKING:
-    from synth.results.keep import Kept
-    from synth.rules import Rules
 
 
 @app.command(
@@ -56,19 +52,13 @@ def keep(
     done = apply(folder, wanted, name, workers)
     if as_json:
         say(json.dumps(asdict(done) | {"out": str(folder.path)}, ensure_ascii=False))
-    else:
-        _print(done, wanted, f"synth show {out}" + (f" --view {name}" if name else ""))
-
-
-def _print(done: Kept, rules: Rules, show: str) -> None:
+        return
+    same = not done.made and not done.swapped
+    say(f"{f'nothing to do: {done.view} already holds these rules' if same else done.view}: {wanted.describe()}")
     share = f" ({done.kept / done.rows:.1%})" if done.rows else ""
-    if not done.made and not done.swapped:
-        say(f"nothing to do: {done.view} already holds these rules: {rules.describe()}")
-    else:
-        say(f"{done.view}: {rules.describe()}")
     dropped = ", ".join(f"{count:,} by {reason}" for reason, count in done.dropped_by.items())
     shards = "1 shard" if done.shards == 1 else f"{done.shards:,} shards"
     say(f"kept {done.kept:,} of {done.rows:,}{share} in {shards}; dropped {dropped or 'nothing'}")
     if done.swapped:
         say("the previous shards stay in a hidden folder for readers that have it open; `synth gc` removes it")
-    say(f"look at them: {show}")
+    say(f"look at them: synth show {out}" + (f" --view {name}" if name else ""))

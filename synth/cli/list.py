@@ -89,62 +89,39 @@ def list_(
     from synth import registry
 
     sections = _sections()
+    known = [*KINDS, *sections, "keep"]
     kind = ALIASES.get(kind or "", kind)
-    if kind == "keep":
-        _rules(as_json=as_json)
-        return
-    if kind in sections:
-        _section(kind, sections[kind], as_json=as_json)
-        return
-    if kind is not None and kind not in KINDS:
-        known = [*KINDS, *sections, "keep"]
+    if kind is not None and kind not in known:
         near = get_close_matches(kind, known, n=1)
-        raise JobError(f"unknown name {kind!r}.", _nearest(near) or f"One of: {', '.join(known)}.")
+        cure = f"Did you mean {near[0]!r}?" if near else f"One of: {', '.join(known)}."
+        raise JobError(f"unknown name {kind!r}.", cure)
+    if kind == "keep":
+        if as_json:
+            say(json.dumps({"keep": dict(_KEEP)}))
+        else:
+            show(words("keep: rules over score columns; a pair that breaks one is dropped"), facts(_KEEP, indent=2))
+        return
+    if kind in sections or (kind and name):
+        found = _facts(sections[kind] if kind in sections else registry.find(kind, name or ""))
+        if as_json:
+            say(json.dumps({kind: found if kind in sections else {name: found}}, ensure_ascii=False))
+        else:
+            _print(f"{kind}:" if kind in sections else f"use: {name}", found)
+        return
     kinds = [kind] if kind else list(KINDS)
-    if kind and name:
-        _one(kind, name, as_json=as_json)
-    elif as_json:
-        found = {each: {n: _facts(registry.find(each, n)) for n in registry.names(each)} for each in kinds}
+    if as_json:
+        stages = {each: {n: _facts(registry.find(each, n)) for n in registry.names(each)} for each in kinds}
         options = {} if kind else {each: _facts(cls) for each, cls in sections.items()}
-        say(json.dumps({**found, **options}, ensure_ascii=False))
-    else:
-        for each in kinds:
-            stages = [(stage, _first(registry.find(each, stage))) for stage in registry.names(each)]
-            show(words(f"{each}: {KINDS[each]}", "bold"), facts(stages, least=_NAME, indent=2))
-        if kind is None:
-            rows = [(each, _first(cls)) for each, cls in sections.items()]
-            rows.append(("keep", "Rules over score columns; a pair that breaks one is dropped."))
-            show(words("keys of a job file without `use:`", "bold"), facts(rows, least=_NAME, indent=2))
-        show(words("\nall options of one of them: synth list KIND NAME, or synth list KEY"))
-
-
-def _rules(*, as_json: bool) -> None:
-    if as_json:
-        say(json.dumps({"keep": dict(_KEEP)}))
+        say(json.dumps({**stages, **options}, ensure_ascii=False))
         return
-    say("keep: rules over score columns; a pair that breaks one is dropped")
-    show(facts(_KEEP, indent=2))
-
-
-def _section(name: str, cls: type[Stage], *, as_json: bool) -> None:
-    if as_json:
-        say(json.dumps({name: _facts(cls)}, ensure_ascii=False))
-        return
-    _detail(f"{name}:", cls)
-
-
-def _one(kind: str, name: str, *, as_json: bool) -> None:
-    from synth import registry
-
-    cls = registry.find(kind, name)
-    if as_json:
-        say(json.dumps({kind: {name: _facts(cls)}}, ensure_ascii=False))
-        return
-    _detail(f"use: {name}", cls)
-
-
-def _nearest(near: list[str]) -> str:
-    return f"Did you mean {near[0]!r}?" if near else ""
+    for each in kinds:
+        rows = [(stage, _first(registry.find(each, stage))) for stage in registry.names(each)]
+        show(words(f"{each}: {KINDS[each]}", "bold"), facts(rows, least=_NAME, indent=2))
+    if kind is None:
+        rows = [(each, _first(cls)) for each, cls in sections.items()]
+        rows.append(("keep", "Rules over score columns; a pair that breaks one is dropped."))
+        show(words("keys of a job file without `use:`", "bold"), facts(rows, least=_NAME, indent=2))
+    show(words("\nall options of one of them: synth list KIND NAME, or synth list KEY"))
 
 
 def _first(cls: type[Stage]) -> str:
@@ -155,33 +132,22 @@ def _first(cls: type[Stage]) -> str:
 
 def _facts(cls: type[Stage]) -> dict[str, Any]:
     docs = field_docs(cls)
-    return {
-        "help": inspect.getdoc(cls),
-        "options": {
-            (field.alias or name): {
-                "required": field.is_required(),
-                "default": _default(field),
-                "help": docs.get(name, ""),
-            }
-            for name, field in cls.model_fields.items()
-        },
-    }
+    options = {}
+    for name, field in cls.model_fields.items():
+        required = field.is_required()
+        value: Any = None if required else field.get_default(call_default_factory=True)
+        default = value.model_dump(mode="json") if hasattr(value, "model_dump") else value
+        options[field.alias or name] = {"required": required, "default": default, "help": docs.get(name, "")}
+    return {"help": inspect.getdoc(cls), "options": options}
 
 
-def _detail(title: str, cls: type[Stage]) -> None:
-    show(words(title, "bold"), indented(inspect.getdoc(cls) or "", 2))
-    docs = field_docs(cls)
-    for key, field in cls.model_fields.items():
-        default = "(required)" if field.is_required() else json.dumps(_default(field), ensure_ascii=False)
-        show(indented(f"{field.alias or key}: {default}", 2))
-        if docs.get(key):
-            show(indented(docs[key], 6))
-
-
-def _default(field: Any) -> Any:
-    """The default as a JSON value; None also where there is none."""
-    value: Any = None if field.is_required() else field.get_default(call_default_factory=True)
-    return value.model_dump(mode="json") if hasattr(value, "model_dump") else value
+def _print(title: str, found: dict[str, Any]) -> None:
+    show(words(title, "bold"), indented(found["help"] or "", 2))
+    for key, option in found["options"].items():
+        default = "(required)" if option["required"] else json.dumps(option["default"], ensure_ascii=False)
+        show(indented(f"{key}: {default}", 2))
+        if option["help"]:
+            show(indented(option["help"], 6))
 
 
 def field_docs(cls: type[Stage]) -> dict[str, str]:

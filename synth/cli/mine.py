@@ -19,10 +19,8 @@ from synth.errors import Stopped
 from synth.terminal import say, tell
 
 if TYPE_CHECKING:
-    from synth.negatives import Negatives
     from synth.runners.mining import MineArgs
     from synth.steps.mine import Counts, Plan
-    from synth.types import Notify
 
 Number = Annotated[str | None, typer.Option(metavar="NUMBER|null", help="A threshold; null: no such rule.")]
 
@@ -110,20 +108,28 @@ def mine_run(out: Path, args: MineArgs, *, as_json: bool) -> None:
     """Mine, and print what was found and what was refused. Raises SynthError for every way it can end but well."""
     from synth.runners.mining import plan_of
 
-    notify: Notify = (lambda _: None) if as_json else tell
     plan = plan_of(out, args, tell)
+    options = plan.options
     began = time.monotonic()
-    counts, made = asyncio.run(_until_signal(plan, notify, quiet=as_json))
+    counts, made = asyncio.run(_until_signal(plan, quiet=as_json))
     mined = plan.run.folder.path / "mined"
     if as_json:
         say(json.dumps(asdict(counts) | {"made": made, "out": str(mined)}))
         return
-    for line in _lines(counts, plan.options, time.monotonic() - began, made):
-        say(line)
+    took = f"shards made: {made:,}, in {time.monotonic() - began:,.1f} s"
+    say(took if made else "nothing to do: mined/ already holds this")
+    fewer = f"{counts.too_few:,} with fewer (on_short: {options.on_short}), {sum(counts.dropped.values()):,} dropped"
+    say(f"{counts.rows:,} pairs: {counts.full:,} with {options.num_negatives} negatives, {fewer}")
+    say(f"{counts.negatives:,} negatives, {counts.extra_positives:,} extra positives")
+    say(f"refused: {_listed(counts.refused)}")
+    if counts.dropped:
+        say(f"dropped: {_listed(counts.dropped)}; see rejected/mined")
+    if counts.too_few and not counts.negatives:
+        say(f"no pair got a negative: {options.advice}")
     say(f"pairs with negatives: {mined}")
 
 
-async def _until_signal(plan: Plan, notify: Notify, *, quiet: bool) -> tuple[Counts, int]:
+async def _until_signal(plan: Plan, *, quiet: bool) -> tuple[Counts, int]:
     """Mine; the first signal cancels it. Raises Stopped then."""
     from synth.progress import Display
     from synth.runners.mining import mine as work
@@ -140,36 +146,13 @@ async def _until_signal(plan: Plan, notify: Notify, *, quiet: bool) -> tuple[Cou
         with suppress(RuntimeError, ValueError):  # not in the main thread
             asyncio.get_running_loop().add_signal_handler(number, stop, number)
     try:
-        return await work(plan, notify, lambda look: Display(look, quiet=quiet))
+        return await work(plan, (lambda _: None) if quiet else tell, lambda look: Display(look, quiet=quiet))
     except asyncio.CancelledError:
         if not stopped:
             raise
         hint = f"Resume with the same command: synth mine {plan.run.folder.path}"
-        raise Stopped(
-            "stopped before the end; finished shards are saved.", hint, interrupted=stopped[0] == signal.SIGINT
-        ) from None
-
-
-def _lines(counts: Counts, options: Negatives, seconds: float, made: int) -> list[str]:
-    if not made:
-        return ["nothing to do: mined/ already holds this", *_facts(counts, options)]
-    return [f"shards made: {made:,}, in {seconds:,.1f} s", *_facts(counts, options)]
-
-
-def _facts(counts: Counts, options: Negatives) -> list[str]:
-    wanted = options.num_negatives
-    dropped = sum(counts.dropped.values())
-    fewer = f"{counts.too_few:,} with fewer (on_short: {options.on_short})"
-    lines = [
-        f"{counts.rows:,} pairs: {counts.full:,} with {wanted} negatives, {fewer}, {dropped:,} dropped",
-        f"{counts.negatives:,} negatives, {counts.extra_positives:,} extra positives",
-        f"refused: {_listed(counts.refused)}",
-    ]
-    if counts.dropped:
-        lines.append(f"dropped: {_listed(counts.dropped)}; see rejected/mined")
-    if counts.too_few and not counts.negatives:
-        lines.append(f"no pair got a negative: {options.advice}")
-    return lines
+        what = "stopped before the end; finished shards are saved."
+        raise Stopped(what, hint, interrupted=stopped[0] == signal.SIGINT) from None
 
 
 def _listed(counts: Mapping[str, int]) -> str:

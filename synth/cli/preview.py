@@ -110,12 +110,10 @@ def _facts(tried: Tried) -> dict[str, Any]:
             }
             for call in tried.calls
         ],
-        "pairs": [_plain(row) for row in tried.rows],
+        "pairs": [{key: _plain(value) for key, value in row.items()} for row in tried.rows],
         "rejected": [asdict(each) for each in tried.outcomes if isinstance(each, Rejected)],
     }
 
 
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: value if isinstance(value, int | float | bool | list | None) else str(value) for key, value in row.items()
-    }
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, int | float | bool | list | None) else str(value)

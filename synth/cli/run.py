@@ -9,23 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from synth.cli.app import (
-    AsJson,
-    Continue,
-    Deadline,
-    JobOrFolder,
-    Runner,
-    Settings,
-    Shard,
-    Workers,
-    app,
-    examples,
-    parse_shard,
-)
+from synth.cli import app as options
+from synth.cli.app import AsJson, JobOrFolder, Runner, Settings, app, examples
 from synth.terminal import say, show, tell
 
 if TYPE_CHECKING:
-    from synth.pipeline import Finished, RunArgs, Target
+    from synth.pipeline import RunArgs, Target
 
 
 @app.command(
@@ -46,15 +35,15 @@ def run(
     sample: Annotated[
         int | None, typer.Option(min=1, help="Only this many rows, spread over the corpus, into OUT.sample-N.")
     ] = None,
-    workers: Workers = None,
-    shard: Shard = None,
-    deadline: Deadline = None,
+    workers: options.Workers = None,
+    shard: options.Shard = None,
+    deadline: options.Deadline = None,
     runner: Annotated[Runner, typer.Option(help="Where the processes run.")] = Runner.LOCAL,
     ray_address: Annotated[
         str | None,
         typer.Option(metavar="auto|ray://HOST:PORT", help="The Ray cluster; default: RAY_ADDRESS, or a new local one."),
     ] = None,
-    continue_edited: Continue = False,
+    continue_edited: options.Continue = False,
     retry: Annotated[
         bool, typer.Option("--retry-rejected", help="At the end, ask rejected items again, as new items.")
     ] = False,
@@ -70,7 +59,7 @@ def run(
     from synth.pipeline import RunArgs, resolve
     from synth.runners.ray_cluster import Cluster
 
-    index, of = parse_shard(shard)
+    index, of = options.parse_shard(shard)
     cluster = Cluster(ray_address, workers) if runner is Runner.RAY or ray_address else None
     args = RunArgs(workers, index, of, continue_edited=continue_edited, retry=retry, cluster=cluster)
     run_target(resolve(job, out, settings, sample), args, deadline=deadline, as_json=as_json)
@@ -82,26 +71,20 @@ def run_target(
     """Run a job, print its summary. Raises SynthError for every way it can end but well."""
     from synth import pipeline
     from synth.cli.stopping import Stopping, seconds_until
+    from synth.results.render import summary_view
 
     seconds = seconds_until(deadline) if deadline else None
     if not as_json:
         tell(f"{target.job.source} → {target.out}")
     with Stopping(seconds, quiet=as_json) as stopping:
         finished = pipeline.run(target, args, stopping)
-        _print(finished, as_json=as_json)
+        out, counters = finished.run.folder.path, finished.counters
+        if as_json:
+            say(json.dumps(asdict(finished.summary) | {"out": str(out)}, ensure_ascii=False, default=str))
+        else:
+            embedder = target.job.embed.model if target.job.embed else ""
+            made = counters.pairs + counters.unusable
+            show(*summary_view(finished.summary, embedder=embedder, seconds=counters.seconds, made=made))
+            say(f"\npairs that passed the rules: {out / 'kept'}")
+            say(f"look at more of them: synth show {out} -n 5")
     finished.require_usable()
-
-
-def _print(finished: Finished, *, as_json: bool) -> None:
-    from synth.results.render import summary_view
-
-    out, counters = finished.run.folder.path, finished.counters
-    if as_json:
-        say(json.dumps(asdict(finished.summary) | {"out": str(out)}, ensure_ascii=False, default=str))
-        return
-    embedder = finished.run.job.embed.model if finished.run.job.embed else ""
-    made = counters.pairs + counters.unusable
-    show(*summary_view(finished.summary, embedder=embedder, seconds=counters.seconds, made=made))
-    say()
-    say(f"pairs that passed the rules: {out / 'kept'}")
-    say(f"look at more of them: synth show {out} -n 5")

@@ -42,12 +42,9 @@ def seconds_until(text: str, now: time.struct_time | None = None) -> float:
         now = now or time.localtime()
         left = (int(clock[1]) - now.tm_hour) * 3600 + (int(clock[2]) - now.tm_min) * 60 - now.tm_sec
         return float(left if left > 0 else left + _UNITS["d"])
-    if text.strip().isdecimal() and int(text) > 0:
-        return float(text)
-    span = _SPAN.fullmatch(text.strip())
-    seconds = (
-        sum(int(part or 0) * unit for part, unit in zip(span.groups(), _UNITS.values(), strict=True)) if span else 0
-    )
+    span = _SPAN.fullmatch(f"{text.strip()}s" if text.strip().isdecimal() else text.strip())
+    parts = zip(span.groups() if span else (), _UNITS.values(), strict=False)
+    seconds = sum(int(part or 0) * unit for part, unit in parts)
     if not seconds:
         raise JobError(f"--deadline {text}: not a duration or a time of day.", "Write 3h30m, 90 (seconds), or 17:45.")
     return float(seconds)

@@ -14,21 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from synth.shards.journal import locked
-from synth.verify.files import (
-    BODY,
-    FOREIGN,
-    JOURNAL,
-    SHARD,
-    Layout,
-    Opened,
-    Report,
-    ShardFile,
-    Stamp,
-    StepFiles,
-    Unreadable,
-    sha256_of,
-    sha256_of_json,
-)
+from synth.verify import files
+from synth.verify.files import Layout, Opened, Report, Stamp, StepFiles, Unreadable
 
 PASSAGE_COLUMNS = ["position", "source", "source_row", "chunk"]
 ROW_COLUMNS = ["source", "source_row"]
@@ -169,13 +156,13 @@ class Bodies:
             return None
         self.named.add(stamp.rejects_file)
         self.linked[step.name].add(stamp.shard)
-        match = BODY.fullmatch(stamp.rejects_file)
+        match = files.BODY.fullmatch(stamp.rejects_file)
         if not match or int(match[1]) != stamp.shard or match[2] != stamp.rejects_sha256[:16]:
             self._report.blame(shard, f"names {stamp.rejects_file!r} as its rejected rows, which is not a valid name")
             return None
         body = self._report.root / ".rejects" / step.name / stamp.rejects_file
         try:
-            with ShardFile(body) as file:
+            with files.ShardFile(body) as file:
                 if file.sha256 != stamp.rejects_sha256:
                     raise Unreadable("its sha256 differs from the one in its shard")  # noqa: TRY301 - one report for all
                 if file.rows != stamp.rejected:
@@ -193,7 +180,7 @@ class Bodies:
             self._report.note(link, "the link to the rejected rows is missing; the next run restores it")
             return
         try:
-            same = link.samefile(body) or sha256_of(link) == stamp.rejects_sha256
+            same = link.samefile(body) or files.sha256_of(link) == stamp.rejects_sha256
         except (OSError, Unreadable) as exc:
             self._report.blame(link, f"cannot be read ({exc})")
             return
@@ -204,8 +191,8 @@ class Bodies:
 def check_leftovers(layout: Layout, bodies: Bodies, report: Report) -> None:
     """Report orphaned rejected rows, stale links, journals and temporary files."""
     for path in _still(layout, ".rejects"):
-        if not BODY.fullmatch(path.name):
-            report.note(path, FOREIGN)
+        if not files.BODY.fullmatch(path.name):
+            report.note(path, files.FOREIGN)
         elif path.name not in bodies.named:
             report.note(path, "rejected rows that no shard names: about to be committed, or left by a crash")
     _links(layout, bodies, report)
@@ -228,7 +215,7 @@ def _links(layout: Layout, bodies: Bodies, report: Report) -> None:
     known = {step.name: step.shards for step in layout.steps()}
     for path in _still(layout, "rejected"):
         step = path.parent.relative_to(root / "rejected").as_posix()
-        if step not in known or not SHARD.fullmatch(path.name):
+        if step not in known or not files.SHARD.fullmatch(path.name):
             report.blame(path, "does not belong to a step, but a reader of *.parquet reads it")
         elif (index := int(path.stem)) not in known[step]:
             report.blame(layout.root / step / path.name, "is missing, although its rejected rows exist")
@@ -240,9 +227,9 @@ def _journals(layout: Layout, report: Report) -> None:
     done = {step.name.replace("/", "-"): step.shards for step in layout.steps()}
     wip = layout.root / "wip"
     for name in sorted(path.name for path in _still(layout, "wip")):
-        match = JOURNAL.fullmatch(name)
+        match = files.JOURNAL.fullmatch(name)
         if match is None:
-            report.note(wip / name, FOREIGN)
+            report.note(wip / name, files.FOREIGN)
         elif int(match[2]) in done.get(match[1], frozenset()):
             report.note(wip / name, "the journal of a finished shard")
         else:
@@ -263,7 +250,7 @@ def made_from(view: Opened, pairs: Opened, scores: Sequence[Opened]) -> tuple[li
     for some in islice(_sequences(added, scores), _MOST_TRIES):
         known = True
         checksums = [each.file.sha256 for each in (pairs, *some)]
-        if sha256_of_json({"inputs": checksums}) == view.stamp.input:
+        if files.sha256_of_json({"inputs": checksums}) == view.stamp.input:
             return some, True
     return None, known
 

@@ -9,18 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from synth.verify import ledgers
-from synth.verify.files import (
-    Layout,
-    Opened,
-    Report,
-    ShardFile,
-    StepFiles,
-    StepTotals,
-    Unreadable,
-    open_shard,
-    sha256_of_json,
-)
+from synth.verify import files, ledgers
+from synth.verify.files import Layout, Opened, Report, ShardFile, StepFiles, StepTotals, Unreadable, open_shard
 from synth.verify.ledgers import Bodies, RowLedger
 from synth.verify.records import Record, Records
 
@@ -279,7 +269,7 @@ class Walk:
         if self._mined is None:
             self._mined, name = identity, f"mined-{identity[:16]}.json"
             found = self._index_record(name, ("view", "rules"), "the record of how mined/ was made is missing")
-            if found is not None and sha256_of_json(found) != identity:
+            if found is not None and files.sha256_of_json(found) != identity:
                 self._report.blame(self._report.root / "index" / name, "its content does not match its name")
             else:
                 self._settings = found
@@ -306,7 +296,7 @@ class Walk:
         if record is None:
             return
         whole = record.get("shards") is None  # otherwise the fingerprint also holds the shards compared
-        computed = sha256_of_json({"rules": record["rules"], "scores": record["scores"]})
+        computed = files.sha256_of_json({"rules": record["rules"], "scores": record["scores"]})
         if record["fingerprint"] != identity or (whole and computed != identity):
             self._report.blame(self._report.root / "index" / name, "the rules in it do not match its name")
         elif record["scores"] != scores:

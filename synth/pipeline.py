@@ -55,9 +55,7 @@ class RunArgs:
     continue_edited: bool = False
     """Continue under changed settings, as a new revision."""
     retry: bool = False
-    """Ask rejected items again."""
     cluster: Cluster | None = None
-    """The Ray cluster that does the work; None: this machine."""
 
 
 class Control:
@@ -73,7 +71,6 @@ class Control:
         """Called while the inputs are read. Raises Stopped when it is time to stop."""
 
     def display(self, counters: Counters) -> AbstractContextManager[object]:
-        """Shows `counters` while the context lasts."""
         del counters
         return nullcontext()
 
@@ -102,11 +99,9 @@ class Finished:
         unusable = sum(self.summary.unusable.values())
         if self.summary.items and unusable / self.summary.items > limit:
             top = ", ".join(f"{reason} {count}" for reason, count in list(self.summary.unusable.items())[:3])
-            raise TooManyUnusable(
-                f"{unusable:,} of {self.summary.items:,} items are unusable ({top}), more than "
-                f"limits.max_unusable_share = {limit:g}.",
-                f"Look at them: synth show {self.run.folder.path} --rejected",
-            )
+            what = f"{unusable:,} of {self.summary.items:,} items are unusable ({top})"
+            hint = f"Look at them: synth show {self.run.folder.path} --rejected"
+            raise TooManyUnusable(f"{what}, more than limits.max_unusable_share = {limit:g}.", hint)
 
 
 def resolve(path: Path, out: Path | None, settings: Sequence[str], sample: int | None) -> Target:
@@ -129,9 +124,6 @@ def sample_folder(out: Path, sample: int | None) -> Path:
     return out if sample is None else out.with_name(f"{out.name}.sample-{sample}")
 
 
-_RESUMABLE = (5, 7, 75, 130)
-
-
 def run(target: Target, args: RunArgs | None = None, control: Control | None = None) -> Finished:
     """Run a job to its end, or do what is left of it, and write the dataset card.
 
@@ -148,13 +140,11 @@ def run(target: Target, args: RunArgs | None = None, control: Control | None = N
 
 def _add_resume_hint(exc: SynthError, out: Path) -> None:
     command = f"synth run {out}"
-    if exc.exit_code in _RESUMABLE and command not in exc.hint and (out / "job.json").exists():
+    if exc.exit_code in {5, 7, 75, 130} and command not in exc.hint and (out / "job.json").exists():
         exc.hint = f"{exc.hint} Resume with: {command}".strip()
 
 
 class _Pipeline:
-    """State of one `run`."""
-
     def __init__(self, target: Target, args: RunArgs, control: Control) -> None:
         self._target, self._args, self._control = target, args, control
 
@@ -191,11 +181,10 @@ class _Pipeline:
             counts, made = self._read(opened, counters), "pairs" if opened.pairs else "passages"
             if not counts[made]:
                 where = opened.folder.path / "rejected" / ("generated" if opened.pairs else "passages")
-                rejected = f"; {counts['rejected']:,} rows were rejected" if counts["rejected"] else ""
-                raise InputError(
-                    f"{opened.job.source}: the inputs hold no usable {made[:-1]}{rejected}.",
-                    f"See {where}." if rejected else "",
-                )
+                what, hint = f"{opened.job.source}: the inputs hold no usable {made[:-1]}", ""
+                if counts["rejected"]:
+                    what, hint = f"{what}; {counts['rejected']:,} rows were rejected", f"See {where}."
+                raise InputError(f"{what}.", hint)
             again = f", {counts['retried']:,} items asked again" if counts.get("retried") else ""
             self._control.report(
                 f"{counts[made]:,} {made} of {counts['rows_in']:,} rows, {counts['rejected']:,} rows rejected{again}"
@@ -212,10 +201,8 @@ class _Pipeline:
             self._control.check()
             counters.rows_read, counters.reading = read, True
 
-        def waiting() -> None:
-            self._control.report("waiting for another process that reads the inputs")
-
-        with turn(opened.folder.path / "job.json", waiting):
+        waiting = "waiting for another process that reads the inputs"
+        with turn(opened.folder.path / "job.json", lambda: self._control.report(waiting)):
             try:
                 return ingest.make(opened, reading, self._control.notify)
             finally:

@@ -10,9 +10,8 @@ import ctypes
 import gc
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from types import ModuleType
 from typing import TypeVar, TypeVarTuple
 
 _MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of <malloc.h>
@@ -32,7 +31,22 @@ def economise() -> None:
         os.environ |= {_POOL: "system", _OURS: "1"}
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
         mallopt(_MMAP_THRESHOLD, _LARGE)
-    _do_without_pandas()
+    if "pandas" not in sys.modules:
+        # Arrow looks once for pandas, at its first conversion: where it is installed that is 50 MB and half a second.
+        without = _WithoutPandas()
+        sys.meta_path.insert(0, without)
+        try:
+            import pyarrow as pa  # noqa: PLC0415 - after the allocator was chosen
+
+            pa.array([None])
+        finally:
+            sys.meta_path.remove(without)
+
+
+class _WithoutPandas:
+    def find_spec(self, name: str, *_: object) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError(name, name=name)
 
 
 def for_tables() -> None:
@@ -51,14 +65,13 @@ def for_tables() -> None:
             return
 
 
-_YOUNG = (50_000, 20, 20)
-"""New objects before the garbage collector runs: records form no cycles, and few calls leave one."""
-
-
 def collect_rarely() -> None:
-    """Let the garbage collector skip imported modules and run less often: it took a twelfth of a run."""
+    """Let the garbage collector skip imported modules and run less often: it took a twelfth of a run.
+
+    Records form no cycles, and few calls leave one.
+    """
     gc.freeze()
-    gc.set_threshold(*_YOUNG)
+    gc.set_threshold(50_000, 20, 20)
 
 
 def give_back() -> None:
@@ -68,26 +81,6 @@ def give_back() -> None:
     """
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(0)
-
-
-def _do_without_pandas() -> None:
-    """Arrow looks once for pandas, at its first conversion: where it is installed that is 50 MB and half a second."""
-    if "pandas" in sys.modules:
-        return
-    refusing = _Refusing()
-    sys.meta_path.insert(0, refusing)
-    try:
-        import pyarrow as pa  # noqa: PLC0415 - after the allocator was chosen
-
-        pa.array([None])
-    finally:
-        sys.meta_path.remove(refusing)
-
-
-class _Refusing:
-    def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> None:  # noqa: ARG002 - Python's signature
-        if name == "pandas":
-            raise ModuleNotFoundError(name, name=name)
 
 
 Arguments = TypeVarTuple("Arguments")

@@ -6,7 +6,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console, Group, RenderableType
@@ -19,7 +18,6 @@ from synth.runners.progress import Phase, Snapshot
 from synth.terminal import safe, tell
 
 _REFRESH = 4
-"""Times a second that bars are drawn."""
 _PLAIN_SECONDS = 5.0
 _SILENT_SECONDS = 60.0
 """Without any change a plain line comes this often, so that a log shows that the process lives."""
@@ -41,7 +39,10 @@ class Display:
             return self
         if self._console.is_jupyter or (self._console.is_terminal and not self._console.is_dumb_terminal):
             self._live = Live(
-                get_renderable=self._draw, console=self._console, refresh_per_second=_REFRESH, transient=True
+                get_renderable=lambda: bars(self._look()),
+                console=self._console,
+                refresh_per_second=_REFRESH,
+                transient=True,
             )
             self._live.start()
         else:
@@ -49,26 +50,21 @@ class Display:
             self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._ended.set()
         if self._live is not None:
             self._live.stop()
         if self._thread is not None:
             self._thread.join()
 
-    def _draw(self) -> RenderableType:
-        return bars(self._look())
-
     def _print_lines(self) -> None:
         last, printed = Snapshot(), time.monotonic()
         while not self._ended.wait(_PLAIN_SECONDS):
             now = self._look()
-            silent = time.monotonic() - printed
-            if now.counts() == last.counts() and silent < _SILENT_SECONDS:
+            silent, same = time.monotonic() - printed, now.counts() == last.counts()
+            if same and silent < _SILENT_SECONDS:
                 continue
-            waiting = f"; no change for {silent:.0f} s" if now.counts() == last.counts() else ""
+            waiting = f"; no change for {silent:.0f} s" if same else ""
             last, printed = now, time.monotonic()
             if text := line(now):
                 tell(text + waiting)
@@ -118,9 +114,7 @@ def bars(snapshot: Snapshot) -> RenderableType:
 def line(snapshot: Snapshot) -> str:
     """The same in one line, of the phases that are at work."""
     parts = []
-    for phase in snapshot.phases:
-        if phase.finished:
-            continue
+    for phase in (each for each in snapshot.phases if not each.finished):
         share = "" if phase.share is None else f" {phase.share:.0%}"
         left = f", {clock(phase.seconds_left)} left" if phase.seconds_left else ""
         parts.append(f"{phase.name} {_count(phase)}{share}{left}")

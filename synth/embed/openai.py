@@ -30,7 +30,6 @@ class OpenAIEmbedder(Provider, EmbedOptions):
     """Texts in one request."""
 
     def open(self, client: ClientSettings, instruction: str, clock: Clock | None = None) -> ServedEncoder:
-        """An Encoder over this provider. Raises JobError when the key or CA file is missing."""
         fleet = self.fleet("embeddings", body(self.model, ["yes"]), client, clock, slots=_SLOTS)
         return ServedEncoder(self, instruction, fleet, _by_quarters, self.batch_size)
 

@@ -26,7 +26,6 @@ class VllmServerEmbedder(VllmServers, EmbedOptions):
     """Texts in one request."""
 
     def open(self, client: ClientSettings, instruction: str, clock: Clock | None = None) -> ServedEncoder:
-        """An Encoder over these servers. Raises JobError when the key or CA file is missing."""
         fleet = self.fleet("/embeddings", body(self.model, ["yes"]), client, clock, per_server=_PER_SERVER)
         return ServedEncoder(self, instruction, fleet, _by_server, self.batch_size)
 

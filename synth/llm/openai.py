@@ -35,7 +35,6 @@ class OpenAI(Provider, LlmStage):
     """Further fields of the request; they replace ours of the same name."""
 
     def open(self, client: ClientSettings, clock: Clock | None = None) -> ServedChat:
-        """A ChatModel over this provider. Raises JobError when the key or CA file is missing."""
         return ServedChat(self, self.fleet("chat", canary(self), client, clock, slots=_SLOTS, blame_job_first=True))
 
     def frame(self, messages: Sequence[tuple[str, str]], seed: int, max_tokens: int) -> dict[str, Any]:

@@ -45,9 +45,15 @@ class VllmServer(VllmServers, LlmStage):
         return value
 
     def open(self, client: ClientSettings, clock: Clock | None = None) -> ServedChat:
-        """A ChatModel over these servers. Raises JobError when the key or CA file is missing."""
-        path, tiny, most = "/chat/completions", canary(self), _PER_SERVER
-        fleet = self.fleet(path, tiny, client, clock, per_server=most, adaptive=True, blame_job_first=True)
+        fleet = self.fleet(
+            "/chat/completions",
+            canary(self),
+            client,
+            clock,
+            per_server=_PER_SERVER,
+            adaptive=True,
+            blame_job_first=True,
+        )
         return ServedChat(self, fleet)
 
     def frame(self, messages: Sequence[tuple[str, str]], seed: int, max_tokens: int) -> dict[str, Any]:

@@ -24,7 +24,6 @@ from synth.stage import ProbeResult
 Send = Callable[[Mapping[str, Any], Callable[[Any], Any]], Awaitable[Any]]
 """Sends one request; gives what the second argument makes of the JSON of the answer."""
 Ask = Callable[[Pairs, Send], Awaitable[list[float]]]
-"""Scores of some pairs."""
 
 
 class ServedReranker(Served):

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -33,24 +33,15 @@ class ScoreAndKeep:
         self._run, self._counters = run, counters
         self.steps = score.steps_of(run)
         self.view: View = keep.default_view(run, self.steps)
+        self.shards: StepFolder = self.view.folder(run.folder)
         self._generated = run.folder.step("generated")
         self._per_shard = [step for step in self.steps if step.per_shard]
-        self._per_pass = [step for step in self.steps if not step.per_shard]
+        self.per_pass = [step for step in self.steps if not step.per_shard]
+        self.late = bool(self.view.rules.unique or self.per_pass)
+        """Whether the rules can only be applied when all shards are there."""
         self._folders = [step.folder(run.folder) for step in self._per_shard]
         self._services: dict[str, Services] = {}
         self._room = asyncio.Semaphore(AT_ONCE)
-
-    @property
-    def shards(self) -> StepFolder:
-        return self.view.folder(self._run.folder)
-
-    @property
-    def late(self) -> bool:
-        return bool(self.view.rules.unique or self._per_pass)
-
-    @property
-    def journaled(self) -> bool:
-        return any(step.journaled for step in self.steps)
 
     async def open(self, stack: AsyncExitStack, models: Models) -> None:
         """Open the models that the scorers need, once; `stack` closes them."""
@@ -58,10 +49,8 @@ class ScoreAndKeep:
             return
         job = self._run.job
         needs = {service for step in self.steps for service in step.scorer.needs - step.scorer.brings}
-        services = Services(
-            chat=models.chat(job) if "chat" in needs else None,
-            encoder=models.encoder(job) if "encoder" in needs else None,
-        )
+        chat = models.chat(job) if "chat" in needs else None
+        services = Services(chat=chat, encoder=models.encoder(job) if "encoder" in needs else None)
         for step in self.steps:
             own: dict[str, Any] = dict(step.scorer.open(models.client, job.instruction))
             for model in own.values():
@@ -82,22 +71,18 @@ class ScoreAndKeep:
                 return
             self._counters.at(index, True)
             self._discard_stale(index)
-            claim = self.shards.claim(index)
-            if claim is not None:
-                try:
-                    # the shard is decoded once: scorers and rules get the same table
+            if (claim := self.shards.claim(index)) is not None:
+                with closing(claim):
                     await self._score_and_keep(index)
                     pairs = self._generated.meta(index).rows_out
                     self._counters.scored += pairs
                     self._counters.pairs += pairs if self._run.pairs else 0
                     claim.drop()
-                finally:
-                    claim.close()
             self._counters.at(index, False)
 
     async def _score_and_keep(self, index: int) -> None:
-        todo = [step for step in self._per_shard if not step.folder(self._run.folder).file(index).exists()]
-        opened = None
+        """The shard is decoded once: scorers and rules get the same table."""
+        todo, opened = self._todo(self._per_shard, index), None
         if todo:
             opened = await asyncio.to_thread(score.open_shard, self._run, index, todo, whole=not self.late)
             for step in todo:
@@ -107,30 +92,29 @@ class ScoreAndKeep:
             counts = await asyncio.to_thread(keep.keep_shard, self._run.folder, self.view, index, opened=opened)
             self._counters.shard_done(*counts)
 
-    def incomplete(self, shards: Sequence[int]) -> bool:
-        return any(not step.folder(self._run.folder).done().issuperset(shards) for step in self._per_pass)
+    def _todo(self, steps: Sequence[score.ScoreStep], index: int) -> list[score.ScoreStep]:
+        return [step for step in steps if not step.folder(self._run.folder).file(index).exists()]
 
     async def whole_pass(self, shards: Sequence[int], stop: Callable[[], bool]) -> None:
         """Score these shards, which are all, by the scorers that look at the whole pass; returns early when stopped."""
         found = {}
-        for step in self._per_pass:
+        for step in self.per_pass:
             if stop():
                 return
             self._counters.phase = f"scoring by {step.scorer.name}"
-            left = [index for index in shards if not step.folder(self._run.folder).file(index).exists()]
-            self._counters.passes[step.scorer.name] = (len(shards) - len(left), len(shards))
+            done = len(step.folder(self._run.folder).done().intersection(shards))
+            self._counters.passes[step.scorer.name] = (done, len(shards))
             found[step.name] = await score.build(self._run, step, self._services[step.name])
         for index in shards:
-            todo = [step for step in self._per_pass if not step.folder(self._run.folder).file(index).exists()]
-            if not todo:
+            if not (todo := self._todo(self.per_pass, index)):
                 continue
             opened = await asyncio.to_thread(score.open_shard, self._run, index, todo, whole=False)
             for step in todo:
                 if stop():
                     return
                 await score.score(self._run, step, opened, self._services[step.name], found[step.name])
-                done, of = self._counters.passes[step.scorer.name]
-                self._counters.passes[step.scorer.name] = (done + 1, of)
+                done, total = self._counters.passes[step.scorer.name]
+                self._counters.passes[step.scorer.name] = (done + 1, total)
 
     def _discard_stale(self, index: int) -> None:
         """Remove what was made from other bytes than the shard has now, or will be made again."""
@@ -180,8 +164,10 @@ async def work(run: OpenRun, shards: int, counters: Counters, stop: StopRequest,
     main = asyncio.create_task(local.all())
     watcher = asyncio.create_task(stop.event.wait())
     await asyncio.wait({main, watcher}, return_when=asyncio.FIRST_COMPLETED)
-    begun = time.monotonic()
-    while not main.done() and time.monotonic() - begun < (DRAIN_SECONDS if local.in_flight else _GRACE_SECONDS):
+    begun, journaled = time.monotonic(), any(step.journaled for step in local.score_and_keep.steps)
+    while not main.done() and time.monotonic() - begun < (
+        DRAIN_SECONDS if counters.in_flight or journaled else _GRACE_SECONDS
+    ):
         await asyncio.wait({main}, timeout=_LOOK_SECONDS)
     main.cancel()
     watcher.cancel()
@@ -201,9 +187,8 @@ def finished(run: OpenRun, shards: int) -> bool:
 
 def unfinished(stop: StopRequest) -> Stopped:
     """Why a process ends before the run does."""
-    what = "another process is still working on the remaining shards."
-    if stop():
-        what = "stopped before the end; every finished call is saved."
+    others = "another process is still working on the remaining shards."
+    what = "stopped before the end; every finished call is saved." if stop() else others
     return Stopped(what, interrupted=stop.interrupted)
 
 
@@ -219,10 +204,6 @@ class _Local:
         self.generated = run.folder.step("generated")
         self.score_and_keep = ScoreAndKeep(run, counters)
         self.tasks = asyncio.TaskGroup()
-
-    @property
-    def in_flight(self) -> bool:
-        return self.counters.in_flight > 0 or self.score_and_keep.journaled
 
     async def all(self) -> None:
         """Rounds, until one finds nothing to do: another process may have died and left its shards."""
@@ -259,7 +240,8 @@ class _Local:
                 if todo:
                     await generation.all(todo, self.tasks)
         except* SynthError as group:
-            raise _first(group) from None
+            # of several errors, the one of the lowest exit code
+            raise min(_errors(group), key=lambda error: error.exit_code) from None
         finally:
             generation.close()
             self.tasks = asyncio.TaskGroup()
@@ -273,22 +255,18 @@ class _Local:
 
         One process does it; for the others it is done, or in progress.
         """
-        if not (self.score_and_keep.late or self.score_and_keep.view.hidden):
+        final = self.score_and_keep
+        if not (final.late or final.view.hidden) or len(done := sorted(self.generated.done())) < self.shards:
             return
-        if len(done := sorted(self.generated.done())) < self.shards:
+        if (claim := self.run.folder.step(_WHOLE).claim(0)) is None:
             return
-        claim = self.run.folder.step(_WHOLE).claim(0)
-        if claim is None:
-            return
-        try:
-            if self.score_and_keep.incomplete(done):
-                await self.score_and_keep.open(stack, models)
-                await self.score_and_keep.whole_pass(done, self.stop)
+        with closing(claim):
+            if any(not step.folder(self.run.folder).done().issuperset(done) for step in final.per_pass):
+                await final.open(stack, models)
+                await final.whole_pass(done, self.stop)
             if not self.stop():
                 await self._settle_view(done)
             claim.drop()
-        finally:
-            claim.close()
 
     async def _settle_view(self, done: list[int]) -> None:
         folder = self.run.folder
@@ -309,14 +287,9 @@ def state(run: OpenRun) -> tuple[int, ...]:
     return tuple(len(each.done()) for each in [*folders, keep.default_view(run, steps).folder(run.folder)])
 
 
-def _first(group: BaseExceptionGroup[SynthError]) -> SynthError:
-    """The error that ends the run: of several, the one of the lowest exit code."""
-    errors: list[SynthError] = []
-    pending: list[BaseException] = [group]
-    while pending:
-        each = pending.pop()
+def _errors(group: BaseExceptionGroup[SynthError]) -> Iterator[SynthError]:
+    for each in group.exceptions:
         if isinstance(each, BaseExceptionGroup):
-            pending += each.exceptions
-        elif isinstance(each, SynthError):
-            errors.append(each)
-    return min(errors, key=lambda error: error.exit_code)
+            yield from _errors(each)
+        else:
+            yield each

@@ -189,8 +189,3 @@ def count_items(run: OpenRun, counters: Counters, done: Collection[int], scored:
     counters.items_total = sum((due | had).values())
     counters.items_before = sum(had.values())
     counters.scored_before = sum(had[index] for index in had.keys() & set(scored))
-
-
-def shards(run: OpenRun) -> int:
-    """How many shards the run is to have; 0 while step 0 is unfinished."""
-    return (run.history.totals() or {"shards": 0})["shards"]

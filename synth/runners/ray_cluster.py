@@ -13,13 +13,11 @@ import socket
 import traceback
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from synth.errors import JobError, OutputError, SystemFault
 from synth.process import collect_rarely
 from synth.runners.workers import OnMessage, Task, Worker
-from synth.runs.run import OpenRun
 
 _WAITING_SECONDS = 60.0
 """How long a worker may wait for a place in the cluster before a notice."""
@@ -55,18 +53,14 @@ class Cluster:
         try:
             ray.init(**options)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as exc:
-            raise SystemFault(
-                f"--ray-address {self._address}: cannot connect to a Ray cluster: {exc}.",
-                "Use the same versions of Ray and Python here and in the cluster.",
-            ) from exc
+            what = f"--ray-address {self._address}: cannot connect to a Ray cluster: {exc}."
+            raise SystemFault(what, "Use the same versions of Ray and Python here and in the cluster.") from exc
         finally:
             signal.signal(signal.SIGTERM, handler)  # Ray puts its own in place, and we drain
         self._ray = ray
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._ray.shutdown()
 
     @property
@@ -75,27 +69,19 @@ class Cluster:
 
     def launch(self, task: Task, on_message: OnMessage) -> Actor:
         """Start a worker where there is room, spread over the nodes."""
+        job, environment = task.run.job, None
+        if job.code is not None:  # its process has to import classes that lie beside the job file
+            paths = [str(job.code), *filter(None, [os.environ.get("PYTHONPATH")])]
+            environment = {"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}}
         actors = self._ray.remote(RayWorker).options(
             num_cpus=1,
-            num_gpus=gpus(task.run),
+            num_gpus=max(stage.gpus if stage is not None else 0 for stage in (job.llm, job.embed)),
             max_restarts=0,
             scheduling_strategy="SPREAD",
-            runtime_env=environment(task.run),
+            runtime_env=environment,
         )
         self._started += 1
         return Actor(self._ray, actors.remote(str(Path.cwd()), task), str(self._started), on_message)
-
-
-def environment(run: OpenRun) -> dict[str, Any] | None:
-    """What a worker's process needs to import classes that lie beside the job file; None where there are none."""
-    if run.job.code is None:
-        return None
-    paths = [str(run.job.code), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}}
-
-
-def gpus(run: OpenRun) -> int:
-    return max(stage.gpus if stage is not None else 0 for stage in (run.job.llm, run.job.embed))
 
 
 class Actor:
@@ -122,10 +108,8 @@ class Actor:
         self._ray.kill(self._actor)
 
     async def _follow(self) -> None:
-        waiting = asyncio.get_running_loop().call_later(
-            _WAITING_SECONDS,
-            lambda: self._on_message(("notice", f"worker {self.name} waits for a free place in the cluster")),
-        )
+        notice = ("notice", f"worker {self.name} waits for a free place in the cluster")
+        waiting = asyncio.get_running_loop().call_later(_WAITING_SECONDS, self._on_message, notice)
         try:
             where = await self._actor.begin.remote()
             self._placed = True

@@ -17,6 +17,7 @@ import sys
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing.connection import Connection
@@ -31,17 +32,8 @@ from synth.runs.run import OpenRun
 from synth.steps import keep, score
 from synth.terminal import tell
 
-COUNTED = (
-    "pairs",
-    "unusable",
-    "scored",
-    "kept",
-    "dropped",
-    "replies",
-    "in_flight",
-    "prompt_tokens",
-    "completion_tokens",
-)
+_TOKENS = ("prompt_tokens", "completion_tokens")
+COUNTED = ("pairs", "unusable", "scored", "kept", "dropped", "replies", "in_flight", *_TOKENS)
 """Fields of Counters that add up over workers."""
 _REPORT_SECONDS = 0.5
 
@@ -66,17 +58,13 @@ class Launched(Protocol):
     def death(self) -> str:
         """How it died, once it has ended; empty when it ended normally."""
 
-    def send(self, kind: str, value: Any) -> None:
-        """Send it a message, unless it is just ending."""
+    def send(self, kind: str, value: Any) -> None: ...
 
-    def kill(self) -> None:
-        """End it now."""
+    def kill(self) -> None: ...
 
 
 OnMessage = Callable[[tuple[Any, ...]], None]
-"""Called with each message of a worker."""
 Launch = Callable[[Task, OnMessage], Launched]
-"""Starts a worker; called inside a running event loop."""
 
 
 class Worker:
@@ -86,9 +74,7 @@ class Worker:
         self.stop = local.StopRequest()
         self._task = task
         self._send = send
-        self._counters = Counters(avoid=set(task.avoid))
-        self._counters.notice = lambda text: send("notice", text)
-        self._counters.at = lambda index, begun: send("at", index, begun)
+        self._counters = Counters(avoid=set(task.avoid), notice=partial(send, "notice"), at=partial(send, "at"))
 
     def receive(self, kind: str, value: Any) -> None:
         if kind == "avoid":
@@ -146,10 +132,8 @@ class Process:
         return f"signal {-code}" if code < 0 else f"exit code {code}" if code else ""
 
     def send(self, kind: str, value: Any) -> None:
-        try:
+        with suppress(OSError):  # it is just ending
             self._connection.send((kind, value))
-        except OSError:
-            return
 
     def kill(self) -> None:
         self._process.kill()
@@ -234,7 +218,11 @@ async def work(
     if supervisor.error is not None:
         raise supervisor.error
     if supervisor.given_up and not stop():
-        raise supervisor.lost()
+        names = ", ".join(f"{index:08d}" for index in sorted(supervisor.given_up))
+        raise SynthError(
+            f"{MOST_DEATHS} processes died on shard {names}; all others are done.",
+            "Look at the messages above and at that shard's passages, then run the same command again.",
+        )
     if not finished(run, shards):
         raise unfinished(stop)
 
@@ -250,8 +238,7 @@ class _Supervisor:
     def __init__(self, run: OpenRun, shards: int, counters: Counters, stop: StopRequest, launch: Launch) -> None:
         self.error: SynthError | None = None
         self.given_up: set[int] = set()
-        self._run, self._shards, self._counters, self._stop = run, shards, counters, stop
-        self._launch = launch
+        self._run, self._shards, self._counters, self._stop, self._launch = run, shards, counters, stop, launch
         self._running: dict[_Worker, tuple[Launched, asyncio.Task[Any]]] = {}
         self._past: Counter[str] = Counter()
         self._deaths: Counter[int] = Counter()
@@ -274,28 +261,17 @@ class _Supervisor:
             launched.kill()
 
     async def end(self) -> None:
-        ending = [task for _, task in self._running.values()]
-        if ending:
+        if ending := [task for _, task in self._running.values()]:
             await asyncio.wait(ending, timeout=DRAIN_SECONDS + _LEAVING_SECONDS)
-        self.kill()
-        if ending:
+            self.kill()
             await asyncio.wait(ending)
-
-    def lost(self) -> SynthError:
-        names = ", ".join(f"{index:08d}" for index in sorted(self.given_up))
-        return SynthError(
-            f"{MOST_DEATHS} processes died on shard {names}; all others are done.",
-            "Look at the messages above and at that shard's passages, then run the same command again.",
-        )
 
     async def _together(self, shares: Iterable[Share]) -> None:
         for share in shares:
             self._start(share)
         stopping = asyncio.create_task(self._stop.event.wait())
         while self._running:
-            waiting = {task for _, task in self._running.values()}
-            if not stopping.done():
-                waiting.add(stopping)
+            waiting = {stopping, *(task for _, task in self._running.values())}
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if self._over():
                 self._send("stop", self._stop.interrupted)

@@ -71,18 +71,17 @@ class Changes:
         return bool(self.settings or self.forbidden or self.added)
 
     def lines(self) -> list[str]:
-        """One line for each change."""
         new = [f"inputs: {each.path} is new" for each in self.added]
         return [*self.forbidden, *self.settings, *new]
 
 
-def file_name(number: int) -> str:
+def file_name(number: int, stem: str = "job") -> str:
     """`job.json`, `job.2.json` and so on."""
-    return "job.json" if number == 1 else f"job.{number}.json"
+    return f"{stem}.json" if number == 1 else f"{stem}.{number}.json"
 
 
 def prompts_name(number: int) -> str:
-    """`prompts`, `prompts.2`, …: the templates that a revision uses."""
+    """The folder with the templates of a revision: `prompts`, `prompts.2` and so on."""
     return "prompts" if number == 1 else f"prompts.{number}"
 
 
@@ -99,11 +98,9 @@ class History:
     @classmethod
     def read(cls, folder: OutputFolder) -> History:
         """All revisions, at least one. Raises OutputError for a file that is missing, damaged or newer."""
-        found = {
-            1,
-            *(int(match[1]) for each in folder.path.glob("job.*.json") if (match := _NAME.fullmatch(each.name))),
-        }
-        return cls(folder, [_read(folder, number) for number in range(1, max(found) + 1)])
+        names = [match for each in folder.path.glob("job.*.json") if (match := _NAME.fullmatch(each.name))]
+        last = max((int(match[1]) for match in names), default=1)
+        return cls(folder, [_read(folder, number) for number in range(1, last + 1)])
 
     @property
     def last(self) -> Record:
@@ -133,10 +130,9 @@ class History:
         Its templates come first, so that a revision that exists has all that it needs.
         """
         number = len(self.records) + 1
-        own: dict[str, Any] = {} if number == 1 else {"revision": number}
+        whole = dict(described) | ({"revision": number} if number > 1 else {})
         if retry:
-            own["retry"] = identity.sha256({"items": list(retry)})
-        whole = {**described, **own}
+            whole["retry"] = identity.sha256({"items": list(retry)})
         for name, template in templates.items():  # some may be left over from a start that died
             self.folder.replace_atomically(Path(prompts_name(number)) / name, template)
         content: dict[str, Any] = {
@@ -169,14 +165,12 @@ class History:
             except FileNotFoundError:
                 return None
             except (OSError, ValueError, TypeError, AttributeError) as exc:
-                raise OutputError(
-                    f"{path}: is damaged ({exc}).", "Remove it and run again: step 0 counts anew."
-                ) from exc
+                hint = "Remove it and run again: step 0 counts anew."
+                raise OutputError(f"{path}: is damaged ({exc}).", hint) from exc
             self._totals[record.number] = found
         return dict(self._totals[record.number])
 
     def put_totals(self, record: Record, totals: Mapping[str, int]) -> None:
-        """Record that a part is complete."""
         self.folder.put_if_absent(totals_name(record), (json.dumps(dict(totals), indent=2) + "\n").encode())
 
     def parts(self) -> Parts:
@@ -198,8 +192,7 @@ def _read(folder: OutputFolder, number: int) -> Record:
     try:
         found = json.loads(path.read_bytes())
         newer = found["format"] > FORMAT
-        complete = found.keys() >= _NEEDED
-        complete = complete and isinstance(found["job"], dict) and isinstance(found["base"], str)
+        complete = found.keys() >= _NEEDED and isinstance(found["job"], dict) and isinstance(found["base"], str)
     except FileNotFoundError as exc:
         what = f"{folder.path} is not the folder of a run" if number == 1 else "later revisions are there"
         raise OutputError(f"{path}: is not there; {what}.") from exc
@@ -264,9 +257,8 @@ def refuse(folder: OutputFolder, changes: Changes, *, go_on: bool) -> None:
         return
     lines = changes.forbidden if go_on else changes.lines()
     told = f" {lines[0]}." if len(lines) == 1 else "\n  " + "\n  ".join(lines) + "\n"
-    hint = "Use -o for another folder, or --continue to go on with the new ones."
-    if changes.forbidden:
-        hint = "Use -o for another folder, or put that back: no revision can change it."
+    cure = "put that back: no revision can change it" if changes.forbidden else "--continue to go on with the new ones"
+    hint = f"Use -o for another folder, or {cure}."
     raise OutputError(f"{folder.path} was started with other settings:{told}", hint)
 
 
@@ -296,7 +288,6 @@ class Parts:
 
     @property
     def shards(self) -> int:
-        """How many shards there are to be."""
         return self.parts[-1].shards.stop if self.parts else 0
 
     @property
@@ -305,7 +296,6 @@ class Parts:
         return sum(bool(part.shards) for part in self.parts) > 1
 
     def of_shard(self, index: int) -> Part:
-        """The part that holds a shard."""
         return next(part for part in self.parts if index in part.shards)
 
     def shard_of(self, position: int) -> int:
@@ -317,8 +307,7 @@ class Parts:
 
 def totals_name(record: Record) -> str:
     """The file that says that a revision's part is complete."""
-    stem = "pairs" if record.existing else "passages"
-    return f"index/{stem}.json" if record.number == 1 else f"index/{stem}.{record.number}.json"
+    return file_name(record.number, "index/pairs" if record.existing else "index/passages")
 
 
 def require_same_columns(folder: OutputFolder, job: Job, sets: Sequence[PairSet], before: Record) -> None:
@@ -329,8 +318,7 @@ def require_same_columns(folder: OutputFolder, job: Job, sets: Sequence[PairSet]
         for each in sets
         if (kept := tuple(file for file in each.files if (file.corpus_index, file.relative) in known))
     ]
-    new = sorted(_columns(job, sets) - _columns(job, old))
-    if new:
+    if new := sorted(_columns(job, sets) - _columns(job, old)):
         raise OutputError(
             f"{folder.path}: the appended data bring columns that its shards do not have: {', '.join(new)}.",
             "Leave them out with data.carry, or choose another folder with -o.",
@@ -366,5 +354,4 @@ def read_rules(folder: OutputFolder) -> Quality | None:
 
 
 def write_rules(folder: OutputFolder, used: Quality) -> None:
-    """Raises SystemFault, OutputError."""
     folder.replace_atomically(_FILE, (json.dumps(used, indent=2, ensure_ascii=False) + "\n").encode())

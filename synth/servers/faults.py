@@ -202,11 +202,9 @@ def status_error(answer: Answer, server: str, wall: float, redact: Redactor) -> 
     if status == HTTPStatus.NOT_FOUND:
         return NotFoundError(message)
     if status in range(300, 400):
-        target = redact(shown(answer.headers.get("location", "")))
-        return ServerRefused(
-            f"{server} redirects to {target or 'nowhere'}.",
-            "Write the final URL in the job: redirects are not followed, because they could send passages elsewhere.",
-        )
+        target = redact(shown(answer.headers.get("location", ""))) or "nowhere"
+        hint = "Write the final URL in the job: redirects are not followed, because they could send passages elsewhere."
+        return ServerRefused(f"{server} redirects to {target}.", hint)
     return ServerRefused(f"{message}.", "Check that this is the base URL of an OpenAI-compatible server.")
 
 
@@ -226,15 +224,13 @@ def is_too_long(text: str) -> bool:
 
 
 def _reason(status: int, error: Mapping[str, Any], text: str) -> str:
-    if error.get("code") == "content_filter":
+    code, param = error.get("code"), error.get("param")
+    if code == "content_filter":
         return "filtered"
-    if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE or error.get("code") == "context_length_exceeded":
-        return "too_long"
-    if error.get("param") in {"max_tokens", "max_completion_tokens"}:
-        return "bad_request"
-    if error.get("param") in {"input_tokens", "input_text"} or is_too_long(text):
-        return "too_long"
-    return "bad_request"
+    too_long = status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE or code == "context_length_exceeded"
+    if param not in {"max_tokens", "max_completion_tokens"}:
+        too_long = too_long or param in {"input_tokens", "input_text"} or is_too_long(text)
+    return "too_long" if too_long else "bad_request"
 
 
 def lasting_fault(exc: BaseException, server: str, redact: Redactor) -> SystemFault | ServerRefused | None:

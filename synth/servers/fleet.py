@@ -135,7 +135,7 @@ class Fleet:
         await self._clock.sleep(first_wait)
         policy = AsyncRetrying(
             retry=retry_if_exception_type(TransientError),
-            wait=lambda state: self._wait(state.outcome.exception(), history) if state.outcome else 0.0,
+            wait=lambda state: self._wait(state.outcome.exception() if state.outcome else None, history),
             sleep=self._clock.sleep,
             reraise=True,
         )
@@ -162,7 +162,7 @@ class Fleet:
 
     async def close(self) -> None:
         for server in self._pool.servers:
-            server.rate.close()
+            server.limiter.close()
         await self.transport.close()
 
     async def _attempt(self, body: Mapping[str, Any], affinity: int, read: Callable[[Any], T], history: _History) -> T:
@@ -193,7 +193,7 @@ class Fleet:
             if engine is not None:
                 self._engines.release(server.url, engine)
             server.on_trial = server.on_trial and not trial
-            server.rate.limiter.release()
+            server.limiter.release()
         self._pool.answered(server)
         return result
 
@@ -209,10 +209,10 @@ class Fleet:
                 if (server := await self._pool.wait(affinity)) is not None:
                     return server, False
                 continue
-            server.rate.poll()
+            server.limiter.poll()
             if trial:
-                server.rate.limiter.in_flight += 1
-            if trial or await server.rate.limiter.acquire():
+                server.limiter.in_flight += 1
+            if trial or await server.limiter.acquire():
                 return server, trial
 
     async def _prepare(self, server: Server, history: _History, *, trial: bool) -> None:
@@ -244,9 +244,8 @@ class Fleet:
             self._pool.answered(server)
 
     def _wait(self, error: BaseException | None, history: _History) -> float:
-        if not isinstance(error, TransientError):
-            raise TypeError("only a TransientError is retried")
-        if error.kind in {"unreachable", "denied"} and self._pool.has_ready():
+        assert isinstance(error, TransientError)  # noqa: S101 - nothing else is retried
+        if error.kind in {"unreachable", "denied"} and self._pool.ready():
             return 0.0  # that server is down now, another is not
         requested = error.pause or 0.0
         if error.kind == "waiting":
@@ -274,10 +273,8 @@ class Fleet:
         if card is None:
             raise _other_models(url, self.model, cards)
         if self._card is not None and card.root != self._card.root:
-            raise ServerRefused(
-                f"{shown(url)} serves {card.root} as {card.id!r}, before it was {self._card.root}.",
-                "All servers of a run must serve one checkpoint, also after a restart.",
-            )
+            what = f"{shown(url)} serves {card.root} as {card.id!r}, before it was {self._card.root}."
+            raise ServerRefused(what, "All servers of a run must serve one checkpoint, also after a restart.")
         self._card = card
 
     async def _not_found(self, url: str, message: str) -> ServerRefused:
@@ -286,10 +283,8 @@ class Fleet:
         except (TransientError, ServerRefused):
             cards = []
         if any(card.id == self.model for card in cards) or not cards:
-            return ServerRefused(
-                f"{message} (POST {self.transport.path}).",
-                "Check the base URL, and that the server was started for this kind of model.",
-            )
+            hint = "Check the base URL, and that the server was started for this kind of model."
+            return ServerRefused(f"{message} (POST {self.transport.path}).", hint)
         return _other_models(url, self.model, cards)
 
 
@@ -308,8 +303,7 @@ class Served(ABC):
         await self._fleet.close()
 
     @abstractmethod
-    async def _examine(self, url: str) -> ProbeResult:
-        """What the answers to a few requests show."""
+    async def _examine(self, url: str) -> ProbeResult: ...
 
     async def _probe(self, url: str) -> ProbeResult:
         fleet, remote = self._fleet, not is_loopback(url)
@@ -317,11 +311,10 @@ class Served(ABC):
             cards = await fleet.models(url)
             found = await self._examine(url)
         except (NotFoundError, TransientError, SynthError) as exc:
-            problem = str(exc)
-            if isinstance(exc, NotFoundError):
-                asked = f"(POST {fleet.transport.path}) for the model {fleet.model!r}"
-                problem += f" {asked}: was the server started for this kind of model?"
-            answered = isinstance(exc, NotFoundError | RequestRejected)
+            missing = isinstance(exc, NotFoundError)
+            asked = f" (POST {fleet.transport.path}) for the model {fleet.model!r}"
+            problem = f"{exc}{asked}: was the server started for this kind of model?" if missing else str(exc)
+            answered = missing or isinstance(exc, RequestRejected)
             return ProbeResult(shown(url), reachable=answered, problems=(problem,), remote=remote)
         return replace(
             found,

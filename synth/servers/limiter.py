@@ -159,8 +159,8 @@ def read_load(text: str) -> Load | None:
     )
 
 
-class AdaptiveLimit:
-    """Adjusts the limit of one server's limiter, up to `most`; None for `most` means unlimited.
+class AdaptiveLimit(Limiter):
+    """A limiter that adjusts itself, up to `most`; None for `most` means unlimited.
 
     `fetch_load` asks the server for its load, and is dropped when the server reports none.
     """
@@ -168,7 +168,7 @@ class AdaptiveLimit:
     def __init__(
         self, most: int | None, clock: Clock, fetch_load: Callable[[], Awaitable[Load | None]] | None = None
     ) -> None:
-        self.limiter = Limiter(None if most is None else min(START, most))
+        super().__init__(None if most is None else min(START, most))
         self._most = most
         self._clock = clock
         self._fetch_load = fetch_load
@@ -180,11 +180,12 @@ class AdaptiveLimit:
         self._long_queues = 0
         self._preemptions = math.inf
         self._cut_at = -math.inf
-        self._limit = float(self.limiter.limit or 0)
+        self._exact = float(self.limit or 0)
+        """The limit before it is rounded down."""
 
     def poll(self) -> None:
         """Fetch the server's load when the limit holds requests back and the last reading is old; call this often."""
-        if self._most is None or self._fetch_load is None or not self.limiter.was_full:
+        if self._most is None or self._fetch_load is None or not self.was_full:
             return
         now = self._clock.now()
         if now - self._fetched_at >= _READ_SECONDS:
@@ -194,14 +195,14 @@ class AdaptiveLimit:
 
     def answered(self) -> None:
         self.poll()
-        if self._most is not None and not self._reports_load and self.limiter.was_full:
-            self._set(self._limit + (1 / self._limit if self._was_saturated else 1.0))
+        if self._most is not None and not self._reports_load and self.was_full:
+            self._adjust(self._exact + (1 / self._exact if self._was_saturated else 1.0))
 
     def refused(self) -> None:
         now = self._clock.now()
         if self._most is not None and now - self._cut_at >= _CUT_SECONDS:
             self._cut_at, self._was_saturated = now, True
-            self._set(self._limit * _CUT)
+            self._adjust(self._exact * _CUT)
 
     def update(self, load: Load) -> None:
         """Adjust the limit to the load that the server reports."""
@@ -213,25 +214,25 @@ class AdaptiveLimit:
         self._long_queues = self._long_queues + 1 if load.waiting > max(1.0, load.running * _LONG_QUEUE) else 0
         if preempted:
             self._was_saturated = True
-            self._set(min(self._limit, load.running + load.waiting) * _CUT)
+            self._adjust(min(self._exact, load.running + load.waiting) * _CUT)
         elif load.waiting > load.running or self._long_queues > 1:
             self._was_saturated = True
-            self._set(self.limiter.in_flight - surplus)  # not from the limit: a surplus takes a while to drain
-        elif load.waiting == 0 and load.cache < _FULL_CACHE and self.limiter.was_full:
-            self._set(self._limit * (1 + _QUEUE) + 1 if self._was_saturated else self._limit * 2)
-        self.limiter.was_full = self.limiter.full
+            self._adjust(self.in_flight - surplus)  # not from the limit: a surplus takes a while to drain
+        elif load.waiting == 0 and load.cache < _FULL_CACHE and self.was_full:
+            self._adjust(self._exact * (1 + _QUEUE) + 1 if self._was_saturated else self._exact * 2)
+        self.was_full = self.full
 
     def close(self) -> None:
         if self._fetching is not None:
             self._fetching.cancel()
 
     async def _fetch(self, fetch_load: Callable[[], Awaitable[Load | None]]) -> None:
-        load = await fetch_load()
-        if load is None:
-            self._fetch_load, self._reports_load = None, False
-        else:
+        if (load := await fetch_load()) is not None:
             self.update(load)
+        else:
+            self._fetch_load, self._reports_load = None, False
 
-    def _set(self, limit: float) -> None:
-        self._limit = max(float(min(MIN_LIMIT, self._most or MIN_LIMIT)), min(float(self._most or 0), limit))
-        self.limiter.set_limit(int(self._limit))
+    def _adjust(self, limit: float) -> None:
+        most = self._most or 0
+        self._exact = max(float(min(MIN_LIMIT, most)), min(float(most), limit))
+        self.set_limit(int(self._exact))

@@ -33,7 +33,7 @@ class Server:
     """One server and its recent history; times are the clock's seconds."""
 
     url: str
-    rate: AdaptiveLimit
+    limiter: AdaptiveLimit
     answered: int = 0
     failures: int = 0
     """Failed requests in a row."""
@@ -61,13 +61,13 @@ class Pool:
     """
 
     def __init__(
-        self, urls: list[str], client: ClientSettings, clock: Clock, rate: Callable[[str], AdaptiveLimit] | None = None
+        self, urls: list[str], client: ClientSettings, clock: Clock, limit: Callable[[str], AdaptiveLimit] | None = None
     ) -> None:
-        self.servers = [Server(url, rate(url) if rate else AdaptiveLimit(None, clock)) for url in urls]
+        self.servers = [Server(url, limit(url) if limit else AdaptiveLimit(None, clock)) for url in urls]
         self._new_passages = WaitingQueue()
         for server in self.servers:
-            server.rate.limiter.new_passages = self._new_passages
-            server.rate.limiter.is_open = partial(self._takes_new_passages, server)
+            server.limiter.new_passages = self._new_passages
+            server.limiter.is_open = partial(self._takes_new_passages, server)
         self._homes: OrderedDict[int, Server] = OrderedDict()
         self.succeeded = False
         self._client = client
@@ -87,36 +87,31 @@ class Pool:
             if server.down and not server.on_trial and server.open_at <= now:
                 server.on_trial = True
                 return server, True
-        ready = self._ready(now)
+        ready = self.ready()
         if not ready:
             waits = [_TRIAL_WAIT if server.on_trial else server.open_at - now for server in self.servers]
             raise TransientError("every server is down or pausing", "waiting", min(waits))
-        return self._home(affinity, ready), False
+        home = self._homes.get(affinity)
+        if home is None:
+            ready = [server for server in ready if not server.limiter.full]
+        if ready and home not in ready:
+            weight = {s: hashlib.blake2b(f"{affinity} {s.url}".encode(), digest_size=8).digest() for s in ready}
+            home = min(ready, key=lambda s: (s.limiter.load, weight[s]))
+            self._remember(affinity, home)
+        return home, False
 
     async def wait(self, affinity: int) -> Server | None:
         """The first server with room for a new passage, which it has taken up; None: pick again, servers changed."""
-        for server in self._ready(self._clock.now()):
-            server.rate.poll()  # a server that could do more must not wait for its first answer to be polled
+        for server in self.ready():
+            server.limiter.poll()  # a server that could do more must not wait for its first answer to be polled
         limiter = await self._new_passages.wait()
-        home = next((server for server in self.servers if server.rate.limiter is limiter), None)
-        if limiter is None or home is None:
+        if limiter is None:
             return None
+        home = next(server for server in self.servers if server.limiter is limiter)
         if self._homes.get(affinity, home) is not home:  # another request of this passage was admitted elsewhere
             limiter.release()
             return None
         self._remember(affinity, home)
-        return home
-
-    def _home(self, affinity: int, ready: list[Server]) -> Server | None:
-        home = self._homes.get(affinity)
-        if home is None:
-            ready = [server for server in ready if not server.rate.limiter.full]
-        if (home is None or home not in ready) and ready:
-            home = ready[0]
-            if ready[1:]:
-                weight = {s: hashlib.blake2b(f"{affinity} {s.url}".encode(), digest_size=8).digest() for s in ready}
-                home = min(ready, key=lambda s: (s.rate.limiter.load, weight[s]))
-            self._remember(affinity, home)
         return home
 
     def _remember(self, affinity: int, home: Server) -> None:
@@ -124,14 +119,15 @@ class Pool:
         if len(self._homes) > _MAX_REMEMBERED:
             self._homes.popitem(last=False)
 
-    def has_ready(self) -> bool:
-        return bool(self._ready(self._clock.now()))
+    def ready(self) -> list[Server]:
+        now = self._clock.now()
+        return [server for server in self.servers if not server.down and server.open_at <= now]
 
     def answered(self, server: Server, *, usable: bool = True) -> None:
         """Record an answer; `usable` is False for a rejection of this one request."""
         server.answered += 1
         server.failures = server.pauses = server.denials = 0
-        server.rate.answered()
+        server.limiter.answered()
         self._last_answer = server.last_answer = self._clock.now()
         self._failing_since = None
         self.succeeded = self.succeeded or usable
@@ -162,17 +158,21 @@ class Pool:
             server.denials += trial
             if not self.succeeded or server.denials >= MAX_DENIALS:
                 raise ServerRefused(
-                    f"{error}.", "Check the API key in the variable named by api_key_env, and its permissions."
+                    f"{error}.", "Check the API key in the variable of api_key_env, and its permissions."
                 )
         if error.kind in {"throttled", "overloaded"}:
             self._pause(server, now, error.pause)
             self._notify_throttle(server, error, now)
-            server.rate.refused()
-        if not server.down and self._is_down(server, error, now):
+            server.limiter.refused()
+        silent = now - server.last_answer >= DOWN_SILENCE and server.failures >= DOWN_AFTER
+        gone = error.kind in {"unreachable", "denied"} or (silent and error.kind != "throttled")
+        if gone and not server.down:
             server.down = True
-            server.rate.limiter.dismiss()
+            server.limiter.dismiss()
             self._pause(server, now, error.pause)
-            self._notify_down(error)
+            up = sum(not each.down for each in self.servers)
+            others = f"continuing with {up} other{'s' * (up > 1)}"
+            self._client.notify(f"{error}; {others if up else f'waiting up to {max(self.remaining(), 0):.0f} s'}")
         elif trial:
             self._pause(server, now, error.pause)
         self.check_outage(error)
@@ -203,19 +203,10 @@ class Pool:
     def _limit(self) -> float:
         return self._client.outage if self.succeeded else self._client.startup
 
-    def _ready(self, now: float) -> list[Server]:
-        return [server for server in self.servers if not server.down and server.open_at <= now]
-
     def _takes_new_passages(self, server: Server) -> bool:
         """A pausing server takes none while another could; where all pause it does, because no call would wake it."""
-        ready = self._ready(self._clock.now())
+        ready = self.ready()
         return server in ready or not (server.down or ready)
-
-    def _is_down(self, server: Server, error: TransientError, now: float) -> bool:
-        if error.kind in {"unreachable", "denied"}:
-            return True
-        silent = now - server.last_answer >= DOWN_SILENCE
-        return error.kind != "throttled" and silent and server.failures >= DOWN_AFTER
 
     def _pause(self, server: Server, now: float, requested: float | None) -> None:
         if now >= server.open_at:  # the first failure sets the pause; requests already in flight do not add to it
@@ -230,13 +221,6 @@ class Pool:
             state = "limits the rate" if error.kind == "throttled" else "is overloaded or still loading"
             self._client.notify(f"{server.name} {state}, pausing {server.open_at - now:.0f} s ({error})")
         server.last_throttle = now
-
-    def _notify_down(self, error: TransientError) -> None:
-        up = sum(not server.down for server in self.servers)
-        rest = (
-            f"continuing with {up} other{'s' * (up > 1)}" if up else f"waiting up to {max(self.remaining(), 0):.0f} s"
-        )
-        self._client.notify(f"{error}; {rest}")
 
 
 class Engines:

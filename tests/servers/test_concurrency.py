@@ -41,8 +41,8 @@ class Clock:
 
 def filled(rate, count=None):
     """The rate with as many calls under way as its limit, or `count`."""
-    rate.limiter.in_flight = rate.limiter.limit if count is None else count
-    rate.limiter.was_full = True
+    rate.in_flight = rate.limit if count is None else count
+    rate.was_full = True
     return rate
 
 
@@ -126,9 +126,9 @@ def test_the_limit_doubles_until_the_server_is_full_and_settles_just_above_it():
     rate, limits = AdaptiveLimit(1024, Clock()), []
     for _ in range(8):
         filled(rate)
-        sent = rate.limiter.in_flight
+        sent = rate.in_flight
         rate.update(Load(running=min(sent, 64), waiting=max(0, sent - 64)))
-        limits.append(rate.limiter.limit)
+        limits.append(rate.limit)
     assert limits[:3] == [2 * START, 4 * START, 8 * START]
     assert all(64 < limit <= 70 for limit in limits[4:])
 
@@ -137,22 +137,22 @@ def test_a_surplus_that_is_still_draining_is_taken_off_once():
     rate = AdaptiveLimit(1024, Clock())
     for sent, waiting in ((128, 100), (110, 46), (90, 26), (75, 11)):
         filled(rate, sent).update(Load(running=64, waiting=waiting))
-    assert rate.limiter.limit == 68
+    assert rate.limit == 68
 
 
 def test_a_limit_that_is_not_in_the_way_is_not_raised():
     rate = AdaptiveLimit(1024, Clock())
-    rate.limiter.was_full = False
+    rate.was_full = False
     rate.update(Load(running=3, waiting=0))
-    assert rate.limiter.limit == START
+    assert rate.limit == START
 
 
 def test_a_full_cache_stops_the_rise_and_preemptions_cut():
     rate = AdaptiveLimit(1024, Clock())
     filled(rate).update(Load(running=START, waiting=0, cache=0.95))
-    assert rate.limiter.limit == START
+    assert rate.limit == START
     filled(rate).update(Load(running=START, waiting=0, cache=0.99, preemptions=2))
-    assert MIN_LIMIT <= rate.limiter.limit < START
+    assert MIN_LIMIT <= rate.limit < START
 
 
 def test_without_metrics_answers_raise_the_limit_and_refusals_cut_it_once_a_second():
@@ -160,24 +160,24 @@ def test_without_metrics_answers_raise_the_limit_and_refusals_cut_it_once_a_seco
     rate = AdaptiveLimit(256, clock)
     for _ in range(START):
         filled(rate).answered()
-    assert rate.limiter.limit == 2 * START
+    assert rate.limit == 2 * START
     rate.refused()
     rate.refused()
-    assert rate.limiter.limit == int(2 * START * 0.7)
-    before = rate.limiter.limit
+    assert rate.limit == int(2 * START * 0.7)
+    before = rate.limit
     for _ in range(before + 1):
         filled(rate).answered()
-    assert rate.limiter.limit == before + 1
+    assert rate.limit == before + 1
     clock.moment += 2
     rate.refused()
-    assert rate.limiter.limit < before
+    assert rate.limit < before
 
 
 def test_no_limit_moves_where_the_job_names_one():
     rate = AdaptiveLimit(None, Clock())
     rate.refused()
     rate.update(Load(running=1, waiting=500))
-    assert rate.limiter.limit is None
+    assert rate.limit is None
 
 
 def test_new_positions_go_to_the_server_with_the_least_to_do_and_stay_there():
@@ -186,10 +186,10 @@ def test_new_positions_go_to_the_server_with_the_least_to_do_and_stay_there():
         ["http://a/v1", "http://b/v1"], ClientSettings(notify=lambda _: None), clock, lambda _: AdaptiveLimit(64, clock)
     )
     slow, quick = pool.servers
-    slow.rate.limiter.in_flight = 12
+    slow.limiter.in_flight = 12
     homes = [pool.pick(n)[0] for n in range(20)]
     assert set(map(id, homes)) == {id(quick)}
-    slow.rate.limiter.in_flight, quick.rate.limiter.in_flight = 0, 12
+    slow.limiter.in_flight, quick.limiter.in_flight = 0, 12
     assert [pool.pick(n)[0] for n in range(20)] == homes
     assert pool.pick(20)[0] is slow
 
@@ -214,14 +214,14 @@ def test_who_begins_waits_for_no_server_of_its_own_so_a_slow_one_keeps_no_queue(
         pool = Pool(urls, ClientSettings(notify=lambda _: None), clock, lambda _: AdaptiveLimit(2, clock))
         quick, slow = pool.servers
         for n in range(4):
-            await pool.pick(n)[0].rate.limiter.acquire()
-        assert (quick.rate.limiter.in_flight, slow.rate.limiter.in_flight) == (2, 2)
+            await pool.pick(n)[0].limiter.acquire()
+        assert (quick.limiter.in_flight, slow.limiter.in_flight) == (2, 2)
         assert pool.pick(10) == (None, False)
         waiting = [asyncio.create_task(pool.wait(n)) for n in range(10, 16)]
         for _ in range(5):
             await asyncio.sleep(0)
-            quick.rate.limiter.release()
-        slow.rate.limiter.release()
+            quick.limiter.release()
+        slow.limiter.release()
         homes = await asyncio.gather(*waiting)
         return homes.count(quick), homes.count(slow), all(pool.pick(10 + n)[0] is each for n, each in enumerate(homes))
 
@@ -236,14 +236,14 @@ def test_calls_that_fail_at_a_dead_server_let_nobody_in_there():
         pool = Pool(urls, ClientSettings(notify=lambda _: None), clock, lambda _: AdaptiveLimit(1, clock))
         dead, alive = pool.servers
         for n in range(2):
-            await pool.pick(n)[0].rate.limiter.acquire()
+            await pool.pick(n)[0].limiter.acquire()
         pool.failed(dead, TransientError("gone", "unreachable"), 0.0, trial=False)
         waiting = asyncio.create_task(pool.wait(2))
         await asyncio.sleep(0)
-        dead.rate.limiter.release()
+        dead.limiter.release()
         await asyncio.sleep(0)
         assert not waiting.done()
-        alive.rate.limiter.release()
+        alive.limiter.release()
         return await waiting is alive
 
     assert asyncio.run(run())
@@ -256,14 +256,14 @@ def test_calls_of_a_passage_that_begin_together_meet_one_server():
         urls = ["http://a/v1", "http://b/v1"]
         pool = Pool(urls, ClientSettings(notify=lambda _: None), clock, lambda _: AdaptiveLimit(1, clock))
         for n in range(2):
-            await pool.pick(n)[0].rate.limiter.acquire()
+            await pool.pick(n)[0].limiter.acquire()
         waiting = [asyncio.create_task(pool.wait(7)) for _ in range(2)]
         await asyncio.sleep(0)
         first, second = pool.servers
-        first.rate.limiter.release()
-        second.rate.limiter.release()
+        first.limiter.release()
+        second.limiter.release()
         found = await asyncio.gather(*waiting)
-        return found == [first, None] and pool.pick(7)[0] is first and second.rate.limiter.in_flight == 0
+        return found == [first, None] and pool.pick(7)[0] is first and second.limiter.in_flight == 0
 
     assert asyncio.run(run())
 
@@ -276,15 +276,15 @@ def test_a_server_that_pauses_takes_who_begins_only_where_no_other_can(servers, 
         urls = [f"http://{n}/v1" for n in range(servers)]
         pool = Pool(urls, ClientSettings(notify=lambda _: None), clock, lambda _: AdaptiveLimit(1, clock))
         for n in range(servers):
-            await pool.pick(n)[0].rate.limiter.acquire()
+            await pool.pick(n)[0].limiter.acquire()
         waiting = asyncio.create_task(pool.wait(9))
         await asyncio.sleep(0)
         paused = pool.servers[0]
         pool.failed(paused, TransientError("slow down", "throttled", 20.0), 0.0, trial=False)
-        paused.rate.limiter.release()
+        paused.limiter.release()
         await asyncio.sleep(0)
         assert waiting.done() is taken_there
-        pool.servers[-1].rate.limiter.release()
+        pool.servers[-1].limiter.release()
         return await waiting is pool.servers[-1]
 
     assert asyncio.run(run())

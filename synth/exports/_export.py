@@ -11,7 +11,7 @@ import os
 import shlex
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import cache, partial
 from pathlib import Path
 from types import TracebackType
@@ -33,10 +33,6 @@ TEMPERATURE = 0.01
 PART = 256_000_000
 """Bytes after which a new Parquet file begins."""
 _ROW_GROUP = 5_000
-_LEAST_TOKENS = 64
-_MOST_TOKENS = 8192
-_BYTES_PER_TOKEN = 3
-"""Fewer than any of today's tokenizers need on average: English has about four, Chinese and Arabic about three."""
 
 
 class Files:
@@ -46,7 +42,6 @@ class Files:
         self.folder = folder
         self._lines: dict[str, IO[bytes]] = {}
         self._parts: dict[str, _Parts] = {}
-        self._rows: dict[str, tuple[list[tuple[object, ...]], pa.Schema, int]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -54,16 +49,10 @@ class Files:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            for stem in [*self._rows]:
-                self._write_rows(stem)
-            for part in self._parts.values():
-                part.close()
-            for file in self._lines.values():
-                _close(file)
-            return
-        for close in [each.close for each in self._parts.values()] + [each.close for each in self._lines.values()]:
-            with suppress(OSError, SynthError):  # the folder goes; the error that is being raised matters more
+        lines = [partial(_close, file) for file in self._lines.values()]
+        for close in [*(each.close for each in self._parts.values()), *lines]:
+            # After an error the folder goes, and that error matters more than one of these.
+            with suppress(OSError, SynthError) if kind else nullcontext():
                 close()
 
     def line(self, name: str, value: Mapping[str, Any]) -> None:
@@ -72,36 +61,28 @@ class Files:
             text = json.dumps(value, ensure_ascii=False, default=str, allow_nan=False)
         except ValueError:
             text = json.dumps(_finite(value), ensure_ascii=False, default=str)
-        self._text(name).write(text.encode() + b"\n")
+        self.text(name, f"{text}\n")
 
     def text(self, name: str, text: str) -> None:
         """Append text as it is."""
-        self._text(name).write(text.encode())
-
-    def row(self, stem: str, values: tuple[object, ...], schema: pa.Schema, size: int) -> None:
-        """Append one row to the Parquet files of `stem`; rows are written many at a time."""
-        rows, *_ = self._rows.setdefault(stem, ([], schema, size))
-        rows.append(values)
-        if len(rows) >= _ROW_GROUP:
-            self._write_rows(stem)
-
-    def table(self, stem: str, table: pa.Table, size: int) -> None:
-        """Append rows to `stem-00000-of-000NN.parquet`; a new part begins when one has `size` bytes."""
-        if stem not in self._parts:
-            self._parts[stem] = _Parts(self._place(stem), size)
-        self._parts[stem].write(table)
-
-    def _write_rows(self, stem: str) -> None:
-        rows, schema, size = self._rows.pop(stem)
-        arrays = [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), schema, strict=True)]
-        self.table(stem, pa.Table.from_arrays(arrays, schema=schema), size)
-
-    def _text(self, name: str) -> IO[bytes]:
         if name not in self._lines:
             path = self._place(name)
             with disk_errors(path):
                 self._lines[name] = path.open("wb")
-        return self._lines[name]
+        self._lines[name].write(text.encode())
+
+    def row(self, stem: str, values: tuple[object, ...], schema: pa.Schema, size: int) -> None:
+        """Append one row to the Parquet files of `stem`; rows are written many at a time."""
+        self._part(stem, size).add(values, schema)
+
+    def table(self, stem: str, table: pa.Table, size: int) -> None:
+        """Append rows to `stem-00000-of-000NN.parquet`; a new part begins when one has `size` bytes."""
+        self._part(stem, size).write(table)
+
+    def _part(self, stem: str, size: int) -> _Parts:
+        if stem not in self._parts:
+            self._parts[stem] = _Parts(self._place(stem), size)
+        return self._parts[stem]
 
     def _place(self, name: str) -> Path:
         path = self.folder / name
@@ -115,10 +96,21 @@ class _Parts:
 
     def __init__(self, stem: Path, size: int) -> None:
         self._stem, self._size = stem, size
+        self._rows: list[tuple[object, ...]] = []
         self._count = 0
         self._file: IO[bytes] | None = None
         self._writer: Any = None
-        self._schema: pa.Schema | None = None
+        self._schema: Any = None
+
+    def add(self, values: tuple[object, ...], schema: pa.Schema) -> None:
+        self._schema = schema
+        self._rows.append(values)
+        if len(self._rows) >= _ROW_GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        columns, self._rows = zip(*self._rows, strict=True), []
+        self.write(pa.table([pa.array(c, f.type) for c, f in zip(columns, self._schema, strict=True)], self._schema))
 
     def write(self, table: pa.Table) -> None:
         with disk_errors(self._stem):
@@ -133,6 +125,8 @@ class _Parts:
                 self._writer.write_table(self._same(table), row_group_size=_ROW_GROUP)
 
     def close(self) -> None:
+        if self._rows:
+            self._flush()
         with disk_errors(self._stem):
             self._finish()
             for number in range(self._count):
@@ -141,19 +135,14 @@ class _Parts:
 
     def _same(self, table: pa.Table) -> pa.Table:
         """The columns of the first shard; later revisions of a job may have added some."""
-        schema = self._schema
-        assert schema is not None  # noqa: S101 - set with the first table
-        if table.schema.equals(schema):
-            return table
         there = {*table.column_names}
-        strange = sorted(there - {*schema.names})
-        if strange:
+        if strange := sorted(there - {*self._schema.names}):
             raise SynthError(f"{self._stem}: a later shard has the further column {strange[0]}.")
         columns = [
             table[each.name].cast(each.type) if each.name in there else pa.nulls(table.num_rows, each.type)
-            for each in schema
+            for each in self._schema
         ]
-        return pa.table(columns, schema=schema)
+        return pa.table(columns, schema=self._schema)
 
     def _path(self, number: int) -> Path:
         return self._stem.with_name(f".{self._stem.name}-{number:05d}")
@@ -292,9 +281,12 @@ class Benchmark(Export):
 
 
 def tokens(size: int) -> int:
-    """A round length limit that texts of so many bytes fit in, by a cautious guess of bytes per token."""
-    need = max(_LEAST_TOKENS, -(-size // _BYTES_PER_TOKEN))
-    return min(_MOST_TOKENS, 1 << (need - 1).bit_length())
+    """A round length limit, 64 to 8192, that texts of so many bytes fit in.
+
+    Three bytes a token are fewer than any of today's tokenizers need on average: English has about four, Chinese and
+    Arabic about three.
+    """
+    return min(8192, max(64, 1 << (-(-size // 3) - 1).bit_length()))
 
 
 def quoted(text: str) -> str:

@@ -157,20 +157,25 @@ class Source:
         return row._replace(negatives=negatives, extra_positives=extra)
 
     def _fitted(
-        self, row: Row, others: Sequence[Row], answers: Answers | None, shape: Shape, counts: Counts
+        self, row: Row, rows: Sequence[Row], answers: Answers | None, shape: Shape, counts: Counts
     ) -> Row | None:
         """The row with as many negatives as wanted, filled up if there are `answers`; None if it has too few."""
         counts.lengths[len(row.negatives)] += 1
         found = row.negatives if shape.most is None else row.negatives[: shape.most]
         if answers is not None and len(found) < shape.least:
-            found += self._drawn(row, others, answers, shape.least - len(found))
+            found += self._drawn(row, rows, answers, shape.least - len(found))
             counts.filled += len(found) >= shape.least
         if len(found) < shape.least:
             counts.too_few += 1
             return None
-        fitted = row._replace(negatives=found)
-        _measure(fitted, counts)
-        return fitted
+        others = (*found, *row.extra_positives)
+        counts.negatives += len(found)
+        counts.extra_positives += len(row.extra_positives)
+        counts.teacher = counts.teacher and None not in (row.reranker, *(each.reranker for each in others))
+        counts.query_bytes = max(counts.query_bytes, len(row.query.encode()))
+        passages = (row.passage, *(each.passage for each in others))
+        counts.passage_bytes = max(counts.passage_bytes, *(len(each.encode()) for each in passages))
+        return row._replace(negatives=found)
 
     def _drawn(self, row: Row, others: Sequence[Row], answers: Answers, count: int) -> tuple[Negative, ...]:
         """Passages of other pairs of the same shard and split, by the pair's own seed; none that is a known answer."""
@@ -236,19 +241,6 @@ def _row(row: Mapping[str, Any]) -> Row:
         tuple(each for each in negatives if each.passage),
         tuple(each for each in positives if each.passage),
     )
-
-
-def _measure(row: Row, counts: Counts) -> None:
-    others = (*row.negatives, *row.extra_positives)
-    counts.negatives += len(row.negatives)
-    counts.extra_positives += len(row.extra_positives)
-    counts.teacher = counts.teacher and None not in (row.reranker, *(each.reranker for each in others))
-    counts.query_bytes = max(counts.query_bytes, _size(row.query))
-    counts.passage_bytes = max(counts.passage_bytes, *map(_size, (row.passage, *(each.passage for each in others))))
-
-
-def _size(text: str) -> int:
-    return len(text.encode())
 
 
 class Ids:

@@ -237,7 +237,7 @@ def with_columns(table: pa.Table, found: Sequence[MinedPair]) -> pa.Table:
         [[{"reason": reason, "count": count} for reason, count in sorted(one.refused.items())] for one in found],
     )
     for column, rows in zip(COLUMNS, values, strict=True):
-        table = _append(table, column, pa.array(rows, column.type))
+        table = append(table, column, pa.array(rows, column.type))
     return table
 
 
@@ -253,11 +253,12 @@ def parted(table: pa.Table, reasons: Sequence[str | None], wanted: int) -> tuple
         "detail": [_DETAILS[reason].format(wanted=wanted) for reason in given],
     }
     for name, texts in own.items():
-        rejects = _append(rejects, pa.field(name, pa.string()), pa.array(texts, pa.string()))
+        rejects = append(rejects, pa.field(name, pa.string()), pa.array(texts, pa.string()))
     return table.filter(pa.array([reason is None for reason in reasons], pa.bool_())), rejects
 
 
-def _append(table: pa.Table, column: pa.Field, values: pa.Array) -> pa.Table:
+def append(table: pa.Table, column: pa.Field, values: pa.Array | pa.ChunkedArray) -> pa.Table:
+    """The table with one more column; a column that has its name becomes `input_<name>`."""
     if column.name in table.column_names:
         table = table.rename_columns([f"input_{n}" if n == column.name else n for n in table.column_names])
     return table.append_column(column, values)

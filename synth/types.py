@@ -18,6 +18,12 @@ Notify = Callable[[str], None]
 LengthUnit = Literal["words", "characters"]
 
 
+def position_and_slot(item: str) -> tuple[int, int]:
+    """What an item's id, `{position}-{slot}`, is made of."""
+    position, _, slot = item.partition("-")
+    return int(position), int(slot or 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Passage:
     """One row of `passages/`: checked text whose language is known."""

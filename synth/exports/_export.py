@@ -10,7 +10,7 @@ import math
 import os
 import shlex
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from functools import cache, partial
 from pathlib import Path
@@ -49,8 +49,9 @@ class Files:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        lines = [partial(_close, file) for file in self._lines.values()]
-        for close in [*(each.close for each in self._parts.values()), *lines]:
+        closers: list[Callable[[], None]] = [each.close for each in self._parts.values()]
+        closers += [partial(_close, file) for file in self._lines.values()]
+        for close in closers:
             # After an error the folder goes, and that error matters more than one of these.
             with suppress(OSError, SynthError) if kind else nullcontext():
                 close()

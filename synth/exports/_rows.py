@@ -16,7 +16,7 @@ from synth.hashing import item_random
 from synth.shards import OutputFolder, StepFolder
 from synth.sources.checks import FirstSeen, digest
 from synth.tables import NEGATIVE
-from synth.types import Negative
+from synth.types import Negative, position_and_slot
 
 
 class Answers:
@@ -180,8 +180,7 @@ class Source:
     def _drawn(self, row: Row, others: Sequence[Row], answers: Answers, count: int) -> tuple[Negative, ...]:
         """Passages of other pairs of the same shard and split, by the pair's own seed; none that is a known answer."""
         taken = {*row.answers, *(each.passage for each in row.negatives)}
-        position, _, slot = row.id.partition("-")
-        generator = item_random(self.seed, "export", int(position), int(slot or 0))
+        generator = item_random(self.seed, "export", *position_and_slot(row.id))
         drawn: list[Negative] = []
         tried: set[int] = set()
         while len(drawn) < count and len(tried) < len(others):

@@ -271,11 +271,12 @@ class _Local:
     async def _settle_view(self, done: list[int]) -> None:
         folder = self.run.folder
         view = keep.default_view(self.run, self.score_and_keep.steps)  # it may have been swapped in since
-        if not set(keep.ready(folder, view.scores)).issuperset(done):
+        ready = keep.ready(folder, view.scores)
+        if not set(ready).issuperset(done):
             return
         if self.score_and_keep.late:
             self.counters.phase = "applying the rules"
-            await asyncio.to_thread(keep.fill, folder, view, progress=self.counters.shard_done)
+            await asyncio.to_thread(keep.fill, folder, view, ready, progress=self.counters.shard_done)
         if view.hidden and view.folder(folder).done().issuperset(done):
             folder.swap_view(view.hidden, view.name)
 

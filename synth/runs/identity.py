@@ -14,7 +14,6 @@ from typing import Any
 from synth.job import Job
 from synth.registry import stage_identity
 from synth.sources import InputFile
-from synth.stage import Stage
 from synth.types import SCHEMA_VERSION
 
 VERSION = 1
@@ -69,16 +68,6 @@ def describe(
 def sha256(identity: Mapping[str, Any]) -> str:
     """Hash over canonical JSON: sorted keys, no spaces, ASCII."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def fingerprint(
-    stage: Stage, *, name: str, embed: Stage | None, instruction: str | None, chat: Stage | None = None
-) -> str:
-    """Eight hex digits that name one scorer's folder: its options, and the models and instruction it scores with."""
-    what = {"name": name, "scorer": stage_identity(stage), "embed": None if embed is None else stage_identity(embed)}
-    if chat is not None:
-        what["chat"] = stage_identity(chat)
-    return sha256(what | {"instruction": instruction, "schema": SCHEMA_VERSION})[:8]
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -6,6 +6,7 @@ A shard exists or it does not. Its name is eight digits and `.parquet`, given on
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -60,6 +61,11 @@ class StepFolder:
     def first(self) -> int | None:
         """The lowest finished shard, None when there is none; as a rule without a listing. Raises as `done`."""
         return 0 if disk.exists(self.file(0)) else min(self.done(), default=None)
+
+    def made_by(self, identity: str) -> bool:
+        """Whether its shards, where it has any, were made under this identity."""
+        first = self.first()
+        return first is None or self.meta(first).identity == identity
 
     def read(self, index: int) -> Shard:
         """A whole shard, every page checked. Raises OutputError naming the file when it is damaged or gone."""
@@ -207,11 +213,6 @@ class StepFolder:
         pattern = re.compile(re.escape(self._prefix) + r"([0-9]{8})(?:\.[A-Za-z0-9_-]+)?\.jnl")
         return _listed(self._folder.locate("wip"), pattern)
 
-    def _checked(self, meta: ShardMeta, path: Path, index: int) -> ShardMeta:
-        if meta.shard != index:
-            raise damaged(path, f"it holds shard {meta.shard}")
-        return meta
-
 
 _MARK = "job.json"
 _BEFORE_MARK = frozenset({"tmp", "wip", "logs", "prompts", "lost+found"})
@@ -265,6 +266,14 @@ class OutputFolder:
         cannot be one, OutputError when it is a link or no folder.
         """
         return StepFolder(self, name, hidden=hidden)
+
+    def aside(self, name: str, identity: str) -> str:
+        """The hidden folder in which to build the view `name` of that identity; empty where its own folder will do.
+
+        After a swap the hidden name holds the view of before, so coming back to an earlier identity takes another one.
+        """
+        names = ("" if n < 0 else f".{name}-{identity[:8]}-{n}" for n in itertools.count(-1))
+        return next(hidden for hidden in names if self.step(name, hidden=hidden).made_by(identity))
 
     def locate(self, name: str) -> Path:
         """Path of the folder `name`, such as `scores/cosine-1a2b3c4d`, which need not exist.

@@ -21,7 +21,7 @@ from synth.shards import Journal, Origin, Shard
 from synth.stage import ChatModel, ChatReply, ChatRequest, Encoder
 from synth.steps import ingest
 from synth.tables import pair_table, passages, rejected_item_table
-from synth.types import Candidates, Pair, Passage, Rejected, Written
+from synth.types import Candidates, Pair, Passage, Rejected, Written, position_and_slot
 
 _REVISION = "revision"
 """Key of a journal's first line; those of calls begin with a position."""
@@ -119,8 +119,6 @@ def revision(journal: Journal, now: int) -> int:
     known = journal.get(_REVISION)
     if known is not None:
         return int(known["number"])
-    if len(journal):
-        return 1  # from before revisions were written down
     begin(journal, now)
     return now
 
@@ -152,7 +150,7 @@ def _asked(run: OpenRun, source: Shard) -> Sequence[Asked]:
     if not any(again):
         return [every] * len(again)
     before = ingest.written_before(run, [item for item in again if item])
-    return [Asked((ingest.slot_of(item),), before[item]) if item else every for item in again]
+    return [Asked((position_and_slot(item)[1],), before[item]) if item else every for item in again]
 
 
 async def candidates_of(

@@ -43,7 +43,7 @@ from synth.sources import (
 )
 from synth.sources.records import FileKey, Row
 from synth.tables import EXTERNAL_PAIRS, PASSAGES, rejected_row_table
-from synth.types import QueryConfig, Written
+from synth.types import QueryConfig, Written, position_and_slot
 
 Progress = Callable[[int, int], None]
 """Called with (input rows read, rejected so far)."""
@@ -345,11 +345,7 @@ def rejected_items(run: OpenRun) -> list[str]:
         for item in table["id"].to_pylist()
         if item not in retried
     ]
-    return sorted(found, key=_position_and_slot)
-
-
-def slot_of(item: str) -> int:
-    return _position_and_slot(item)[1]
+    return sorted(found, key=position_and_slot)
 
 
 def written_before(run: OpenRun, items: Sequence[str]) -> Mapping[str, Sequence[Written]]:
@@ -363,8 +359,8 @@ def written_before(run: OpenRun, items: Sequence[str]) -> Mapping[str, Sequence[
         if not generated.file(index).exists():
             continue
         table = generated.read_columns(index, ["id", "query", "character", "question_type", "difficulty"])
-        shard = pc.list_element(pc.split_pattern(table["id"], "-"), 0).cast(pa.int64())
-        for position, row in zip(shard.to_pylist(), table.to_pylist(), strict=True):
+        for row in table.to_pylist():
+            position, _ = position_and_slot(row["id"])
             if position in wanted:
                 config = QueryConfig(row["character"], row["question_type"], row["difficulty"])
                 found[position].append(Written(config, row["query"]))
@@ -372,11 +368,11 @@ def written_before(run: OpenRun, items: Sequence[str]) -> Mapping[str, Sequence[
 
 
 def _first_position(folder: OutputFolder, parts: Parts, item: str) -> int:
-    position = _position_and_slot(item)[0]
+    position = position_and_slot(item)[0]
     while parts.of_shard(index := parts.shard_of(position)).retry:
         step = folder.step("passages")
         items = step.read_columns(index, ["retry_of"])["retry_of"]
-        position = _position_and_slot(items[position - step.meta(index).first].as_py())[0]
+        position = position_and_slot(items[position - step.meta(index).first].as_py())[0]
     return position
 
 
@@ -401,11 +397,11 @@ def _passages_of(run: OpenRun, items: Sequence[str], first: int) -> pa.Table:
     step, parts = run.folder.step("passages"), run.history.parts()
     by_shard: dict[int, list[int]] = defaultdict(list)
     for number, item in enumerate(items):
-        by_shard[parts.shard_of(_position_and_slot(item)[0])].append(number)
+        by_shard[parts.shard_of(position_and_slot(item)[0])].append(number)
     tables, numbers = [], []
     for index, wanted in sorted(by_shard.items()):
         shard = step.read(index)
-        rows = [_position_and_slot(items[number])[0] - shard.meta.first for number in wanted]
+        rows = [position_and_slot(items[number])[0] - shard.meta.first for number in wanted]
         tables.append(shard.table.take(pa.array(rows, pa.int64())))
         numbers += wanted
     order = sorted(range(len(numbers)), key=numbers.__getitem__)
@@ -414,8 +410,3 @@ def _passages_of(run: OpenRun, items: Sequence[str], first: int) -> pa.Table:
         place, kind = table.schema.get_field_index(name), PASSAGES.field(name)
         table = table.set_column(place, kind, pa.array(values, kind.type))
     return table
-
-
-def _position_and_slot(item: str) -> tuple[int, int]:
-    position, _, slot = item.rpartition("-")
-    return int(position), int(slot)

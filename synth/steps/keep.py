@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -22,6 +21,7 @@ from synth.runs.history import Quality, read_rules, write_rules
 from synth.runs.run import OpenRun
 from synth.shards import Origin, OutputFolder, StepFolder
 from synth.steps.score import ScoredShard, ScoreStep
+from synth.tables import append
 
 DEFAULT = "kept"
 _FORMAT = 1
@@ -54,9 +54,7 @@ class View:
 
     def holds(self, folder: OutputFolder) -> bool:
         """Whether the shards in its folder, if there are any, were made by these rules over these scores."""
-        shards = self.folder(folder)
-        first = shards.first()
-        return first is None or shards.meta(first).identity == self.fingerprint
+        return self.folder(folder).made_by(self.fingerprint)
 
     def write_record(self, folder: OutputFolder) -> None:
         """Record what the fingerprint means, unless that is done. Raises SystemFault, OutputError."""
@@ -77,7 +75,6 @@ class View:
 class Record:
     """The rules that made a view's shards, the score folders they read, and how many shards `unique` compared."""
 
-    fingerprint: str
     rules: Rules
     scores: tuple[str, ...]
     shards: int | None
@@ -96,7 +93,7 @@ def record_of(folder: OutputFolder, name: str) -> Record | None:
     try:
         found = json.loads(path.read_bytes())
         rules, problems = Rules.parse(found["rules"], None)
-        record = Record(found["fingerprint"], rules or Rules(), tuple(found["scores"]), found["shards"])
+        record = Record(rules or Rules(), tuple(found["scores"]), found["shards"])
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as exc:
@@ -149,16 +146,11 @@ def ready(folder: OutputFolder, scores: Sequence[str]) -> list[int]:
 
 def joined(pairs: pa.Table, scores: Iterable[pa.Table]) -> pa.Table:
     """Pairs and their score columns, side by side; a pair's column named like a score comes as `input_<name>`."""
-    table = pairs
     for columns in scores:
         for field in columns.schema:
-            if field.name in _OWN:
-                continue
-            if field.name in pairs.schema.names:
-                renamed = [f"input_{each}" if each == field.name else each for each in table.schema.names]
-                table = table.rename_columns(renamed)
-            table = table.append_column(field, columns[field.name])
-    return table
+            if field.name not in _OWN:
+                pairs = append(pairs, field, columns[field.name])
+    return pairs
 
 
 def selected(folder: OutputFolder, scores: Sequence[str], index: int, wanted: Collection[str]) -> pa.Table:
@@ -211,11 +203,7 @@ def default_view(run: OpenRun, scores: Sequence[ScoreStep]) -> View:
 
 def built_aside(folder: OutputFolder, view: View) -> View:
     """The view itself while its folder is empty or its own; else the same with a hidden folder to be swapped in."""
-    if view.holds(folder):
-        return view
-    # After a swap the hidden name holds the view of before, so coming back to earlier rules takes another name.
-    names = (f".{view.name}-{view.fingerprint[:8]}-{n}" for n in itertools.count())
-    return next(hidden for name in names if (hidden := replace(view, hidden=name)).holds(folder))
+    return replace(view, hidden=folder.aside(view.name, view.fingerprint))
 
 
 def under_the_rules_of_kept(job: Job, folder: OutputFolder) -> Job:
@@ -321,10 +309,8 @@ def _rejects(table: pa.Table, verdict: Verdict, step: str) -> pa.Table:
         "detail": pc.binary_join(failed, "; "),
         "failed": failed,
     }
-    clashing = {name: f"input_{name}" for name in own if name in rows.column_names}
-    rows = rows.rename_columns([clashing.get(name, name) for name in rows.column_names])
     for name, column in own.items():
-        rows = rows.append_column(name, column)
+        rows = append(rows, pa.field(name, column.type), column)
     return rows
 
 
@@ -337,32 +323,28 @@ _WAITING = 2
 def fill(
     folder: OutputFolder,
     view: View,
-    shards: Sequence[int] | None = None,
+    shards: Sequence[int],
     workers: int | None = None,
     progress: Callable[[int, int], None] = lambda _kept, _dropped: None,
-) -> None:
-    """Apply a view's rules to `shards` (by default all that are scored) unless that is done.
+) -> int:
+    """Apply a view's rules to `shards` unless that is done; returns how many shards that took.
 
-    `progress` is called with each shard's (kept, dropped).
-
-    `workers`: processors to use; by default all, at most 8. Killed at any moment it leaves whole shards, and the same
-    call makes the rest. Raises what `keep_shard` raises.
+    `progress` is called with each shard's (kept, dropped); `workers` are the processors to use, by default all, at most
+    8. Killed at any moment it leaves whole shards, and the same call makes the rest. Raises what `keep_shard` raises.
     """
     done = view.folder(folder).done()
-    shards = [index for index in (ready(folder, view.scores) if shards is None else shards) if index not in done]
-    if not shards:
-        return
-    view.write_record(folder)
-    losers = beaten(folder, view)
-    threads = _WAITING * (workers or min(len(os.sched_getaffinity(0)), _MOST_WORKERS))
-    if len(shards) < _ENOUGH_SHARDS:
-        threads = 1
-    pool = ThreadPoolExecutor(min(threads, len(shards)), thread_name_prefix="view")
-    try:
-        for counts in pool.map(lambda index: keep_shard(folder, view, index, losers=losers.get(index)), shards):
-            progress(*counts)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    if todo := [index for index in shards if index not in done]:
+        view.write_record(folder)
+        losers = beaten(folder, view)
+        threads = _WAITING * (workers or min(len(os.sched_getaffinity(0)), _MOST_WORKERS))
+        threads = min(threads, len(todo)) if len(todo) >= _ENOUGH_SHARDS else 1
+        pool = ThreadPoolExecutor(threads, thread_name_prefix="view")
+        try:
+            for counts in pool.map(lambda index: keep_shard(folder, view, index, losers=losers.get(index)), todo):
+                progress(*counts)
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return len(todo)
 
 
 def carry_out(folder: OutputFolder, view: View, shards: Sequence[int], workers: int | None = None) -> int:
@@ -370,14 +352,12 @@ def carry_out(folder: OutputFolder, view: View, shards: Sequence[int], workers: 
 
     Killed anywhere, the same call goes on where it was. Raises what `keep_shard` and `swap_view` raise.
     """
-    step = view.folder(folder)
-    step.settle()
-    todo = [index for index in shards if index not in step.done()]
-    fill(folder, view, todo, workers)
+    view.folder(folder).settle()
+    made = fill(folder, view, shards, workers)
     if view.hidden:
         folder.swap_view(view.hidden, view.name)
     folder.step(view.name).settle()
-    return len(todo)
+    return made
 
 
 def clear_views(folder: OutputFolder, index: int) -> None:

@@ -29,10 +29,10 @@ from synth.search import Corpus, CorpusText, build, products, usable
 from synth.shards import Origin, OutputFolder, Shard, StepFolder
 from synth.sources import Corpus as CorpusOptions
 from synth.sources import InputFile, PassageRow, inspect, read_passages
-from synth.stage import Encoder, Services
+from synth.stage import Services
 from synth.steps.generate import JournaledChat
 from synth.tables import parted, with_columns
-from synth.types import SCHEMA_VERSION, MinedPair, Notify
+from synth.types import SCHEMA_VERSION, MinedPair, Notify, position_and_slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,13 +213,15 @@ class Mining:
     """One call of `synth mine`, between `prepare` and `finish`."""
 
     def __init__(self, plan: Plan, services: Services, notify: Notify) -> None:
-        self.plan, self.services, self._notify = plan, services, notify
+        assert services.encoder is not None  # noqa: S101 - a plan without an embedder is refused
+        self.plan, self.services, self._encoder, self._notify = plan, services, services.encoder, notify
         self.record = plan.record()
         self.fingerprint = identity.sha256(self.record)
         self.counts = Counts()
         self._folder: OutputFolder = plan.run.folder
         self._view = self._folder.step(plan.view)
-        self.hidden, self.step = _target(self._folder, self.fingerprint)
+        self.hidden = self._folder.aside("mined", self.fingerprint)
+        self.step = self._folder.step("mined", hidden=self.hidden)
         self._corpus: Corpus
         self._known: Positives
         self._positives: Positives
@@ -263,12 +265,6 @@ class Mining:
         if self.hidden and len(self.step.done()) == self.counts.shards:
             self._folder.swap_view(self.hidden, "mined")
 
-    @property
-    def _encoder(self) -> Encoder:
-        if self.services.encoder is None:
-            raise JobError("mining needs an embedder.", "Add one: -s 'embed={use: sentence_transformers}'")
-        return self.services.encoder
-
     def _check_size(self, passages: int) -> None:
         problem = self.plan.options.corpus_problem(passages)
         if problem is not None:
@@ -294,8 +290,7 @@ class Mining:
                 lost[n] = "no_vector"
                 continue
             known = self._known.of(query_key(query))
-            position, _, slot = row["id"].partition("-")
-            place = (int(position), int(slot or 0), index)
+            place = (*position_and_slot(row["id"]), index)
             chunks = np.empty(0, np.int64)
             if not options.same_document:
                 chunks = np.setdiff1d(self._corpus.chunks(known), known, assume_unique=True)
@@ -353,14 +348,3 @@ def _fault(row: Mapping[str, Any]) -> str | None:
     if not (row["query"] or "").strip():
         return "no_query"
     return "no_positive" if not (row["passage"] or "").strip() or denied(dict(row)) else None
-
-
-def _target(folder: OutputFolder, fingerprint: str) -> tuple[str, StepFolder]:
-    """`mined/` if it is empty or was made with these settings; else a hidden folder that replaces it when complete."""
-    names = ("" if n < 0 else f".mined-{fingerprint[:8]}-{n}" for n in itertools.count(-1))
-    for hidden in names:
-        step = folder.step("mined", hidden=hidden)
-        done = step.done()
-        if not done or step.meta(min(done)).identity == fingerprint:
-            return hidden, step
-    raise AssertionError("names do not end")

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from synth.errors import SynthError
 from synth.job import Job
+from synth.registry import stage_identity
 from synth.runs import identity
 from synth.runs.run import OpenRun
 from synth.scores import PairBatch, Scorer
@@ -24,6 +25,7 @@ from synth.shards import Journal, Origin, OutputFolder, Shard, StepFolder, disk
 from synth.sources import PairSet
 from synth.stage import Services
 from synth.steps.generate import JournaledChat
+from synth.types import SCHEMA_VERSION
 
 _INSTRUCTED = frozenset({"encoder", "reranker"})
 """Services that get the instruction for the search, and answer accordingly."""
@@ -70,13 +72,18 @@ def steps_of(run: OpenRun) -> list[ScoreStep]:
 
 
 def _fingerprint(job: Job, scorer: Scorer, instruction: str, whole: int | None) -> str:
-    own = identity.fingerprint(
-        scorer,
-        name=scorer.name,
-        embed=job.embed if "encoder" in scorer.needs - scorer.brings else None,
-        chat=job.llm if "chat" in scorer.needs - scorer.brings else None,
-        instruction=instruction if scorer.needs & _INSTRUCTED else None,
-    )
+    """Eight hex digits: a scorer's options, and the models and the instruction it scores with."""
+    wanted = scorer.needs - scorer.brings
+    what = {
+        "name": scorer.name,
+        "scorer": stage_identity(scorer),
+        "embed": stage_identity(job.embed) if job.embed and "encoder" in wanted else None,
+        "instruction": instruction if scorer.needs & _INSTRUCTED else None,
+        "schema": SCHEMA_VERSION,
+    }
+    if job.llm and "chat" in wanted:
+        what["chat"] = stage_identity(job.llm)
+    own = identity.sha256(what)[:8]
     return own if whole is None or scorer.scope == "shard" else identity.sha256({"scorer": own, "shards": whole})[:8]
 
 

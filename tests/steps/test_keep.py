@@ -255,7 +255,7 @@ def test_unique_gives_ties_to_the_lower_position_across_shards(tmp_path):
         commit(folder.step("generated"), index, pa.table({"id": ids}))
         commit(folder.step(COSINE), index, pa.table({"id": ids, "cosine": [0.5, 0.5], "query_cluster": [1, None]}))
     view = View("views/u", rules(unique={"by": "query_cluster", "best": "cosine"}), (COSINE,), competing=(0, 1))
-    runner.fill(folder, view)
+    runner.fill(folder, view, range(2))
     assert rows(folder.path, "views/u")["id"].to_pylist() == ["0-0", "1-0", "3-0"]
 
 

@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Any, ClassVar, Generic
 
 import pyarrow as pa
@@ -267,23 +268,19 @@ class _Pairs(_Ingest[PairRow]):
         return len(shard.rows)
 
     def make(self) -> Mapping[str, int]:
-        sums = super().make()
-        if sums["shards"]:
-            self._check_columns()
-        return sums
-
-    def _check_columns(self) -> None:
         """Raises JobError for columns and groups that are missing, before any model is asked."""
+        sums = super().make()
+        if not sums["shards"]:
+            return sums
         job, present = self.run.job, self.step.schema(0).names
         for scorer in job.scores:
-            for name in scorer.reads or ():
-                if name not in present:
-                    raise JobError(
-                        f"scores: {scorer.name}: column {name!r} does not exist.", f"There are: {', '.join(present)}."
-                    )
+            if absent := [name for name in scorer.reads or () if name not in present]:
+                there = f"There are: {', '.join(present)}."
+                raise JobError(f"scores: {scorer.name}: column {absent[0]!r} does not exist.", there)
         job.rules.require({*present, *(name for scorer in job.scores for name, _ in scorer.named_outputs())})
         by = [name for name in job.rules.grouping if name in present]
         job.rules.require_groups(self.step.read_columns(index, by) for index in sorted(self.step.done()) if by)
+        return sums
 
     def _sets(self, record: Record) -> list[PairSet]:
         names = {file.key for file in record.inputs}
@@ -355,9 +352,7 @@ def written_before(run: OpenRun, items: Sequence[str]) -> Mapping[str, Sequence[
     found: dict[int, list[Written]] = defaultdict(list)
     wanted = set(positions.values())
     generated = run.folder.step("generated")
-    for index in sorted({parts.shard_of(position) for position in wanted}):
-        if not generated.file(index).exists():
-            continue
+    for index in sorted({parts.shard_of(position) for position in wanted} & generated.done()):
         table = generated.read_columns(index, ["id", "query", "character", "question_type", "difficulty"])
         for row in table.to_pylist():
             position, _ = position_and_slot(row["id"])
@@ -395,17 +390,12 @@ def _passages_of(run: OpenRun, items: Sequence[str], first: int) -> pa.Table:
     Raises OutputError when a shard with one of the passages is damaged or missing.
     """
     step, parts = run.folder.step("passages"), run.history.parts()
-    by_shard: dict[int, list[int]] = defaultdict(list)
-    for number, item in enumerate(items):
-        by_shard[parts.shard_of(position_and_slot(item)[0])].append(number)
-    tables, numbers = [], []
-    for index, wanted in sorted(by_shard.items()):
+    tables = []
+    for index, group in groupby(items, lambda item: parts.shard_of(position_and_slot(item)[0])):
         shard = step.read(index)
-        rows = [position_and_slot(items[number])[0] - shard.meta.first for number in wanted]
+        rows = [position_and_slot(item)[0] - shard.meta.first for item in group]
         tables.append(shard.table.take(pa.array(rows, pa.int64())))
-        numbers += wanted
-    order = sorted(range(len(numbers)), key=numbers.__getitem__)
-    table = pa.concat_tables(tables).take(pa.array(order, pa.int64()))
+    table = pa.concat_tables(tables)
     for name, values in {"position": range(first, first + len(items)), "retry_of": items}.items():
         place, kind = table.schema.get_field_index(name), PASSAGES.field(name)
         table = table.set_column(place, kind, pa.array(values, kind.type))

@@ -25,7 +25,6 @@ from synth.tables import append
 
 DEFAULT = "kept"
 _FORMAT = 1
-_OWN = ("id",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,16 +116,15 @@ def stored_scores(folder: OutputFolder, needed: Collection[str]) -> tuple[str, .
     """
     record = record_of(folder, DEFAULT)
     chosen = list(record.scores) if record else []
-    present = {*_columns(folder.step("generated"))}
-    for name in chosen:
-        present |= {*_columns(folder.step(name))}
+    present = {column for name in ("generated", *chosen) for column in _columns(folder.step(name))}
     others = [f"scores/{each.name}" for each in sorted((folder.path / "scores").glob("[!.]*")) if each.is_dir()]
     maker: dict[str, str] = {}
     for name in (each for each in others if each not in chosen):
         fresh = {*_columns(folder.step(name))} - present
         if not (record is None or fresh & {*needed}):
             continue
-        for column in sorted(fresh & maker.keys()):
+        if clashing := sorted(fresh & maker.keys()):
+            column = clashing[0]
             raise JobError(
                 f"{folder.path}: both {maker[column]} and {name} hold the column {column}.",
                 "Run the job with the scorer that you want, then this command; or remove the other folder.",
@@ -148,7 +146,7 @@ def joined(pairs: pa.Table, scores: Iterable[pa.Table]) -> pa.Table:
     """Pairs and their score columns, side by side; a pair's column named like a score comes as `input_<name>`."""
     for columns in scores:
         for field in columns.schema:
-            if field.name not in _OWN:
+            if field.name != "id":
                 pairs = append(pairs, field, columns[field.name])
     return pairs
 
@@ -158,14 +156,8 @@ def selected(folder: OutputFolder, scores: Sequence[str], index: int, wanted: Co
     found: dict[str, pa.ChunkedArray] = {}
     for name in ("generated", *scores):
         step = folder.step(name)
-        here = [
-            column
-            for column in _columns(step, index)
-            if column in wanted and (name == "generated" or column not in _OWN)
-        ]
-        if here:
-            table = step.read_columns(index, here)
-            found |= {column: table[column] for column in here}
+        if here := [column for column in _columns(step, index) if column in wanted]:
+            found |= zip(here, step.read_columns(index, here).columns, strict=True)
     return pa.table(found)
 
 
@@ -178,13 +170,10 @@ def column_types(folder: OutputFolder, scores: Sequence[str], index: int) -> dic
 
 
 def _columns(step: StepFolder, index: int | None = None) -> list[str]:
-    if index is None:
-        index = step.first()
-    return (
-        []
-        if index is None
-        else [name for name in step.schema(index).names if name not in _OWN or step.name == "generated"]
-    )
+    """The columns of a shard, by default the first; ids of pairs count among those of `generated` only."""
+    index = step.first() if index is None else index
+    names = [] if index is None else step.schema(index).names
+    return [name for name in names if name != "id" or step.name == "generated"]
 
 
 def _record_path(fingerprint: str) -> str:

@@ -126,7 +126,7 @@ def positives(step: StepFolder, corpus: Corpus) -> Positives:
     return Positives(parts)
 
 
-def denied(row: dict[str, Any]) -> bool:
+def denied(row: Mapping[str, Any]) -> bool:
     label = row.get("label")
     return label is not None and not label > 0
 
@@ -347,4 +347,4 @@ class Mining:
 def _fault(row: Mapping[str, Any]) -> str | None:
     if not (row["query"] or "").strip():
         return "no_query"
-    return "no_positive" if not (row["passage"] or "").strip() or denied(dict(row)) else None
+    return "no_positive" if not (row["passage"] or "").strip() or denied(row) else None

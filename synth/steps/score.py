@@ -10,7 +10,7 @@ import hashlib
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import accumulate
+from itertools import accumulate, groupby
 from pathlib import Path
 
 import pyarrow as pa
@@ -212,22 +212,15 @@ def _stored_scores(run: OpenRun, name: str, fingerprint: str, pairs: pa.Table) -
     sets = {each.layout.source: each for each in run.pairs}
     if not any(each.layout.kind == "shards" for each in sets.values()):
         return None
+    ends = {source: list(accumulate(file.rows or 0 for file in each.files)) for source, each in sets.items()}
+    rows = zip(pairs["source"].to_pylist(), pairs["source_row"].to_pylist(), strict=True)
     parts: list[pa.Table] = []
-    sources, rows = pairs["source"].to_pylist(), pairs["source_row"].to_pylist()
-    start = 0
-    while start < len(rows):
-        found = sets[sources[start]]
-        ends = list(accumulate(file.rows or 0 for file in found.files))
-        place = bisect_right(ends, rows[start])
-        end = start
-        while end < len(rows) and sources[end] == sources[start] and bisect_right(ends, rows[end]) == place:
-            end += 1
-        table = _stored_shard(found, place, name, fingerprint)
+    for (source, place), group in groupby(rows, lambda row: (row[0], bisect_right(ends[row[0]], row[1]))):
+        table = _stored_shard(sets[source], place, name, fingerprint)
         if table is None:
             return None
-        first = ends[place] - (found.files[place].rows or 0)
-        parts.append(table.take(pa.array([row - first for row in rows[start:end]], pa.int64())))
-        start = end
+        first = ends[source][place] - (sets[source].files[place].rows or 0)
+        parts.append(table.take(pa.array([row - first for _, row in group], pa.int64())))
     return pa.concat_tables(parts) if parts else None
 
 

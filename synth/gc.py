@@ -16,14 +16,14 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from synth.errors import JobError, OutputError, SystemFault
 from synth.runs.run import job_of
 from synth.shards.journal import locked
 from synth.steps import score
-from synth.verify.files import BODY, JOURNAL, Layout, Report, ShardFile, StepFiles, Unreadable, files_below, survey
+from synth.verify.files import BODY, JOURNAL, Report, ShardFile, StepFiles, Unreadable, files_below, survey
 from synth.verify.walk import score_folders
 
 
@@ -36,64 +36,49 @@ class Removed:
     why: str
 
 
-@dataclass(slots=True)
-class Result:
-    """What `collect` removed; `left` names what it did not remove, and why."""
-
-    removed: list[Removed] = field(default_factory=list)
-    left: list[str] = field(default_factory=list)
-
-    @property
-    def bytes(self) -> int:
-        return sum(each.bytes for each in self.removed)
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What to remove besides leftovers: the view of that name, unused scores; `age` is in seconds."""
-
-    view: str | None = None
-    scores: bool = False
-    age: float = 3600.0
-
-
-def collect(out: Path, wanted: Wanted, *, dry_run: bool = False) -> Result:
-    """Remove unneeded files from the folder of a run.
+def collect(
+    out: Path, *, view: str | None = None, scores: bool = False, age: float = 3600.0, dry_run: bool = False
+) -> Collection:
+    """Remove unneeded files from the folder of a run: leftovers older than `age` seconds, a `view`, unused `scores`.
 
     Raises JobError for an unknown view, OutputError for a folder that is not a run's, SystemFault.
     """
     root = out.expanduser().resolve()
     if not (root / "job.json").is_file():
         raise OutputError(f"{out}: has no job.json, so it is not the folder of a run.")
-    layout = survey(Report(root))
-    collector = _Collector(layout, wanted, dry_run=dry_run)
+    found = Collection(root, age, dry_run=dry_run)
     try:
-        collector.all()
+        found.collect(view, scores=scores)
     except OSError as exc:
         what = f"{exc.filename or out}: {exc.strerror or exc}."
         raise SystemFault(what, "Fix that, then run the command again.") from exc
-    return collector.result
+    return found
 
 
-class _Collector:
-    """State of one `collect`."""
+class Collection:
+    """What `collect` removed, or would remove; `left` names what it did not remove, and why."""
 
-    def __init__(self, layout: Layout, wanted: Wanted, *, dry_run: bool) -> None:
-        self.result = Result()
-        self._layout, self._wanted, self._dry_run = layout, wanted, dry_run
-        self._root = layout.root
-        self._busy = _busy(layout.root, wanted.age)
+    def __init__(self, root: Path, age: float, *, dry_run: bool) -> None:
+        self.removed: list[Removed] = []
+        self.left: list[str] = []
+        self._root, self._age, self._dry_run = root, age, dry_run
+        self._layout = survey(Report(root))
+        self._busy = _busy(root, age)
 
-    def all(self) -> None:
-        if self._wanted.view is not None:
-            self._view(self._wanted.view)
+    @property
+    def bytes(self) -> int:
+        return sum(each.bytes for each in self.removed)
+
+    def collect(self, view: str | None, *, scores: bool) -> None:
+        """Remove everything, once."""
+        if view is not None:
+            self._view(view)
         self._journals()
         if self._busy:
-            self.result.left.append(f"rejected rows, hidden views and scores: {self._busy}")
+            self.left.append(f"rejected rows, hidden views and scores: {self._busy}")
         else:
-            gone = list(self._hidden_views())
-            self._bodies(gone)
-            if self._wanted.scores:
+            self._bodies(list(self._hidden_views()))
+            if scores:
                 self._scores()
         self._temporary()  # last, because removing them looks like writing
 
@@ -122,18 +107,17 @@ class _Collector:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except OSError:
-                    self.result.left.append(f"{self._name(path)}: a process has locked it")
+                    self.left.append(f"{self._name(path)}: a process has locked it")
                     continue
                 self._remove(path, "the journal of a finished shard")
 
     def _hidden_views(self) -> Iterator[StepFiles]:
         for step in [each for each in self._layout.views if each.hidden]:
             if not (self._root / step.visible_name).is_dir():
-                self.result.left.append(
-                    f"{step.name}: {step.visible_name}/ is missing, so this may be its content; run the job again"
-                )
+                what = f"{step.visible_name}/ is missing, so this may be its content; run the job again"
+                self.left.append(f"{step.name}: {what}")
             elif step.visible_name == "mined" and _being_filled(step):
-                self.result.left.append(f"{step.name}: unfinished negatives; `synth mine` continues with them")
+                self.left.append(f"{step.name}: unfinished negatives; `synth mine` continues with them")
             else:
                 self._remove(step.path, "a hidden view")
                 yield step
@@ -148,14 +132,14 @@ class _Collector:
                     with ShardFile(step.file(index)) as file:
                         named.add(file.stamp().rejects_file)
                 except Unreadable as exc:
-                    self.result.left.append(f"rejected rows: {self._name(step.file(index))} cannot be read ({exc})")
+                    self.left.append(f"rejected rows: {self._name(step.file(index))} cannot be read ({exc})")
                     return
         done = {step.name: step.shards for step in self._layout.steps()}
         for path in files_below(self._root / ".rejects"):
             match = BODY.fullmatch(path.name)
             step_name = path.parent.relative_to(self._root / ".rejects").as_posix()
             finished = match is not None and int(match[1]) in done.get(step_name, frozenset())
-            if finished and path.name not in named and not _younger(path, self._wanted.age):
+            if finished and path.name not in named and not _younger(path, self._age):
                 self._remove(path, "rejected rows that no shard names")
 
     def _scores(self) -> None:
@@ -165,7 +149,7 @@ class _Collector:
         for view in [each for each in self._layout.views if not each.hidden and each.shards]:
             sources = score_folders(self._layout, view)
             if sources is None:
-                self.result.left.append(f"scores: cannot find out which of them {view.name} was made from")
+                self.left.append(f"scores: cannot find out which of them {view.name} was made from")
                 return
             kept |= sources
         for step in self._layout.scores:
@@ -178,10 +162,10 @@ class _Collector:
             with suppress(OSError):
                 in_use.add(link.readlink())
         for path in sorted((self._root / "tmp").glob("*")):
-            if _younger(path, self._wanted.age):
-                self.result.left.append(f"{self._name(path)}: written less than {self._wanted.age:g} s ago")
+            if _younger(path, self._age):
+                self.left.append(f"{self._name(path)}: written less than {self._age:g} s ago")
             elif path in in_use:
-                self.result.left.append(f"{self._name(path)}: a process has it open")
+                self.left.append(f"{self._name(path)}: a process has it open")
             else:
                 self._remove(path, "a temporary file")
 
@@ -190,7 +174,7 @@ class _Collector:
         if not os.path.lexists(path):
             return
         files = files_below(path) if path.is_dir() and not path.is_symlink() else [path]
-        self.result.removed.append(Removed(self._name(path), sum(each.lstat().st_size for each in files), why))
+        self.removed.append(Removed(self._name(path), sum(each.lstat().st_size for each in files), why))
         if self._dry_run:
             return
         if path.is_symlink() or not path.is_dir():

@@ -13,7 +13,7 @@ from loopback import Loopback, say
 from running import completion, job_dict, passage, rows, run, write_corpus, write_job
 
 from synth.cli import main
-from synth.gc import Wanted, collect
+from synth.gc import collect
 from synth.verify import verify
 
 pytestmark = pytest.mark.faults
@@ -168,7 +168,7 @@ def test_every_kind_of_folder_is_sound_and_nothing_of_it_is_dead(place, make):
     reports = [verify(place.out, deep=deep) for deep in (False, True)]
     before = everything(place.out)
     age(place.out)
-    collect(place.out, Wanted())
+    collect(place.out)
     gone = before - everything(place.out)
     assert {name.rsplit("-", 2)[0] for name in gone if not name.startswith(".rejects/")} <= {".kept", ".mined"}
     assert bool(gone) == (make in SWAPPED)
@@ -256,11 +256,11 @@ def test_what_was_begun_is_kept_until_it_is_done(place, monkeypatch):
         mine(place.out, "--num-negatives", 2)
     (hidden,) = place.out.glob(".mined-*")
     age(place.out)
-    result = collect(place.out, Wanted())
+    result = collect(place.out)
     assert hidden.is_dir()
     assert any(hidden.name in line for line in result.left)
     mine(place.out, "--num-negatives", 2)
     age(place.out)
-    collect(place.out, Wanted())
+    collect(place.out)
     assert not hidden.exists(), "what was swapped out is dead"
     assert verify(place.out, deep=True).notes == ()

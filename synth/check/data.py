@@ -45,7 +45,6 @@ class Counts:
         return found if not self.read or self.rows is None else round(found * self.rows / self.read)
 
     def as_json(self) -> dict[str, Any]:
-        """For `--json`."""
         return {each.name: getattr(self, each.name) for each in fields(self)}  # `asdict` spoils a Counter
 
 
@@ -71,10 +70,8 @@ class DataReport(Counts):
         return self.in_all(self.passages)
 
     def as_json(self) -> dict[str, Any]:
-        """For `--json`, without the texts."""
         found = Counts.as_json(self) | {"sampled": self.sampled, "expected_passages": self.expected}
-        del found["sample"]
-        return found
+        return {name: value for name, value in found.items() if name != "sample"}
 
     def add(self, outcome: PassageRow | RejectedRow, corpora: Sequence[Corpus]) -> None:
         """Count one passage or rejected row."""

@@ -222,7 +222,6 @@ class Report:
     findings: Findings
 
     def as_json(self) -> dict[str, Any]:
-        """For `--json`."""
         return {
             "ok": self.findings.code == 0,
             "mistakes": self.findings.mistakes,

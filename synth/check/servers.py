@@ -113,12 +113,12 @@ def proxies(stage: ModelStage) -> list[str]:
         proxy = found.get(parts.scheme)
         if proxy is None or is_loopback(url):
             continue
+        how = f"through the proxy {shown(proxy)} (trust_env)"
         if proxy_bypass(parts.netloc):
-            lines.append(f"{parts.netloc} is reached directly: the environment exempts it from proxies")
-        elif used:
-            lines.append(f"{parts.netloc} is reached through the proxy {shown(proxy)} (trust_env)")
-        else:
-            lines.append(f"{parts.netloc} is reached directly: the proxy of the environment counts with trust_env only")
+            how = "directly: the environment exempts it from proxies"
+        elif not used:
+            how = "directly: the proxy of the environment counts with trust_env only"
+        lines.append(f"{parts.netloc} is reached {how}")
     return list(dict.fromkeys(lines))
 
 

@@ -33,21 +33,16 @@ app = typer.Typer(
 )
 
 
-def _version(asked: bool) -> None:  # noqa: FBT001 - a callback of typer's
-    if asked:
-        from importlib.metadata import version
-
-        typer.echo(f"synth {version('synth')}")
-        raise typer.Exit
-
-
 @app.callback(invoke_without_command=True)
 def _synth(
     context: typer.Context,
-    version: Annotated[  # noqa: ARG001 - its callback does the work
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
-    ] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
+    if version:
+        from importlib import metadata
+
+        typer.echo(f"synth {metadata.version('synth')}")
+        raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
         raise typer.Exit(2)

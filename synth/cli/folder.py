@@ -15,7 +15,7 @@ from synth.terminal import columns, facts, say, tell, words
 from synth.terminal import show as draw
 
 if TYPE_CHECKING:
-    from synth.verify import Report, StepTotals
+    from synth.verify import Report
 
 _SHOWN = 20
 """Problems of each kind that `verify` prints."""
@@ -74,20 +74,16 @@ def status(out: RunFolder, as_json: AsJson = False) -> None:
     if as_json:
         say(json.dumps({"steps": [asdict(s) for s in steps], "open": [asdict(o) for o in working]}))
         return
-    rows = [
-        (
-            step.step,
-            f"{step.shards:,}/{'?' if step.of is None else f'{step.of:,}'}",
-            *(f"{count:,}" for count in (step.rows_in, step.rows_out, step.rejected)),
-        )
-        for step in steps
-    ]
+    rows = []
+    for step in steps:
+        shards = f"{step.shards:,}/{'?' if step.of is None else f'{step.of:,}'}"
+        rows.append((step.step, shards, f"{step.rows_in:,}", f"{step.rows_out:,}", f"{step.rejected:,}"))
     draw(columns(("step", "shards", "rows in", "rows out", "rejected"), rows))
     for step in steps:
         if step.rules is not None:
             say(f"{step.step}: {step.rules}")
     for each in working:
-        state = "being worked on" if each.held else "left over, taken up again by the next run"
+        state = "being worked on" if each.held else "left by a stopped run; the next run resumes it"
         say(f"{each.step} {each.shard}: {state}, last reply {each.idle_seconds:,.0f} s ago")
     behind = {step.step for step in steps if step.of is None or step.shards < step.of}
     if any(name != "mined" and not name.startswith("views/") for name in behind):
@@ -126,7 +122,14 @@ def verify(
 
 
 def _print(report: Report, out: Path) -> None:
-    draw(facts([*report.facts, *((step.step, _ledger(step)) for step in report.steps)]))
+    rows = list(report.facts)
+    for step in report.steps:
+        of = "?" if step.of is None else f"{step.of:,}"
+        text = f"{step.shards:,}/{of} shards  {step.rows_in:,} {step.unit} = {step.rows_out:,} {step.made}"
+        text += f" + {step.rejected:,} rejected" if step.made != "scored" else ""
+        text += f" ({step.retried:,} of them asked again as new items)" if step.retried else ""
+        rows.append((step.step, text + (f", {step.open:,} to do" if step.open else "")))
+    draw(facts(rows))
     for title, found in (("damage", report.damage), ("note", report.notes)):
         for each in found[:_SHOWN]:
             draw(words(f"{title}: {each.file}: {each.what}"))
@@ -139,16 +142,6 @@ def _print(report: Report, out: Path) -> None:
     draw(words(f"sound: nothing lost, torn or doubled ({depth})"))
     if not report.complete:
         say(f"not finished; resume with: synth run {out}")
-
-
-def _ledger(step: StepTotals) -> str:
-    of = "?" if step.of is None else f"{step.of:,}"
-    text = f"{step.shards:,}/{of} shards  {step.rows_in:,} {step.unit} = {step.rows_out:,} {step.made}"
-    if step.made != "scored":
-        text += f" + {step.rejected:,} rejected"
-    if step.retried:
-        text += f" ({step.retried:,} of them asked again as new items)"
-    return text + (f", {step.open:,} to do" if step.open else "")
 
 
 @app.command(
@@ -169,7 +162,7 @@ def gc(
 
     Leftovers of crashes and replaced views, and, when named, scores and views themselves.
     """
-    from synth.gc import Wanted, collect
+    from synth.gc import collect
     from synth.validation import parse_duration
 
     try:
@@ -177,7 +170,7 @@ def gc(
         spared = float(seconds if isinstance(seconds, float) else age)
     except ValueError as exc:
         raise JobError(f"--age {age}: not a duration.", "Write 30m, 2h or seconds.") from exc
-    result = collect(out, Wanted(view=view, scores=scores, age=spared), dry_run=dry_run)
+    result = collect(out, view=view, scores=scores, age=spared, dry_run=dry_run)
     if as_json:
         removed = [asdict(each) for each in result.removed]
         say(json.dumps({"removed": removed, "left": result.left, "bytes": result.bytes, "dry_run": dry_run}))

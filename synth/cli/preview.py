@@ -94,7 +94,6 @@ def _view(tried: Tried, scores: Sequence[str]) -> Iterator[RenderableType]:
 
 
 def _facts(tried: Tried) -> dict[str, Any]:
-    """One passage for `--json`."""
     return {
         "passage": asdict(tried.passage),
         "personas": list(tried.candidates.personas),

@@ -96,7 +96,6 @@ class Report:
         return all(step.complete for step in self.steps)
 
     def blame(self, file: Path | str, what: str) -> None:
-        """Add damage."""
         self._damage[Finding(self._shown(file), what)] = None
 
     def note(self, file: Path | str, what: str) -> None:
@@ -139,26 +138,6 @@ class Stamp:
     rejects_file: str
     rejects_sha256: str
 
-    @classmethod
-    def of(cls, keys: dict[bytes, bytes] | None) -> Stamp:
-        """Read the key-values of a footer. Raises Unreadable."""
-        found = {key.decode(): value.decode() for key, value in (keys or {}).items() if key.startswith(b"synth.")}
-        absent = [name for name in _KEYS if f"synth.{name}" not in found]
-        if absent:
-            raise Unreadable(f"its metadata lack synth.{absent[0]}")
-        try:
-            version = int(found["synth.format"])
-            shard, first, rows_in, rows_out, rejected = (int(found[f"synth.{name}"]) for name in _NUMBERS)
-            json.loads(found["synth.models"])
-        except ValueError as exc:
-            raise Unreadable(f"its metadata cannot be parsed ({exc})") from exc
-        if version > NEWEST_FORMAT:
-            raise Unreadable(f"it was written by a newer synth ({found['synth.writer']})")
-        if min(version, shard, first, rows_in, rows_out, rejected) < 0:
-            raise Unreadable("its metadata contain a negative count")
-        identity, source, file, sha256 = (found[f"synth.{name}"] for name in _TEXTS)
-        return cls(shard, first, rows_in, rows_out, rejected, identity, source, file, sha256)
-
 
 class ShardFile:
     """An open Parquet file, read with page checksums on. All methods raise Unreadable for a damaged file."""
@@ -183,7 +162,24 @@ class ShardFile:
         self._file.close()
 
     def stamp(self) -> Stamp:
-        return Stamp.of(self._parquet.metadata.metadata)
+        """Read the key-values of the footer."""
+        keys = (self._parquet.metadata.metadata or {}).items()
+        found = {key.decode(): value.decode() for key, value in keys if key.startswith(b"synth.")}
+        absent = [name for name in _KEYS if f"synth.{name}" not in found]
+        if absent:
+            raise Unreadable(f"its metadata lack synth.{absent[0]}")
+        try:
+            version = int(found["synth.format"])
+            shard, first, rows_in, rows_out, rejected = (int(found[f"synth.{name}"]) for name in _NUMBERS)
+            json.loads(found["synth.models"])
+        except ValueError as exc:
+            raise Unreadable(f"its metadata cannot be parsed ({exc})") from exc
+        if version > NEWEST_FORMAT:
+            raise Unreadable(f"it was written by a newer synth ({found['synth.writer']})")
+        if min(version, shard, first, rows_in, rows_out, rejected) < 0:
+            raise Unreadable("its metadata contain a negative count")
+        identity, source, file, sha256 = (found[f"synth.{name}"] for name in _TEXTS)
+        return Stamp(shard, first, rows_in, rows_out, rejected, identity, source, file, sha256)
 
     def read(self, columns: list[str] | None = None) -> pa.Table:
         """Some columns, or all of them, which checks every page."""

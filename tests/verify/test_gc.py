@@ -14,7 +14,7 @@ from test_verify import copy_of_run, finished_run, rewrite  # noqa: F401 - the f
 
 from synth.cli import main
 from synth.errors import JobError, OutputError
-from synth.gc import Wanted, collect
+from synth.gc import collect
 from synth.verify import verify
 
 OLD = time.time() - 7200
@@ -46,7 +46,7 @@ def litter(out: Path) -> set[str]:
 def test_a_clean_run_has_nothing_to_remove(out: Path) -> None:
     age(out)
     before = names(out)
-    assert collect(out, Wanted(scores=True)).removed == []
+    assert collect(out, scores=True).removed == []
     assert names(out) == before
 
 
@@ -73,7 +73,7 @@ def test_what_is_young_stays(out: Path) -> None:
     left = litter(out)
     (out / "tmp/00000001.parquet.0123").touch()
     os.utime(out / "tmp")
-    result = collect(out, Wanted())
+    result = collect(out)
     assert names(out) >= left - {"wip/generated-00000001.jnl"}
     assert any("something was written to tmp" in line for line in result.left)
 
@@ -81,7 +81,7 @@ def test_what_is_young_stays(out: Path) -> None:
 def test_an_open_temporary_file_stays(out: Path) -> None:
     litter(out)
     with (out / "tmp/00000001.parquet.0123").open("rb"):
-        result = collect(out, Wanted())
+        result = collect(out)
         assert "tmp/00000001.parquet.0123" in names(out)
     assert any("has it open" in line for line in result.left)
 
@@ -91,18 +91,18 @@ def test_a_run_at_work_keeps_all_it_may_need(out: Path) -> None:
     with (out / "wip/generated-00000007.jnl").open("wb") as journal:
         fcntl.flock(journal, fcntl.LOCK_EX)
         age(out)
-        result = collect(out, Wanted(scores=True, age=0))
+        result = collect(out, scores=True, age=0)
         assert names(out) >= left - {"wip/generated-00000001.jnl", "tmp/00000001.parquet.0123"}
         assert any("a process has locked" in line for line in result.left)
         with pytest.raises(JobError):
-            collect(out, Wanted(view="strict"))
+            collect(out, view="strict")
 
 
 def test_a_held_journal_of_a_finished_shard_stays(out: Path) -> None:
     litter(out)
     with (out / "wip/generated-00000001.jnl").open("rb") as journal:
         fcntl.flock(journal, fcntl.LOCK_EX)
-        collect(out, Wanted())
+        collect(out)
         assert "wip/generated-00000001.jnl" in names(out)
 
 
@@ -114,7 +114,7 @@ def test_an_open_shard_keeps_its_journal_and_rejected_rows(out: Path) -> None:
         next(out.glob(".rejects/kept/*")), out / ".rejects/kept/00000002-0123456789abcdef.parquet"
     )
     age(out)
-    collect(out, Wanted())
+    collect(out)
     assert Path(body).exists()
     assert (out / "wip/generated-00000002.jnl").exists()
 
@@ -122,7 +122,7 @@ def test_an_open_shard_keeps_its_journal_and_rejected_rows(out: Path) -> None:
 def test_the_only_copy_of_a_view_stays(out: Path) -> None:
     (out / "kept").rename(out / ".kept-0123abcd-0.old")
     age(out)
-    result = collect(out, Wanted())
+    result = collect(out)
     assert (out / ".kept-0123abcd-0.old/00000000.parquet").exists()
     assert any("may be it" in line for line in result.left)
 
@@ -130,7 +130,7 @@ def test_the_only_copy_of_a_view_stays(out: Path) -> None:
 def test_a_damaged_shard_keeps_every_rejected_row(out: Path) -> None:
     litter(out)
     os.truncate(out / "kept/00000001.parquet", 10)
-    result = collect(out, Wanted())
+    result = collect(out)
     assert ORPHAN in names(out)
     assert any("cannot be read" in line for line in result.left)
 
@@ -141,9 +141,9 @@ def test_unused_scores_go_only_when_asked(out: Path) -> None:
     for path in (out / "scores" / "copying-0123abcd").iterdir():
         rewrite(path, lambda table: table, identity="0123abcd")
     age(out)
-    collect(out, Wanted())
+    collect(out)
     assert (out / "scores/copying-0123abcd").is_dir()
-    collect(out, Wanted(scores=True, age=0))
+    collect(out, scores=True, age=0)
     assert sorted(path.name for path in (out / "scores").iterdir()) == used
 
 
@@ -154,7 +154,7 @@ def test_scores_that_a_view_was_made_from_stay(out: Path) -> None:
     (out / "job.json").write_text(json.dumps(job), "utf-8")
     age(out)
     before = names(out)
-    collect(out, Wanted(scores=True))
+    collect(out, scores=True)
     assert names(out) == before
 
 
@@ -166,10 +166,10 @@ def test_a_view_goes_when_named(out: Path) -> None:
     age(out)
     assert verify(out).sound
     with pytest.raises(JobError, match="strict"):
-        collect(out, Wanted(view="lax"))
+        collect(out, view="lax")
     with pytest.raises(JobError):
-        collect(out, Wanted(view="../kept"))
-    result = collect(out, Wanted(view="strict"))
+        collect(out, view="../kept")
+    result = collect(out, view="strict")
     assert {each.path for each in result.removed} == {
         "views/strict",
         "rejected/views/strict",
@@ -182,7 +182,7 @@ def test_a_view_goes_when_named(out: Path) -> None:
 def test_a_view_stays_while_somebody_writes(out: Path) -> None:
     shutil.copytree(out / "kept", out / "views/strict")
     with pytest.raises(OutputError, match="written"):
-        collect(out, Wanted(view="strict"))
+        collect(out, view="strict")
 
 
 def test_bad_arguments_are_told(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -17,6 +18,7 @@ _EXACT = 2**53
 """Whole numbers up to here are exact in float64."""
 _MOST_FIELDS = 64
 """Keys of one object, beyond which it is a map of data and not a record: carried as JSON text."""
+_BLOCK = 1024
 _AS_JSON = {b"synth.json": b"1"}
 """Marks the field of a column that is carried as JSON text."""
 
@@ -56,27 +58,24 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
     return pa.string() if pa.types.is_string_view(kind) else kind
 
 
-class JsonTypes:
-    """The types of the columns of JSON objects, widened block by block."""
+def json_schema(objects: Iterable[Mapping[str, Any]]) -> pa.Schema:
+    """The columns of JSON objects, in order of first mention, with types that take all their values.
 
-    def __init__(self) -> None:
-        self._found: dict[str, pa.DataType | None] = {}
-
-    def add(self, columns: Mapping[str, Sequence[Any]]) -> None:
-        """Widen the types to those of these values; a column that no type takes becomes JSON text."""
+    The types are widened block by block; a column that no type takes is text, and marked for `json_columns`.
+    """
+    found: dict[str, pa.DataType | None] = {}
+    rest = iter(objects)
+    while block := list(islice(rest, _BLOCK)):
+        columns: dict[str, list[Any]] = {}
+        for name, value in (item for each in block for item in each.items()):
+            columns.setdefault(name, []).append(value)
         for name, values in columns.items():
             kind = infer_type(values)
-            known = self._found.get(name, kind)
-            self._found[name] = None if known is None or kind is None else common(known, kind)
-
-    def schema(self) -> pa.Schema:
-        """The columns in order of first mention; those carried as JSON text are marked for `json_columns`."""
-        return pa.schema(
-            pa.field(name, kind)
-            if kind is not None and _storable(kind)
-            else pa.field(name, pa.string(), metadata=_AS_JSON)
-            for name, kind in self._found.items()
-        )
+            known = found.get(name, kind)
+            found[name] = None if known is None or kind is None else common(known, kind)
+    as_text = {name for name, kind in found.items() if kind is None or not _storable(kind)}
+    fields = (pa.field(n, pa.string(), metadata=_AS_JSON) if n in as_text else (n, kind) for n, kind in found.items())
+    return pa.schema(fields)
 
 
 def json_columns(schema: pa.Schema) -> frozenset[str]:

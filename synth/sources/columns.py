@@ -30,8 +30,6 @@ PAIR_NAMES = (
 
 _QUERIES = frozenset(query for query, _ in PAIR_NAMES)
 _PASSAGES = frozenset(passage for _, passage in PAIR_NAMES)
-_DEEPEST = 4
-"""Levels of nested objects that are listed as columns."""
 
 
 class Columns(NamedTuple):
@@ -51,10 +49,8 @@ def find_columns(corpus: Corpus, available: Sequence[str], path: str) -> Columns
     """
     text = corpus.text if corpus.text != "auto" else usual_name(TEXT_NAMES, available)
     if text is None:
-        raise InputError(
-            f"{path}: no column has a usual name of a text (columns: {', '.join(available)}).",
-            "Name it in the job: corpus.text.",
-        )
+        what = f"no column has a usual name of a text (columns: {', '.join(available)})"
+        raise InputError(f"{path}: {what}.", "Name it in the job: corpus.text.")
     ident = usual_name(ID_NAMES, available) if corpus.id == "auto" else corpus.id
     language = language_source(corpus.language).column
     for name in (text, ident, corpus.title, *corpus.carry):
@@ -77,10 +73,8 @@ def require(name: str, available: Sequence[str], path: str, hint: str = "Name on
         raise InputError(f"{path}: two columns are called {name!r}.", "Rename one of them.")
     if name not in available:
         near = get_close_matches(name, available, n=1)
-        raise InputError(
-            f"{path}: no column {name!r} (columns: {', '.join(available)}).",
-            f"Did you mean {near[0]!r}?" if near else hint,
-        )
+        hint = f"Did you mean {near[0]!r}?" if near else hint
+        raise InputError(f"{path}: no column {name!r} (columns: {', '.join(available)}).", hint)
 
 
 def language_source(value: str | LanguageColumn) -> LanguageSource:
@@ -107,10 +101,8 @@ def pair_language(data: PairData, option: str, available: Sequence[str], path: s
     if value == "auto":
         return LanguageSource(column=option if option in available else None)
     if found.column is not None and found.column not in available and isinstance(value, str):
-        raise InputError(
-            f"{path}: {value!r} is neither a language nor a column (columns: {', '.join(available)}).",
-            f"Correct data.{option} in the job.",
-        )
+        what = f"{value!r} is neither a language nor a column (columns: {', '.join(available)})"
+        raise InputError(f"{path}: {what}.", f"Correct data.{option} in the job.")
     if found.column is not None:
         require(found.column, available, path)
     return found
@@ -134,11 +126,11 @@ def values_at(rows: Sequence[Mapping[str, Any]], column: str) -> list[Any]:
     return found
 
 
-def _leaf_paths(row: Mapping[str, Any], prefix: str = "", depth: int = 1) -> Iterator[str]:
+def _leaf_paths(row: Mapping[str, Any], prefix: str = "", levels: int = 4) -> Iterator[str]:
     for key, value in row.items():
         yield prefix + key
-        if isinstance(value, Mapping) and depth < _DEEPEST:
-            yield from _leaf_paths(value, f"{prefix}{key}.", depth + 1)
+        if isinstance(value, Mapping) and levels > 1:
+            yield from _leaf_paths(value, f"{prefix}{key}.", levels - 1)
 
 
 def find_pair(data: PairData, available: Sequence[str], path: str) -> tuple[LayoutKind, str, str]:
@@ -154,10 +146,8 @@ def find_pair(data: PairData, available: Sequence[str], path: str) -> tuple[Layo
     query, passage = _usual_pair(data, available)
     for name, key in ((query, "query"), (passage, "passage")):
         if name is None:
-            raise InputError(
-                f"{path}: no column has a usual name of a {key} (columns: {', '.join(available)}).",
-                f"Name it: data.{key} in the job, or --{key}-column.",
-            )
+            what = f"no column has a usual name of a {key} (columns: {', '.join(available)})"
+            raise InputError(f"{path}: {what}.", f"Name it: data.{key} in the job, or --{key}-column.")
         require(name, available, path)
     assert query is not None and passage is not None  # noqa: S101, PT018 - narrowed by the loop above
     if query == passage:
@@ -169,16 +159,13 @@ def find_pair(data: PairData, available: Sequence[str], path: str) -> tuple[Layo
 def _usual_pair(data: PairData, available: Sequence[str]) -> tuple[str | None, str | None]:
     """The two columns as far as they are known; the one that the job names decides what the other may be."""
     folded = {name.casefold(): name for name in reversed(available)}
-    named = (None if data.query == "auto" else data.query, None if data.passage == "auto" else data.passage)
-    if None not in named:
-        return named
-    both = [(folded[a], folded[b]) for a, b in PAIR_NAMES if a in folded and b in folded]
-    for query, passage in both:
-        if named[0] in (None, query) and named[1] in (None, passage):
-            return query, passage
-    single = [folded[name] for pair in PAIR_NAMES for name in pair if name in folded and folded[name] not in named]
-    if named[0] is not None:
-        return named[0], next((name for name in single if name.casefold() in _PASSAGES), None)
-    if named[1] is not None:
-        return next((name for name in single if name.casefold() in _QUERIES), None), named[1]
-    return next((name for name in single if name.casefold() in _QUERIES - _PASSAGES), None), None
+    query, passage = (None if each == "auto" else each for each in (data.query, data.passage))
+    if query is not None and passage is not None:
+        return query, passage
+    for first, second in ((folded.get(a), folded.get(b)) for a, b in PAIR_NAMES):
+        if first and second and query in (None, first) and passage in (None, second):
+            return first, second
+    allowed = _PASSAGES if query is not None else _QUERIES if passage is not None else _QUERIES - _PASSAGES
+    usual = (name for pair in PAIR_NAMES for name in pair if name in folded and name in allowed)
+    other = next((folded[name] for name in usual if folded[name] not in (query, passage)), None)
+    return (query, other) if query is not None else (other, passage)

@@ -29,7 +29,6 @@ _SUFFIXES: dict[str, FileKind] = {
     ".txt": "text",
     ".md": "text",
 }
-_PACKED = (".gz", ".zst")
 _KINDS = "Parquet, JSON lines (.jsonl, .ndjson, .json), CSV and TSV (these three also .gz or .zst), .txt and .md"
 _OTHER_KINDS = {
     b"PK\x03\x04": ("a zip archive", "Unpack it."),
@@ -124,16 +123,12 @@ def current(file: InputFile) -> None:
 
     It is hashed again only if its size or time of change differ.
     """
-    if file.kind == "hub":
-        return
-    status = _status(Path(file.path))
-    if (status.st_size, status.st_mtime_ns) == (file.size, file.mtime_ns):
+    status = None if file.kind == "hub" else _status(Path(file.path))
+    if status is None or (status.st_size, status.st_mtime_ns) == (file.size, file.mtime_ns):
         return
     if (now := _sha256(Path(file.path))) != file.sha256:
-        raise InputError(
-            f"{file.path}: changed since the job inspected it (sha256 {file.sha256[:16]}… -> {now[:16]}…).",
-            "Put the old file back, or start a new output folder.",
-        )
+        what = f"changed since the job inspected it (sha256 {file.sha256[:16]}… -> {now[:16]}…)"
+        raise InputError(f"{file.path}: {what}.", "Put the old file back, or start a new output folder.")
 
 
 def kind_of(path: Path) -> FileKind:
@@ -148,7 +143,7 @@ def kind_of(path: Path) -> FileKind:
 
 def _claimed(name: str) -> FileKind | None:
     name = name.lower()
-    packed = name.endswith(_PACKED)
+    packed = name.endswith((".gz", ".zst"))
     suffix = Path(name).suffixes[-2:][0] if packed and len(Path(name).suffixes) > 1 else Path(name).suffix
     kind = _SUFFIXES.get(suffix)
     return None if packed and kind not in ("jsonl", "csv", "tsv") else kind
@@ -156,9 +151,9 @@ def _claimed(name: str) -> FileKind | None:
 
 def check_content(path: Path, kind: FileKind, size: int) -> None:
     """Raises InputError when the first bytes of a file belong to another kind."""
+    if kind == "parquet" and size == 0:
+        raise InputError(f"{path}: an empty file, not Parquet.", "Write it again, or leave it out.")
     if kind == "parquet":
-        if size == 0:
-            raise InputError(f"{path}: an empty file, not Parquet.", "Write it again, or leave it out.")
         return
     with text.opened(path) as stream:
         head = stream.read(512)

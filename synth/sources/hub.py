@@ -31,9 +31,8 @@ def parse(path: str) -> Address:
     """The parts of a path that starts with `hf://`; the split is `train` unless named. Raises JobError."""
     match = _ADDRESS.fullmatch(path.removeprefix(HUB))
     if match is None:
-        raise JobError(
-            f"corpus.path: {path!r} is not a data set on the hub.", "Write hf://owner/name[@revision][#[config/]split]."
-        )
+        hint = "Write hf://owner/name[@revision][#[config/]split]."
+        raise JobError(f"corpus.path: {path!r} is not a data set on the hub.", hint)
     return Address(match["repo"], match["revision"], match["config"], match["split"] or "train")
 
 
@@ -51,19 +50,15 @@ def inspect_hub(index: int, corpus: Corpus) -> InputFile:
         commit = HfApi().dataset_info(address.repo, revision=address.revision, timeout=_TIMEOUT).sha
         splits = load_dataset_builder(address.repo, address.config, revision=commit).info.splits or {}
     except (RepositoryNotFoundError, RevisionNotFoundError) as exc:
-        raise JobError(
-            f"corpus.path: the hub has no public data set {corpus.path!r}.", "Check the name, or set HF_TOKEN."
-        ) from exc
+        what = f"the hub has no public data set {corpus.path!r}"
+        raise JobError(f"corpus.path: {what}.", "Check the name, or set HF_TOKEN.") from exc
     except (_network_error(), OSError, ValueError) as exc:
-        raise InputError(
-            f"{corpus.path}: the Hugging Face hub cannot be reached ({type(exc).__name__}).",
-            "Download the data set on a machine with network access, and name its files in corpus.path.",
-        ) from exc
+        hint = "Download the data set on a machine with network access, and name its files in corpus.path."
+        what = f"the Hugging Face hub cannot be reached ({type(exc).__name__})"
+        raise InputError(f"{corpus.path}: {what}.", hint) from exc
     if splits and address.split not in splits:
-        raise JobError(
-            f"corpus.path: {address.repo} has no split {address.split!r} (splits: {', '.join(splits)}).",
-            f"Write hf://{address.repo}#{next(iter(splits))}.",
-        )
+        what = f"{address.repo} has no split {address.split!r} (splits: {', '.join(splits)})"
+        raise JobError(f"corpus.path: {what}.", f"Write hf://{address.repo}#{next(iter(splits))}.")
     rows = splits[address.split].num_examples or None if splits else None
     relative = corpus.path.removeprefix(HUB)
     return InputFile(index, corpus.source, corpus.path, relative, "hub", 0, 0, commit or "", rows)
@@ -89,10 +84,8 @@ def _objects(file: InputFile) -> Iterator[Mapping[str, Any]]:
     try:
         yield from load_dataset(address.repo, address.config, split=address.split, revision=revision, streaming=True)
     except (_network_error(), OSError) as exc:
-        raise ServerUnavailable(
-            f"{file.path}: the connection to the Hugging Face hub was lost ({type(exc).__name__}).",
-            "Run the same command again later.",
-        ) from exc
+        what = f"the connection to the Hugging Face hub was lost ({type(exc).__name__})"
+        raise ServerUnavailable(f"{file.path}: {what}.", "Run the same command again later.") from exc
 
 
 def _network_error() -> type[Exception]:

@@ -27,9 +27,7 @@ from synth.sources.records import (
     FileKey,
     FileKind,
     InputFile,
-    LanguageSource,
     Layout,
-    LayoutKind,
     PairRow,
     PairSet,
     RawRows,
@@ -37,9 +35,9 @@ from synth.sources.records import (
 )
 from synth.sources.text import Wanted
 
-_KINDS: frozenset[FileKind] = frozenset({"parquet", "jsonl", "csv", "tsv"})
+_KINDS: tuple[FileKind, ...] = ("parquet", "jsonl", "csv", "tsv")
 _SHARD = re.compile(r"[0-9]{8}\.parquet")
-_LISTED: tuple[LayoutKind, ...] = ("flag", "messages")
+_LISTED = ("flag", "messages")
 """Layouts with a list of positives in each row."""
 
 
@@ -74,9 +72,14 @@ def _find(entry: PairData, base: Path) -> Iterable[FoundFile]:
     found: dict[Path, FoundFile] = {}
     for named in entry.path:
         folder = base / Path(named).expanduser()
-        if len(entry.path) > 1 and folder.is_dir() and beir.parts(folder):
+        if (folder / "job.json").is_file() and (folder / "generated").is_dir():
+            folder /= "generated"
+        shards = [each for each in folder.iterdir() if _SHARD.fullmatch(each.name)] if folder.is_dir() else []
+        joined = beir.parts(folder) if folder.is_dir() else []
+        if joined and len(entry.path) > 1:
             raise JobError(f"data.path: {named}: a BEIR folder among other paths.", "Make it an entry of its own.")
-        for each in _find_one(named, base):
+        one = in_order(shards or joined, folder) if shards or joined else expand(named, base, "data.path", _KINDS)
+        for each in one:
             taken = {other.relative for other in found.values()}
             count, relative = len(PurePosixPath(each.relative).parts), each.relative
             while relative in taken:
@@ -84,17 +87,6 @@ def _find(entry: PairData, base: Path) -> Iterable[FoundFile]:
                 relative = "/".join(each.path.parts[-count:])
             found.setdefault(each.path, FoundFile(each.path, relative))
     return found.values()
-
-
-def _find_one(named: str, base: Path) -> list[FoundFile]:
-    folder = base / Path(named).expanduser()
-    if folder.is_dir():
-        if (folder / "job.json").is_file() and (folder / "generated").is_dir():
-            folder = folder / "generated"
-        shards = [each for each in folder.iterdir() if _SHARD.fullmatch(each.name)]
-        if found := shards or beir.parts(folder):
-            return in_order(found, folder)
-    return expand(named, base, "data.path", _KINDS)
 
 
 def _layout(entry: PairData, files: Sequence[InputFile], limits: ReadLimits) -> Layout:
@@ -234,34 +226,28 @@ class _Pairs(Rows[PairRow]):
         if layout.kind == "messages":
             query = _content(query)
             passages = [_content(each) for each in passages] if isinstance(passages, list) else passages
-        if layout.kind not in _LISTED:
-            fault = check_present(query, "the query") or check_present(passages, "the passage")
-            passages = [passages]
-        else:
-            fault = check_present(query, "the query") or _check_positives(passages, query)
-        if fault is not None:
+        listed = layout.kind in _LISTED
+        wrong = _check_positives(passages, query) if listed else check_present(passages, "the passage")
+        if fault := check_present(query, "the query") or wrong:
             return fault
         label = None if layout.label is None else _label(values[layout.label][place])
         if isinstance(label, Fault):
             return label
-        query_language = self._language(layout.query_language, raw, place, query)
-        if isinstance(query_language, Fault):
-            return query_language
-        source_row = self._source_row + raw.numbers[place]
-        pairs = []
-        for positive, passage in enumerate(passages):
-            language = self._language(layout.passage_language, raw, place, passage)
-            if isinstance(language, Fault):
-                return language
-            which = positive if layout.kind in _LISTED else None
-            pairs.append(PairRow(layout.source, source_row, which, query, passage, query_language, language, label))
+        spoken = language_at(layout.query_language, raw, place) or self._detect(query).code
+        stated = language_at(layout.passage_language, raw, place)
+        if isinstance(spoken, Fault):
+            return spoken
+        if isinstance(stated, Fault):
+            return stated
+        row, pairs = self._source_row + raw.numbers[place], []
+        for positive, passage in enumerate(passages if listed else [passages]):
+            language = stated or self._detect(passage).code
+            which = positive if listed else None
+            pairs.append(PairRow(layout.source, row, which, query, passage, spoken, language, label))
         return pairs
 
     def describe(self, raw: RawRows, place: int) -> tuple[str, str]:
         return f"{self._file.relative}:{raw.numbers[place]}", ""
-
-    def _language(self, side: LanguageSource, raw: RawRows, place: int, text: str) -> str | Fault:
-        return language_at(side, raw, place) or self._detect(text).code
 
 
 def _check_positives(passages: Any, query: Any) -> Fault | None:

@@ -8,7 +8,7 @@ make a batch.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -97,37 +97,32 @@ def read(path: str, selection: Selection, limits: ReadLimits, wanted: Wanted | N
 def _batches(
     file: pq.ParquetFile, group: int, names: list[str], limits: ReadLimits, path: str
 ) -> Iterator[pa.RecordBatch]:
-    size = _batch_rows(file.metadata.row_group(group), names, limits, path, group)
+    where = f"{path}: row group {group}"
+    size = _batch_rows(file.metadata.row_group(group), names, limits, path, where)
     batches = file.iter_batches(batch_size=size, row_groups=[group], columns=names)
     while True:
         try:
             batch = next(batches, None)
         except (OSError, pa.ArrowException) as exc:
-            raise InputError(f"{path}: row group {group} is damaged ({exc}).", "Write the file again.") from exc
+            raise InputError(f"{where} is damaged ({exc}).", "Write the file again.") from exc
         if batch is None:
             return
         if batch.nbytes > limits.max_batch_bytes:
-            raise InputError(
-                f"{path}: row group {group}: {batch.num_rows} rows unpack to {batch.nbytes} bytes, more than "
-                f"{limits.max_batch_bytes}.",
-                "Write the file with smaller row groups.",
-            )
+            what = f"{batch.num_rows} rows unpack to {batch.nbytes} bytes, more than {limits.max_batch_bytes}"
+            raise InputError(f"{where}: {what}.", "Write the file with smaller row groups.")
         yield batch
 
 
-def _batch_rows(metadata: pq.RowGroupMetaData, names: list[str], limits: ReadLimits, path: str, group: int) -> int:
+def _batch_rows(metadata: pq.RowGroupMetaData, names: list[str], limits: ReadLimits, path: str, where: str) -> int:
     """How many rows to unpack at once to stay below the limit. Raises InputError where one row may exceed it."""
     chunks = [metadata.column(place) for place in range(metadata.num_columns)]
     chunks = [chunk for chunk in chunks if any(f"{chunk.path_in_schema}.".startswith(f"{name}.") for name in names)]
     total = sum(max(chunk.total_uncompressed_size, _VALUE * chunk.num_values) for chunk in chunks)
     widest = sum(_widest(chunk, path) for chunk in chunks)
     share, rows = limits.max_batch_bytes // _SHARE, max(1, metadata.num_rows)
-    if max(total // rows, widest) > limits.max_batch_bytes:
-        raise InputError(
-            f"{path}: row group {group}: one row may unpack to {max(total // rows, widest)} bytes, more than "
-            f"{limits.max_batch_bytes}.",
-            "Shorten the long texts in it.",
-        )
+    if (most := max(total // rows, widest)) > limits.max_batch_bytes:
+        what = f"one row may unpack to {most} bytes, more than {limits.max_batch_bytes}"
+        raise InputError(f"{where}: {what}.", "Shorten the long texts in it.")
     return int(max(1, min(_ROWS, share * rows // max(1, total), share // max(1, widest))))
 
 
@@ -161,10 +156,8 @@ def _raw_rows(
     for name in selection.values:
         column = _column(batch, name, limits, where)
         values[name] = [None] * len(numbers) if column is None else _python_values(column, name, faults)
-    columns: dict[str, pa.Array] = {}
-    for each in selection.schema:
-        if each.name in selection.carried:
-            columns[each.name] = _carried(_column(batch, each.name, limits, where), each, faults)
+    fields = (each for each in selection.schema if each.name in selection.carried)
+    columns = {each.name: _carried(_column(batch, each.name, limits, where), each, faults) for each in fields}
     return RawRows(numbers, values, carried.table_of(columns, selection.schema, len(numbers)), faults)
 
 
@@ -190,22 +183,18 @@ def _carried(column: pa.Array, field: pa.Field, faults: dict[int, Fault]) -> pa.
         _python_values(column, field.name, faults)
         column = column.take(pa.array([None if place in faults else place for place in range(len(column))], pa.int64()))
     if carried.common(carried.plain_type(column.type), field.type) == field.type:
-        try:
+        with suppress(pa.ArrowInvalid):  # some value does not fit
             return column.cast(field.type)
-        except pa.ArrowInvalid:  # some value does not fit
-            pass
     return carried.array(_python_values(column, field.name, faults), field, faults)
 
 
 def _python_values(column: pa.Array, name: str, faults: dict[int, Fault]) -> list[Any]:
     """Values that `pyarrow.array` turns back into the same; one that is not UTF-8 gives its row a fault."""
-    try:
+    with suppress(UnicodeDecodeError):
         if pa.types.is_dictionary(column.type):  # texts are shared where the file shares them
             texts = _plain_values(column.dictionary)
             return [None if index is None else texts[index] for index in column.indices.to_pylist()]
         return _plain_values(column)
-    except UnicodeDecodeError:
-        pass
     values: list[Any] = []
     for place, scalar in enumerate(column):
         try:

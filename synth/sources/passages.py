@@ -82,12 +82,10 @@ def carried_schema(corpora: Sequence[Corpus], files: Sequence[InputFile], limits
         else:
             rows = first_objects(file, limits)
             kinds = [infer_type(values_at(rows, name)) for name in corpus.carry]
-        for name, kind in zip(corpus.carry, kinds, strict=True):
-            if kind is None:
-                raise InputError(
-                    f"{file.path}: field {name}: its values have several types, or one that Arrow does not support.",
-                    "Make the types equal, or leave the column out of `carry`.",
-                )
+        if None in kinds:
+            name, what = corpus.carry[kinds.index(None)], "several types, or one that Arrow does not support"
+            hint = "Make the types equal, or leave the column out of `carry`."
+            raise InputError(f"{file.path}: field {name}: its values have {what}.", hint)
         schemas.append((pa.schema(zip(corpus.carry, kinds, strict=True)), file.path))
     return unite(schemas)
 
@@ -146,7 +144,8 @@ class _Passages(Rows[PassageRow]):
     def outcome(self, raw: RawRows, place: int) -> list[PassageRow] | Fault:
         corpus, columns, source = self._corpus, self._columns, self._file.source
         text = raw.values[columns.text][place]
-        given_id, title = _value(columns.id, raw, place), _value(columns.title, raw, place)
+        given_id = raw.values[columns.id][place] if columns.id is not None else None
+        title = raw.values[columns.title][place] if columns.title is not None else None
         fault = check_text(text, corpus) or _check_labels(given_id, title)
         if fault is not None:
             return fault
@@ -176,8 +175,8 @@ class _Passages(Rows[PassageRow]):
 
     def describe(self, raw: RawRows, place: int) -> tuple[str, str]:
         text = raw.values[self._columns.text][place]
-        ident = self._id(_value(self._columns.id, raw, place), raw.numbers[place])
-        return storable(ident), excerpt(text) if isinstance(text, str) else ""
+        given = raw.values[self._columns.id][place] if self._columns.id is not None else None
+        return storable(self._id(given, raw.numbers[place])), excerpt(text) if isinstance(text, str) else ""
 
     def _id(self, given: object, number: int) -> str:
         if given is None or given == "":
@@ -187,10 +186,6 @@ class _Passages(Rows[PassageRow]):
     def _name(self, number: int) -> str:
         first, source, source_row = self._starts[bisect_right(self._starts, number, key=lambda start: start[0]) - 1]
         return f"{source} row {source_row + number - first}"
-
-
-def _value(column: str | None, raw: RawRows, place: int) -> object:
-    return None if column is None else raw.values[column][place]
 
 
 def _check_labels(ident: object, title: object) -> Fault | None:
@@ -219,8 +214,6 @@ _LOOK_BACK = 16
 _CHARACTER = regex.compile(r"\X")
 _FIRST_MARK = "\u0300"
 """Below it, only a line ending has more than one code point."""
-_LONGEST = 128
-"""Code points to look back for the start of a character."""
 
 
 def chunk(text: str, max_chars: int) -> list[str]:
@@ -250,8 +243,8 @@ def truncate(text: str, max_chars: int) -> str:
 
 
 def _best_cut(text: str, start: int, low: int, high: int, ideal: int) -> int:
-    for boundaries in _LEVELS:
-        places = [place for place in boundaries(text, max(low, start), high) if low < place <= high]
+    for pattern in (_PARAGRAPH, _SENTENCE, _LINE, _SPACE):
+        places = [place for place in _ends(pattern, text, max(low, start), high) if low < place <= high]
         if places:
             return min(places, key=lambda place: (abs(place - ideal), place))
     for distance in range(high - start):
@@ -261,27 +254,16 @@ def _best_cut(text: str, start: int, low: int, high: int, ideal: int) -> int:
     return high
 
 
-def _ends(pattern: re.Pattern[str]) -> Callable[[str, int, int], Iterator[int]]:
-    def boundaries(text: str, low: int, high: int) -> Iterator[int]:
-        # what follows a cut may be a mark that belongs to the space before it
-        places = (match.end() for match in pattern.finditer(text, low, min(high, len(text))))
-        return (place for place in places if between_characters(text, place))
-
-    return boundaries
-
-
-def _sentence_ends(text: str, low: int, high: int) -> Iterator[int]:
-    for match in _SENTENCE.finditer(text, low, min(high + _LOOK_BACK, len(text))):
+def _ends(pattern: re.Pattern[str], text: str, low: int, high: int) -> Iterator[int]:
+    sentences = pattern is _SENTENCE
+    for match in pattern.finditer(text, low, min(high + _LOOK_BACK * sentences, len(text))):
         place = match.end()
-        if match["spaced"] and place < len(text) and not text[place].isspace():
+        if sentences and match["spaced"] and place < len(text) and not text[place].isspace():
             continue  # the search ended here, the text does not
-        if match["spaced"] == "." and _ABBREVIATION.search(text, max(0, place - _LOOK_BACK), place):
+        if sentences and match["spaced"] == "." and _ABBREVIATION.search(text, max(0, place - _LOOK_BACK), place):
             continue
-        if between_characters(text, place):
+        if between_characters(text, place):  # what follows a cut may be a mark that belongs to the space before it
             yield place
-
-
-_LEVELS = (_ends(_PARAGRAPH), _sentence_ends, _ends(_LINE), _ends(_SPACE))
 
 
 def between_characters(text: str, place: int) -> bool:
@@ -291,7 +273,7 @@ def between_characters(text: str, place: int) -> bool:
     if text[place] < _FIRST_MARK:
         return text[place - 1 : place + 1] != "\r\n"
     start = place - 1
-    while start > 0 and text[start] >= _FIRST_MARK and place - start < _LONGEST:
+    while start > 0 and text[start] >= _FIRST_MARK and place - start < 128:  # noqa: PLR2004 - far enough to look back
         start -= 1
     while start < place:
         start = _CHARACTER.match(text, start).end()

@@ -25,26 +25,26 @@ _SHARE = 8
 
 
 class Rows(ABC, Generic[Row]):
-    """What depends on whether rows become passages or pairs: how a file is read, and what one row becomes."""
+    """What depends on whether rows become passages or pairs: how a file is read, and what one row becomes.
+
+    `open` begins a file whose first row has this number over all files, and `source_row` in its source. `outcome` is
+    what one row without a fault becomes, `describe` the id and the excerpt of a rejected one.
+    """
 
     reread = False
     """Whether files that were read before are read again, because later rows depend on them."""
 
     @abstractmethod
-    def open(self, file: InputFile, number: int, source_row: int) -> None:
-        """Begin a file whose first row has this number over all files, and `source_row` in its source."""
+    def open(self, file: InputFile, number: int, source_row: int) -> None: ...
 
     @abstractmethod
-    def raw_rows(self, wanted: Wanted | None) -> Iterator[RawRows]:
-        """The wanted rows of the file in order."""
+    def raw_rows(self, wanted: Wanted | None) -> Iterator[RawRows]: ...
 
     @abstractmethod
-    def outcome(self, raw: RawRows, place: int) -> Sequence[Row] | Fault:
-        """What one row without a fault becomes."""
+    def outcome(self, raw: RawRows, place: int) -> Sequence[Row] | Fault: ...
 
     @abstractmethod
-    def describe(self, raw: RawRows, place: int) -> tuple[str, str]:
-        """Id and excerpt of a rejected row."""
+    def describe(self, raw: RawRows, place: int) -> tuple[str, str]: ...
 
 
 def read_rows(
@@ -94,13 +94,10 @@ def _block(kind: Rows[Row], raw: RawRows, file: InputFile, start: int, *, strict
             used += [place] * len(outcome)
             continue
         if strict:
-            raise InputError(
-                f"{file.path}: row {number}: {outcome.reason}: {outcome.detail}.",
-                "Fix the row, or set `limits.strict: false` to reject such rows and go on.",
-            )
+            hint = "Fix the row, or set `limits.strict: false` to reject such rows and go on."
+            raise InputError(f"{file.path}: row {number}: {outcome.reason}: {outcome.detail}.", hint)
         ident, shown = kind.describe(raw, place)
-        shown = storable(outcome.excerpt) or shown
-        detail = storable(outcome.detail)
+        detail, shown = storable(outcome.detail), storable(outcome.excerpt) or shown
         block.outcomes.append(RejectedRow(file.source, start + number, ident, outcome.reason, detail, shown))
     if raw.carried.num_columns:
         block.carried = raw.carried.take(pa.array(used, pa.int64()))
@@ -150,9 +147,8 @@ def columns_of(corpus: Corpus, file: InputFile, limits: ReadLimits) -> Columns:
     if file.kind == "text":
         columns = find_columns(corpus, ["text"], file.path)
         if columns != Columns("text", None, None, None, ()):
-            raise InputError(
-                f"{file.path}: a text file has no columns.", "Remove id, title and carry from this corpus."
-            )
+            hint = "Remove id, title and carry from this corpus."
+            raise InputError(f"{file.path}: a text file has no columns.", hint)
         return columns
     if file.kind != "parquet":
         csv = file.kind in ("csv", "tsv")
@@ -163,10 +159,8 @@ def columns_of(corpus: Corpus, file: InputFile, limits: ReadLimits) -> Columns:
     for name in columns[:4]:
         kind = pa.string() if name is None else parquet.type_of(schema, str(name))
         if not (parquet.is_text(kind) or pa.types.is_null(kind) or (name == columns.id and pa.types.is_integer(kind))):
-            raise InputError(
-                f"{file.path}: column {name!r} is {kind}, not text.",
-                "Name another column in the job, or convert this one.",
-            )
+            hint = "Name another column in the job, or convert this one."
+            raise InputError(f"{file.path}: column {name!r} is {kind}, not text.", hint)
     return columns
 
 
@@ -195,31 +189,16 @@ def file_schema(file: InputFile, limits: ReadLimits) -> pa.Schema:
     elif file.kind in ("csv", "tsv"):
         schema = pa.schema([(name, pa.string()) for name in text.header(file.path, limits)])
     elif file.kind == "jsonl":
-        schema = _json_schema(file, limits)
+        found = (row.values for row in text.rows(file.path, "jsonl", limits))
+        schema = carried.json_schema(values for values in found if not isinstance(values, Fault))
+        if file.rows and not schema.names:
+            raise InputError(f"{file.path}: no line is a JSON object with a key.", "Is it JSON lines?")
     else:
         raise InputError(f"{file.path}: pairs cannot be read from text files.", "Name Parquet, JSON lines, CSV or TSV.")
     twice = {name for name in schema.names if schema.names.count(name) > 1}
     if twice:
         raise InputError(f"{file.path}: two columns are called {min(twice)!r}.", "Rename one of them.")
     return schema
-
-
-def _json_schema(file: InputFile, limits: ReadLimits) -> pa.Schema:
-    types, objects = carried.JsonTypes(), 0
-    columns: dict[str, list[Any]] = {}
-    for row in text.rows(file.path, "jsonl", limits):
-        if isinstance(row.values, Fault):
-            continue
-        objects += 1
-        for name, value in row.values.items():
-            columns.setdefault(name, []).append(value)
-        if objects % BLOCK == 0:
-            types.add(columns)
-            columns = {}
-    types.add(columns)
-    if file.rows and not objects:
-        raise InputError(f"{file.path}: no line is a JSON object.", "Is it JSON lines?")
-    return types.schema()
 
 
 def count_rows(files: Iterable[InputFile]) -> int:

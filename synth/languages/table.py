@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache, lru_cache
 from importlib.resources import files
-from typing import Literal, cast
 
 from synth.errors import JobError
 from synth.types import LengthUnit
@@ -22,9 +21,6 @@ from synth.types import LengthUnit
 _ACCEPTED = "Any BCP-47, ISO 639 or FLORES-200 code or English name of the 119 languages is understood."
 _NEAR = 0.3  # share of letters in common: 0 would answer `xx` with the first name that has an x
 _REGION = re.compile(r"-(?:[a-z]{2}|\d{3})$")
-
-
-WordEnd = Literal["spaces", "segments", "letters"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +33,7 @@ class WordRule:
     estimate, one eighth above Khmer.
     """
 
-    by: WordEnd
+    by: str
     characters: float
 
 
@@ -106,7 +102,7 @@ def _parse(line: str) -> Language:
         detector=frozenset(detector.split()),
         kin=frozenset(kin.split()),
         scripts=frozenset(scripts | set(second_script.split())),
-        words=WordRule(cast("WordEnd", by), float(characters or 0)),
+        words=WordRule(by, float(characters or 0)),
     )
 
 

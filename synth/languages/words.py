@@ -5,14 +5,9 @@ from __future__ import annotations
 import re
 from functools import cache
 from math import ceil
-from typing import TYPE_CHECKING
+from typing import Any
 
-from synth.languages.table import language
-
-if TYPE_CHECKING:
-    from budoux import Parser
-
-    from synth.languages.table import Language
+from synth.languages.table import Language, language
 
 _HAN_KANA = (
     "\u3005-\u3007\u3041-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff"  # 々〇, kana without the middle dot
@@ -83,9 +78,7 @@ def _han_words(run: str, row: Language) -> int:
 
 
 @cache
-def _parser(code: str) -> Parser:
+def _parser(code: str) -> Any:
     import budoux  # noqa: PLC0415 - loads its models, and most jobs never need it
 
-    loader = getattr(budoux, f"load_default_{_PARSERS[code]}_parser")
-    parser: Parser = loader()
-    return parser
+    return getattr(budoux, f"load_default_{_PARSERS[code]}_parser")()

@@ -165,26 +165,14 @@ _stop: ContextVar[_Stop | None] = ContextVar("_stop", default=None)
 class _Stop:
     """Lets a cancelled `await` end the run that works in another thread."""
 
-    def __init__(self) -> None:
-        self.asked = False
-        self._drain: Callable[[], object] | None = None
+    asked = False
+    drain: Callable[[], object] | None = None
+    """While the event loop of a run works: finishes the requests in flight and starts no others."""
 
     def ask(self) -> None:
-        """Finish the requests in flight and start no others."""
         self.asked = True
-        if self._drain is not None:
-            self._drain()
-
-    @contextmanager
-    def drains(self, request: StopRequest) -> Iterator[None]:
-        """While the event loop of a run works: pass a stop on to it."""
-        self._drain = functools.partial(asyncio.get_running_loop().call_soon_threadsafe, request.ask)
-        if self.asked:
-            request.ask()
-        try:
-            yield
-        finally:
-            self._drain = None
+        if self.drain is not None:
+            self.drain()
 
 
 class _Caller(Control):
@@ -207,14 +195,18 @@ class _Caller(Control):
         if not self._progress:
             counters.notice = _silent
             return nullcontext()
-
         return Display(counters.snapshot)
 
     @contextmanager
     def drains(self, stop: StopRequest, counters: Counters) -> Iterator[None]:
         del counters
-        with self._stop.drains(stop):
+        self._stop.drain = functools.partial(asyncio.get_running_loop().call_soon_threadsafe, stop.ask)
+        if self._stop.asked:
+            stop.ask()
+        try:
             yield
+        finally:
+            self._stop.drain = None
 
 
 def _outside_loop(function: Callable[P, T]) -> Callable[P, T]:
@@ -375,7 +367,6 @@ class _Workspace:
         table = _table(rows, text)
         folder = self._out.with_name(f"{self._out.name}.input")
         folder.mkdir(parents=True, exist_ok=True)
-
         unnamed = folder / "rows.parquet.tmp"
         pq.write_table(table, unnamed)
         with unnamed.open("rb") as file:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from synth.batching import first_usable, gathered
-from synth.errors import JobError, UnusableReply
+from synth.errors import UnusableReply
 from synth.hashing import item_seed
 from synth.negatives._choosing import Selector
 from synth.negatives._negatives import Item, Negatives, Pool
@@ -84,8 +84,7 @@ class Written(Negatives):
 
     async def candidates(self, items: Sequence[Item], found: Sequence[Pool], selector: Selector) -> Sequence[Pool]:  # noqa: ARG002 - it searches nothing
         """What the model writes for each pair, if it passes the score rules."""
-        if selector.chat is None:
-            raise JobError("written: needs a language model.", "Add `llm` to it, or to the job.")
+        assert selector.chat is not None  # noqa: S101 - a plan without one is refused
         chat, prompt = selector.chat, self._prompt()
         room = asyncio.Semaphore(chat.slots)
 

@@ -99,14 +99,10 @@ class Cosine(Scorer):
         unasked = no_query[left]
         own, shuffled = _cosines(asked, documents, left, right, other)
         return self.table(
-            _known(own, unasked | no_document[right]),
-            _known(documents.truncated[right], no_document[right]),
-            _known(shuffled, unasked | no_document[other] | (count == 1)),
+            pa.array(own, mask=unasked | no_document[right]),
+            pa.array(documents.truncated[right], mask=no_document[right]),
+            pa.array(shuffled, mask=unasked | no_document[other] | (count == 1)),
         )
-
-
-def _known(values: NDArray[Any], unknown: NDArray[np.bool_]) -> pa.Array:
-    return pa.array(values, mask=unknown)
 
 
 def _rows(texts: Sequence[str], distinct: Sequence[str]) -> NDArray[np.intp]:

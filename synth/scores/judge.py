@@ -11,7 +11,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from synth.batching import first_usable, gathered
-from synth.errors import JobError, UnusableReply
+from synth.errors import UnusableReply
 from synth.hashing import item_seed
 from synth.prompts.templates import PairPrompt
 from synth.registry import NestedLlm, stage_identity
@@ -104,8 +104,7 @@ class Judge(Scorer):
 
     async def score(self, batch: PairBatch, services: Services) -> pa.Table:
         """Ask for each distinct pair; the queries of a passage come one after another. Raises what the chat raises."""
-        if services.chat is None:
-            raise JobError("scores: judge: needs a language model.", "Add `llm:` to it or to the job.")
+        assert services.chat is not None  # noqa: S101 - a job without one is refused
         chat, prompt = services.chat, self._prompt()
         rows = list(zip(batch.texts("passage"), batch.texts("query"), strict=True))
         place = {row: batch.first + n for n, row in reversed(list(enumerate(rows)))}

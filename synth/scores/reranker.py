@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from synth.batching import rerank_all
-from synth.errors import JobError
 from synth.registry import NestedReranker, stage_identity
 from synth.scores._scorer import PairBatch, ScoreColumn, Scorer
 from synth.stage import ClientSettings, Reranker, Services
@@ -42,9 +41,8 @@ class RerankerScore(Scorer):
         return {"reranker": self.model.open(client, self.instruction or instruction)}
 
     async def score(self, batch: PairBatch, services: Services) -> pa.Table:
-        """Score each distinct pair once. Raises JobError without a reranker."""
-        if services.reranker is None:
-            raise JobError("scores: reranker: needs a reranker.", "Add `model: {use: …}` to it.")
+        """Score each distinct pair once."""
+        assert services.reranker is not None  # noqa: S101 - this scorer brings its own
         rows = list(zip(batch.texts("query"), batch.texts("passage"), strict=True))
         found = await rerank_all(services.reranker, rows, batch.remember, "reranker")
         return self.table([found[row] for row in rows])

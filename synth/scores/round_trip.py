@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from synth.batching import Role, embedded
-from synth.errors import JobError, OutputError, ServerRefused, SynthError
+from synth.errors import OutputError, ServerRefused
 from synth.scores._scorer import PairBatch, ScoreColumn, Scorer
 from synth.search import Excluded, Index, Vectors, part, products, retrieve
 from synth.stage import Encoder, Services
@@ -48,12 +48,12 @@ class RoundTrip(Scorer):
     async def build(self, shards: Iterator[PairBatch], folder: Path, services: Services) -> None:
         """Embed every passage that no earlier shard has, shard by shard; a killed build goes on at its shard.
 
-        Raises JobError without an encoder, ServerRefused for vectors that have no cosine or change their width.
+        Raises ServerRefused for vectors that have no cosine or change their width.
         """
         index = Index(folder)
         if index.manifest() is not None:
             return
-        encoder = _encoder(services)
+        assert services.encoder is not None  # noqa: S101 - a job without one is refused
         index.open_for_build()
         seen: set[bytes] = set()
         count, width = 0, 0
@@ -62,7 +62,7 @@ class RoundTrip(Scorer):
             name = part("digests", batch.shard)
             if not index.has(name):
                 texts = tuple(new.values())
-                vectors = await _unit_vectors(encoder, texts, "document") if texts else np.empty((0, 0))
+                vectors = await _unit_vectors(services.encoder, texts, "document") if texts else np.empty((0, 0))
                 index.put(part("vectors", batch.shard), vectors.astype("<f2"))
                 index.put(name, np.frombuffer(b"".join(new), np.uint8))
             found = len(index.get(part("vectors", batch.shard), "<f2")) // len(new) if new else 0
@@ -78,14 +78,14 @@ class RoundTrip(Scorer):
 
     async def score(self, batch: PairBatch, services: Services) -> pa.Table:
         """Search the index with every query of the batch. Raises OutputError where a passage is not in the index."""
-        if batch.index is None:
-            raise SynthError("round_trip: scored before its index was built.")
+        assert batch.index is not None  # noqa: S101 - a pass has one
+        assert services.encoder is not None  # noqa: S101 - a job without one is refused
         if not batch.pairs.num_rows:
             return self.table([], [])
         passages = _Passages(Index(batch.index))
         queries = batch.texts("query")
         distinct = tuple(dict.fromkeys(queries))
-        asked = (await _unit_vectors(_encoder(services), distinct, "query")).astype(np.float32)
+        asked = (await _unit_vectors(services.encoder, distinct, "query")).astype(np.float32)
         if not asked.any() or not passages.width:
             return self.table([None] * len(queries), [None] * len(queries))
         if asked.shape[1] != passages.width:
@@ -141,9 +141,3 @@ async def _unit_vectors(encoder: Encoder, texts: tuple[str, ...], role: Role) ->
 
 def _digest(text: str) -> bytes:
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_DIGEST).digest()
-
-
-def _encoder(services: Services) -> Encoder:
-    if services.encoder is None:
-        raise JobError("scores: round_trip: needs an encoder.", "Add `embed:` to the job.")
-    return services.encoder

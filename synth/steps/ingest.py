@@ -106,10 +106,6 @@ class _Ingest(ABC, Generic[Row]):
     def table(self, shard: _Shard[Row]) -> pa.Table:
         """A full shard as it is stored."""
 
-    @abstractmethod
-    def rows_out(self, shard: _Shard[Row]) -> int:
-        """The rows of a shard that its origin counts as made."""
-
     def make(self) -> Mapping[str, int]:
         sums = dict.fromkeys(("shards", self.counted, "rows_in", "rows_used", "rejected", "retried"), 0)
         seen: frozenset[FileKey] = frozenset()
@@ -166,7 +162,7 @@ class _Ingest(ABC, Generic[Row]):
             yield shard
 
     def _commit(self, record: Record, shard: _Shard[Row]) -> None:
-        rows_out = self.rows_out(shard)
+        rows_out = len(shard.rows) if self.run.pairs else shard.used  # a long passage is several rows of its shard
         rows_in = rows_out + len(shard.rejected)
         origin = Origin(identity=record.sha256, input="", first=shard.first, rows_in=rows_in, rows_out=rows_out)
         rejects = [
@@ -216,9 +212,6 @@ class _Passages(_Ingest[PassageRow]):
     def table(self, shard: _Shard[PassageRow]) -> pa.Table:
         return passage_table(shard.rows, shard.carried, shard.first, self._columns)
 
-    def rows_out(self, shard: _Shard[PassageRow]) -> int:
-        return shard.used
-
 
 def passage_columns(carried: pa.Schema) -> pa.Schema:
     """The columns of `passages/`; a carried column with one of their names becomes `input_<name>`."""
@@ -263,9 +256,6 @@ class _Pairs(_Ingest[PairRow]):
             **{name: [getattr(row, name) for row in rows] for name in self._ours if name in PairRow._fields},
         }
         return _table({name: ours[name] for name in self._ours}, shard.carried, self._columns)
-
-    def rows_out(self, shard: _Shard[PairRow]) -> int:
-        return len(shard.rows)
 
     def make(self) -> Mapping[str, int]:
         """Raises JobError for columns and groups that are missing, before any model is asked."""

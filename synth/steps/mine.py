@@ -72,45 +72,43 @@ class CorpusSource:
 
     def texts(self) -> Iterator[CorpusText]:
         """Every passage, those of the files first; unusable rows as empty texts, duplicates included."""
-        if self.files:
-            for block in read_passages(self.options, self.files, self.run.job.read_limits()):
-                carried = itertools.repeat({}) if self.document is None else iter(block.carried.to_pylist())
-                for row in block.outcomes:
-                    if isinstance(row, PassageRow):
-                        own = f"{row.source}\0{row.source_row}"
-                        yield CorpusText(row.id, row.text, self._document(next(carried), own))
-                    else:
-                        yield CorpusText("", "")  # which the index counts
-        for index in sorted(self._step.done()):
-            yield from self._shard(index)
+        for name, text, chunked, row in self._rows():
+            value = None if self.document is None else row.get(self.document)
+            own = chunked if self.document is None or value is None else f"{self.document}\0{value}"
+            yield CorpusText(name, text, own)
 
     @property
     def _step(self) -> StepFolder:
         passages = self.run.folder.step("passages")
         return passages if passages.done() and not self.files else self.run.folder.step("generated")
 
-    def _shard(self, index: int) -> Iterator[CorpusText]:
+    def _rows(self) -> Iterator[tuple[str, str, str, Mapping[str, Any]]]:
+        """For each passage its id, its text, what it was cut from, and its columns."""
+        if self.files:
+            for block in read_passages(self.options, self.files, self.run.job.read_limits()):
+                carried = itertools.repeat({}) if self.document is None else iter(block.carried.to_pylist())
+                for row in block.outcomes:
+                    if isinstance(row, PassageRow):
+                        yield row.id, row.text, f"{row.source}\0{row.source_row}", next(carried)
+                    else:
+                        yield "", "", "", {}  # which the index counts
         step = self._step
         passages = step.name == "passages"
         ours = ("text", "id", "source", "source_row") if passages else ("passage", "passage_id", "id")
-        present = step.schema(index).names
-        names = [name for name in (*ours, self.document) if name in present]
-        if self.document is not None and self.document not in present and not self.files:
-            raise JobError(
-                f"{step.file(index)}: has no column {self.document}.",
-                "Carry it: `carry` of the corpus, or name another with --document.",
-            )
-        for row in step.read_columns(index, names).to_pylist():
-            text = row["text"] if passages else row["passage"]
-            name = row.get("passage_id") if not passages else row["id"]
-            own = f"{row['source']}\0{row['source_row']}" if passages else ""
-            yield CorpusText(str(name if name is not None else row["id"]), text or "", self._document(row, own))
-
-    def _document(self, row: Any, own: str) -> str:
-        if self.document is None:
-            return own
-        value = row.get(self.document)
-        return own if value is None else f"{self.document}\0{value}"
+        for index in sorted(step.done()):
+            present = step.schema(index).names
+            if self.document not in (None, *present) and not self.files:
+                raise JobError(
+                    f"{step.file(index)}: has no column {self.document}.",
+                    "Carry it: `carry` of the corpus, or name another with --document.",
+                )
+            names = [name for name in (*ours, self.document) if name in present]
+            for each in step.read_columns(index, names).to_pylist():
+                if passages:
+                    yield each["id"], each["text"], f"{each['source']}\0{each['source_row']}", each
+                else:
+                    name = each.get("passage_id")
+                    yield str(each["id"] if name is None else name), each["passage"] or "", "", each
 
 
 def positives(step: StepFolder, corpus: Corpus) -> Positives:

@@ -32,6 +32,7 @@ REASONS: Mapping[str, str] = {
     "many": "several objects where one was asked for",
     "refusal": "prose without JSON, or a refusal written into the query",
     "repetition": "the query says the same words over and over",
+    "run_on": "the query is more than twice as long as asked, or fills all the room that it has",
     "surrogate": "half a character (a lone UTF-16 surrogate), which no file can store",
     "think": "reasoning that is never closed",
     "too_large": "more than 1 MB, or nested deeper than 32",

@@ -37,6 +37,8 @@ USUAL_ROOM = 512
 FRAME_TOKENS = 24
 """Room for the JSON around a query."""
 
+RUN_ON = 1.0
+"""Beyond this length error, twice the most that was asked, a query cannot be used; nor when its bound cut it off."""
 TOO_FAR = 0.5
 """`retry_on: [length]` asks again beyond this length error."""
 TOO_ALIKE = 0.8
@@ -224,6 +226,8 @@ class Retrieval(Task):
 
         def read(reply: ChatReply) -> tuple[Query, bool]:
             query = replies.read_query(reply, inputs, repair=item.settings.repair, echoes=item.fixed.echoes)
+            if length_error(query.text, asked) > RUN_ON or len(query.text) >= chars - 1:
+                raise UnusableReply("run_on", f"asked for {phrase}: {query.text[:100]!r}")
             return query, query.repaired
 
         return Ask(

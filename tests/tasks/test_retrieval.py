@@ -389,9 +389,11 @@ def test_stage_one_may_answer_by_letter_or_by_sentence():
         ("Spark transmitters changed this", "echo"),
         ("ferry ferry ferry ferry", "repetition"),
         ("when does the ferry leave when does the ferry leave", "repetition"),
+        (" ".join(f"word{n}" for n in range(49)), "run_on"),
+        ("-".join(map(str, range(120))), "run_on"),
     ],
 )
-def test_a_reply_that_repeats_an_example_or_itself_is_refused(query, reason):
+def test_a_reply_that_repeats_an_example_or_itself_or_runs_on_is_refused(query, reason):
     (item,) = generate(Scripted(query=lambda _: {"Query": query}))
     assert item.reason == reason
 

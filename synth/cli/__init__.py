@@ -51,19 +51,6 @@ def _command() -> Any:
     return typer.main.get_command(application.app)
 
 
-_SYSTEM = {
-    errno.ENOSPC: "Free some space, then run the same command again.",
-    errno.EDQUOT: "Your disk quota is used up: free some space, then run the same command again.",
-    errno.EROFS: "Name a folder that can be written with -o.",
-    errno.EACCES: "Change its permissions, or name another folder with -o.",
-    errno.EPERM: "Change its permissions, or name another folder with -o.",
-    errno.EMFILE: "Raise the limit (`ulimit -n 65536`), or lower run.concurrency.",
-    errno.ENFILE: "The machine is out of file descriptors; lower run.concurrency.",
-    errno.EIO: "The disk reports an error; see the system's log.",
-}
-"""What the machine refuses, and what helps: exit 7."""
-
-
 def _misused(exc: typer.TyperException) -> int:
     """A wrong command line."""
     context = getattr(exc, "ctx", None)
@@ -73,8 +60,11 @@ def _misused(exc: typer.TyperException) -> int:
 
 
 def _crashed(exc: Exception) -> int:
-    if isinstance(exc, OSError) and exc.errno in _SYSTEM:
-        return _failed(f"{exc.filename or 'the machine'}: {exc.strerror}. {_SYSTEM[exc.errno]}", 7)
+    from synth.shards import disk
+
+    if isinstance(exc, OSError) and exc.errno in {*disk.CURES} - {errno.ENOENT}:  # a file that is missing is a bug
+        fault = disk.refused(exc, exc.filename or "the machine")
+        return _failed(str(fault), fault.exit_code)
     tell("".join(traceback.format_exception(exc)).rstrip())
     what = f"{type(exc).__name__}: {exc}".splitlines()[0]
     return _failed(f"this is a bug in synth: {what}. Please report it with the lines above; finished work is safe.", 1)

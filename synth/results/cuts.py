@@ -14,6 +14,7 @@ import yaml
 from numpy.typing import NDArray
 
 from synth.errors import JobError
+from synth.results.summary import rows_at
 from synth.rules import Mask, Rules
 from synth.shards import OutputFolder
 from synth.steps import keep
@@ -30,7 +31,7 @@ class Scored:
 
     `groups` holds for each pair the number of its group in `names`, or nothing but zeros without groups. `shuffled` is
     the score of shuffled pairs where the scorer makes one, `labels` what is known of relevance (above 0: relevant).
-    `shards` and `ends` tell which rows lie in which shard: those of `shards[k]` end before row `ends[k]`.
+    `shards` are those that the rows lie in.
     """
 
     score: Numbers
@@ -41,7 +42,6 @@ class Scored:
     groups: NDArray[np.int64]
     names: Sequence[tuple[str, ...]]
     shards: Sequence[int]
-    ends: NDArray[np.int64]
 
     def of(self, group: int | None) -> Mask:
         """The rows of a group, all rows for None."""
@@ -90,7 +90,6 @@ def read(
         groups=groups,
         names=names,
         shards=shards,
-        ends=np.cumsum([part.num_rows for part in parts]),
     )
 
 
@@ -175,7 +174,7 @@ Samples = dict[float, tuple[list[dict[str, Any]], list[dict[str, Any]]]]
 def samples(folder: OutputFolder, scored: Scored, thresholds: Sequence[float], count: int) -> Samples:
     """For each threshold id, query, passage and score of `count` pairs on its kept side and of as many on the other.
 
-    They are those nearest to it, the nearest first; each shard that holds one is read once.
+    They are those nearest to it, the nearest first.
     """
     if not count:
         return {at: ([], []) for at in thresholds}
@@ -187,15 +186,9 @@ def samples(folder: OutputFolder, scored: Scored, thresholds: Sequence[float], c
         under = order[max(0, at - count) : at][::-1].tolist()
         over = order[at : min(at + count, len(values))].tolist()
         sides[threshold] = (under, over) if scored.lower else (over, under)
-    found: dict[int, dict[str, Any]] = {}
     rows = sorted({row for pair in sides.values() for side in pair for row in side})
-    places = np.searchsorted(scored.ends, rows, side="right")
-    for place in np.unique(places):
-        start = int(scored.ends[place - 1]) if place else 0
-        here = [row for row, where in zip(rows, places, strict=True) if where == place]
-        shard = folder.step("generated").read_columns(scored.shards[place], ["id", "query", "passage"])
-        for row, texts in zip(here, shard.take([row - start for row in here]).to_pylist(), strict=True):
-            found[row] = texts | {"score": float(scored.score[row])}
+    texts = rows_at([folder.step("generated").file(n) for n in scored.shards], rows, ["id", "query", "passage"])
+    found = {n: row | {"score": float(scored.score[n])} for n, row in zip(rows, texts, strict=True)}
     return {at: ([found[n] for n in kept], [found[n] for n in rest]) for at, (kept, rest) in sides.items()}
 
 

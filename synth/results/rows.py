@@ -10,6 +10,7 @@ import polars as pl
 from synth.errors import JobError
 from synth.results.summary import scan, scan_rejects
 from synth.shards import OutputFolder
+from synth.sources import sample_rows
 from synth.steps import keep
 
 Parts = Mapping[str, pl.LazyFrame | None]
@@ -97,7 +98,7 @@ def _spread(parts: list[tuple[str, pl.LazyFrame, int]], count: int) -> list[tupl
         share = min(height, -(-(count - len(found)) // (len(parts) - n)))
         if not share:
             break
-        wanted = [(2 * k + 1) * height // (2 * share) for k in range(share)]
+        wanted = sorted(sample_rows(height, share))
         picked = frame.with_row_index("__row").filter(pl.col("__row").is_in(wanted)).drop("__row").collect()
         found += [(title, row) for row in picked.to_dicts()]
     return found

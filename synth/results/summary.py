@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from synth.runs.run import OpenRun
 from synth.shards import OutputFolder, StepFolder
 from synth.shards.folder import readable
+from synth.sources import sample_rows
 from synth.steps.keep import View
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def summarise(run: OpenRun, view: View) -> Summary:
     generated, view_folder = run.folder.step("generated"), run.folder.step(view.name)
     kept_files, dropped_files = _files(view_folder), _rejected(run.folder, view.name)
     items, pairs, _ = totals(generated)
-    _, kept, _ = totals(view_folder)
+    _, kept, dropped = totals(view_folder)
     mixes = _LANGUAGES if existing else _MIXES
     made, scored = _Pairs(), _Scored(view, every=1 + pairs // _SHUFFLED_ROWS)
     made.add(_tables(_files(generated), mixes if existing else _Pairs.columns))
@@ -149,8 +150,8 @@ def summarise(run: OpenRun, view: View) -> Summary:
         truncated_passages=scored.truncated,
         tokens=(made.sums["prompt_tokens"], made.sums["completion_tokens"]),
         personas=dict(list(_ordered(made.counts["character"]).items())[:10]),
-        kept_rows=_examples(kept_files, 3),
-        dropped_rows=_examples(dropped_files, 2),
+        kept_rows=rows_at(kept_files, sample_rows(kept, 3)),
+        dropped_rows=rows_at(dropped_files, sample_rows(dropped, 2)),
         scores=sorted(scores_in(run.folder, view.name)),
         existing=existing,
     )
@@ -270,18 +271,19 @@ def _numbers(table: pa.Table, name: str) -> np.ndarray[Any, np.dtype[np.float64]
     return np.asarray(column.filter(pc.invert(pc.is_nan(column))).to_numpy(), np.float64)
 
 
-def _examples(files: Sequence[Path], count: int) -> list[dict[str, Any]]:
-    """A few rows spread over the whole, so that they are not all from the first passage; read in small batches."""
+def rows_at(files: Sequence[Path], wanted: Collection[int], names: list[str] | None = None) -> list[dict[str, Any]]:
+    """Rows by their numbers, which count through all files, in ascending order; read in small batches."""
     ends = np.cumsum([pq.read_metadata(path).num_rows for path in files], dtype=np.int64)
-    height = int(ends[-1]) if len(ends) else 0
+    rows = np.array(sorted(wanted), np.int64)
+    places = np.searchsorted(ends, rows, side="right")
     found: list[dict[str, Any]] = []
-    for wanted in sorted({(2 * n + 1) * height // (2 * count) for n in range(count)}) if height else []:
-        place = int(np.searchsorted(ends, wanted, side="right"))
-        row = wanted - (int(ends[place - 1]) if place else 0)
+    for place in np.unique(places[places < len(files)]):
+        here = rows[places == place] - (ends[place - 1] if place else 0)
         with readable(files[place]):
-            for batch in pq.ParquetFile(files[place], pre_buffer=False).iter_batches(_BATCH, use_threads=False):
-                if row < batch.num_rows:
-                    found += batch.slice(row, 1).to_pylist()
+            file = pq.ParquetFile(files[place], pre_buffer=False)
+            for batch in file.iter_batches(_BATCH, columns=names, use_threads=False):
+                found += batch.take(pa.array(here[here < batch.num_rows])).to_pylist()
+                here = here[here >= batch.num_rows] - batch.num_rows
+                if not here.size:
                     break
-                row -= batch.num_rows
     return found

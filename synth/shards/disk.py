@@ -52,16 +52,18 @@ _MODE = 0o644  # narrowed by the umask, as for any file the user makes
 _CHUNK = 1 << 20
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EXDEV, errno.ENOSYS, errno.EMLINK})
 _NO_SUCH_RENAME = frozenset({errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EXDEV})
-_CURES = {
+CURES = {
     errno.ENOSPC: "Free space on that disk",
     errno.EDQUOT: "Free space in that quota",
-    errno.EMFILE: "Raise the limit of open files (ulimit -n)",
+    errno.EMFILE: "Raise the limit of open files (`ulimit -n 65536`), or lower run.concurrency",
     errno.ENFILE: "Close other programs or raise the system's limit of open files",
-    errno.EROFS: "Make that file system writable",
-    errno.EACCES: "Give yourself permission there",
-    errno.EPERM: "Give yourself permission there",
+    errno.EROFS: "Make that file system writable, or name another folder with -o",
+    errno.EACCES: "Give yourself permission there, or name another folder with -o",
+    errno.EPERM: "Give yourself permission there, or name another folder with -o",
     errno.ENOENT: "Put the folder back if it was moved",
+    errno.EIO: "Check that disk: the system's log says more",
 }
+"""What helps where the machine refuses."""
 
 
 @contextmanager
@@ -72,8 +74,12 @@ def disk_errors(path: Path) -> Iterator[None]:
     except OSError as exc:
         if exc.errno in (errno.ELOOP, errno.ENOTDIR):
             raise foreign(path) from exc
-        cure = _CURES.get(exc.errno or 0, "Check that disk")
-        raise SystemFault(f"{path}: {exc.strerror or exc}.", f"{cure}, then run the same command again.") from exc
+        raise refused(exc, path) from exc
+
+
+def refused(exc: OSError, path: Path | str) -> SystemFault:
+    cure = CURES.get(exc.errno or 0, "Check that disk")
+    return SystemFault(f"{path}: {exc.strerror or exc}.", f"{cure}, then run the same command again.")
 
 
 def foreign(path: Path) -> OutputError:

@@ -65,7 +65,6 @@ class Files:
         self.text(name, f"{text}\n")
 
     def text(self, name: str, text: str) -> None:
-        """Append text as it is."""
         if name not in self._lines:
             path = self._place(name)
             with disk_errors(path):

@@ -22,7 +22,6 @@ class Beir(Benchmark):
     title: ClassVar[str] = "BEIR"
 
     def write(self, source: Source, facts: Facts, files: Files) -> None:
-        """The header of each split's judgements, then all rows."""
         for split, rows in facts.counts.rows.items():
             if rows:
                 files.text(f"qrels/{split}.tsv", _tsv("query-id", "corpus-id", "score"))

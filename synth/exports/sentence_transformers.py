@@ -13,8 +13,6 @@ from synth.validation import Size
 
 __all__ = ["SentenceTransformers"]
 
-_ENOUGH = 0.9
-
 
 class SentenceTransformers(Export):
     """Columns anchor, positive, negative_1 … negative_n, the same n in every row; ids and numbers in the config `meta`.
@@ -33,7 +31,11 @@ class SentenceTransformers(Export):
         """The same number for every row: the requested one, else the most that nine in ten of those with any have."""
         count = self.negatives
         if count is None:
-            count = next((n for n in range(mined or 0, 1, -1) if _share(found, n) >= _ENOUGH), 1 if mined else 0)
+            some, enough = max(1, found.lengths.total() - found.lengths[0]), 0.9
+            shares = {
+                n: sum(found.lengths[m] for m in found.lengths if m >= n) / some for n in range(2, (mined or 0) + 1)
+            }
+            count = max((n for n, share in shares.items() if share >= enough), default=1 if mined else 0)
         return Shape(count, count, self.on_short)
 
     def write(self, source: Source, facts: Facts, files: Files) -> None:
@@ -57,13 +59,6 @@ class SentenceTransformers(Export):
     def _tokens(self, facts: Facts) -> int:
         prompt = len(self.prompt(facts.instruction).encode())
         return tokens(max(facts.counts.passage_bytes, facts.counts.query_bytes + prompt))
-
-
-def _share(found: Counts, count: int) -> float:
-    """How many of the pairs that have negatives at all have so many."""
-    return sum(rows for n, rows in found.lengths.items() if n >= count) / max(
-        1, found.lengths.total() - found.lengths[0]
-    )
 
 
 def _texts(batch: Batch, count: int) -> pa.Table:

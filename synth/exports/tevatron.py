@@ -9,9 +9,6 @@ from synth.exports._rows import Corpus, Facts, Source, meta
 
 __all__ = ["Tevatron"]
 
-_ROOM = 512
-"""Tokens that the model of the command reads at most."""
-
 
 class Tevatron(Export):
     """`query_id`, `query`, `positive_passages`, `negative_passages`; `corpus.jsonl` holds every passage once.
@@ -52,10 +49,10 @@ class Tevatron(Export):
         return front_matter(configs, facts.languages, ["tevatron"]) + self.train(facts)
 
     def train(self, facts: Facts) -> str:
-        """The command of Tevatron 0.1.0."""
+        """The command of Tevatron 0.1.0, whose model reads 512 tokens at most."""
         query = facts.counts.query_bytes + len(self.prompt(facts.instruction))
         limits = {"query_tokens": tokens(query), "passage_tokens": tokens(facts.counts.passage_bytes)}
-        return self.render("tevatron.md.j2", facts, {name: min(_ROOM, limit) for name, limit in limits.items()})
+        return self.render("tevatron.md.j2", facts, {name: min(512, limit) for name, limit in limits.items()})
 
 
 def _passage(name: str, title: str, text: str) -> dict[str, str]:

@@ -23,7 +23,6 @@ from synth.stage import (
     ChatRequest,
     ClientSettings,
     Encoder,
-    JsonSchema,
     NegativeInputs,
     ReplyKey,
     Reranker,
@@ -32,12 +31,6 @@ from synth.stage import (
 __all__ = ["Written"]
 
 _KEY = "Negatives"
-
-
-def schema(count: int) -> JsonSchema:
-    """An object with a list of `count` texts."""
-    texts = {"type": "array", "items": {"type": "string"}, "minItems": count, "maxItems": count}
-    return {"type": "object", "properties": {_KEY: texts}, "required": [_KEY], "additionalProperties": False}
 
 
 def read_negatives(reply: ChatReply, count: int) -> list[str]:
@@ -99,13 +92,16 @@ class Written(Negatives):
         return PairPrompt(self.prompts, "write.j2", {"count": self.num_negatives})
 
     def _requests(self, item: Item, prompt: PairPrompt, seed: int) -> Iterator[ChatRequest]:
+        count = self.num_negatives
+        texts = {"type": "array", "items": {"type": "string"}, "minItems": count, "maxItems": count}
+        schema = {"type": "object", "properties": {_KEY: texts}, "required": [_KEY], "additionalProperties": False}
         for attempt in range(self.attempts):
             yield ChatRequest(
                 ReplyKey(item.position, item.slot, "negatives", attempt),
                 prompt.messages(item.query, item.passage),
-                schema(self.num_negatives),
+                schema,
                 "negatives",
                 item_seed(seed, "negatives", item.position, item.slot, attempt),
                 self.max_tokens,
-                NegativeInputs(item.query, item.passage, self.num_negatives),
+                NegativeInputs(item.query, item.passage, count),
             )

@@ -87,7 +87,6 @@ class Grouped:
 
 
 def no_threshold_error(rule: str, groups: Iterable[str]) -> JobError:
-    """The error that names groups without a threshold."""
     return JobError(f"keep: {rule}: no value for {'; '.join(groups)}, and no default.", "Add them, or `default:`.")
 
 

@@ -101,13 +101,20 @@ class Rules:
         return {name for each in self.conditions if isinstance(each.value, Grouped) for name in each.value.by}
 
     def columns(self) -> set[str]:
-        """Every column that the rules read."""
         names = {condition.column for condition in self.conditions} | self.grouping
         return names | ({*self.unique.by, self.unique.best} if self.unique else set())
 
     def absent(self, present: Collection[str]) -> list[Problem]:
         """A problem for each column that the rules read and `present` does not have."""
-        return [Problem((name,), *_absent(name, present)) for name in sorted(self.columns() - set(present))]
+        found = []
+        for name in sorted(self.columns() - set(present)):
+            near = get_close_matches(name, [*present, *_makers()], n=1)
+            cure = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(sorted(present))}."
+            if name in _makers():
+                scorer, _ = _makers()[name]
+                cure = f"`{scorer}` makes it: add `- use: {scorer}` to `scores`."
+            found.append(Problem((name,), f"column {name} does not exist", cure))
+        return found
 
     def require(self, present: Collection[str]) -> None:
         """Raises JobError naming every column that the rules read and `present` does not have."""
@@ -163,7 +170,6 @@ class Rules:
         return float(self.apply(table).kept.mean()) if table.num_rows else None
 
     def describe(self) -> str:
-        """One line for people."""
         parts = [condition.label() for condition in self.conditions]
         return ", ".join([*parts, *([self.unique.label()] if self.unique else [])]) or "every pair"
 
@@ -194,15 +200,6 @@ def known_columns(scorers: Sequence[Scorer] | None) -> dict[str, ScoreColumn]:
     """Score columns by their name in the job; those of built-in scorers that the job does not use under plain names."""
     known = {name: column for scorer in scorers or () for name, column in scorer.named_outputs()}
     return known | {name: column for name, (_, column) in _makers().items() if name not in known}
-
-
-def _absent(name: str, present: Collection[str]) -> tuple[str, str]:
-    maker = _makers().get(name)
-    if maker:
-        return f"column {name} does not exist", f"`{maker[0]}` makes it: add `- use: {maker[0]}` to `scores`."
-    near = get_close_matches(name, [*present, *_makers()], n=1)
-    cure = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(sorted(present))}."
-    return f"column {name} does not exist", cure
 
 
 def mapping(flags: Mapping[str, Sequence[str]]) -> dict[str, Any]:

@@ -119,11 +119,7 @@ class Scorer(Stage):
         """Those of `needs` that its own options provide, so that the job need not name them."""
         return frozenset()
 
-    def open(
-        self,
-        client: ClientSettings,  # noqa: ARG002 - for scorers that bring a model
-        instruction: str,  # noqa: ARG002 - as above
-    ) -> Mapping[str, ChatModel | Encoder | Reranker]:
+    def open(self, client: ClientSettings, instruction: str) -> Mapping[str, ChatModel | Encoder | Reranker]:  # noqa: ARG002 - for scorers that bring a model
         """The models of `brings`, by field of `Services`; the caller closes them."""
         return {}
 

@@ -14,9 +14,6 @@ from synth.stage import Services
 
 __all__ = ["Length"]
 
-_ANY_SPACED = "en"
-"""Counts words between spaces, where the language is unknown."""
-
 
 class Length(Scorer):
     """The query's length in the unit it was asked in, and its distance from the range relative to the nearest bound."""
@@ -32,7 +29,8 @@ class Length(Scorer):
         codes, units = batch.values("query_language"), batch.values("length_unit")
         lows, highs = batch.values("length_min"), batch.values("length_max")
         got = [
-            text_length(query, _known(code) or _known(detect(query).code) or _ANY_SPACED, unit or "words")
+            # in an unknown language, words are what stands between spaces, as in English
+            text_length(query, _known(code) or _known(detect(query).code) or "en", unit or "words")
             for query, code, unit in zip(queries, codes, units, strict=True)
         ]
         return self.table(got, [outside_range(*row) for row in zip(got, lows, highs, strict=True)])

@@ -19,7 +19,6 @@ __all__ = ["SelfContained"]
 
 _FILE = Path(__file__).with_name("_deictic.yaml")
 _END = r"(?:$|[?.!,;:)\]\"”»'、。，！？；：؟،؛।])"
-_NEVER = "(?!)"
 
 Expressions = Sequence[str]
 
@@ -60,7 +59,7 @@ def _expression(each: Deictic) -> str:
 
 
 def _any(expressions: Expressions) -> str:
-    return f"(?:{'|'.join(expressions) or _NEVER})"
+    return f"(?:{'|'.join(expressions) or '(?!)'})"
 
 
 class SelfContained(Scorer):

@@ -51,7 +51,6 @@ Progress = Callable[[int, int], None]
 
 Only = Container[int] | None
 """Numbers of the wanted rows, None for all."""
-_LISTED = ("flag", "messages")
 
 
 def make(run: OpenRun, progress: Progress, notify: Callable[[str], None] = print) -> Mapping[str, int]:
@@ -311,7 +310,7 @@ def describe_renamed(names: Mapping[str, str]) -> str:
 def _own_columns(sets: Sequence[PairSet]) -> list[pa.Field]:
     """The columns of pairs that are ours; some only where the data have something to put there."""
     unused = set()
-    if not any(each.layout.kind in _LISTED for each in sets):
+    if not any(each.layout.kind in ("flag", "messages") for each in sets):
         unused |= {"group", "positive"}
     if all(each.layout.label is None for each in sets):
         unused.add("label")
@@ -362,31 +361,26 @@ def _first_position(folder: OutputFolder, parts: Parts, item: str) -> int:
 
 
 def _retry(run: OpenRun, record: Record, step: StepFolder, sums: dict[str, int]) -> None:
-    finished, size = step.done(), run.job.run.shard_size
-    for start in range(0, len(record.retry), size):
-        items, first = record.retry[start : start + size], sums["passages"]
-        if sums["shards"] not in finished:
-            rows = len(items)
-            origin = Origin(identity=record.sha256, input="", first=first, rows_in=rows, rows_out=rows)
-            step.commit(sums["shards"], _passages_of(run, items, first), origin)
-        sums["shards"] += 1
-        sums["passages"] += len(items)
-        sums["retried"] += len(items)
-
-
-def _passages_of(run: OpenRun, items: Sequence[str], first: int) -> pa.Table:
-    """A `passages/` table with one row for each rejected item, at positions from `first` on.
+    """Write the passages of rejected items once more, each at a new position.
 
     Raises OutputError when a shard with one of the passages is damaged or missing.
     """
-    step, parts = run.folder.step("passages"), run.history.parts()
-    tables = []
-    for index, group in groupby(items, lambda item: parts.shard_of(position_and_slot(item)[0])):
-        shard = step.read(index)
-        rows = [position_and_slot(item)[0] - shard.meta.first for item in group]
-        tables.append(shard.table.take(pa.array(rows, pa.int64())))
-    table = pa.concat_tables(tables)
-    for name, values in {"position": range(first, first + len(items)), "retry_of": items}.items():
-        place, kind = table.schema.get_field_index(name), PASSAGES.field(name)
-        table = table.set_column(place, kind, pa.array(values, kind.type))
-    return table
+    finished, size, parts = step.done(), run.job.run.shard_size, run.history.parts()
+    for start in range(0, len(record.retry), size):
+        items, first = record.retry[start : start + size], sums["passages"]
+        rows = len(items)
+        if sums["shards"] not in finished:
+            tables = []
+            for index, group in groupby(items, lambda item: parts.shard_of(position_and_slot(item)[0])):
+                shard = step.read(index)
+                places = [position_and_slot(item)[0] - shard.meta.first for item in group]
+                tables.append(shard.table.take(pa.array(places, pa.int64())))
+            table = pa.concat_tables(tables)
+            for name, values in {"position": range(first, first + rows), "retry_of": items}.items():
+                place, kind = table.schema.get_field_index(name), PASSAGES.field(name)
+                table = table.set_column(place, kind, pa.array(values, kind.type))
+            origin = Origin(identity=record.sha256, input="", first=first, rows_in=rows, rows_out=rows)
+            step.commit(sums["shards"], table, origin)
+        sums["shards"] += 1
+        sums["passages"] += rows
+        sums["retried"] += rows

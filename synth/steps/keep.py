@@ -24,7 +24,6 @@ from synth.steps.score import ScoredShard, ScoreStep
 from synth.tables import append
 
 DEFAULT = "kept"
-_FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +60,7 @@ class View:
         if (folder.path / path).exists():
             return
         record = {
-            "format": _FORMAT,
+            "format": 1,
             "fingerprint": self.fingerprint,
             "rules": self.rules.canonical(),
             "scores": list(self.scores),

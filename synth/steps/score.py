@@ -22,15 +22,9 @@ from synth.runs import identity
 from synth.runs.run import OpenRun
 from synth.scores import PairBatch, Scorer
 from synth.shards import Journal, Origin, OutputFolder, Shard, StepFolder, disk
-from synth.sources import PairSet
 from synth.stage import Services
 from synth.steps.generate import JournaledChat
 from synth.types import SCHEMA_VERSION
-
-_INSTRUCTED = frozenset({"encoder", "reranker"})
-"""Services that get the instruction for the search, and answer accordingly."""
-_JOURNALED = frozenset({"chat", "reranker"})
-"""Services whose answers are worth a journal; embeddings are not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +44,8 @@ class ScoreStep:
 
     @property
     def journaled(self) -> bool:
-        return bool(self.scorer.needs & _JOURNALED)
+        """Whether its models give answers that are worth a journal; vectors are not."""
+        return bool(self.scorer.needs & {"chat", "reranker"})
 
     def folder(self, folder: OutputFolder) -> StepFolder:
         return folder.step(self.name)
@@ -78,7 +73,7 @@ def _fingerprint(job: Job, scorer: Scorer, instruction: str, whole: int | None) 
         "name": scorer.name,
         "scorer": stage_identity(scorer),
         "embed": stage_identity(job.embed) if job.embed and "encoder" in wanted else None,
-        "instruction": instruction if scorer.needs & _INSTRUCTED else None,
+        "instruction": instruction if scorer.needs & {"encoder", "reranker"} else None,
         "schema": SCHEMA_VERSION,
     }
     if job.llm and "chat" in wanted:
@@ -216,22 +211,16 @@ def _stored_scores(run: OpenRun, name: str, fingerprint: str, pairs: pa.Table) -
     rows = zip(pairs["source"].to_pylist(), pairs["source_row"].to_pylist(), strict=True)
     parts: list[pa.Table] = []
     for (source, place), group in groupby(rows, lambda row: (row[0], bisect_right(ends[row[0]], row[1]))):
-        table = _stored_shard(sets[source], place, name, fingerprint)
-        if table is None:
+        file = sets[source].files[place]
+        path = Path(file.path)
+        root = path.parent.parent
+        if sets[source].layout.kind != "shards" or path.parent.name != "generated" or not (root / "job.json").is_file():
             return None
-        first = ends[source][place] - (sets[source].files[place].rows or 0)
-        parts.append(table.take(pa.array([row - first for _, row in group], pa.int64())))
+        step, index = OutputFolder.open(root).step(name), int(path.stem)
+        if not step.file(index).exists():
+            return None
+        shard, first = step.read(index), ends[source][place] - (file.rows or 0)
+        if shard.meta.identity != fingerprint or shard.meta.input != file.sha256:
+            return None
+        parts.append(shard.table.take(pa.array([row - first for _, row in group], pa.int64())))
     return pa.concat_tables(parts) if parts else None
-
-
-def _stored_shard(found: PairSet, place: int, name: str, fingerprint: str) -> pa.Table | None:
-    path = Path(found.files[place].path)
-    root = path.parent.parent
-    if found.layout.kind != "shards" or not (root / "job.json").is_file() or path.parent.name != "generated":
-        return None
-    step, index = OutputFolder.open(root).step(name), int(path.stem)
-    if not step.file(index).exists():
-        return None
-    shard = step.read(index)
-    fresh = shard.meta.identity == fingerprint and shard.meta.input == found.files[place].sha256
-    return shard.table if fresh else None

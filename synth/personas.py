@@ -25,7 +25,6 @@ BLOCK_BYTES = 64_000_000
 """Largest similarity matrix held at once."""
 ENCODE_BLOCK = 4096
 """Personas encoded per call."""
-_FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,25 +58,21 @@ def _from_lines(path: Path, raw: bytes, field: str) -> Iterator[str]:
     except UnicodeDecodeError as exc:
         raise InputError(f"{path}: byte {exc.start} is not UTF-8.", "Convert the persona library with iconv.") from exc
     for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
         if path.suffix not in (".jsonl", ".json", ".ndjson"):
             yield line
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as exc:
-            raise InputError(f"{path}: row {number}: not valid JSON: {exc}.") from exc
-        yield _sentence(path, number, row, field)
+        elif line.strip():
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as exc:
+                raise InputError(f"{path}: row {number}: not valid JSON: {exc}.") from exc
+            yield _sentence(path, number, row, field)
 
 
 def _sentence(path: Path, number: int, row: Any, field: str) -> str:
     if not isinstance(row, dict) or field not in row:
         keys = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
-        raise InputError(
-            f"{path}: row {number}: field {field}: not there (the row has: {keys}).",
-            "Set personas.field to its column.",
-        )
+        what = f"field {field}: not there (the row has: {keys})"
+        raise InputError(f"{path}: row {number}: {what}.", "Set personas.field to its column.")
     text = row[field]
     if not isinstance(text, str):
         raise InputError(f"{path}: row {number}: field {field}: expects text, not {type(text).__name__}.")
@@ -97,10 +92,8 @@ def _from_parquet(path: Path, field: str) -> Iterator[str]:
     except (pa.ArrowException, OSError) as exc:
         raise InputError(f"{path}: not a readable Parquet file: {exc}.") from exc
     if field not in table.column_names:
-        raise InputError(
-            f"{path}: field {field}: not there (the file has: {', '.join(table.column_names)}).",
-            "Set personas.field to its column.",
-        )
+        what = f"field {field}: not there (the file has: {', '.join(table.column_names)})"
+        raise InputError(f"{path}: {what}.", "Set personas.field to its column.")
     for number, text in enumerate(table[field].to_pylist(), 1):
         if text is not None:
             yield _sentence(path, number, {field: text}, field)
@@ -114,7 +107,7 @@ async def encode_library(
     `model` names the encoder with all that decides its vectors; new ones go into the cache unless `remember` is false.
     """
     folder = cache_folder()
-    key = hashlib.sha256(f"{_FORMAT}/{library.sha256}/{model}/float32".encode()).hexdigest()[:24]
+    key = hashlib.sha256(f"1/{library.sha256}/{model}/float32".encode()).hexdigest()[:24]
     cached = folder / f"{key}.npy"
     if (vectors := _load(cached, len(library.sentences))) is not None:
         return vectors
@@ -142,9 +135,7 @@ def _load(path: Path, rows: int) -> NDArray[np.float32] | None:
     if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != rows:  # noqa: PLR2004 - rows and width
         return None
     # A page that the disk lost reads as zeros, and would make its personas the nearest of nobody.
-    if not np.allclose(np.einsum("ij,ij->i", vectors, vectors), 1.0, atol=1e-3):
-        return None
-    return vectors  # type: ignore[no-any-return] # checked just above
+    return vectors if np.allclose(np.einsum("ij,ij->i", vectors, vectors), 1.0, atol=1e-3) else None
 
 
 def _store(path: Path, vectors: NDArray[np.float32]) -> None:
@@ -169,10 +160,8 @@ def nearest(
     Raises SystemFault when the widths differ: the cache belongs to another model.
     """
     if passages.shape[1] != personas.shape[1]:
-        raise SystemFault(
-            f"persona vectors are {personas.shape[1]} wide, passage vectors {passages.shape[1]}.",
-            f"Remove {cache_folder()} and run again.",
-        )
+        what = f"persona vectors are {personas.shape[1]} wide, passage vectors {passages.shape[1]}"
+        raise SystemFault(f"{what}.", f"Remove {cache_folder()} and run again.")
     count = min(count, len(personas))
     indices = np.empty((len(passages), count), np.int64)
     cosines = np.empty((len(passages), count), np.float32)
@@ -180,10 +169,9 @@ def nearest(
     for start in range(0, len(passages), step):
         block = passages[start : start + step] @ personas.T
         top = _largest(block, count)
-        values = np.take_along_axis(block, top, axis=1)
-        order = np.argsort(-values, axis=1, kind="stable")
+        order = np.argsort(-np.take_along_axis(block, top, axis=1), axis=1, kind="stable")
         indices[start : start + step] = np.take_along_axis(top, order, axis=1)
-        cosines[start : start + step] = np.take_along_axis(values, order, axis=1)
+        cosines[start : start + step] = np.take_along_axis(block, indices[start : start + step], axis=1)
     return indices, cosines
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, Literal
 
 import pyarrow as pa
 
-from synth.types import MinedPair, Pair, Passage, QueryConfig, Rejected, Requirement
+from synth.types import MinedPair, Pair, Passage, Rejected
 
 TEXT = pa.large_string()
 """For whole passages: a shard may hold more than the 2 GiB that a plain string column can address."""
@@ -100,6 +101,10 @@ EXTERNAL_PAIRS = pa.schema(
 where the data lists positives, `label` only where a column is named."""
 
 
+_CONFIG = attrgetter("character", "question_type", "difficulty")
+_LENGTH = attrgetter("length_min", "length_max", "length_unit")
+
+
 def passages(table: pa.Table) -> list[Passage]:
     """The records of a `passages/` shard, in row order."""
     columns = [table[name].to_pylist() for name in ("position", "id", "text", "language", "source", "title")]
@@ -124,19 +129,19 @@ def pair_table(
         (
             pair.id,
             pair.task,
-            pair.query.text,
+            pair.query,
             pair.passage.text,
             pair.passage.id,
             pair.passage.source,
             pair.language,
             pair.passage.language,
-            *_config_values(pair.config),
-            *_length_values(pair.requirement),
+            *(_CONFIG(pair.config) if pair.config else (None, None, None)),
+            *(_LENGTH(pair.requirement) if pair.requirement else (None, None, None)),
             pair.model,
             template,
             revision,
             pair.attempts,
-            pair.query.repaired,
+            pair.repaired,
             pair.usage.prompt_tokens,
             pair.usage.completion_tokens,
             again[pair.passage.position - first],
@@ -148,21 +153,11 @@ def pair_table(
         kind = pa.type_for_alias(alias)
         table = table.append_column(name, pa.array([pair.columns.get(name) for pair in pairs], kind))
     own, ours = [field for field in source.schema if field.name not in PASSAGES.names], table.column_names
-    if not own:
-        return table
-    picked = source.take(pa.array([pair.passage.position - first for pair in pairs], pa.int64()))
+    picked = source.take(pa.array([pair.passage.position - first for pair in pairs], pa.int64())) if own else source
     for field in own:
         name = f"input_{field.name}" if field.name in ours else field.name
         table = table.append_column(pa.field(name, field.type), picked[field.name])
     return table
-
-
-def _config_values(config: QueryConfig | None) -> tuple[str | None, ...]:
-    return (config.character, config.question_type, config.difficulty) if config else (None, None, None)
-
-
-def _length_values(asked: Requirement | None) -> tuple[int | str | None, ...]:
-    return (asked.length_min, asked.length_max, asked.length_unit) if asked else (None, None, None)
 
 
 def rejected_item_table(rejected: Sequence[Rejected], keep_replies: Literal["none", "rejected", "all"]) -> pa.Table:
@@ -247,12 +242,8 @@ def parted(table: pa.Table, reasons: Sequence[str | None], wanted: int) -> tuple
     if not rejects.num_rows:
         return table, None
     given = [reason for reason in reasons if reason is not None]
-    own = {
-        "step": ["mined"] * len(given),
-        "reason": given,
-        "detail": [_DETAILS[reason].format(wanted=wanted) for reason in given],
-    }
-    for name, texts in own.items():
+    details = [_DETAILS[reason].format(wanted=wanted) for reason in given]
+    for name, texts in (("step", ["mined"] * len(given)), ("reason", given), ("detail", details)):
         rejects = append(rejects, pa.field(name, pa.string()), pa.array(texts, pa.string()))
     return table.filter(pa.array([reason is None for reason in reasons], pa.bool_())), rejects
 

@@ -1,6 +1,6 @@
 """The records, in the order in which they flow through the pipeline.
 
-Passage → Candidates → QueryConfig → Requirement → Query → Pair, or Rejected. Frozen and slotted; nothing here imports
+Passage → Candidates → QueryConfig → Requirement → Pair, or Rejected. Frozen and slotted; nothing here imports
 from synth. `position` is the row number of a passage in `passages/` and the only key; the user's own ids are carried.
 """
 
@@ -74,14 +74,6 @@ class Requirement:
 
 
 @dataclass(frozen=True, slots=True)
-class Query:
-    """A usable query as the model wrote it; `repaired` when the reply needed one of the stated repairs."""
-
-    text: str
-    repaired: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens as the server counted them, 0 where it does not say."""
 
@@ -89,10 +81,7 @@ class Usage:
     completion_tokens: int = 0
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            self.prompt_tokens + other.prompt_tokens,
-            self.completion_tokens + other.completion_tokens,
-        )
+        return Usage(self.prompt_tokens + other.prompt_tokens, self.completion_tokens + other.completion_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +93,15 @@ class Pair:
     config: QueryConfig | None
     requirement: Requirement | None
     """As `config`: None for a task that knows none."""
-    query: Query
+    query: str
     model: str
     attempts: int
     usage: Usage
     task: str
     language: str
     """The language that the query was asked in."""
+    repaired: bool = False
+    """Whether a reply needed one of the stated repairs."""
     columns: Mapping[str, Any] = field(default_factory=dict)
     """Values of the task's own columns."""
 

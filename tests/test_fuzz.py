@@ -18,7 +18,7 @@ from synth.errors import UnusableReply
 from synth.replies import REASONS, echo_keys, read_config, read_query
 from synth.stage import ChatReply, ConfigInputs, QueryInputs
 from synth.tables import PAIRS, PASSAGES, pair_table
-from synth.types import Candidates, Pair, Passage, Query, QueryConfig, Requirement, Usage
+from synth.types import Candidates, Pair, Passage, QueryConfig, Requirement, Usage
 
 pytestmark = pytest.mark.faults
 
@@ -125,18 +125,17 @@ def test_whatever_a_model_says_is_a_row_of_the_schema_or_a_listed_reason(reply, 
         assert repair or not repaired
     query = of_ours(lambda: read_query(reply, ASKED, repair=repair, echoes=ECHOES))
     if query is not None:
-        check(query, repair=repair)
+        check(*query, repair=repair)
 
 
-def check(query, *, repair):
+def check(query, repaired, *, repair):
     """An accepted query can be stored, shown and searched for."""
-    assert isinstance(query, Query)
-    assert query.text == query.text.strip() != ""
-    assert any(map(str.isalnum, query.text))
-    assert not any(ord(each) < 32 or 0x7F <= ord(each) < 0xA0 or 0xD800 <= ord(each) < 0xE000 for each in query.text)
-    assert query.text.casefold() not in {"what is an echo", "known"}
-    assert repair or not query.repaired
+    assert query == query.strip() != ""
+    assert any(map(str.isalnum, query))
+    assert not any(ord(each) < 32 or 0x7F <= ord(each) < 0xA0 or 0xD800 <= ord(each) < 0xE000 for each in query)
+    assert query.casefold() not in {"what is an echo", "known"}
+    assert repair or not repaired
     pair = Pair(PASSAGE, 0, ASKED.config, ASKED.requirement, query, "m", 1, Usage(0, 0), "retrieval", "en")
     table = pair_table([pair], "t", 1, SOURCE)
     assert table.schema.names[: len(PAIRS.names)] == PAIRS.names
-    assert table["query"].to_pylist() == [query.text]
+    assert table["query"].to_pylist() == [query]

@@ -258,7 +258,7 @@ def test_worked_examples_are_what_our_own_parser_accepts():
         assert read_config(reply, inputs, repair=False) == (chosen, False)
         asked = QueryInputs(found, chosen, Requirement("en", 1, 99, "words"), ())
         reply = ChatReply(json.dumps({"Query": example.reply.query}), "stop", "model")
-        assert read_query(reply, asked, repair=False, echoes=()).text == example.reply.query
+        assert read_query(reply, asked, repair=False, echoes=())[0] == example.reply.query
         low, high = (int(word) for word in example.requirement.length.split() if word.isdigit())
         length = (
             len(example.reply.query)

@@ -15,7 +15,7 @@ from math import prod
 from synth.errors import UnusableReply
 from synth.replies.objects import read_object
 from synth.stage import ChatReply, ConfigInputs, QueryInputs, letters
-from synth.types import Query, QueryConfig
+from synth.types import QueryConfig
 
 __all__ = ["REASONS", "RETRYABLE", "echo_keys", "read_config", "read_query", "read_text"]
 
@@ -88,8 +88,8 @@ def read_config(reply: ChatReply, inputs: ConfigInputs, *, repair: bool) -> tupl
     return config, found.repaired or renamed
 
 
-def read_query(reply: ChatReply, inputs: QueryInputs, *, repair: bool, echoes: Collection[str]) -> Query:
-    """Stage two's query, stripped of outer white space only; raises UnusableReply.
+def read_query(reply: ChatReply, inputs: QueryInputs, *, repair: bool, echoes: Collection[str]) -> tuple[str, bool]:
+    """Stage two's query, stripped of outer white space only, and whether it needed a repair; raises UnusableReply.
 
     `echoes` are the `echo_keys` of the worked examples' queries and passages.
     """
@@ -111,7 +111,7 @@ def read_query(reply: ChatReply, inputs: QueryInputs, *, repair: bool, echoes: C
         raise UnusableReply("empty", f"nothing to search for in {_clip(query)}")
     if inputs.written and key in echo_keys(inputs.written):
         raise UnusableReply("duplicate", "this query is already written for the passage")
-    return Query(query, repaired=found.repaired or renamed)
+    return query, found.repaired or renamed
 
 
 def read_text(reply: ChatReply, key: str, *, repair: bool = True) -> tuple[str, bool]:

@@ -185,7 +185,7 @@ def writer_of(job: Job, prompts: PromptFolder, observe: Observer | None = None) 
         top_k=job.file.personas.top_k if job.file.personas else 0,
         plain_sources=frozenset(each.source for each in job.corpora if each.control_tokens == "keep"),
     )
-    return Writer.of(job.require_task(), prompts, settings, observe)
+    return Writer(job.require_task(), prompts, settings, observe)
 
 
 def prepare(job: Job) -> tuple[PromptFolder, Library | None]:

@@ -49,9 +49,8 @@ class TypeOption(_Shape):
 
 
 def _type_option(value: object) -> object:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return {"weight": float(value)}
-    return value
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    return {"weight": value} if plain else value
 
 
 class QuestionTypes(RootModel[dict[str, Annotated[TypeOption, BeforeValidator(_type_option)]]]):
@@ -115,9 +114,7 @@ class Languages(RootModel[dict[str, dict[str, float]]]):
     def choose(self, passage_language: str, rng: random.Random) -> str | None:
         """The query language for one item; None where no rule covers the passage's language."""
         weights = self.root.get(passage_language) or self.root.get(OTHER)
-        if weights is None:
-            return None
-        chosen = draw(weights, rng)
+        chosen = draw(weights, rng) if weights else None
         return passage_language if chosen == SAME else chosen
 
 
@@ -136,13 +133,11 @@ class LengthRange(_Shape):
 
 def _length_ranges(value: object) -> object:
     if isinstance(value, list) and value and all(isinstance(bound, int) for bound in value):
-        return [{"range": value}]
-    if isinstance(value, dict):
-        return [value]
-    return value
+        value = {"range": value}
+    return [value] if isinstance(value, dict) else value
 
 
-_USUAL_LENGTHS = [LengthRange(range=[3, 7]), LengthRange(range=[8, 24], weight=3.0)]
+USUAL_LENGTHS = [LengthRange(range=[3, 7]), LengthRange(range=[8, 24], weight=3.0)]
 
 LengthRanges = Annotated[list[LengthRange], BeforeValidator(_length_ranges), Field(min_length=1)]
 
@@ -166,6 +161,6 @@ class Lengths(RootModel[dict[str, LengthRanges]]):
 
     def choose(self, question_type: str, rng: random.Random) -> tuple[int, int]:
         """An inclusive (min, max) for one item of this type."""
-        ranges = self.root.get(question_type) or self.root.get("default") or _USUAL_LENGTHS
+        ranges = self.root.get(question_type) or self.root.get("default") or USUAL_LENGTHS
         chosen = rng.choices(ranges, [each.weight for each in ranges])[0]
         return chosen.range[0], chosen.range[1]

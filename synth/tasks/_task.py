@@ -20,7 +20,7 @@ from synth.hashing import item_random, item_seed
 from synth.prompts import Messages, PromptFolder, neutralise
 from synth.shipped import find
 from synth.stage import ChatModel, ChatReply, ChatRequest, ConfigInputs, JsonSchema, QueryInputs, ReplyKey, Stage
-from synth.types import Attempt, Candidates, Pair, Passage, Query, QueryConfig, Rejected, Requirement, Usage, Written
+from synth.types import Attempt, Candidates, Pair, Passage, QueryConfig, Rejected, Requirement, Usage, Written
 
 KEPT_REPLY_BYTES = 8192
 """How much of a reply a rejected row keeps."""
@@ -169,8 +169,6 @@ class Task(Stage):
 
 @dataclass(slots=True)
 class _Progress:
-    """What one item has cost so far."""
-
     slot: int
     attempts: tuple[Attempt, ...] = ()
     usage: Usage = field(default_factory=Usage)
@@ -178,20 +176,17 @@ class _Progress:
     repaired: bool = False
 
 
-@dataclass(frozen=True, slots=True)
 class Writer:
-    """A task bound to its prompts and to what a run fixes: writes the items of one passage after the other."""
+    """A task bound to its prompts and to what a run fixes: writes the items of one passage after the other.
 
-    task: Task
-    prompts: PromptFolder
-    settings: TaskSettings
-    fixed: Any
-    observe: Observer | None = None
+    Raises JobError where a template fails.
+    """
 
-    @classmethod
-    def of(cls, task: Task, prompts: PromptFolder, settings: TaskSettings, observe: Observer | None = None) -> Writer:
-        """Renders what a run fixes. Raises JobError where a template fails."""
-        return cls(task, prompts, settings, task.begin(prompts, settings), observe)
+    def __init__(
+        self, task: Task, prompts: PromptFolder, settings: TaskSettings, observe: Observer | None = None
+    ) -> None:
+        self.task, self.prompts, self.settings, self.observe = task, prompts, settings, observe
+        self._fixed = task.begin(prompts, settings)
 
     async def write(
         self,
@@ -205,16 +200,16 @@ class Writer:
         Raises only what `chat` raises for a server, never for an item.
         """
         outcomes: list[Pair | Rejected] = []
-        written = list(before)
+        written = tuple(before)
         for slot in range(self.task.items_per_passage) if slots is None else slots:
             so_far = _Progress(slot)
             try:
-                pair = await self._item(so_far, candidates, chat, tuple(written))
+                pair = await self._item(so_far, candidates, chat, written)
             except UnusableReply as end:
                 rejected = Rejected(candidates.passage, slot, end.reason, end.detail, so_far.attempts, so_far.usage)
                 outcomes.append(rejected)
             else:
-                written.append(Written(pair.config, pair.query.text))
+                written += (Written(pair.config, pair.query),)
                 outcomes.append(pair)
         return outcomes
 
@@ -222,7 +217,7 @@ class Writer:
         self, so_far: _Progress, candidates: Candidates, chat: ChatModel, before: tuple[Written, ...]
     ) -> Pair:
         passage = candidates.passage
-        draw = Draw(self.prompts, self.fixed, self.settings, passage.position, so_far.slot, before)
+        draw = Draw(self.prompts, self._fixed, self.settings, passage.position, so_far.slot, before)
         requests = self.task.requests(candidates, draw)
         answer: Any = None
         while True:
@@ -237,12 +232,13 @@ class Writer:
             slot=so_far.slot,
             config=item.config,
             requirement=item.requirement,
-            query=Query(item.query, repaired=so_far.repaired),
+            query=item.query,
             model=so_far.model,
             attempts=len(so_far.attempts),
             usage=so_far.usage,
             task=self.task.name,
             language=item.language,
+            repaired=so_far.repaired,
             columns=item.columns,
         )
 
@@ -296,7 +292,7 @@ class Writer:
     def _note(
         self, so_far: _Progress, request: ChatRequest, reply: ChatReply | None, reason: str | None, verdict: str
     ) -> None:
-        text = (reply.text or "") if reply else ""
+        text = (reply and reply.text) or ""
         kept = text.encode("utf-8", "replace")[:KEPT_REPLY_BYTES].decode("utf-8", "ignore")
         so_far.attempts += (Attempt(request.key.stage, request.seed, kept, reason),)
         if reply:

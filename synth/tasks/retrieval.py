@@ -6,7 +6,6 @@ queries already written.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +21,9 @@ from synth.prompts import PromptFolder, Prompts, SystemPart, config_schema, quer
 from synth.replies import echo_keys
 from synth.shipped import find
 from synth.stage import ChatReply, ConfigInputs, QueryInputs
-from synth.tasks._options import OTHER, SAME, Languages, Lengths, QuestionTypes, Weights, draw
+from synth.tasks._options import OTHER, SAME, USUAL_LENGTHS, Languages, Lengths, QuestionTypes, Weights, draw
 from synth.tasks._task import Ask, Draw, Item, Requests, Task, TaskSettings
-from synth.types import Candidates, Query, QueryConfig, Requirement
+from synth.types import Candidates, QueryConfig, Requirement
 
 __all__ = ["Retrieval"]
 
@@ -65,7 +64,7 @@ class Retrieval(Task):
     """`auto`: the model chooses. Or weights by level. null: none is asked."""
     languages: Languages = Languages.model_validate({"same": 1.0})
     """Query languages by weight, flat or by passage language; `same` is the passage's own."""
-    lengths: Lengths = Lengths.model_validate({"default": [{"range": [3, 7]}, {"range": [8, 24], "weight": 3.0}]})
+    lengths: Lengths = Lengths({"default": USUAL_LENGTHS})
     """Inclusive length ranges by question type, in the query language's unit."""
     guidance: str | None = None
     """A sentence or two on who searches here and why; becomes part of the prompt."""
@@ -79,18 +78,14 @@ class Retrieval(Task):
     @model_validator(mode="after")
     def _explained(self) -> Retrieval:
         if self.question_types != "auto":
-            own = self.question_types.meanings()
-            for name in self.question_types.weights():
-                if name not in (*QUESTION_TYPES, *own):
-                    raise ValueError(
-                        f"question type {name!r} is not one of {', '.join(QUESTION_TYPES)}; "
-                        f'explain your own: {name}: {{weight: 1, means: "..."}}'
-                    )
+            known = (*QUESTION_TYPES, *self.question_types.meanings())
+            if new := [name for name in self.question_types.weights() if name not in known]:
+                hint = f'explain your own: {new[0]}: {{weight: 1, means: "..."}}'
+                raise ValueError(f"question type {new[0]!r} is not one of {', '.join(QUESTION_TYPES)}; {hint}")
         kinds = ("default", *QUESTION_TYPES, *self.type_names())
         if strangers := [name for name in self.lengths.root if name not in kinds]:
             raise ValueError(f"lengths names {strangers[0]!r}, which is not one of {', '.join(dict.fromkeys(kinds))}")
-        unknown = [level for level in self.levels() if level not in DIFFICULTIES]
-        if unknown:
+        if unknown := [level for level in self.levels() if level not in DIFFICULTIES]:
             raise ValueError(f"difficulty {unknown[0]!r} is not one of {', '.join(DIFFICULTIES)}")
         return self
 
@@ -106,12 +101,10 @@ class Retrieval(Task):
 
     @property
     def prompt_folder(self) -> str:
-        """The folder that `prompts` names."""
         return PROMPT_SETS.get(self.prompts, self.prompts)
 
     @property
     def own_prompts(self) -> bool:
-        """Whether templates or examples are not those that come with synth."""
         return self.prompts not in PROMPT_SETS or self.examples is not None
 
     def load_prompts(self, base: Path) -> PromptFolder:
@@ -174,17 +167,14 @@ class Retrieval(Task):
         low, high = self.lengths.choose(config.question_type, rng)
         requirement = Requirement(code, low, high, language(code).unit)
         asked = QueryInputs(passage, config, requirement, tuple(each.text for each in draw.written))
-        query: Query = yield self._ask_query(asked, draw)
-        return Item(query.text, code, config, requirement)
+        query: str = yield self._ask_query(asked, draw)
+        return Item(query, code, config, requirement)
 
     def check(self, prompts: Prompts) -> Iterable[str]:
         """Warns of worked examples that the prompt goes without."""
         types, levels = self.type_names(), self.levels()
-        unfit = [
-            example
-            for example in prompts.examples
-            if example.config.question_type not in types or (levels and example.config.difficulty not in levels)
-        ]
+        configs = [example.config for example in prompts.examples]
+        unfit = [c for c in configs if c.question_type not in types or (levels and c.difficulty not in levels)]
         if unfit:
             yield (
                 f"{len(unfit)} of {len(prompts.examples)} worked examples are of question types or difficulties that "
@@ -203,20 +193,22 @@ class Retrieval(Task):
 
     def _choices(self, candidates: Candidates, item: Draw) -> ConfigInputs:
         rng = item.random("choices")
-        types = self.type_names()
+        types, levels, offered = self.type_names(), self.levels(), candidates
         if self.question_types != "auto":
             types = (draw(self.question_types.weights(), rng),)
-        levels = self.levels()
         if isinstance(self.difficulties, dict):
             levels = (draw(self.difficulties, rng),)
-        offered = drawn(candidates, item.settings.top_k, rng)
+        if len(candidates.personas) > item.settings.top_k:  # they stay nearest first
+            chosen = sorted(rng.sample(range(len(candidates.personas)), item.settings.top_k))
+            people = tuple(candidates.personas[n] for n in chosen)
+            offered = Candidates(candidates.passage, people, tuple(candidates.similarities[n] for n in chosen))
         before = (each.config for each in item.written if each.config is not None)
         used = tuple(config for config in before if possible(config, offered.personas, types, levels))
         if len(set(used)) == max(1, len(offered.personas)) * len(types) * max(1, len(levels)):
             used = ()  # all were there; from now on any may come again
         return ConfigInputs(offered, types, levels, used)
 
-    def _ask_query(self, inputs: QueryInputs, item: Draw) -> Ask[Query]:
+    def _ask_query(self, inputs: QueryInputs, item: Draw) -> Ask[str]:
         prompts: Prompts = item.prompts
         asked = inputs.requirement
         wanted = language(asked.language)
@@ -224,11 +216,11 @@ class Retrieval(Task):
         phrase = length_phrase(wanted, asked.length_min, asked.length_max)
         chars = query_chars(wanted, asked.length_max)
 
-        def read(reply: ChatReply) -> tuple[Query, bool]:
-            query = replies.read_query(reply, inputs, repair=item.settings.repair, echoes=item.fixed.echoes)
-            if length_error(query.text, asked) > RUN_ON or len(query.text) >= chars - 1:
-                raise UnusableReply("run_on", f"asked for {phrase}: {query.text[:100]!r}")
-            return query, query.repaired
+        def read(reply: ChatReply) -> tuple[str, bool]:
+            query, repaired = replies.read_query(reply, inputs, repair=item.settings.repair, echoes=item.fixed.echoes)
+            if length_error(query, asked) > RUN_ON or len(query) >= chars - 1:
+                raise UnusableReply("run_on", f"asked for {phrase}: {query[:100]!r}")
+            return query, repaired
 
         return Ask(
             stage="query",
@@ -240,30 +232,18 @@ class Retrieval(Task):
             inputs=inputs,
         )
 
-    def _complaint(self, query: Query, inputs: QueryInputs) -> str | None:
+    def _complaint(self, query: str, inputs: QueryInputs) -> str | None:
         """Why `retry_on` would ask again, or None; the last attempt is accepted all the same."""
         requirement = inputs.requirement
-        if "language" in self.retry_on and language_matches(query.text, requirement.language) is False:
+        if "language" in self.retry_on and language_matches(query, requirement.language) is False:
             return "language"
-        if "length" in self.retry_on and length_error(query.text, requirement) > TOO_FAR:
+        if "length" in self.retry_on and length_error(query, requirement) > TOO_FAR:
             return "length"
         keywords = inputs.config.question_type == "keywords"
         passage = inputs.candidates.passage.text
-        if "copying" in self.retry_on and not keywords and copied_share(query.text, passage) > TOO_ALIKE:
+        if "copying" in self.retry_on and not keywords and copied_share(query, passage) > TOO_ALIKE:
             return "copying"
         return None
-
-
-def drawn(candidates: Candidates, count: int, rng: random.Random) -> Candidates:
-    """`count` of the nearest personas, still nearest first; all of them if there are not more."""
-    if len(candidates.personas) <= count:
-        return candidates
-    chosen = sorted(rng.sample(range(len(candidates.personas)), count))
-    return Candidates(
-        candidates.passage,
-        tuple(candidates.personas[n] for n in chosen),
-        tuple(candidates.similarities[n] for n in chosen),
-    )
 
 
 def possible(config: QueryConfig, personas: tuple[str, ...], types: tuple[str, ...], levels: tuple[str, ...]) -> bool:

@@ -78,7 +78,7 @@ def generate(chat, options=None, given=None, **settings):
     task = Retrieval.model_validate_json(json.dumps(options or {}))
     given = given or candidates()
     settings = {"seed": 7, "max_tokens": 256, "repair": True, "top_k": len(given.personas)} | settings
-    return asyncio.run(Writer.of(task, PROMPTS, TaskSettings(**settings)).write(given, chat))
+    return asyncio.run(Writer(task, PROMPTS, TaskSettings(**settings)).write(given, chat))
 
 
 def test_an_item_is_two_calls_and_its_pair_says_what_was_asked():
@@ -93,7 +93,7 @@ def test_an_item_is_two_calls_and_its_pair_says_what_was_asked():
     )
     assert (pair.requirement.language, pair.requirement.length_unit) == ("en", "words")
     assert (pair.requirement.length_min, pair.requirement.length_max) in {(3, 7), (8, 24)}
-    assert (pair.model, pair.attempts, pair.query.repaired) == ("scripted", 2, False)
+    assert (pair.model, pair.attempts, pair.repaired) == ("scripted", 2, False)
     assert (pair.usage.prompt_tokens, pair.usage.completion_tokens) == (200, 20)
 
 
@@ -162,8 +162,8 @@ def test_slots_share_no_configuration_and_see_what_is_written():
     assert len({pair.config for pair in pairs}) == 6
     assert [len(request.inputs.used) for request in chat.stage("config")] == [0, 1, 2, 3, 4, 5]
     last = chat.stage("query")[-1]
-    assert last.inputs.written == tuple(pair.query.text for pair in pairs[:5])
-    assert pairs[0].query.text in last.messages[-1][1]
+    assert last.inputs.written == tuple(pair.query for pair in pairs[:5])
+    assert pairs[0].query in last.messages[-1][1]
 
 
 def test_an_equal_query_is_asked_again_and_then_rejected():
@@ -237,14 +237,14 @@ def test_retry_on_asks_again_and_falls_back_on_the_first_usable(wish, bad, good)
     options = {"retry_on": [wish], "question_types": {"summary": 1}, "lengths": {"default": [5, 20]}}
     chat = Scripted(query=one_by_one({"Query": bad}, {"Query": good}))
     (pair,) = generate(chat, options)
-    assert pair.query.text == good
+    assert pair.query == good
     chat = Scripted(query=one_by_one("none", {"Query": bad}, {"Query": bad + "?"}))
     (pair,) = generate(chat, options)
-    assert pair.query.text == bad
+    assert pair.query == bad
     assert len(chat.stage("query")) == 3
     chat = Scripted(query=one_by_one({"Query": bad}, RequestRejected("too_long")))
     (pair,) = generate(chat, options)
-    assert pair.query.text == bad, "what is usable is not thrown away for a failed wish"
+    assert pair.query == bad, "what is usable is not thrown away for a failed wish"
 
 
 def test_a_pool_gives_each_item_other_personas_and_always_the_same():
@@ -272,7 +272,7 @@ def test_drawn_shares_follow_the_weights():
         "lengths": {"default": [{"range": [3, 7]}, {"range": [8, 24], "weight": 3}], "keywords": [2, 6]},
     }
     task = Retrieval.model_validate_json(json.dumps(options))
-    writer = Writer.of(task, PROMPTS, TaskSettings(seed=1, max_tokens=9, repair=True, top_k=0))
+    writer = Writer(task, PROMPTS, TaskSettings(seed=1, max_tokens=9, repair=True, top_k=0))
     chat = Scripted()
 
     async def all_items():

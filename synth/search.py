@@ -11,6 +11,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -103,21 +104,6 @@ class CorpusText(NamedTuple):
     document: str = ""
 
 
-@dataclass(slots=True)
-class _Part:
-    ids: list[bytes] = field(default_factory=list)
-    texts: list[bytes] = field(default_factory=list)
-    documents: list[int] = field(default_factory=list)
-    digests: list[bytes] = field(default_factory=list)
-
-    def write(self, index: Index, number: int) -> None:
-        for name, values in (("texts", self.texts), ("ids", self.ids)):
-            index.put(part(name, number), np.frombuffer(b"".join(values), np.uint8))
-            index.put(part(f"{name}.ends", number), np.cumsum([len(value) for value in values], dtype="<i8"))
-        index.put(part("documents", number), np.array(self.documents, "<u8"))
-        index.put(part("digests", number), np.frombuffer(b"".join(self.digests), "<u8"))
-
-
 async def build(
     folder: Path,
     texts: Callable[[], Iterable[CorpusText]],
@@ -157,28 +143,35 @@ async def build(
 
 def _write_texts(index: Index, texts: Iterable[CorpusText]) -> Rows:
     """Write all distinct texts; how many rows, empty ones and duplicates there were."""
-    seen, current = FirstSeen(), _Part()
+    seen = FirstSeen()
+    current: list[tuple[bytes, bytes, int, bytes]] = []
     rows = empty = duplicates = 0
     for each in texts:
         if not each.text.strip():
             empty += 1
             continue
-        content = each.text.encode("utf-8", "surrogatepass")
-        digest = _digest(content)
-        if seen.add(digest, rows) is not None:
+        key = digest(each.text)
+        if seen.add(key, rows) is not None:
             duplicates += 1
             continue
-        current.ids.append(each.id.encode("utf-8", "surrogatepass"))
-        current.texts.append(content)
-        current.documents.append((_key(each.document) or 1) if each.document else 0)
-        current.digests.append(digest[:8])
+        document = (_key(each.document) or 1) if each.document else 0
+        current.append((_encoded(each.id), _encoded(each.text), document, key[:8]))
         rows += 1
         if rows % BLOCK == 0:
-            current.write(index, rows // BLOCK - 1)
-            current = _Part()
-    if current.texts:
-        current.write(index, rows // BLOCK)
+            _write_part(index, rows // BLOCK - 1, current)
+            current = []
+    if current:
+        _write_part(index, rows // BLOCK, current)
     return np.array([rows, empty, duplicates], "<i8")
+
+
+def _write_part(index: Index, number: int, rows: Sequence[tuple[bytes, bytes, int, bytes]]) -> None:
+    ids, texts, documents, digests = zip(*rows, strict=True)
+    for name, values in (("texts", texts), ("ids", ids)):
+        index.put(part(name, number), np.frombuffer(b"".join(values), np.uint8))
+        index.put(part(f"{name}.ends", number), np.cumsum([len(value) for value in values], dtype="<i8"))
+    index.put(part("documents", number), np.array(documents, "<u8"))
+    index.put(part("digests", number), np.frombuffer(b"".join(digests), "<u8"))
 
 
 async def _embed(index: Index, rows: int, encoder: Encoder, notify: Notify) -> tuple[int, int]:
@@ -285,8 +278,7 @@ class Corpus(Vectors):
         starts = range(0, self.count, BLOCK)
         counts = {n: min(BLOCK, self.count - start) for n, start in enumerate(starts)}
         super().__init__(index, int(self.facts["width"]), counts)
-        self._arrays: dict[str, NDArray[Any]] = {}
-        self._strings: dict[tuple[str, int], tuple[NDArray[Any], memoryview]] = {}
+        self._array = lru_cache(maxsize=_OPEN)(self._mapped)
 
     def texts(self) -> Iterator[str]:
         return (text for number in range(-(-self.count // BLOCK)) for text in _texts(self._index, number))
@@ -324,29 +316,25 @@ class Corpus(Vectors):
 
     def _string(self, name: str, row: int) -> str:
         number, place = divmod(row, BLOCK)
-        if (name, number) not in self._strings:
-            if len(self._strings) >= _OPEN:
-                del self._strings[next(iter(self._strings))]
-            ends = self._array(part(f"{name}.ends", number), "<i8")
-            self._strings[name, number] = ends, self._array(part(name, number), np.uint8).data
-        ends, content = self._strings[name, number]
+        ends, content = self._array(part(f"{name}.ends", number), "<i8"), self._array(part(name, number), "u1")
         start = int(ends[place - 1]) if place else 0
-        return str(content[start : int(ends[place])], "utf-8", "surrogatepass")
+        return content[start : int(ends[place])].tobytes().decode("utf-8", "surrogatepass")
 
-    def _array(self, name: str, kind: Any) -> NDArray[Any]:
-        if name not in self._arrays:
-            while len(self._arrays) >= _OPEN:
-                del self._arrays[next(iter(self._arrays))]
-            self._arrays[name] = self._index.get(name, kind).view(np.ndarray)  # a memmap's slices cost ten times more
-        return self._arrays[name]
+    def _mapped(self, name: str, kind: str) -> NDArray[Any]:
+        return self._index.get(name, kind).view(np.ndarray)  # a memmap's slices cost ten times more
 
 
 def _key(text: str) -> int:
-    return int.from_bytes(_digest(text.encode("utf-8", "surrogatepass"))[:8], "little")
+    return int.from_bytes(digest(text)[:8], "little")
 
 
-def _digest(content: bytes) -> bytes:
-    return blake2b(content, digest_size=16).digest()
+def digest(text: str) -> bytes:
+    """16 bytes that stand for a text in an index."""
+    return blake2b(_encoded(text), digest_size=16).digest()
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, Self
 
 import pyarrow as pa
 from pydantic import Field
@@ -27,14 +27,6 @@ from synth.stage import Services
 __all__ = ["Contamination"]
 
 _SHINGLE = 3
-
-
-class NgramOverlap(NamedTuple):
-    """`hit`: an n-gram in common, or as near as the threshold; `share` in 0..1; `by` is `file:row`, None for none."""
-
-    hit: bool
-    share: float
-    by: str | None
 
 
 class Holdout:
@@ -58,8 +50,12 @@ class Holdout:
             for triple in triples.tolist():
                 self._shingles.setdefault(triple, []).append(number)
 
-    def overlap(self, text: str) -> NgramOverlap:
-        """Share of the text's n-grams that are theirs, or its similarity to the nearest of them, whichever is more."""
+    def overlap(self, text: str) -> tuple[bool, float, str | None]:
+        """Whether a text overlaps with a row, how much, and with which: `file:row`.
+
+        It does where they have an n-gram in common or are as near as the threshold. How much is the share of its
+        n-grams that are theirs, or its similarity to the nearest of them, whichever is more.
+        """
         grams = windows(text, self._ngram).tolist() if len(tokens(text)) >= self._ngram else []
         found = [gram for gram in grams if gram in self._grams]
         share = len(found) / len(grams) if grams else 0.0
@@ -70,7 +66,7 @@ class Holdout:
             culprit = nearest
         hit = bool(found) or similarity >= self._threshold
         place = self._places[culprit] if culprit is not None and hit else None
-        return NgramOverlap(hit, max(share, similarity), place)
+        return hit, max(share, similarity), place
 
     def _nearest(self, text: str) -> tuple[float, int | None]:
         own = shingles(text, _SHINGLE)
@@ -207,8 +203,7 @@ class Contamination(Scorer):
         holdout = _holdout(tuple(described(self.files)), self.column, self.ngram, self.jaccard)
         texts = batch.texts(self.of)
         found = {text: holdout.overlap(text) for text in dict.fromkeys(texts)}
-        overlaps = [found[text] for text in texts]
-        return self.table([o.hit for o in overlaps], [o.share for o in overlaps], [o.by for o in overlaps])
+        return self.table(*([found[text][n] for text in texts] for n in range(len(self.outputs))))
 
 
 @lru_cache(maxsize=4)

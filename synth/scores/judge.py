@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import pyarrow as pa
 from pydantic import Field
@@ -32,17 +32,15 @@ SCHEMA: JsonSchema = {
 }
 
 
-class Grades(NamedTuple):
-    """A judge's verdict, 1 to 5 each."""
-
-    relevance: int
-    answerability: int
+Grades = tuple[int, int]
+"""Relevance and answerability, 1 to 5 each."""
 
 
 def read_grades(reply: ChatReply) -> Grades:
     """The verdict in a reply. Raises UnusableReply with a reason of `synth.replies`."""
     values = read_object(reply, _KEYS).values
-    return Grades(*(_grade(values, key) for key in _KEYS))
+    relevance, answerability = (_grade(values, key) for key in _KEYS)
+    return relevance, answerability
 
 
 def _grade(values: Mapping[str, object], key: str) -> int:
@@ -122,8 +120,8 @@ class Judge(Scorer):
         found: dict[tuple[str, str], Grades | None] = {}
         for answers in await gathered(of(passage, queries) for passage, queries in passages.items()):
             found |= answers
-        grades = [found[row] for row in rows]
-        return self.table([g and g.relevance for g in grades], [g and g.answerability for g in grades])
+        grades = [found[row] or (None, None) for row in rows]
+        return self.table([relevance for relevance, _ in grades], [answerability for _, answerability in grades])
 
     def _prompt(self) -> PairPrompt:
         return PairPrompt(self.prompts, "grade.j2", {"instruction": self.instruction or ""})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from hashlib import blake2b
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -15,13 +14,12 @@ from numpy.typing import NDArray
 from synth.batching import Role, embedded
 from synth.errors import OutputError, ServerRefused
 from synth.scores._scorer import PairBatch, ScoreColumn, Scorer
-from synth.search import Excluded, Index, Vectors, part, products, retrieve
+from synth.search import Excluded, Index, Vectors, digest, part, products, retrieve
 from synth.stage import Encoder, Services
 
 __all__ = ["RoundTrip"]
 
-_DIGEST = 16
-_WORDS = _DIGEST // 8
+_WORDS = 2  # of eight bytes, in a digest
 
 
 class RoundTrip(Scorer):
@@ -43,7 +41,7 @@ class RoundTrip(Scorer):
     )
 
     def index_bytes(self, pairs: int, dimensions: int) -> int:
-        return pairs * (2 * dimensions + _DIGEST)
+        return pairs * (2 * dimensions + 8 * _WORDS)
 
     async def build(self, shards: Iterator[PairBatch], folder: Path, services: Services) -> None:
         """Embed every passage that no earlier shard has, shard by shard; a killed build goes on at its shard.
@@ -58,7 +56,7 @@ class RoundTrip(Scorer):
         seen: set[bytes] = set()
         count, width = 0, 0
         for batch in shards:
-            new = {digest: text for text in batch.documents if (digest := _digest(text)) not in seen}
+            new = {key: text for text in batch.documents if (key := digest(text)) not in seen}
             name = part("digests", batch.shard)
             if not index.has(name):
                 texts = tuple(new.values())
@@ -107,12 +105,12 @@ class _Passages(Vectors):
         self._digests = np.concatenate([np.empty((0, _WORDS), "<u8"), *digests.values()])
 
     def rows(self, texts: list[str]) -> NDArray[np.int64]:
-        wanted = [_digest(text) for text in texts]
+        wanted = [digest(text) for text in texts]
         starts = np.frombuffer(b"".join(wanted), "<u8")[::_WORDS]
         candidates = np.flatnonzero(np.isin(self._digests[:, 0], starts))
         row = {self._digests[n].tobytes(): n for n in candidates}
         try:
-            return np.array([row[digest] for digest in wanted], np.int64)
+            return np.array([row[key] for key in wanted], np.int64)
         except KeyError as exc:
             raise OutputError(
                 f"{self._index.folder}: the index was built over other passages.",
@@ -137,7 +135,3 @@ async def _unit_vectors(encoder: Encoder, texts: tuple[str, ...], role: Role) ->
     vectors = np.where(without[:, None], 0.0, np.asarray(encoded.vectors, np.float64))
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.asarray(vectors / np.where(lengths == 0, 1.0, lengths), np.float64)
-
-
-def _digest(text: str) -> bytes:
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_DIGEST).digest()

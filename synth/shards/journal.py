@@ -34,9 +34,6 @@ class Journal:
         self._broken = False
         self._load()
 
-    def __len__(self) -> int:
-        return len(self._records)
-
     def get(self, key: str) -> dict[str, Any] | None:
         return self._records.get(key)
 

@@ -21,21 +21,8 @@ from synth.types import SCHEMA_VERSION
 FORMAT = 1
 """Of the files and their key-values; a reader refuses a higher one."""
 
-_KEYS = {
-    "format": "format",
-    "identity": "identity",
-    "input": "input",
-    "shard": "shard",
-    "first": "first",
-    "in": "rows_in",
-    "out": "rows_out",
-    "rejected": "rejected",
-    "rejects_file": "rejects_file",
-    "rejects_sha256": "rejects_sha256",
-    "schema": "schema",
-    "writer": "writer",
-    "models": "models",
-}
+_FIELDS = ("format", "identity", "input", "shard", "first", "rows_in", "rows_out", "rejected", "rejects_file")
+_KEYS = {name.removeprefix("rows_"): name for name in (*_FIELDS, "rejects_sha256", "schema", "writer", "models")}
 """The key-values of a shard in their order, without `synth.`, and the fields of `ShardMeta` that they record."""
 _NUMBERS = ("format", "shard", "first", "rows_in", "rows_out", "rejected")
 _ROW_GROUP = 10_000

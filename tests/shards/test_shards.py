@@ -509,7 +509,7 @@ def test_a_journal_gives_back_what_was_appended(step):
     again = step.claim(0)
     assert again.get("0-0/query/1") == value
     assert again.get("0-1/query/1") is None
-    assert len(again) == 1
+    assert len([*again.items()]) == 1
     again.drop()
     assert step.started() == []
 
@@ -527,7 +527,7 @@ def test_a_torn_tail_is_cut_and_appending_goes_on(step, harm):
     journal.append("b", {"n": 2})
     journal.close()
     journal = step.claim(0)
-    assert (journal.get("a"), journal.get("b"), len(journal)) == ({"n": 1}, {"n": 2}, 2)
+    assert [*journal.items()] == [("a", {"n": 1}), ("b", {"n": 2})]
 
 
 def test_a_journal_whose_disk_filled_up_takes_the_torn_line_back(step, monkeypatch):

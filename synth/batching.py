@@ -99,14 +99,14 @@ async def encode_all(encoder: Encoder, texts: Sequence[str], role: Role) -> tupl
         if len(texts) == 1:
             return Encoded(np.zeros((1, 0), np.float32), np.zeros(1, np.bool_)), {0: exc}
     middle = len(texts) // 2
-    halves = [await encode_all(encoder, half, role) for half in (texts[:middle], texts[middle:])]
-    width = max(found.vectors.shape[1] for found, _ in halves)
+    first, refused = await encode_all(encoder, texts[:middle], role)
+    second, later = await encode_all(encoder, texts[middle:], role)
+    width = max(first.vectors.shape[1], second.vectors.shape[1])
     vectors = [
-        found.vectors if found.vectors.shape[1] else np.zeros((len(found.vectors), width), np.float32)
-        for found, _ in halves
+        half.vectors if half.vectors.shape[1] else np.zeros((len(half.vectors), width), np.float32)
+        for half in (first, second)
     ]
-    encoded = Encoded(np.concatenate(vectors), np.concatenate([found.truncated for found, _ in halves]))
-    (_, refused), (_, later) = halves
+    encoded = Encoded(np.concatenate(vectors), np.concatenate([first.truncated, second.truncated]))
     return encoded, refused | {middle + n: exc for n, exc in later.items()}
 
 
@@ -118,20 +118,15 @@ async def embedded(encoder: Encoder, texts: Sequence[str], role: Role) -> tuple[
     encoded, refused = await encode_all(encoder, texts, role)
     vectors = encoded.vectors
     if vectors.ndim != 2 or len(vectors) != len(texts) or len(encoded.truncated) != len(texts):  # noqa: PLR2004 - (n, width)
-        raise ServerRefused(
-            f"embed: {len(texts)} texts went in, an array of shape {vectors.shape} came back.",
-            "Each text needs exactly one vector.",
-        )
+        what = f"embed: {len(texts)} texts went in, an array of shape {vectors.shape} came back."
+        raise ServerRefused(what, "Each text needs exactly one vector.")
     without = np.zeros(len(texts), np.bool_)
     without[list(refused)] = True
     unusable = np.flatnonzero(~(np.isfinite(vectors).all(axis=1) & vectors.any(axis=1)) & ~without)
     if len(unusable):
-        text = texts[int(unusable[0])]
-        raise ServerRefused(
-            f"embed: the vector of {len(unusable)} of {len(texts)} texts ({role}) has NaN, infinity or only zeros; "
-            f"the first is {text[:60]!r}.",
-            "Check the model's dtype on the server; such vectors have no cosine.",
-        )
+        what = f"embed: the vector of {len(unusable)} of {len(texts)} texts ({role}) has NaN, infinity or only zeros"
+        hint = "Check the model's dtype on the server; such vectors have no cosine."
+        raise ServerRefused(f"{what}; the first is {texts[int(unusable[0])][:60]!r}.", hint)
     return encoded, without
 
 

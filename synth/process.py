@@ -10,9 +10,12 @@ import ctypes
 import gc
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar, TypeVarTuple
+
+from synth.errors import JobError
 
 _MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of <malloc.h>
 _LARGE = 1 << 18
@@ -81,6 +84,19 @@ def give_back() -> None:
     """
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(0)
+
+
+@contextmanager
+def loading(stage: str, model: str) -> Iterator[None]:
+    """Turn what can go wrong while a model of sentence-transformers is loaded into a JobError."""
+    try:
+        yield
+    except ImportError as exc:
+        what = f"{stage} needs a package that is not installed: {exc}."
+        raise JobError(what, "Run `pip install 'synth[local]'`.") from exc
+    except (OSError, ValueError) as exc:
+        what = f"field model: {model!r} cannot be loaded: {exc}."
+        raise JobError(what, "Name a folder or a model on the hub that this machine can reach.") from exc
 
 
 Arguments = TypeVarTuple("Arguments")

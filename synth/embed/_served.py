@@ -117,11 +117,7 @@ def repeated(
     return Encoded(vectors[order], np.array(truncated, np.bool_)[order])
 
 
-PROBE_TEXTS: tuple[tuple[str, Role], ...] = (
-    (QUESTION, "query"),
-    (ANSWER, "document"),
-    (UNRELATED, "document"),
-)
+PROBE_TEXTS: tuple[tuple[str, Role], ...] = ((QUESTION, "query"), (ANSWER, "document"), (UNRELATED, "document"))
 _NOISE = (
     "a question is not closer to its answer ({:.2f}) than to an unrelated text ({:.2f}): "
     "is this an embedding model, with the pooling it was trained with?"
@@ -241,15 +237,11 @@ class ServedEncoder(Served):
             return rows
         width = self._width or max(widths, key=lambda w: (widths[w], w))
         if width not in widths and sum(widths.values()) == len(rows):
-            raise ServerRefused(
-                f"embeddings had {width} dimensions and now have {max(widths)}.",
-                "All servers of a run must serve one model, also after a restart.",
-            )
+            what = f"embeddings had {width} dimensions and now have {max(widths)}."
+            raise ServerRefused(what, "All servers of a run must serve one model, also after a restart.")
         if (self._options.dimensions or 0) > width:
-            raise ServerRefused(
-                f"the model's vectors have {width} dimensions, the job asks for {self._options.dimensions}.",
-                "Lower embed.dimensions.",
-            )
+            what = f"the model's vectors have {width} dimensions, the job asks for {self._options.dimensions}."
+            raise ServerRefused(what, "Lower embed.dimensions.")
         self._width = width
         return [row if row is not None and row.size == width else None for row in rows]
 

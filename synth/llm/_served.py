@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from synth.servers.faults import TransientError, shown
 from synth.servers.fleet import Fleet, Served
-from synth.stage import ChatReply, ChatRequest, JsonSchema, ProbeResult
+from synth.stage import ChatReply, ChatRequest, JsonSchema, LlmStage, ProbeResult
 
 
 def read_reply(answer: Any) -> ChatReply:
     """The first choice of a completion, with text None when it is empty. Raises TransientError for anything else."""
-    if not isinstance(answer, dict) or "choices" not in answer:
-        raise TransientError("HTTP 200 with something that is not a chat completion")
-    choices = answer["choices"] or [{}]
-    choice = choices[0] if isinstance(choices, list) else None
-    message = (choice.get("message") or {}) if isinstance(choice, dict) else None
-    if not isinstance(choice, dict) or not isinstance(message, dict):
-        raise TransientError("HTTP 200 with a damaged chat completion")
-    text = message.get("content")
+    try:
+        choice = (answer["choices"] or [{}])[0]
+        message = choice.get("message") or {}
+        text, refusal = message.get("content"), message.get("refusal")
+    except (TypeError, KeyError, AttributeError):
+        raise TransientError("HTTP 200 with something that is not a chat completion") from None
     if not (text is None or isinstance(text, str)):
         raise TransientError("HTTP 200 with a message whose content is not text")
-    if text is None and message.get("refusal"):
-        text = str(message["refusal"])
+    if text is None and refusal:
+        text = str(refusal)
     usage = usage if isinstance(usage := answer.get("usage"), dict) else {}
     return ChatReply(
         text=text,
@@ -57,28 +56,27 @@ _UNCONSTRAINED = (
 )
 
 
-class ChatOptions(Protocol):
-    """How one kind of server wants its requests.
-
-    `frame` is the request without a schema, `shape` the fields that make the reply follow one (empty where it cannot).
-    """
+class ServedLlm(LlmStage):
+    """A language model on servers: how they want their requests."""
 
     @property
-    def model(self) -> str: ...
+    def canary(self) -> Mapping[str, Any]:
+        return self.frame([("user", "Say yes.")], 0, 1)
 
-    def frame(self, messages: Sequence[tuple[str, str]], seed: int, max_tokens: int) -> dict[str, Any]: ...
+    @abstractmethod
+    def frame(self, messages: Sequence[tuple[str, str]], seed: int, max_tokens: int) -> dict[str, Any]:
+        """The request without a schema."""
 
-    def shape(self, schema: JsonSchema, name: str) -> dict[str, Any]: ...
-
-
-def canary(options: ChatOptions) -> Mapping[str, Any]:
-    return options.frame([("user", "Say yes.")], 0, 1)
+    def shape(self, schema: JsonSchema, name: str) -> dict[str, Any]:
+        """The fields that make a reply follow a schema; empty where the server has none."""
+        wanted = {"name": name, "schema": schema, "strict": True}
+        return {"response_format": {"type": "json_schema", "json_schema": wanted}}
 
 
 class ServedChat(Served):
     """A ChatModel over a fleet."""
 
-    def __init__(self, options: ChatOptions, fleet: Fleet) -> None:
+    def __init__(self, options: ServedLlm, fleet: Fleet) -> None:
         super().__init__(fleet)
         self._options = options
         self._names = {options.model, ""}
@@ -101,14 +99,11 @@ class ServedChat(Served):
 
     async def probe(self) -> list[ProbeResult]:
         """One result per server: reachable, what it serves, and whether replies follow a schema."""
-        model = self._options.model
-        results = []
-        for result in await super().probe():
-            problems = result.problems
-            if result.models and model not in result.models:
-                listed = ", ".join(result.models[:10])
-                problems = (*problems, f"does not list the model {model!r}; it lists {listed}.")
-            results.append(replace(result, problems=problems))
+        results, model = await super().probe(), self._options.model
+        for n, each in enumerate(results):
+            if each.models and model not in each.models:
+                problem = f"does not list the model {model!r}; it lists {', '.join(each.models[:10])}."
+                results[n] = replace(each, problems=(*each.problems, problem))
         return results
 
     async def _examine(self, url: str) -> ProbeResult:

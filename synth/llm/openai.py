@@ -7,17 +7,17 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from synth.llm._served import ServedChat, canary
+from synth.llm._served import ServedChat, ServedLlm
 from synth.servers.limiter import Clock
 from synth.servers.sdk import Provider
-from synth.stage import ClientSettings, JsonSchema, LlmStage
+from synth.stage import ClientSettings, JsonSchema
 
 __all__ = ["OpenAI"]
 
 _SLOTS = 64
 
 
-class OpenAI(Provider, LlmStage):
+class OpenAI(Provider, ServedLlm):
     """An OpenAI-compatible provider, reached through the openai package."""
 
     model: str
@@ -35,7 +35,7 @@ class OpenAI(Provider, LlmStage):
     """Further fields of the request; they replace ours of the same name."""
 
     def open(self, client: ClientSettings, clock: Clock | None = None) -> ServedChat:
-        return ServedChat(self, self.fleet("chat", canary(self), client, clock, slots=_SLOTS, blame_job_first=True))
+        return ServedChat(self, self.fleet("chat", self.canary, client, clock, slots=_SLOTS, blame_job_first=True))
 
     def frame(self, messages: Sequence[tuple[str, str]], seed: int, max_tokens: int) -> dict[str, Any]:
         """The arguments of `create` without a schema. The seed is folded to 31 bits: many servers read a C int."""
@@ -51,10 +51,6 @@ class OpenAI(Provider, LlmStage):
         }
 
     def shape(self, schema: JsonSchema, name: str) -> dict[str, Any]:
-        """The arguments that make a reply follow a schema, as far as `structured` allows."""
-        if self.structured == "none":
-            return {}
-        if self.structured == "json_object":
-            return {"response_format": {"type": "json_object"}}
-        wanted = {"name": name, "schema": schema, "strict": True}
-        return {"response_format": {"type": "json_schema", "json_schema": wanted}}
+        if self.structured == "json_schema":
+            return super().shape(schema, name)
+        return {"response_format": {"type": "json_object"}} if self.structured == "json_object" else {}

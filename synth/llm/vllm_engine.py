@@ -63,7 +63,6 @@ class EngineChat:
         self.slots = client.concurrency or _SLOTS
         self._options = options
         self._timeout = client.request_timeout
-        self._lock = asyncio.Lock()
         self._engine: AsyncLLM | None = None
         self._asked = 0
 
@@ -73,7 +72,7 @@ class EngineChat:
         Raises RequestRejected for a prompt that the model cannot take, JobError when the engine cannot be loaded and
         ServerUnavailable when it dies or hangs.
         """
-        engine = await self._loaded()
+        engine = self._loaded()
         from vllm.exceptions import VLLMClientError, VLLMError  # noqa: PLC0415 - there once the engine is loaded
 
         self._asked += 1
@@ -85,14 +84,12 @@ class EngineChat:
             reason = "too_long" if is_too_long(str(exc)) else "bad_request"
             raise RequestRejected(reason, str(exc)[:500]) from exc
         except (VLLMError, TimeoutError) as exc:
-            raise ServerUnavailable(
-                f"the vLLM engine of {self._options.model} died or hung: {exc or type(exc).__name__}.",
-                "Its own messages are above; run the same command again.",
-            ) from exc
+            what = f"the vLLM engine of {self._options.model} died or hung: {exc or type(exc).__name__}."
+            raise ServerUnavailable(what, "Its own messages are above; run the same command again.") from exc
 
     async def probe(self) -> list[ProbeResult]:
         """One result: the engine loads, and how much it reads at once. Raises JobError when it does not load."""
-        engine = await self._loaded()
+        engine = self._loaded()
         name = self._options.model
         return [ProbeResult(name, reachable=True, models=(name,), max_model_len=engine.model_config.max_model_len)]
 
@@ -101,13 +98,9 @@ class EngineChat:
             self._engine.shutdown()
             self._engine = None
 
-    async def _loaded(self) -> AsyncLLM:
-        async with self._lock:
-            if self._engine is None:
-                self._engine = self._load()
+    def _loaded(self) -> AsyncLLM:
+        if self._engine is not None:
             return self._engine
-
-    def _load(self) -> AsyncLLM:
         try:
             from vllm.engine.arg_utils import AsyncEngineArgs  # noqa: PLC0415 - heavy, only this backend needs it
             from vllm.v1.engine.async_llm import AsyncLLM  # noqa: PLC0415 - as above
@@ -123,11 +116,11 @@ class EngineChat:
                 structured_outputs_config={"backend": "xgrammar", "disable_any_whitespace": True},
                 **options.engine,
             )
-            return AsyncLLM.from_engine_args(arguments)
+            self._engine = AsyncLLM.from_engine_args(arguments)
         except (TypeError, ValueError, OSError) as exc:
-            raise JobError(
-                f"llm vllm_engine: {options.model!r} cannot be loaded: {exc}.", "See llm.model and llm.engine."
-            ) from exc
+            what = f"llm vllm_engine: {options.model!r} cannot be loaded: {exc}."
+            raise JobError(what, "See llm.model and llm.engine.") from exc
+        return self._engine
 
     async def _generate(self, engine: AsyncLLM, request: ChatRequest, name: str) -> ChatReply:
         from vllm.sampling_params import (  # noqa: PLC0415 - as above

@@ -7,10 +7,10 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from synth.llm._served import ServedChat, canary
+from synth.llm._served import ServedChat, ServedLlm
 from synth.servers.http import VllmServers
 from synth.servers.limiter import Clock
-from synth.stage import ClientSettings, JsonSchema, LlmStage
+from synth.stage import ClientSettings
 
 __all__ = ["VllmServer"]
 
@@ -22,7 +22,7 @@ _OURS = frozenset(
 )
 
 
-class VllmServer(VllmServers, LlmStage):
+class VllmServer(VllmServers, ServedLlm):
     """One or more vLLM servers of the same model."""
 
     model: str
@@ -47,7 +47,7 @@ class VllmServer(VllmServers, LlmStage):
     def open(self, client: ClientSettings, clock: Clock | None = None) -> ServedChat:
         fleet = self.fleet(
             "/chat/completions",
-            canary(self),
+            self.canary,
             client,
             clock,
             per_server=_PER_SERVER,
@@ -70,7 +70,3 @@ class VllmServer(VllmServers, LlmStage):
             "chat_template_kwargs": {"enable_thinking": self.thinking},
             **self.extra_body,
         }
-
-    def shape(self, schema: JsonSchema, name: str) -> dict[str, Any]:
-        wanted = {"name": name, "schema": schema, "strict": True}
-        return {"response_format": {"type": "json_schema", "json_schema": wanted}}

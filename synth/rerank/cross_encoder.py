@@ -11,7 +11,7 @@ from pydantic import Field
 
 from synth.batching import Pairs
 from synth.errors import JobError
-from synth.process import OneThread
+from synth.process import OneThread, loading
 from synth.servers.probe import PROBE_PAIRS, judge
 from synth.stage import ClientSettings, ProbeResult, RerankStage
 
@@ -85,14 +85,9 @@ class LocalReranker:
         if self._model is not None:
             return self._model
         options = self._options
-        try:
+        with loading("rerank cross_encoder", options.model):
             from sentence_transformers import CrossEncoder  # noqa: PLC0415 - as above
-        except ImportError as exc:
-            raise JobError(
-                f"rerank cross_encoder needs a package that is not installed: {exc}.",
-                "Run `pip install 'synth[local]'`.",
-            ) from exc
-        try:
+
             model = CrossEncoder(
                 options.model,
                 revision=options.revision,
@@ -100,15 +95,8 @@ class LocalReranker:
                 device=options.device,
                 trust_remote_code=False,
             )
-        except (OSError, ValueError) as exc:
-            raise JobError(
-                f"field model: {options.model!r} cannot be loaded: {exc}.",
-                "Name a folder or a model on the hub that this machine can reach.",
-            ) from exc
         if model.num_labels != 1:
-            raise JobError(
-                f"field model: {options.model!r} has {model.num_labels} outputs, a reranker has one.",
-                "Name a cross-encoder trained for ranking.",
-            )
+            what = f"field model: {options.model!r} has {model.num_labels} outputs, a reranker has one."
+            raise JobError(what, "Name a cross-encoder trained for ranking.")
         self._model = model
         return model

@@ -11,7 +11,7 @@ import asyncio
 import json
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
@@ -22,7 +22,17 @@ from synth.personas import encode_library
 from synth.runners.progress import Counters
 from synth.runs.run import OpenRun
 from synth.shards import Journal
-from synth.stage import ChatModel, ChatReply, ChatRequest, ClientSettings, Encoded, Encoder, ModelStage, ReplyKey
+from synth.stage import (
+    ChatModel,
+    ChatReply,
+    ChatRequest,
+    ClientSettings,
+    Encoded,
+    Encoder,
+    ModelStage,
+    ReplyKey,
+    Services,
+)
 from synth.steps import generate
 from synth.steps.generate import JournaledChat, OpenShard
 from synth.steps.keep import clear_views
@@ -149,6 +159,13 @@ class Models:
         if stage is None:
             return None
         return self._once(stage, lambda: VectorCache(stage.open(self.client, self._instruction)))
+
+    def services(self, job: Job, needs: Collection[str], own: Mapping[str, Any]) -> Services:
+        """What a step needs: the models of its own, and for the rest those of the job."""
+        shared: dict[str, Callable[[Job], Any]] = {"chat": self.chat, "encoder": self.encoder}
+        for model in own.values():
+            self._stack.push_async_callback(model.close)
+        return Services(**{name: shared[name](job) for name in needs if name in shared and name not in own}, **own)
 
     def _once(self, stage: ModelStage, opened: Callable[[], Model]) -> Model:
         for known, model in self._open:

@@ -10,8 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, closing
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
 
 from synth.errors import Stopped, SynthError
 from synth.runners.generation import Generation, Models
@@ -43,19 +42,12 @@ class ScoreAndKeep:
         self._services: dict[str, Services] = {}
         self._room = asyncio.Semaphore(AT_ONCE)
 
-    async def open(self, stack: AsyncExitStack, models: Models) -> None:
-        """Open the models that the scorers need, once; `stack` closes them."""
-        if len(self._services) == len(self.steps):
-            return
+    def open(self, models: Models) -> None:
+        """Open the models that the scorers need, once."""
         job = self._run.job
-        needs = {service for step in self.steps for service in step.scorer.needs - step.scorer.brings}
-        chat = models.chat(job) if "chat" in needs else None
-        services = Services(chat=chat, encoder=models.encoder(job) if "encoder" in needs else None)
-        for step in self.steps:
-            own: dict[str, Any] = dict(step.scorer.open(models.client, job.instruction))
-            for model in own.values():
-                stack.push_async_callback(model.close)
-            self._services[step.name] = replace(services, **own)
+        for step in self.steps[len(self._services) :]:
+            own = step.scorer.open(models.client, job.instruction)
+            self._services[step.name] = models.services(job, step.scorer.needs, own)
 
     def behind(self, generated: set[int]) -> list[int]:
         """Generated shards that are still to be scored and filtered, in order; from one listing a step."""
@@ -218,12 +210,12 @@ class _Local:
             models = Models(client, self.run.job.instruction, self.counters, stack)
             generation = Generation(self.run, models, self.counters, self.stop.event, self._finish)
             stack.callback(generation.close)
-            while not self.stop() and await self._round(models, generation, stack):
+            while not self.stop() and await self._round(models, generation):
                 pass
             if not self.stop():
-                await self._whole(models, stack)
+                await self._whole(models)
 
-    async def _round(self, models: Models, generation: Generation, stack: AsyncExitStack) -> bool:
+    async def _round(self, models: Models, generation: Generation) -> bool:
         done = self.generated.done()
         todo = self.share.order([n for n in range(self.shards) if n not in done], set(self.generated.started()))
         behind = self.share.order(self.score_and_keep.behind(done & set(range(self.shards))))
@@ -232,7 +224,7 @@ class _Local:
         before = state(self.run)
         if self.run.pairs:
             self.counters.phase = "scoring"
-        await self.score_and_keep.open(stack, models)
+        self.score_and_keep.open(models)
         try:
             async with self.tasks:
                 for index in behind:
@@ -250,7 +242,7 @@ class _Local:
     def _finish(self, index: int) -> None:
         self.tasks.create_task(self.score_and_keep.shard(index, self.stop.event))
 
-    async def _whole(self, models: Models, stack: AsyncExitStack) -> None:
+    async def _whole(self, models: Models) -> None:
         """What has to wait until all shards are there: scorers and rules that look at all of them, and the swap.
 
         One process does it; for the others it is done, or in progress.
@@ -262,7 +254,7 @@ class _Local:
             return
         with closing(claim):
             if any(not step.folder(self.run.folder).done().issuperset(done) for step in final.per_pass):
-                await final.open(stack, models)
+                final.open(models)
                 await final.whole_pass(done, self.stop)
             if not self.stop():
                 await self._settle_view(done)

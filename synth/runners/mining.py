@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from synth import registry
 from synth.document import Document, Problem, load_document, parse_scalar
 from synth.errors import JobError, Stopped
 from synth.negatives import Negatives
-from synth.runners.progress import Phase, Snapshot
+from synth.runners.generation import Models
+from synth.runners.progress import Counters, Phase, Snapshot
 from synth.runs.run import OpenRun, job_of
 from synth.shards import OutputFolder
 from synth.stage import Services
@@ -116,14 +116,6 @@ async def mine(plan: Plan, notify: Notify, show: Show = nullcontext) -> tuple[Co
 def services(plan: Plan, stack: AsyncExitStack, notify: Notify) -> Services:
     """The models that the plan needs; each connects or loads at its first use."""
     job = plan.run.job
-    client = job.client(notify)
-    opened: dict[str, Any] = {}
-    if job.embed is not None:
-        opened["encoder"] = job.embed.open(client, job.instruction)
-    own = plan.options.open(client, job.instruction)
-    if "chat" in plan.options.needs and "chat" not in own and job.llm is not None:
-        opened["chat"] = job.llm.open(client)
-    opened |= own
-    for each in opened.values():
-        stack.push_async_callback(each.close)
-    return Services(**opened)
+    models = Models(job.client(notify), job.instruction, Counters(), stack)
+    own = plan.options.open(models.client, job.instruction)
+    return models.services(job, {"encoder", *plan.options.needs}, own)

@@ -16,10 +16,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
+
+from pydantic import SecretStr
 
 from synth.errors import RequestRejected, ServerRefused, SynthError
-from synth.servers.faults import Kind, NotFoundError, TransientError, is_loopback, shown
+from synth.servers.faults import Kind, NotFoundError, Redactor, TransientError, is_loopback, shown
 from synth.servers.limiter import AdaptiveLimit, Clock, Load
 from synth.servers.pool import MAX_PAUSE, Engines, Pool, Server
 from synth.stage import ClientSettings, ProbeResult
@@ -33,21 +35,31 @@ _CANARY_AFTER: dict[Kind, int] = {"failed": 2, "overloaded": 8}
 """Failures of one item on one server after which canaries show whether the item is at fault."""
 
 
-class Transport(Protocol):
-    """Sends requests of one kind to a base URL; `send` and `models` give the JSON of a 2xx answer.
+class Transport(ABC):
+    """Sends requests of one kind to a base URL, below which they go to `path`; `timeout` is seconds for each.
 
-    Raises TransientError, NotFoundError, RequestRejected, ServerRefused or SystemFault for every other outcome.
+    `send` and `models` give the JSON of a 2xx answer. Raises TransientError, NotFoundError, RequestRejected,
+    ServerRefused or SystemFault for every other outcome.
     """
 
-    path: str
-    """Where requests go, below the base URL."""
+    def __init__(self, path: str, key: SecretStr | None, timeout: float, connections: int, clock: Clock) -> None:
+        self.path = path
+        self._key = key
+        self._redact = Redactor(key)
+        self._timeout = timeout
+        self._connections = connections
+        self._clock = clock
 
+    @abstractmethod
     async def send(self, url: str, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Any: ...
 
+    @abstractmethod
     async def models(self, url: str) -> Any: ...
 
-    async def version(self, url: str) -> str | None: ...
+    async def version(self, url: str) -> str | None:  # noqa: ARG002 - for servers that report one
+        return None
 
+    @abstractmethod
     async def close(self) -> None: ...
 
 

@@ -29,7 +29,7 @@ from synth.servers.faults import (
     shown,
     status_error,
 )
-from synth.servers.fleet import Fleet
+from synth.servers.fleet import Fleet, Transport
 from synth.servers.limiter import Clock, Load, read_load
 from synth.stage import ClientSettings, ModelStage
 
@@ -142,24 +142,14 @@ class VllmServers(ServerAuth):
         )
 
 
-class HttpTransport:
-    """A `synth.servers.fleet.Transport` that posts JSON to `path` under each base URL.
-
-    `timeout` is seconds for a whole exchange. Sessions are opened by the first call, because aiohttp binds them to the
-    running event loop.
-    """
+class HttpTransport(Transport):
+    """Posts JSON; sessions are opened by the first call, because aiohttp binds them to the running event loop."""
 
     def __init__(self, auth: ServerAuth, path: str, timeout: float, connections: int, clock: Clock) -> None:
-        key = auth.key()
-        self.path = path
-        self._authorization = {"Authorization": f"Bearer {key.get_secret_value()}"} if key is not None else {}
-        self._redact = Redactor(key)
+        super().__init__(path, auth.key(), timeout, connections, clock)
         # aiohttp has a context of its own; reading the system's authorities again takes a fiftieth of a second
         self._tls = True if auth.ca_file is None else auth.tls()
         self._trust_env = auth.trust_env
-        self._timeout = timeout
-        self._connections = connections
-        self._clock = clock
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
 
     async def send(self, url: str, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Any:
@@ -215,11 +205,14 @@ class HttpTransport:
             return session
         import aiohttp  # noqa: PLC0415 - heavy, needed only by runs with a server
 
+        headers = {"Content-Type": "application/json"}
+        if self._key is not None:
+            headers["Authorization"] = f"Bearer {self._key.get_secret_value()}"
         session = self._sessions[through_proxy] = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=self._connections, keepalive_timeout=KEEP_ALIVE, ssl=self._tls, ttl_dns_cache=60
             ),
-            headers={"Content-Type": "application/json", **self._authorization},
+            headers=headers,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=through_proxy,

@@ -21,7 +21,7 @@ from synth.servers.faults import (
     shown,
     status_error,
 )
-from synth.servers.fleet import Fleet
+from synth.servers.fleet import Fleet, Transport
 from synth.servers.http import CONNECT_TIMEOUT, GET_TIMEOUT, KEEP_ALIVE, ServerAuth, client_error, exchange
 from synth.servers.limiter import Clock
 from synth.stage import ClientSettings
@@ -110,23 +110,18 @@ class Provider(ServerAuth):
         )
 
 
-class SdkTransport:
-    """A `synth.servers.fleet.Transport` over one resource of the SDK's client.
+class SdkTransport(Transport):
+    """One resource of the SDK's client; a request's body is the keyword arguments of the resource's `create`.
 
-    A request's body is the keyword arguments of the resource's `create`. `timeout` is seconds for a whole exchange.
     Raises JobError when the key or the CA file cannot be read.
     """
 
     def __init__(self, provider: Provider, resource: Resource, timeout: float, connections: int, clock: Clock) -> None:
-        self.path = "/chat/completions" if resource == "chat" else "/embeddings"
+        path = "/chat/completions" if resource == "chat" else "/embeddings"
+        super().__init__(path, provider.key(), timeout, connections, clock)
         self._provider = provider
         self._resource = resource
-        self._key = provider.key()
-        self._redact = Redactor(self._key)
         self._tls = provider.tls()
-        self._timeout = timeout
-        self._connections = connections
-        self._clock = clock
         self._client: openai.AsyncOpenAI | None = None
         self._extra_headers: Mapping[str, Any] = {}
 
@@ -143,9 +138,6 @@ class SdkTransport:
     async def models(self, url: str) -> Any:
         listed: Any = self._connected().models.with_raw_response.list(extra_headers=dict(self._extra_headers))
         return await self._exchange(listed, shown(url), min(GET_TIMEOUT, self._timeout))
-
-    async def version(self, url: str) -> str | None:  # noqa: ARG002 - the seam's signature
-        return None
 
     async def close(self) -> None:
         if self._client is not None:

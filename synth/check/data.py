@@ -141,7 +141,7 @@ def look_at_pairs(job: Job, findings: Findings) -> PairsReport:
     try:
         sets = sources.inspect_pairs(job.data, job.base, limits)
         own = sources.pairs_schema(sets, limits)
-        report.layouts = [each.layout.describe() for each in sets]
+        report.layouts = [each.describe() for each in sets]
         report.rows = rows = sources.count_rows(sources.pair_files(sets))
         columns = ingest.pair_columns(sets, own)
         report.carried = {each.name: str(each.type) for each in list(columns)[len(columns) - len(own) :]}

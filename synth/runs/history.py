@@ -327,8 +327,8 @@ def require_same_columns(folder: OutputFolder, job: Job, sets: Sequence[PairSet]
 
 def _columns(job: Job, sets: Sequence[PairSet]) -> set[str]:
     names = {f"{each.name} ({each.type})" for each in pairs_schema(sets, job.read_limits())}
-    names |= {"label" for each in sets if each.layout.label is not None}
-    return names | {"lists of positives" for each in sets if each.layout.kind in ("flag", "messages")}
+    names |= {"label" for each in sets if each.label is not None}
+    return names | {"lists of positives" for each in sets if each.kind in ("flag", "messages")}
 
 
 _FILE = "index/quality.json"

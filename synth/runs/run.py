@@ -221,7 +221,7 @@ def _pair_sets(job: Job, before: Record | None, notify: Notify) -> tuple[PairSet
     found = inspect_pairs(job.data, job.base, job.read_limits(), before.inputs if before else ())
     sets = tuple(replace(each, files=tuple(in_order(before, each.files))) for each in found)
     for each in sets:
-        notify(each.layout.describe())
+        notify(each.describe())
     if before is None:
         pairs_schema(sets, job.read_limits())  # columns that do not fit together end it before it is on record
     return sets

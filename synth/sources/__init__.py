@@ -9,7 +9,7 @@ from synth.sources.options import INSTRUCTION, Corpus, LanguageColumn, PairData,
 from synth.sources.pairs import inspect_pairs, pair_files, pairs_schema, read_pairs
 from synth.sources.passages import carried_schema, chunk, inspect, read_passages
 from synth.sources.readers import count_rows, sample_rows
-from synth.sources.records import Block, InputFile, Layout, PairRow, PairSet, PassageRow, RejectedRow
+from synth.sources.records import Block, InputFile, PairRow, PairSet, PassageRow, RejectedRow
 
 __all__ = [
     "INSTRUCTION",
@@ -17,7 +17,6 @@ __all__ = [
     "Corpus",
     "InputFile",
     "LanguageColumn",
-    "Layout",
     "PairData",
     "PairRow",
     "PairSet",

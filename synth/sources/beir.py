@@ -18,7 +18,7 @@ from synth.sources.carried import json_columns, table_of, unite
 from synth.sources.columns import ID_NAMES, TEXT_NAMES, pair_language, usual_name
 from synth.sources.options import PairData, ReadLimits
 from synth.sources.readers import file_schema, raw_rows
-from synth.sources.records import Fault, InputFile, Layout, PairSet, RawRows, Selection
+from synth.sources.records import Fault, InputFile, PairSet, RawRows, Selection
 from synth.sources.text import Wanted
 
 _ROLES = ("corpus", "queries", "qrels")
@@ -46,29 +46,21 @@ def parts(folder: Path) -> list[Path]:
     return found
 
 
-def is_beir(files: Sequence[InputFile]) -> bool:
-    return {_role(file) for file in files} == set(_ROLES)
-
-
-def layout(entry: PairData, files: Sequence[InputFile], limits: ReadLimits) -> Layout:
-    """The layout of a BEIR folder. Raises InputError for a file without its columns."""
+def layout(entry: PairData, files: Sequence[InputFile], limits: ReadLimits) -> PairSet | None:
+    """The layout of a BEIR folder, None for other files. Raises InputError for a file without its columns."""
+    if {file.role for file in files} != set(_ROLES):
+        return None
     names = carried_schema(files, limits).names
-    return Layout(
+    return PairSet(
+        files=tuple(files),
         kind="beir",
-        source=entry.source,
         query=QUERY,
         passage=PASSAGE,
         label=LABEL,
         query_language=pair_language(entry, "query_language", names, files[0].path),
         passage_language=pair_language(entry, "passage_language", names, files[0].path),
         carried=tuple(names if entry.carry == "all" else [name for name in names if name in entry.carry]),
-        rows=sum(file.rows or 0 for file in files if _role(file) == "qrels"),
-        files=len(files),
     )
-
-
-def pair_files(files: Sequence[InputFile]) -> list[InputFile]:
-    return [file for file in files if not is_beir(files) or _role(file) == "qrels"]
 
 
 def carried_schema(files: Sequence[InputFile], limits: ReadLimits) -> pa.Schema:
@@ -94,11 +86,11 @@ class Joined:
     """A BEIR folder with its judged texts in memory, ready to be read judgement by judgement."""
 
     def __init__(self, pairs: PairSet, schema: pa.Schema, limits: ReadLimits) -> None:
-        self._layout, self._schema, self._limits = pairs.layout, schema, limits
+        self._pairs, self._schema, self._limits = pairs, schema, limits
         self._own = _others(pairs.files, "qrels", limits)
         self._carried = _carried(pairs.files, limits)
         queries, passages = set[str](), set[str]()
-        for file in pair_files(pairs.files):
+        for file in pairs.pair_files:
             columns = _columns("qrels", file, limits)
             for raw in _read(file, (columns["query"], columns["passage"]), pa.schema([]), limits):
                 queries.update(map(str, raw.values[columns["query"]]))
@@ -127,10 +119,10 @@ class Joined:
                 PASSAGE: self._corpus.texts(passages),
                 LABEL: scores,
             }
-            for side in (self._layout.query_language, self._layout.passage_language):
+            for side in (self._pairs.query_language, self._pairs.passage_language):
                 if side.column is not None:
                     values[side.column] = found[side.column].to_pylist()
-            kept = {name: found[name].cast(self._schema.field(name).type) for name in self._layout.carried}
+            kept = {name: found[name].cast(self._schema.field(name).type) for name in self._pairs.carried}
             yield RawRows(raw.numbers, values, table_of(kept, self._schema, len(queries)), faults)
 
     def _check(self, query: str, passage: str, score: float | None) -> Fault | None:
@@ -153,7 +145,7 @@ class _Texts:
         self.faults: dict[str, Fault] = {}
         schema = _others(files, role, limits)
         tables = [schema.empty_table()]
-        for file in (each for each in files if _role(each) == role):
+        for file in (each for each in files if each.role == role):
             columns = _columns(role, file, limits)
             for raw in _read(file, tuple(columns.values()), schema, limits):
                 picked = []
@@ -188,7 +180,7 @@ def _read(
 def _others(files: Sequence[InputFile], role: str, limits: ReadLimits) -> pa.Schema:
     """The columns of all files of a role but those that are read as values."""
     schemas = []
-    for file in (each for each in files if _role(each) == role):
+    for file in (each for each in files if each.role == role):
         used = _columns(role, file, limits).values()
         schemas.append((pa.schema([each for each in file_schema(file, limits) if each.name not in used]), file.path))
     return unite(schemas)
@@ -218,7 +210,3 @@ def _score(value: Any, place: int, faults: dict[int, Fault]) -> float | None:
     if not isfinite(score):
         faults.setdefault(place, Fault("label", f"the score is {score}"))
     return score
-
-
-def _role(file: InputFile) -> str:
-    return file.relative.split("/")[0].split(".")[0]

@@ -27,7 +27,6 @@ from synth.sources.records import (
     FileKey,
     FileKind,
     InputFile,
-    Layout,
     PairRow,
     PairSet,
     RawRows,
@@ -61,8 +60,8 @@ def inspect_pairs(
         files = tuple(
             look(index, entry.source, each, limits, earlier.get(str(each.path))) for each in _find(entry, base)
         )
-        sets.append(PairSet(_layout(entry, files, limits), files))
-    if not any(each.layout.rows for each in sets):
+        sets.append(beir.layout(entry, files, limits) or _layout(entry, files, limits))
+    if not any(each.rows for each in sets):
         raise InputError("the input files are empty.", "Check `data.path` in the job.")
     return tuple(sets)
 
@@ -89,9 +88,7 @@ def _find(entry: PairData, base: Path) -> Iterable[FoundFile]:
     return found.values()
 
 
-def _layout(entry: PairData, files: Sequence[InputFile], limits: ReadLimits) -> Layout:
-    if beir.is_beir(files):
-        return beir.layout(entry, files, limits)
+def _layout(entry: PairData, files: Sequence[InputFile], limits: ReadLimits) -> PairSet:
     filled = [file for file in files if file.rows] or list(files[:1])
     schemas = [(file_schema(file, limits), file.path) for file in filled]
     path = filled[0].path
@@ -115,17 +112,15 @@ def _layout(entry: PairData, files: Sequence[InputFile], limits: ReadLimits) -> 
         require(name, others, path)
     if entry.label is not None:
         require(entry.label, nested, path)
-    return Layout(
+    return PairSet(
+        files=tuple(files),
         kind=kind,
-        source=entry.source,
         query=query,
         passage=passage,
         label=entry.label,
         query_language=pair_language(entry, "query_language", nested, path),
         passage_language=pair_language(entry, "passage_language", nested, path),
         carried=tuple(carried),
-        rows=sum(file.rows or 0 for file in files),
-        files=len(files),
     )
 
 
@@ -159,18 +154,18 @@ def pairs_schema(sets: Sequence[PairSet], limits: ReadLimits) -> pa.Schema:
     """
     schemas = []
     for each in sets:
-        if each.layout.kind == "beir":
+        if each.kind == "beir":
             known = [(beir.carried_schema(each.files, limits), each.files[0].path)]
         else:
             known = [(file_schema(file, limits), file.path) for file in each.files if file.rows]
-        names = set(each.layout.carried)
+        names = set(each.carried)
         schemas += [(pa.schema([field for field in schema if field.name in names]), path) for schema, path in known]
     return unite(schemas)
 
 
 def pair_files(sets: Sequence[PairSet]) -> list[InputFile]:
     """The files whose rows become pairs, in order: `count_rows` and `only` count these."""
-    return [file for each in sets for file in beir.pair_files(each.files)]
+    return [file for each in sets for file in each.pair_files]
 
 
 def read_pairs(
@@ -202,8 +197,8 @@ class _Pairs(Rows[PairRow]):
     def open(self, file: InputFile, number: int, source_row: int) -> None:  # noqa: ARG002 - passages use it
         index = file.corpus_index
         pairs = self._sets[index]
-        self._file, self._source_row, self._layout = file, source_row, pairs.layout
-        if pairs.layout.kind == "beir" and index not in self._joined:
+        self._file, self._source_row, self._layout = file, source_row, pairs
+        if pairs.kind == "beir" and index not in self._joined:
             self._joined = {index: beir.Joined(pairs, self._schema, self._limits)}  # the one before is not needed again
 
     def raw_rows(self, wanted: Wanted | None) -> Iterator[RawRows]:

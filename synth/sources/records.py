@@ -41,6 +41,11 @@ class InputFile:
     def key(self) -> FileKey:
         return self.corpus_index, self.relative
 
+    @property
+    def role(self) -> str:
+        """The part that it plays in a BEIR folder: `corpus`, `queries` or `qrels`."""
+        return self.relative.split("/")[0].split(".")[0]
+
 
 class Fault(NamedTuple):
     """Why a row is rejected."""
@@ -157,26 +162,37 @@ class LanguageSource:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """How one entry of pairs is laid out. `query` and `passage` are columns of texts, or of lists of them.
+class PairSet:
+    """One entry of `data:` as it was when the job started, and how it is laid out.
 
-    `rows` counts input rows.
+    `query` and `passage` are columns of texts, or of lists of them.
     """
 
+    files: tuple[InputFile, ...]
     kind: LayoutKind
-    source: str
     query: str
     passage: str
     label: str | None
     query_language: LanguageSource
     passage_language: LanguageSource
     carried: tuple[str, ...]
-    rows: int
-    files: int
+
+    @property
+    def source(self) -> str:
+        return self.files[0].source
+
+    @property
+    def pair_files(self) -> list[InputFile]:
+        """The files whose rows become pairs, in order."""
+        return [file for file in self.files if self.kind != "beir" or file.role == "qrels"]
+
+    @property
+    def rows(self) -> int:
+        return sum(file.rows or 0 for file in self.pair_files)
 
     def describe(self) -> str:
         """One line on what was recognised."""
-        files = f"{self.files} file{'s' if self.files > 1 else ''}"
+        files = f"{len(self.files)} file{'s' if len(self.files) > 1 else ''}"
         what = {
             "columns": f"columns {self.query!r} and {self.passage!r}",
             "tuples": f"sentence-transformers tuples, {self.query!r} with {self.passage!r}, negatives carried",
@@ -188,11 +204,3 @@ class Layout:
         label = f"; label from {self.label!r}" if self.label else ""
         columns = f"; carries {', '.join(self.carried)}" if self.carried else ""
         return f"{self.source}: {what}; {self.rows:,} rows in {files}{label}{columns}"
-
-
-@dataclass(frozen=True, slots=True)
-class PairSet:
-    """One entry of `data:` as it was when the job started."""
-
-    layout: Layout
-    files: tuple[InputFile, ...]

@@ -310,9 +310,9 @@ def describe_renamed(names: Mapping[str, str]) -> str:
 def _own_columns(sets: Sequence[PairSet]) -> list[pa.Field]:
     """The columns of pairs that are ours; some only where the data have something to put there."""
     unused = set()
-    if not any(each.layout.kind in ("flag", "messages") for each in sets):
+    if not any(each.kind in ("flag", "messages") for each in sets):
         unused |= {"group", "positive"}
-    if all(each.layout.label is None for each in sets):
+    if all(each.label is None for each in sets):
         unused.add("label")
     return [each for each in EXTERNAL_PAIRS if each.name not in unused]
 

@@ -204,8 +204,8 @@ def _stored_scores(run: OpenRun, name: str, fingerprint: str, pairs: pa.Table) -
     `name` is that of the folder, `scores/cosine-1a2b3c4d`. Scores count only for the exact shard that they were made
     from, by its checksum.
     """
-    sets = {each.layout.source: each for each in run.pairs}
-    if not any(each.layout.kind == "shards" for each in sets.values()):
+    sets = {each.source: each for each in run.pairs}
+    if not any(each.kind == "shards" for each in sets.values()):
         return None
     ends = {source: list(accumulate(file.rows or 0 for file in each.files)) for source, each in sets.items()}
     rows = zip(pairs["source"].to_pylist(), pairs["source_row"].to_pylist(), strict=True)
@@ -214,7 +214,7 @@ def _stored_scores(run: OpenRun, name: str, fingerprint: str, pairs: pa.Table) -
         file = sets[source].files[place]
         path = Path(file.path)
         root = path.parent.parent
-        if sets[source].layout.kind != "shards" or path.parent.name != "generated" or not (root / "job.json").is_file():
+        if sets[source].kind != "shards" or path.parent.name != "generated" or not (root / "job.json").is_file():
             return None
         step, index = OutputFolder.open(root).step(name), int(path.stem)
         if not step.file(index).exists():

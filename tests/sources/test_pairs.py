@@ -34,7 +34,7 @@ class Read:
     def __init__(self, folder, path, *, limits=LIMITS, only=None, **options):
         data = [PairData.model_validate({"path": path, **ENGLISH, **options})]
         self.sets = inspect_pairs(data, folder, limits)
-        self.layout = self.sets[0].layout
+        self.layout = self.sets[0]
         self.schema = pairs_schema(self.sets, limits)
         blocks = list(read_pairs(self.sets, self.schema, limits, only=only))
         outcomes = [outcome for block in blocks for outcome in block.outcomes]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from operator import attrgetter
+from dataclasses import asdict
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -55,32 +55,33 @@ REJECTED_ITEMS = pa.schema(
 )
 """Generation: items that ended without a usable pair."""
 
-PAIRS = pa.schema(
-    [
-        ("id", pa.string()),
-        ("task", pa.string()),
-        ("query", TEXT),
-        ("passage", TEXT),
-        ("passage_id", pa.string()),
-        ("source", pa.string()),
-        ("query_language", pa.string()),
-        ("passage_language", pa.string()),
-        ("character", pa.string()),
-        ("question_type", pa.string()),
-        ("difficulty", pa.string()),
-        ("length_min", pa.int32()),
-        ("length_max", pa.int32()),
-        ("length_unit", pa.string()),
-        ("model", pa.string()),
-        ("template", pa.string()),
-        ("revision", pa.int32()),
-        ("attempts", pa.int32()),
-        ("repaired", pa.bool_()),
-        ("prompt_tokens", pa.int64()),
-        ("completion_tokens", pa.int64()),
-        ("retry_of", pa.string()),
-    ]
+_PAIRS: tuple[tuple[str, pa.DataType, str], ...] = (
+    ("id", pa.string(), "id"),
+    ("task", pa.string(), "task"),
+    ("query", TEXT, "query"),
+    ("passage", TEXT, "passage.text"),
+    ("passage_id", pa.string(), "passage.id"),
+    ("source", pa.string(), "passage.source"),
+    ("query_language", pa.string(), "language"),
+    ("passage_language", pa.string(), "passage.language"),
+    ("character", pa.string(), "config.character"),
+    ("question_type", pa.string(), "config.question_type"),
+    ("difficulty", pa.string(), "config.difficulty"),
+    ("length_min", pa.int32(), "requirement.length_min"),
+    ("length_max", pa.int32(), "requirement.length_max"),
+    ("length_unit", pa.string(), "requirement.length_unit"),
+    ("model", pa.string(), "model"),
+    ("template", pa.string(), ""),
+    ("revision", pa.int32(), ""),
+    ("attempts", pa.int32(), "attempts"),
+    ("repaired", pa.bool_(), "repaired"),
+    ("prompt_tokens", pa.int64(), "usage.prompt_tokens"),
+    ("completion_tokens", pa.int64(), "usage.completion_tokens"),
+    ("retry_of", pa.string(), ""),
 )
+"""Where a pair has the value of each column; the others are given with the shard."""
+
+PAIRS = pa.schema([(name, kind) for name, kind, _ in _PAIRS])
 """`retry_of` is the id of the rejected item that a pair was asked for again, as a rule null."""
 
 EXTERNAL_PAIRS = pa.schema(
@@ -101,14 +102,17 @@ EXTERNAL_PAIRS = pa.schema(
 where the data lists positives, `label` only where a column is named."""
 
 
-_CONFIG = attrgetter("character", "question_type", "difficulty")
-_LENGTH = attrgetter("length_min", "length_max", "length_unit")
-
-
 def passages(table: pa.Table) -> list[Passage]:
     """The records of a `passages/` shard, in row order."""
     columns = [table[name].to_pylist() for name in ("position", "id", "text", "language", "source", "title")]
     return [Passage(*row) for row in zip(*columns, strict=True)]
+
+
+def _at(record: Any, path: str) -> Any:
+    """The value at a path of attributes, None below a record that is not there."""
+    for name in path.split("."):
+        record = None if record is None else getattr(record, name)
+    return record
 
 
 def carried_name(name: str) -> str:
@@ -125,30 +129,13 @@ def pair_table(
     """
     first = source["position"][0].as_py() if source.num_rows else 0
     again = source["retry_of"].to_pylist()
-    rows = [
-        (
-            pair.id,
-            pair.task,
-            pair.query,
-            pair.passage.text,
-            pair.passage.id,
-            pair.passage.source,
-            pair.language,
-            pair.passage.language,
-            *(_CONFIG(pair.config) if pair.config else (None, None, None)),
-            *(_LENGTH(pair.requirement) if pair.requirement else (None, None, None)),
-            pair.model,
-            template,
-            revision,
-            pair.attempts,
-            pair.repaired,
-            pair.usage.prompt_tokens,
-            pair.usage.completion_tokens,
-            again[pair.passage.position - first],
-        )
-        for pair in pairs
-    ]
-    table = _table(rows, PAIRS)
+    given = {
+        "template": [template] * len(pairs),
+        "revision": [revision] * len(pairs),
+        "retry_of": [again[pair.passage.position - first] for pair in pairs],
+    }
+    found = (given[name] if name in given else [_at(pair, path) for pair in pairs] for name, _, path in _PAIRS)
+    table = pa.table([pa.array(values, kind) for values, (_, kind, _) in zip(found, _PAIRS, strict=True)], PAIRS)
     for name, alias in (columns or {}).items():
         kind = pa.type_for_alias(alias)
         table = table.append_column(name, pa.array([pair.columns.get(name) for pair in pairs], kind))
@@ -164,35 +151,25 @@ def rejected_item_table(rejected: Sequence[Rejected], keep_replies: Literal["non
     """Rejected items of generation, with every attempt; replies are blanked where the job keeps none."""
     keep = keep_replies != "none"
     rows = [
-        (
-            each.id,
-            each.passage.id,
-            "generated",
-            each.reason,
-            each.detail,
-            [
-                {"stage": one.stage, "seed": one.seed, "reply": one.reply if keep else "", "reason": one.reason}
-                for one in each.attempts
-            ],
-            each.passage.source,
-            each.passage.language,
-            each.usage.prompt_tokens,
-            each.usage.completion_tokens,
-        )
+        {
+            "id": each.id,
+            "passage_id": each.passage.id,
+            "step": "generated",
+            "reason": each.reason,
+            "detail": each.detail,
+            "attempts": [asdict(one) if keep else asdict(one) | {"reply": ""} for one in each.attempts],
+            "source": each.passage.source,
+            "passage_language": each.passage.language,
+            **asdict(each.usage),
+        }
         for each in rejected
     ]
-    return _table(rows, REJECTED_ITEMS)
+    return pa.Table.from_pylist(rows, schema=REJECTED_ITEMS)
 
 
 def rejected_row_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
     """Rejected input rows, given as mappings with the columns of REJECTED_ROWS that are not the same for all."""
     return pa.Table.from_pylist([{"step": "passages", "attempts": [], **row} for row in rows], schema=REJECTED_ROWS)
-
-
-def _table(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
-    columns = zip(*rows, strict=True) if rows else [()] * len(schema)
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
-    return pa.Table.from_arrays(arrays, schema=schema)
 
 
 NEGATIVE = pa.struct(

@@ -51,7 +51,6 @@ def test_the_table_has_119_rows_with_codes_and_names_of_their_own():
     rows = languages()
     assert len(rows) == 119
     assert len({row.code for row in rows}) == len({row.name for row in rows}) == 119
-    assert all(row.unit == "words" for row in rows)
     assert all(row.detector or row.kin for row in rows)
     assert {row.words.by for row in rows} == {"spaces", "segments", "letters"}
     assert all((row.words.characters == 0) == (row.words.by == "spaces") for row in rows)

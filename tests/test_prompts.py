@@ -11,12 +11,12 @@ from synth.errors import JobError
 from synth.prompts import (
     Prompts,
     config_schema,
-    has_control_tokens,
     neutralise,
     prompt_folder,
     query_schema,
 )
 from synth.prompts.retrieval import CHOICES, parse_examples
+from synth.prompts.templates import has_control_tokens
 from synth.replies import read_config, read_query
 from synth.stage import ChatReply, ConfigInputs, QueryInputs
 from synth.types import Candidates, Passage, QueryConfig, Requirement

@@ -16,7 +16,6 @@ from functools import cache, lru_cache
 from importlib.resources import files
 
 from synth.errors import JobError
-from synth.types import LengthUnit
 
 _ACCEPTED = "Any BCP-47, ISO 639 or FLORES-200 code or English name of the 119 languages is understood."
 _NEAR = 0.3  # share of letters in common: 0 would answer `xx` with the first name that has an x
@@ -41,7 +40,7 @@ class WordRule:
 class Language:
     """One of the 119 languages. `code` is BCP-47, `name` English for prompts, `script` ISO 15924.
 
-    `unit` is `words` in every row, so that one range of a job means the same length everywhere; `words` defines a word.
+    `words` defines a word, the unit of every length, so that one range of a job means the same length everywhere.
     `detector` are the labels of the language detector that count as this language: its own, a macro language's, or
     those of a standard from which the detector cannot separate it. `kin` are labels of relatives with which it is
     often confused: they prove nothing, except that near certainty in a longer text rules out a language with a
@@ -52,7 +51,6 @@ class Language:
     code: str
     name: str
     script: str
-    unit: LengthUnit
     aliases: frozenset[str]
     detector: frozenset[str]
     kin: frozenset[str]
@@ -97,7 +95,6 @@ def _parse(line: str) -> Language:
         code=code,
         name=name,
         script=script,
-        unit="words",
         aliases=frozenset(aliases),
         detector=frozenset(detector.split()),
         kin=frozenset(kin.split()),

@@ -21,7 +21,7 @@ def check_text(text: object, corpus: Corpus) -> Fault | None:
     if fault or not isinstance(text, str):
         return fault
     if corpus.control_tokens == "reject":
-        from synth.prompts import has_control_tokens  # noqa: PLC0415 - brings a template engine
+        from synth.prompts.templates import has_control_tokens  # noqa: PLC0415 - brings a template engine
 
         if has_control_tokens(text):
             return Fault("control_token", "the text has a chat control token", excerpt(text))

@@ -17,7 +17,8 @@ from pydantic import Field
 from synth import replies
 from synth.errors import RequestRejected, UnusableReply
 from synth.hashing import item_random, item_seed
-from synth.prompts import Messages, PromptFolder, neutralise
+from synth.prompts import PromptFolder, neutralise
+from synth.prompts.templates import Messages
 from synth.shipped import find
 from synth.stage import ChatModel, ChatReply, ChatRequest, ConfigInputs, JsonSchema, QueryInputs, ReplyKey, Stage
 from synth.types import Attempt, Candidates, Pair, Passage, QueryConfig, Rejected, Requirement, Usage, Written

@@ -17,7 +17,8 @@ from synth import replies
 from synth.errors import JobError, UnusableReply
 from synth.languages import language, length_phrase
 from synth.measures import copied_share, language_matches, length_error
-from synth.prompts import PromptFolder, Prompts, SystemPart, config_schema, query_chars, query_schema
+from synth.prompts import PromptFolder, Prompts, config_schema, query_chars, query_schema
+from synth.prompts.retrieval import SystemPart
 from synth.replies import echo_keys
 from synth.shipped import find
 from synth.stage import ChatReply, ConfigInputs, QueryInputs
@@ -165,7 +166,7 @@ class Retrieval(Task):
         if code == "und":
             raise UnusableReply("no_language", "the passage's language is unknown and the query should share it")
         low, high = self.lengths.choose(config.question_type, rng)
-        requirement = Requirement(code, low, high, language(code).unit)
+        requirement = Requirement(code, low, high, "words")
         asked = QueryInputs(passage, config, requirement, tuple(each.text for each in draw.written))
         query: str = yield self._ask_query(asked, draw)
         return Item(query, code, config, requirement)

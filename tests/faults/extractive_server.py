@@ -66,7 +66,7 @@ class Server:
         low, high = re.match(r"\D*(\d+)(?: to (\d+))?", values["length"]).groups()
         wanted = language(values["language"])
         config = QueryConfig(values["character"] or None, values["type"], values["level"] or None)
-        requirement = Requirement(wanted.code, int(low), int(high or low), wanted.unit)
+        requirement = Requirement(wanted.code, int(low), int(high or low), "words")
         return QueryInputs(self._candidates(values), config, requirement, tuple(values["written"]))
 
 

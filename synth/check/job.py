@@ -106,7 +106,7 @@ class Costs:
     longest_prompt: int | None
     """Tokens of the longest of the prompts rendered."""
     disk_bytes: int
-    disk_free: int | None
+    disk_free: int
 
 
 def expect(
@@ -123,8 +123,9 @@ def expect(
     text = _COMPRESSED * data.bytes * data.expected / max(1, data.passages)
     copies = 1 + 2 * min(task.items_per_passage, 2)  # a repeated text compresses well within a shard
     needed = round(text * copies + items * _PAIR_BYTES)
-    free = _free(job.base / (job.file.out or "outputs"))
-    if free is not None and needed > free:
+    out = (job.base / (job.file.out or "outputs")).absolute()
+    free = shutil.disk_usage(next(each for each in (out, *out.parents) if each.exists())).free
+    if needed > free:
         findings.warn(
             f"the run needs about {needed / 1e9:,.1f} GB, the disk has {free / 1e9:,.1f} GB left. "
             "Choose another folder with -o."
@@ -199,17 +200,6 @@ def _check_context(job: Job, longest: int | None, servers: Sequence[Asked], find
             f"the server takes {min(room):,} in all. Such items will be rejected as too_long: lower "
             "corpus.max_chars, or start the server with a larger --max-model-len."
         )
-
-
-def _free(out: Path) -> int | None:
-    """Bytes free where `out` will lie."""
-    here = out.absolute()
-    while not here.exists() and here != here.parent:
-        here = here.parent
-    try:
-        return shutil.disk_usage(here).free
-    except OSError:
-        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from enum import StrEnum
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from synth.errors import JobError
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def examples(*lines: str) -> str:
@@ -33,6 +35,11 @@ app = typer.Typer(
 )
 
 
+def command(*example_lines: str, name: str | None = None) -> Callable[[F], F]:
+    """A command whose help page ends in examples."""
+    return app.command(name, epilog=examples(*example_lines))
+
+
 @app.callback(invoke_without_command=True)
 def _synth(
     context: typer.Context,
@@ -48,21 +55,13 @@ def _synth(
         raise typer.Exit(2)
 
 
-class Runner(StrEnum):
-    """Where the processes of a run are."""
-
-    LOCAL = "local"
-    RAY = "ray"
-
-
 JobFile = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="A job file.", show_default=False)]
 JobOrFolder = Annotated[
     Path, typer.Argument(metavar="JOB.yaml|OUT", help="A job file, or the folder of a run.", show_default=False)
 ]
 RunFolder = Annotated[Path, typer.Argument(metavar="OUT", help="The folder of a run.", show_default=False)]
 Settings = Annotated[
-    list[str],
-    typer.Option("-s", "--set", metavar="KEY.PATH=VALUE", help="Set a key of the job file; may be repeated."),
+    list[str], typer.Option("-s", "--set", metavar="KEY.PATH=VALUE", help="Set a key of the job file; may be repeated.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, for scripts.")]
 

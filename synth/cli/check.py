@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from synth.cli.app import AsJson, JobFile, Settings, app, examples
+from synth.cli.app import AsJson, JobFile, Settings, command
 from synth.errors import SynthError
 from synth.terminal import facts, say, show, tell
 
@@ -18,18 +18,16 @@ if TYPE_CHECKING:
     from synth.check.data import DataReport, PairsReport
     from synth.check.job import Costs, Report
     from synth.check.servers import Asked
-    from synth.job import Draft, Job
+    from synth.job import Job
     from synth.stage import ProbeResult
 
 _FILES_SHOWN = 10
 
 
-@app.command(
-    epilog=examples(
-        "synth check job.yaml",
-        "synth check job.yaml --offline",
-        "synth check job.yaml -s llm.base_urls.0=http://node7:8000/v1",
-    )
+@command(
+    "synth check job.yaml",
+    "synth check job.yaml --offline",
+    "synth check job.yaml -s llm.base_urls.0=http://node7:8000/v1",
 )
 def check(
     path: JobFile,
@@ -48,30 +46,25 @@ def check(
     document = load_document(path)
     draft = draft_job(document, settings)
     report = examine(draft, Path.cwd(), offline=offline, notify=(lambda _: None) if as_json else tell)
+    found, job = report.findings, draft.job(Path.cwd())
     if as_json:
         say(json.dumps(report.as_json(), ensure_ascii=False, default=str))
     else:
-        _print(report, draft)
-    if report.findings.code:
-        count = len(report.findings.mistakes)
+        if rows := list(_facts(report, job)):
+            show(facts(rows))
+        for number, text in enumerate(found.mistakes, 1):
+            say(f"\nmistake {number}: {text}", wrap=True)
+        for text in found.warnings:
+            say(f"\nwarning: {text}", wrap=True)
+    if found.code:
+        count = len(found.mistakes)
         error = SynthError(f"{count} {'mistake' if count == 1 else 'mistakes'} found.", "Fix the problems above.")
-        error.exit_code = report.findings.code
+        error.exit_code = found.code
         raise error
-
-
-def _print(report: Report, draft: Draft) -> None:
-    job = draft.job(Path.cwd())
-    rows = list(_facts(report, job))
-    if rows:
-        show(facts(rows))
-    for number, text in enumerate(report.findings.mistakes, 1):
-        say(f"\nmistake {number}: {text}", wrap=True)
-    for text in report.findings.warnings:
-        say(f"\nwarning: {text}", wrap=True)
-    if not report.findings.code:
+    if not as_json:
         say("\nall is well; next:")
         for command in ("run",) if job is not None and job.data else ("preview", "run"):
-            say(f"  synth {command} {draft.document.name}")
+            say(f"  synth {command} {document.name}")
 
 
 def _facts(report: Report, job: Job | None) -> Iterator[tuple[str, str]]:
@@ -168,8 +161,7 @@ def _cost_facts(job: Job, costs: Costs) -> Iterator[tuple[str, str]]:
     if costs.prompt_tokens is not None and job.llm is not None and job.llm.urls():
         sizes = f"about {_short(costs.prompt_tokens)} in, {_short(costs.completion_tokens or 0)} out; "
         yield "tokens", sizes + "a prefix cache saves most of what goes in"
-    free = f", {_short(costs.disk_free)}B free" if costs.disk_free is not None else ""
-    yield "disk", f"about {_short(costs.disk_bytes)}B{free}"
+    yield "disk", f"about {_short(costs.disk_bytes)}B, {_short(costs.disk_free)}B free"
     yield "kept", f"pairs with {job.rules.describe()}"
 
 

@@ -9,28 +9,25 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from synth.cli.app import AsJson, RunFolder, app, examples
+from synth.cli.app import AsJson, RunFolder, command
 from synth.terminal import say, tell
 
 if TYPE_CHECKING:
     from synth.results.export import ExportArgs
 
 
-@app.command(
-    epilog=examples(
-        "synth export out --to sentence-transformers -o train-data --split test=0.05",
-        "synth export out --to ms-swift -o swift --negatives 5 --on-short fill",
-        "synth export out -o beir --to beir --document doc_id --split test=0.1",
-        "synth export out --to hub -o dataset --view strict --push owner/name",
-    )
+@command(
+    "synth export out --to sentence-transformers -o train-data --split test=0.05",
+    "synth export out --to ms-swift -o swift --negatives 5 --on-short fill",
+    "synth export out -o beir --to beir --document doc_id --split test=0.1",
+    "synth export out --to hub -o dataset --view strict --push owner/name",
 )
 def export(
     out: RunFolder,
     to: Annotated[
         str,
         typer.Option(
-            metavar="FORMAT",
-            help="sentence-transformers, ms-swift, flagembedding, tevatron, beir, mteb, jsonl or hub.",
+            metavar="FORMAT", help="sentence-transformers, ms-swift, flagembedding, tevatron, beir, mteb, jsonl or hub."
         ),
     ],
     folder: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="A new folder for the files.")],

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from synth.cli import app as options
-from synth.cli.app import AsJson, Settings, app, examples
+from synth.cli.app import AsJson, Settings, command
 from synth.cli.run import run_target
 from synth.errors import JobError
 
@@ -18,13 +18,11 @@ if TYPE_CHECKING:
     from synth.pipeline import Target
 
 
-@app.command(
-    epilog=examples(
-        "synth filter pairs.parquet -o out",
-        "synth filter clicks.jsonl -o out --query-column q --above cosine=0.6",
-        "synth filter beir/ -o out --embed-url http://gpu7:8100/v1 --embed-model NAME",
-        "synth filter -c configs/filter.yaml",
-    )
+@command(
+    "synth filter pairs.parquet -o out",
+    "synth filter clicks.jsonl -o out --query-column q --above cosine=0.6",
+    "synth filter beir/ -o out --embed-url http://gpu7:8100/v1 --embed-model NAME",
+    "synth filter -c configs/filter.yaml",
 )
 def filter(  # noqa: A001 - the command's name
     data: Annotated[

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from synth.cli.app import AsJson, RunFolder, app, examples
+from synth.cli.app import AsJson, RunFolder, command
 from synth.errors import JobError, OutputError
 from synth.terminal import columns, facts, say, tell, words
 from synth.terminal import show as draw
@@ -21,14 +21,12 @@ _SHOWN = 20
 """Problems of each kind that `verify` prints."""
 
 
-@app.command(
-    epilog=examples(
-        "synth show out -n 3",
-        "synth show out --rejected",
-        "synth show out --view strict",
-        "synth show out --where \"cosine < 0.75 and query_language = 'de'\"",
-        "synth show out --id 17-0",
-    )
+@command(
+    "synth show out -n 3",
+    "synth show out --rejected",
+    "synth show out --view strict",
+    "synth show out --where \"cosine < 0.75 and query_language = 'de'\"",
+    "synth show out --id 17-0",
 )
 def show(
     out: RunFolder,
@@ -59,12 +57,7 @@ def show(
         tell("no such rows" if where else "no row was rejected" if rejected else "no rows yet")
 
 
-@app.command(
-    epilog=examples(
-        "synth status out",
-        "synth status out --json",
-    )
-)
+@command("synth status out", "synth status out --json")
 def status(out: RunFolder, as_json: AsJson = False) -> None:
     """What is done and what is left, step by step."""
     from synth.results.status import read_status
@@ -92,12 +85,7 @@ def status(out: RunFolder, as_json: AsJson = False) -> None:
         say(f"resume with: synth mine {out}")
 
 
-@app.command(
-    epilog=examples(
-        "synth verify out",
-        "synth verify out --deep --json",
-    )
-)
+@command("synth verify out", "synth verify out --deep --json")
 def verify(
     out: RunFolder,
     deep: Annotated[bool, typer.Option("--deep", help="Read every page of every file, and hash all inputs.")] = False,
@@ -144,12 +132,7 @@ def _print(report: Report, out: Path) -> None:
         say(f"not finished; resume with: synth run {out}")
 
 
-@app.command(
-    epilog=examples(
-        "synth gc out --dry-run",
-        "synth gc out --view strict",
-    )
-)
+@command("synth gc out --dry-run", "synth gc out --view strict")
 def gc(
     out: RunFolder,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be removed.")] = False,

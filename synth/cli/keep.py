@@ -9,16 +9,14 @@ from typing import Annotated
 
 import typer
 
-from synth.cli.app import Above, AsJson, Below, Is, Max, Min, RunFolder, app, examples
+from synth.cli.app import Above, AsJson, Below, Is, Max, Min, RunFolder, command
 from synth.terminal import say, tell
 
 
-@app.command(
-    epilog=examples(
-        "synth keep out --above cosine=0.6           the default view, other rules",
-        "synth keep out --above cosine=0.75 --is language_ok=true --as strict",
-        "synth keep out --rules rules.yaml --as calibrated",
-    )
+@command(
+    "synth keep out --above cosine=0.6           the default view, other rules",
+    "synth keep out --above cosine=0.75 --is language_ok=true --as strict",
+    "synth keep out --rules rules.yaml --as calibrated",
 )
 def keep(
     out: RunFolder,

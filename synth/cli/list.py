@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from synth.cli.app import AsJson, app, examples
+from synth.cli.app import AsJson, command
 from synth.errors import JobError, SystemFault
 from synth.terminal import facts, indented, say, show, words
 
@@ -49,12 +49,7 @@ def _sections() -> dict[str, type[Stage]]:
     return {"corpus": Corpus, "data": PairData, "personas": PersonaOptions, "limits": Limits, "run": RunOptions}
 
 
-@app.command(
-    epilog=examples(
-        "synth init",
-        'synth init my-job.yaml --corpus "data/*.parquet"',
-    )
-)
+@command("synth init", 'synth init my-job.yaml --corpus "data/*.parquet"')
 def init(
     job: Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The file to write.")] = Path("job.yaml"),
     corpus: Annotated[str, typer.Option(help="Where the passages are.")] = "data/*.jsonl",
@@ -76,10 +71,7 @@ def init(
     say(f"wrote {job}; next: synth check {job}")
 
 
-@app.command(
-    "list",
-    epilog=examples("synth list", "synth list llm vllm_server", "synth list scores cosine", "synth list corpus"),
-)
+@command("synth list", "synth list llm vllm_server", "synth list scores cosine", "synth list corpus", name="list")
 def list_(
     kind: Annotated[str | None, typer.Argument(help="A kind, or a key of the job.", show_default=False)] = None,
     name: Annotated[str | None, typer.Argument(help="One stage: all its options.", show_default=False)] = None,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from synth.cli.app import AsJson, RunFolder, Settings, app, examples
+from synth.cli.app import AsJson, RunFolder, Settings, command
 from synth.errors import Stopped
 from synth.terminal import say, tell
 
@@ -25,14 +25,12 @@ if TYPE_CHECKING:
 Number = Annotated[str | None, typer.Option(metavar="NUMBER|null", help="A threshold; null: no such rule.")]
 
 
-@app.command(
-    epilog=examples(
-        "synth mine out",
-        "synth mine out --range 0:50 --num-negatives 3 --random",
-        "synth mine out --corpus 'docs/*.jsonl' --by hybrid",
-        "synth mine out --reranker '{use: cross_encoder, model: NAME}'",
-        "synth mine out --use written --on-short fill",
-    )
+@command(
+    "synth mine out",
+    "synth mine out --range 0:50 --num-negatives 3 --random",
+    "synth mine out --corpus 'docs/*.jsonl' --by hybrid",
+    "synth mine out --reranker '{use: cross_encoder, model: NAME}'",
+    "synth mine out --use written --on-short fill",
 )
 def mine(
     out: RunFolder,

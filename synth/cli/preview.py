@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from synth.cli.app import AsJson, JobFile, Settings, app, examples
+from synth.cli.app import AsJson, JobFile, Settings, command
 from synth.errors import JobError
 from synth.terminal import facts, heading, say, show, tell, words
 from synth.types import Rejected
@@ -21,13 +21,7 @@ if TYPE_CHECKING:
     from synth.check.trial import Tried
 
 
-@app.command(
-    epilog=examples(
-        "synth preview job.yaml",
-        "synth preview job.yaml -n 10 --json",
-        "synth preview job.yaml --id contract-17",
-    )
-)
+@command("synth preview job.yaml", "synth preview job.yaml -n 10 --json", "synth preview job.yaml --id contract-17")
 def preview(
     path: JobFile,
     count: Annotated[int, typer.Option("-n", min=1, help="How many passages.")] = 3,

@@ -5,28 +5,26 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from synth.cli import app as options
-from synth.cli.app import AsJson, JobOrFolder, Runner, Settings, app, examples
+from synth.cli.app import AsJson, JobOrFolder, Settings, command
 from synth.terminal import say, show, tell
 
 if TYPE_CHECKING:
     from synth.pipeline import RunArgs, Target
 
 
-@app.command(
-    epilog=examples(
-        "synth run configs/quickstart.yaml",
-        "synth run job.yaml -o out -s corpus.path=docs.jsonl",
-        "synth run job.yaml --sample 50",
-        "synth run job.yaml --workers 4 --deadline 3h30m",
-        "synth run job.yaml --runner ray --ray-address auto",
-        "synth run out",
-        "synth run job.yaml --continue      after editing it, or adding data",
-    )
+@command(
+    "synth run configs/quickstart.yaml",
+    "synth run job.yaml -o out -s corpus.path=docs.jsonl",
+    "synth run job.yaml --sample 50",
+    "synth run job.yaml --workers 4 --deadline 3h30m",
+    "synth run job.yaml --runner ray --ray-address auto",
+    "synth run out",
+    "synth run job.yaml --continue      after editing it, or adding data",
 )
 def run(
     job: JobOrFolder,
@@ -38,7 +36,7 @@ def run(
     workers: options.Workers = None,
     shard: options.Shard = None,
     deadline: options.Deadline = None,
-    runner: Annotated[Runner, typer.Option(help="Where the processes run.")] = Runner.LOCAL,
+    runner: Annotated[Literal["local", "ray"], typer.Option(help="Where the processes run.")] = "local",
     ray_address: Annotated[
         str | None,
         typer.Option(metavar="auto|ray://HOST:PORT", help="The Ray cluster; default: RAY_ADDRESS, or a new local one."),
@@ -60,7 +58,7 @@ def run(
     from synth.runners.ray_cluster import Cluster
 
     index, of = options.parse_shard(shard)
-    cluster = Cluster(ray_address, workers) if runner is Runner.RAY or ray_address else None
+    cluster = Cluster(ray_address, workers) if runner == "ray" or ray_address else None
     args = RunArgs(workers, index, of, continue_edited=continue_edited, retry=retry, cluster=cluster)
     run_target(resolve(job, out, settings, sample), args, deadline=deadline, as_json=as_json)
 

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from synth.cli.app import AsJson, RunFolder, app
-from synth.cli.app import examples as example_lines
+from synth.cli.app import AsJson, RunFolder, command
 from synth.errors import JobError, SystemFault
 from synth.terminal import columns, facts, heading, say, shorten, show, tell, words
 
@@ -25,12 +24,10 @@ _BAR = 30
 _TEXT = 130
 
 
-@app.command(
-    epilog=example_lines(
-        "synth sweep out",
-        "synth sweep out --by query_language --calibrate keep=0.5 --write rules.yaml",
-        "synth sweep out --score reranker --label-column label --at 0.5 --examples",
-    )
+@command(
+    "synth sweep out",
+    "synth sweep out --by query_language --calibrate keep=0.5 --write rules.yaml",
+    "synth sweep out --score reranker --label-column label --at 0.5 --examples",
 )
 def sweep(
     out: RunFolder,

@@ -126,10 +126,9 @@ def pairs_of(folder: OutputFolder, view: str | None, negatives: int | None, noti
         return plain_pairs
     record = _mining(folder, mined.meta(min(there)).identity)
     if record["view"] != name:
-        cure = (
-            f"; mine it: synth mine {folder.path} --view {name.removeprefix('views/')}" if name != "generated" else ""
-        )
-        notify(f"mined/ has negatives for {record['view']}, so {name} is exported without{cure}")
+        cure = f"; mine it: synth mine {folder.path} --view {name.removeprefix('views/')}"
+        what = f"mined/ has negatives for {record['view']}, so {name} is exported without"
+        notify(what if name == "generated" else what + cure)
         return plain_pairs
     stale = [index for index in sorted(there) if index in done and mined.stale(index, base.checksum(index))]
     if stale or there != done:
@@ -170,6 +169,11 @@ def _facts(source: Source, pairs: Pairs, options: Export, job: Job, args: Export
     found = _count(source, Shape())
     shape = options.shape(found, pairs.asked)
     counts = found if shape == Shape() else _count(source, shape)
+    languages: set[str | None] = set()
+    for index in source.shards:
+        names = [n for n in ("query_language", "passage_language") if n in source.step.schema(index).names]
+        for column in source.step.read_columns(index, names).columns:
+            languages |= {*column.unique().to_pylist()}
     return Facts(
         title=source.folder.path.name,
         view=pairs.view,
@@ -177,7 +181,7 @@ def _facts(source: Source, pairs: Pairs, options: Export, job: Job, args: Export
         address=args.push or str(args.out),
         instruction=job.instruction,
         seed=source.seed,
-        languages=_languages(source),
+        languages=tuple(sorted(str(code) for code in languages - {None, "und"})),
         embedder=job.embed.model if job.embed else None,
         mined=pairs.asked is not None,
         counts=counts,
@@ -190,15 +194,6 @@ def _count(source: Source, shape: Shape) -> Counts:
     for _ in source.batches(shape, counts):
         pass
     return counts
-
-
-def _languages(source: Source) -> tuple[str, ...]:
-    codes: set[str] = set()
-    for index in source.shards:
-        names = [n for n in ("query_language", "passage_language") if n in source.step.schema(index).names]
-        for column in source.step.read_columns(index, names).columns:
-            codes |= {*column.unique().to_pylist()}
-    return tuple(sorted(str(code) for code in codes - {None, "und"}))
 
 
 def _require_rows(facts: Facts) -> None:

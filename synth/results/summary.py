@@ -126,8 +126,8 @@ def summarise(run: OpenRun, view: View) -> Summary:
     made.add(_tables(_files(generated), mixes if existing else _Pairs.columns))
     if not existing:
         made.add(_tables(_rejected(run.folder, "generated"), _TOKENS))
-    kept_languages = scored.add(kept_files)
-    scored.add(dropped_files)
+    scored.add(kept_files, kept=True)
+    scored.add(dropped_files, kept=False)
     copied = np.concatenate(scored.copied) if scored.copied else np.empty(0)
     lengths = Counter() if existing else scored.lengths
     return Summary(
@@ -142,7 +142,7 @@ def summarise(run: OpenRun, view: View) -> Summary:
         mixes={name: _ordered(made.counts[name]) for name in mixes},
         lengths={name: count / lengths.total() for name, count in lengths.items() if lengths.total()},
         cosine=scored.bins.tolist() if scored.has_cosine else [],
-        languages=scored.by_language(kept_languages),
+        languages=scored.by_language(),
         kept_share=kept / pairs if pairs else None,
         shuffled_share=scored.rules.share(pa.concat_tables(scored.shuffled)) if scored.shuffled else None,
         median_copied=float(np.median(copied)) if len(copied) else None,
@@ -210,15 +210,13 @@ class _Scored:
         """Queries within, below and above the range they were asked in."""
         self._groups = sorted(self.rules.columns() - {"cosine"})
         self._every, self._seen = every, 0
-        self._languages: dict[str | None, tuple[int, float, int]] = {}
+        self._languages: list[pa.Table] = []
 
-    def add(self, files: Sequence[Path]) -> Counter[str]:
-        """Measure these rows; returns their number by query language."""
+    def add(self, files: Sequence[Path], *, kept: bool) -> None:
+        """Measure these rows."""
         columns = {"cosine", "cosine_shuffled", "copied_share", "length", "length_min", "length_max"}
-        languages: Counter[str] = Counter()
         for table in _tables(files, {*columns, "passage_truncated", "query_language", *self._groups}):
             names = set(table.column_names)
-            _count(languages, table, "query_language")
             if "cosine" in names:
                 self.has_cosine = True
                 bins = np.floor(_numbers(table, "cosine") * _BINS).clip(0, _BINS - 1).astype(np.int64)
@@ -228,41 +226,36 @@ class _Scored:
             if "passage_truncated" in names:
                 self.truncated += pc.sum(table["passage_truncated"]).as_py() or 0
             if {"length", "length_min", "length_max"} <= names:
-                self._add_lengths(table)
+                known = table.select(["length", "length_min", "length_max"]).drop_null()
+                got, low, high = (known[name].to_numpy() for name in known.column_names)
+                inside = int(((low <= got) & (got <= high)).sum())
+                self.lengths.update(inside=inside, shorter=int((got < low).sum()), longer=int((got > high).sum()))
             if "query_language" in names:
-                self._add_languages(table)
+                cosine = table["cosine"] if "cosine" in names else pa.nulls(table.num_rows, pa.float64())
+                part = {"language": table["query_language"], "cosine": cosine, "kept": np.full(table.num_rows, kept)}
+                sums = [([], "count_all"), ("kept", "sum"), ("cosine", "sum"), ("cosine", "count")]
+                self._languages.append(pa.table(part).group_by("language").aggregate(sums))
             if "cosine_shuffled" in names and self.rules.conditions:
-                self._add_shuffled(table)
-        return languages
+                known = table.select(["cosine_shuffled", *self._groups]).filter(pc.is_valid(table["cosine_shuffled"]))
+                rows = range(-self._seen % self._every, known.num_rows, self._every)
+                self._seen += known.num_rows
+                sampled = known.take(pa.array(rows, pa.int64()))
+                self.shuffled.append(sampled.rename_columns(["cosine", *self._groups]))
 
-    def _add_lengths(self, table: pa.Table) -> None:
-        known = table.select(["length", "length_min", "length_max"]).drop_null()
-        got, low, high = (known[name].to_numpy() for name in known.column_names)
-        shares = {"inside": (low <= got) & (got <= high), "shorter": got < low, "longer": got > high}
-        self.lengths.update({name: int(rows.sum()) for name, rows in shares.items()})
-
-    def _add_languages(self, table: pa.Table) -> None:
-        cosine = table["cosine"] if "cosine" in table.column_names else pa.nulls(table.num_rows, pa.float64())
-        part = pa.table({"language": table["query_language"], "cosine": cosine})
-        grouped = part.group_by("language").aggregate([([], "count_all"), ("cosine", "sum"), ("cosine", "count")])
-        for row in grouped.to_pylist():
-            pairs, total, known = self._languages.get(row["language"], (0, 0.0, 0))
-            now = (pairs + row["count_all"], total + (row["cosine_sum"] or 0.0), known + row["cosine_count"])
-            self._languages[row["language"]] = now
-
-    def _add_shuffled(self, table: pa.Table) -> None:
-        known = table.select(["cosine_shuffled", *self._groups]).filter(pc.is_valid(table["cosine_shuffled"]))
-        rows = range(-self._seen % self._every, known.num_rows, self._every)
-        self._seen += known.num_rows
-        self.shuffled.append(known.take(pa.array(rows, pa.int64())).rename_columns(["cosine", *self._groups]))
-
-    def by_language(self, kept: Counter[str]) -> list[dict[str, Any]]:
+    def by_language(self) -> list[dict[str, Any]]:
         """Per query language: pairs, kept, mean cosine."""
-        rows = [
-            {"language": code, "pairs": pairs, "kept": kept[str(code)], "cosine": total / known if known else None}
-            for code, (pairs, total, known) in self._languages.items()
-        ]
+        if not self._languages:
+            return []
+        sums = pa.concat_tables(self._languages, promote_options="permissive").group_by("language")
+        rows = []
+        for row in sums.aggregate([(name, "sum") for name in ("count_all", "kept_sum", *_COSINE)]).to_pylist():
+            total, known = (row[f"{name}_sum"] for name in _COSINE)
+            found = {"language": row["language"], "pairs": row["count_all_sum"], "kept": row["kept_sum_sum"]}
+            rows.append(found | {"cosine": total / known if known else None})
         return sorted(rows, key=lambda row: (-row["pairs"], str(row["language"])))
+
+
+_COSINE = ("cosine_sum", "cosine_count")
 
 
 def _numbers(table: pa.Table, name: str) -> np.ndarray[Any, np.dtype[np.float64]]:

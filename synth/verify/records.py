@@ -88,7 +88,15 @@ def read_records(layout: Layout, report: Report) -> Records:
         report.facts.append(("job.json", f"{len(found)} revision{'s' * (len(found) > 1)}, identity {names_shown}"))
     stem = "pairs" if found and found[-1].existing else "passages"
     totals = layout.root / "index" / (f"{stem}.{len(found)}.json" if len(found) > 1 else f"{stem}.json")
-    return Records(tuple(found), _totals(totals, report), totals)
+    counts = None
+    try:
+        data = json.loads(totals.read_bytes())
+        counts = {name: int(data[name]) for name in ("shards", "rows_in", "rejected")}
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        report.blame(totals, f"cannot be read ({exc!r})")
+    return Records(tuple(found), counts, totals)
 
 
 def check_prompts(layout: Layout, records: Records, report: Report) -> None:
@@ -176,14 +184,3 @@ def _contradictions(data: Mapping[str, Any], identity: Mapping[str, Any]) -> lis
         skipped = {"use", "examples", "prompts"}
         wrong += [f"{section}.{key}" for key in scalars if key in mine.keys() - skipped and mine[key] != theirs[key]]
     return wrong
-
-
-def _totals(path: Path, report: Report) -> Mapping[str, int] | None:
-    try:
-        found = json.loads(path.read_bytes())
-        return {name: int(found[name]) for name in ("shards", "rows_in", "rejected")}
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError) as exc:
-        report.blame(path, f"cannot be read ({exc!r})")
-        return None

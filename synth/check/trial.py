@@ -16,11 +16,13 @@ from synth.errors import InputError, JobError
 from synth.job import Job
 from synth.personas import Library, encode_library
 from synth.prompts import PromptFolder
+from synth.runners.generation import Models
+from synth.runners.progress import Counters
 from synth.runs.preflight import require_suited
 from synth.runs.run import prepare, writer_of
-from synth.scores import PairBatch
+from synth.scores import PairBatch, Scorer
 from synth.sources import InputFile, PassageRow, carried_schema, count_rows, inspect, read_passages, sample_rows
-from synth.stage import ChatReply, ChatRequest, Encoder, Services
+from synth.stage import ChatReply, ChatRequest, Services
 from synth.steps import ingest
 from synth.steps.generate import candidates_of
 from synth.tables import pair_table
@@ -96,24 +98,21 @@ class Trial:
 
     async def run(self, chosen: Sequence[Positioned], notify: Any) -> list[Tried]:
         """Generate and score for the chosen passages, one after the other. Raises what models raise."""
-        job, client = self.job, self.job.client(notify)
-        task = job.require_task()
+        job = self.job
         async with AsyncExitStack() as stack:
-            encoder: Encoder | None = None
-            if job.embed is not None:
-                encoder = job.embed.open(client, task.instruction)
-                stack.push_async_callback(encoder.close)
-            assert job.llm is not None  # noqa: S101 - a job that generates has one
-            chat = job.llm.open(client)
-            stack.push_async_callback(chat.close)
-            vectors = None
+            models = Models(job.client(notify), job.instruction, Counters(), stack)
+            encoder, vectors = models.encoder(job), None
             if self.library is not None and encoder is not None and job.embed is not None:
                 model = json.dumps(job.embed.identity(), sort_keys=True)
                 vectors = await encode_library(self.library, encoder, model, remember=False)
-            services = Services(chat=chat, encoder=encoder)
-            return [await self._try(each, services, vectors) for each in chosen]
+            services = Services(chat=models.chat(job), encoder=encoder)
+            opened = [(scorer, scorer.open(models.client, job.instruction)) for scorer in job.scores]
+            scorers = [(scorer, models.services(job, scorer.needs, own)) for scorer, own in opened]
+            return [await self._try(each, services, vectors, scorers) for each in chosen]
 
-    async def _try(self, chosen: Positioned, services: Services, vectors: Any) -> Tried:
+    async def _try(
+        self, chosen: Positioned, services: Services, vectors: Any, scorers: Sequence[tuple[Scorer, Services]]
+    ) -> Tried:
         position, row, carried = chosen
         columns = ingest.passage_columns(carried_schema(self.job.corpora, self.inputs, self.job.read_limits()))
         source = ingest.passage_table([row], [carried], position, columns)
@@ -129,8 +128,8 @@ class Trial:
         if pairs := [outcome for outcome in outcomes if isinstance(outcome, Pair)]:
             table = pair_table(pairs, self.prompts.folder.name, 1, source, self.job.require_task().columns)
             batch = PairBatch(table)
-            for scorer in self.job.scores:
-                scores = await scorer.score(batch, services)
+            for scorer, own in scorers:
+                scores = await scorer.score(batch, own)
                 for scored in scores.schema:
                     table = table.append_column(scored, scores[scored.name])
             verdict = self.job.rules.apply(table)

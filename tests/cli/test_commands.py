@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from loopback import Loopback
 
 from synth import cli
+from synth.rerank.cross_encoder import CrossEncoderReranker
 
 TEXTS = {
     "en-1": "The tide tables of a harbour list the hours of high and low water for every day of the year, and pilots "
@@ -208,6 +210,28 @@ def test_preview_shows_every_call_and_writes_nothing(folder, server, capsys):
     assert {"cosine", "length_error", "kept"} <= first["pairs"][0].keys()
     assert "stage one" in told["system"].lower()
     assert files(folder) == before
+
+
+class Reranker:
+    """Gives every pair one half."""
+
+    batch_size = 4
+    closed = False
+
+    async def score(self, pairs):
+        return np.full(len(pairs), 0.5)
+
+    async def close(self):
+        type(self).closed = True
+
+
+def test_preview_opens_the_models_that_scorers_bring(folder, server, monkeypatch, capsys):
+    monkeypatch.setattr(CrossEncoderReranker, "open", lambda *_: Reranker())
+    scores = [{"use": "cosine"}, {"use": "reranker", "model": {"use": "cross_encoder", "model": "tiny"}}]
+    assert cli.main(["preview", job(folder, server, scores=scores), "-n", "1", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert {pair["reranker"] for passage in told["passages"] for pair in passage["pairs"]} == {0.5}
+    assert Reranker.closed
 
 
 def test_preview_of_one_id_in_words(folder, server, capsys):

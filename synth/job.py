@@ -19,7 +19,7 @@ from synth.errors import JobError
 from synth.rules import Rules
 from synth.scores import Scorer
 from synth.sources import INSTRUCTION, Corpus, PairData, ReadLimits
-from synth.stage import ClientSettings, EmbedStage, LlmStage, Stage
+from synth.stage import ClientSettings, EmbedStage, LlmStage, Stage, name_of
 from synth.tables import PAIRS, carried_name
 from synth.tasks import Task
 from synth.terminal import tell
@@ -330,7 +330,7 @@ def _between_scorers(data: Mapping[str, Any], stages: Mapping[str, Any]) -> list
             found.append(Problem(path, "needs a language model", "Add `llm:`, or leave this scorer out."))
         grader = scorer.models.get("llm", stages.get("llm")) if "chat" in scorer.needs else None
         if isinstance(grader, LlmStage) and not grader.judges:
-            what = f"cannot be asked of {registry.name_of(grader)}, a baseline that understands nothing"
+            what = f"cannot be asked of {name_of(grader)}, a baseline that understands nothing"
             found.append(Problem(path, what, "Give this scorer an `llm:` of its own, or leave it out."))
         twice = [name for name, _ in scorer.named_outputs() if made.setdefault(name, n) != n]
         if twice:

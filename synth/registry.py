@@ -21,7 +21,7 @@ from pydantic import BeforeValidator, SerializeAsAny
 
 from synth.document import KeyPath, Problem
 from synth.errors import JobError
-from synth.stage import EmbedStage, LlmStage, RerankStage, Stage
+from synth.stage import EmbedStage, LlmStage, RerankStage, Stage, name_of
 from synth.validation import validate
 
 _BASES: Mapping[str, type[Stage]] = {"llm": LlmStage, "embed": EmbedStage, "rerank": RerankStage}
@@ -59,14 +59,6 @@ def find(kind: str, name: str, base: type[Stage] | None = None) -> type[Stage]:
         missing = ", ".join(sorted(cls.__abstractmethods__))
         raise JobError(f"{name!r} does not define {missing}.", f"See {base.__module__}.{base.__qualname__}.")
     return cls
-
-
-def name_of(stage: Stage) -> str:
-    """The name that `use:` has for a stage: `cosine`, or `package.module:Class` for a user's own."""
-    cls = type(stage)
-    parts = cls.__module__.split(".")
-    plugin = len(parts) == 3 and parts[0] == "synth" and not parts[2].startswith("_")  # noqa: PLR2004 - synth.KIND.NAME
-    return parts[2] if plugin else f"{cls.__module__}:{cls.__qualname__}"
 
 
 def stage_identity(stage: Stage) -> dict[str, Any]:

@@ -35,7 +35,16 @@ class Stage(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """The options that decide what comes out, as JSON values: what resume compares."""
-        return self.model_dump(mode="json", exclude=set(self.tuning))
+        nested = {name: {"use": name_of(model)} | model.identity() for name, model in self.models.items()}
+        return self.model_dump(mode="json", exclude={*self.tuning, *nested}) | nested
+
+
+def name_of(stage: Stage) -> str:
+    """The name that `use:` has for a stage: `cosine`, or `package.module:Class` for a user's own."""
+    cls = type(stage)
+    parts = cls.__module__.split(".")
+    plugin = len(parts) == 3 and parts[0] == "synth" and not parts[2].startswith("_")  # noqa: PLR2004 - synth.KIND.NAME
+    return parts[2] if plugin else f"{cls.__module__}:{cls.__qualname__}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +245,9 @@ class Probing(Protocol):
 class ModelStage(Stage):
     """Base of everything that opens a model: `llm`, `embed` and `rerank`."""
 
+    service: ClassVar[str]
+    """The field of `Services` that its model fills."""
+
     model: str = ""
     """The model's name."""
 
@@ -252,6 +264,7 @@ class ModelStage(Stage):
 class LlmStage(ModelStage):
     """Base of language models, the job key `llm`."""
 
+    service: ClassVar[str] = "chat"
     judges: ClassVar[bool] = True
     """Whether it understands texts well enough to grade pairs."""
 
@@ -272,6 +285,8 @@ class LlmStage(ModelStage):
 class EmbedStage(ModelStage):
     """Base of embedders, the job key `embed`."""
 
+    service: ClassVar[str] = "encoder"
+
     @abstractmethod
     def open(self, client: ClientSettings, instruction: str) -> Encoder:
         """The model; queries get `instruction`, which says what is searched for."""
@@ -280,6 +295,19 @@ class EmbedStage(ModelStage):
 class RerankStage(ModelStage):
     """Base of rerankers, the key `model` of the score `reranker`."""
 
+    service: ClassVar[str] = "reranker"
+
     @abstractmethod
     def open(self, client: ClientSettings, instruction: str) -> Reranker:
         """The model; it scores with `instruction`, which says what is searched for."""
+
+
+def open_models(stage: Stage, client: ClientSettings, instruction: str) -> dict[str, ChatModel | Encoder | Reranker]:
+    """The models among the options of a stage, by field of `Services`; the caller closes them."""
+    opened: dict[str, ChatModel | Encoder | Reranker] = {}
+    for model in stage.models.values():
+        if isinstance(model, LlmStage):
+            opened[model.service] = model.open(client)
+        elif isinstance(model, EmbedStage | RerankStage):
+            opened[model.service] = model.open(client, instruction)
+    return opened

@@ -4,7 +4,7 @@ import pytest
 
 from synth import registry
 from synth.errors import JobError
-from synth.stage import LlmStage, Stage
+from synth.stage import LlmStage, Stage, name_of
 
 
 class Mine(LlmStage):
@@ -43,7 +43,7 @@ def test_what_issue_two_promises_is_there():
 
 def test_a_class_of_ones_own_is_found():
     assert registry.find("llm", f"{__name__}:Mine") is Mine
-    assert registry.name_of(Mine()) == f"{__name__}:Mine"
+    assert name_of(Mine()) == f"{__name__}:Mine"
 
 
 def test_a_class_without_its_method_is_refused_by_name():
@@ -53,7 +53,7 @@ def test_a_class_without_its_method_is_refused_by_name():
 
 def test_a_plugin_is_named_as_the_job_names_it():
     assert registry.stage_identity(registry.find("scores", "cosine")())["use"] == "cosine"
-    assert registry.name_of(registry.find("llm", "extractive")()) == "extractive"
+    assert name_of(registry.find("llm", "extractive")()) == "extractive"
 
 
 @pytest.mark.parametrize(

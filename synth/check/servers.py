@@ -13,7 +13,6 @@ from urllib.request import getproxies, proxy_bypass
 from synth.check import Findings
 from synth.errors import SynthError
 from synth.job import SPARE_DESCRIPTORS
-from synth.registry import name_of
 from synth.servers.faults import is_loopback, shown
 from synth.servers.http import ServerAuth
 from synth.stage import (
@@ -27,6 +26,7 @@ from synth.stage import (
     Probing,
     Reranker,
     RerankStage,
+    name_of,
 )
 
 PROBE_SECONDS = 120.0

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from synth.registry import NestedReranker, stage_identity
+from synth.registry import NestedReranker
 from synth.search import Corpus, Rows, Scores
-from synth.stage import ChatModel, ClientSettings, Encoder, Reranker, Stage
+from synth.stage import Stage
 
 if TYPE_CHECKING:
     from synth.negatives._choosing import Selector
@@ -58,10 +58,6 @@ class Negatives(Stage):
     on_short: Literal["keep", "drop", "fill"] = "keep"
     """What to do with a pair that has too few: keep it, drop it (to `rejected/`), or fill it with random passages."""
 
-    def identity(self) -> dict[str, Any]:
-        """The options, without where the reranker runs."""
-        return super().identity() | {"reranker": None if self.reranker is None else stage_identity(self.reranker)}
-
     def refusals(self, scores: Scores, lowest: Scores) -> list[tuple[str, NDArray[np.bool_]]]:
         """For each score rule, the scores that break it; `lowest` is the least cosine of a positive, (n,) or (n, 1).
 
@@ -77,10 +73,6 @@ class Negatives(Stage):
         if self.min_score is not None:
             found.append(("min_score", scores < self.min_score))
         return found
-
-    def open(self, client: ClientSettings, instruction: str) -> Mapping[str, ChatModel | Encoder | Reranker]:
-        """Its own models, by field of `Services`; the caller closes them."""
-        return {} if self.reranker is None else {"reranker": self.reranker.open(client, instruction)}
 
     def corpus_problem(self, passages: int) -> tuple[str, str] | None:
         """Why a corpus of this size yields no negatives, and what to do; None if it can."""

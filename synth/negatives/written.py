@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
@@ -14,18 +14,14 @@ from synth.hashing import item_seed
 from synth.negatives._choosing import Selector
 from synth.negatives._negatives import Item, Negatives, Pool
 from synth.prompts.templates import PairPrompt
-from synth.registry import NestedLlm, stage_identity
+from synth.registry import NestedLlm
 from synth.replies.objects import read_object
 from synth.sources.checks import storable
 from synth.stage import (
-    ChatModel,
     ChatReply,
     ChatRequest,
-    ClientSettings,
-    Encoder,
     NegativeInputs,
     ReplyKey,
-    Reranker,
 )
 
 __all__ = ["Written"]
@@ -67,13 +63,7 @@ class Written(Negatives):
     """Token limit of a reply, which has all negatives of a pair."""
 
     def identity(self) -> dict[str, Any]:
-        """The options, with the hash of the templates and without where the model runs."""
-        own = None if self.llm is None else stage_identity(self.llm)
-        return super().identity() | {"llm": own, "prompts": self._prompt().sha256}
-
-    def open(self, client: ClientSettings, instruction: str) -> Mapping[str, ChatModel | Encoder | Reranker]:
-        own = {} if self.llm is None else {"chat": self.llm.open(client)}
-        return {**super().open(client, instruction), **own}
+        return super().identity() | {"prompts": self._prompt().sha256}
 
     async def candidates(self, items: Sequence[Item], found: Sequence[Pool], selector: Selector) -> Sequence[Pool]:  # noqa: ARG002 - it searches nothing
         """What the model writes for each pair, if it passes the score rules."""

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import yaml
 
 from synth.languages import language
-from synth.registry import name_of
 from synth.results.summary import Summary, totals
 from synth.runs.run import OpenRun
+from synth.stage import name_of
 from synth.steps import keep
 
 

@@ -16,7 +16,7 @@ from synth.runners.generation import Models
 from synth.runners.progress import Counters, Phase, Snapshot
 from synth.runs.run import OpenRun, job_of
 from synth.shards import OutputFolder
-from synth.stage import Services
+from synth.stage import Services, open_models
 from synth.steps.mine import CorpusSource, Counts, Mining, Plan, finished
 from synth.types import Notify
 from synth.validation import plain, validate
@@ -117,5 +117,5 @@ def services(plan: Plan, stack: AsyncExitStack, notify: Notify) -> Services:
     """The models that the plan needs; each connects or loads at its first use."""
     job = plan.run.job
     models = Models(job.client(notify), job.instruction, Counters(), stack)
-    own = plan.options.open(models.client, job.instruction)
+    own = open_models(plan.options, models.client, job.instruction)
     return models.services(job, {"encoder", *plan.options.needs}, own)

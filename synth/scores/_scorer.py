@@ -17,7 +17,7 @@ from pydantic import Field
 
 from synth.batching import AnswerCache
 from synth.errors import InputError
-from synth.stage import ChatModel, ClientSettings, Encoder, Reranker, Services, Stage
+from synth.stage import ChatModel, ClientSettings, Encoder, Reranker, Services, Stage, open_models
 
 
 @dataclass(frozen=True)
@@ -117,11 +117,11 @@ class Scorer(Stage):
     @property
     def brings(self) -> frozenset[str]:
         """Those of `needs` that its own options provide, so that the job need not name them."""
-        return frozenset()
+        return frozenset(model.service for model in self.models.values())
 
-    def open(self, client: ClientSettings, instruction: str) -> Mapping[str, ChatModel | Encoder | Reranker]:  # noqa: ARG002 - for scorers that bring a model
+    def open(self, client: ClientSettings, instruction: str) -> Mapping[str, ChatModel | Encoder | Reranker]:
         """The models of `brings`, by field of `Services`; the caller closes them."""
-        return {}
+        return open_models(self, client, instruction)
 
     def at(self, base: Path) -> Self:  # noqa: ARG002 - for scorers that name files
         """The same scorer with absolute paths among its options; relative ones start from `base`."""

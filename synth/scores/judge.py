@@ -14,10 +14,10 @@ from synth.batching import first_usable, gathered
 from synth.errors import UnusableReply
 from synth.hashing import item_seed
 from synth.prompts.templates import PairPrompt
-from synth.registry import NestedLlm, stage_identity
+from synth.registry import NestedLlm
 from synth.replies.objects import read_object
 from synth.scores._scorer import PairBatch, ScoreColumn, Scorer
-from synth.stage import ChatModel, ChatReply, ChatRequest, ClientSettings, JsonSchema, JudgeInputs, ReplyKey, Services
+from synth.stage import ChatReply, ChatRequest, JsonSchema, JudgeInputs, ReplyKey, Services
 
 __all__ = ["Judge"]
 
@@ -90,15 +90,7 @@ class Judge(Scorer):
         return self.model_copy(update={"prompts": str(own)}) if own.is_dir() else self
 
     def identity(self) -> dict[str, Any]:
-        own = None if self.llm is None else stage_identity(self.llm)
-        return super().identity() | {"llm": own, "prompts": self._prompt().sha256}
-
-    @property
-    def brings(self) -> frozenset[str]:
-        return frozenset() if self.llm is None else self.needs
-
-    def open(self, client: ClientSettings, instruction: str) -> Mapping[str, ChatModel]:  # noqa: ARG002 - has its own
-        return {} if self.llm is None else {"chat": self.llm.open(client)}
+        return super().identity() | {"prompts": self._prompt().sha256}
 
     async def score(self, batch: PairBatch, services: Services) -> pa.Table:
         """Ask for each distinct pair; the queries of a passage come one after another. Raises what the chat raises."""

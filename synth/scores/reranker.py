@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pyarrow as pa
 
 from synth.batching import rerank_all
-from synth.registry import NestedReranker, stage_identity
+from synth.registry import NestedReranker
 from synth.scores._scorer import PairBatch, ScoreColumn, Scorer
-from synth.stage import ClientSettings, Reranker, Services
+from synth.stage import ChatModel, ClientSettings, Encoder, Reranker, Services
 
 __all__ = ["RerankerScore"]
 
@@ -30,15 +30,8 @@ class RerankerScore(Scorer):
     instruction: str | None = None
     """What a good passage does for the query, one English sentence; null takes the task's."""
 
-    def identity(self) -> dict[str, Any]:
-        return super().identity() | {"model": stage_identity(self.model)}
-
-    @property
-    def brings(self) -> frozenset[str]:
-        return self.needs
-
-    def open(self, client: ClientSettings, instruction: str) -> Mapping[str, Reranker]:
-        return {"reranker": self.model.open(client, self.instruction or instruction)}
+    def open(self, client: ClientSettings, instruction: str) -> Mapping[str, ChatModel | Encoder | Reranker]:
+        return super().open(client, self.instruction or instruction)
 
     async def score(self, batch: PairBatch, services: Services) -> pa.Table:
         """Score each distinct pair once."""

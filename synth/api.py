@@ -37,7 +37,7 @@ from synth.results.keep import Kept, apply
 from synth.results.render import row_view
 from synth.results.rows import rows as stored_rows
 from synth.results.rows import view_folder
-from synth.results.summary import Summary, scan, scan_rejects, scores_in, summarise
+from synth.results.summary import Summary, files_of, rejected_files, scan, scores_in, summarise
 from synth.results.sweep import Sweep, SweepArgs, sweep
 from synth.rules import Rules
 from synth.runners import mining
@@ -96,7 +96,7 @@ class Run:
 
     def rejected(self, step: str = "generated") -> pl.DataFrame:
         """What `step` (passages, generated, kept) did not use: the reason, and every attempt."""
-        frame = scan_rejects(self._folder, step)
+        frame = scan(rejected_files(self._folder, step))
         if frame is not None:
             return frame.collect()
         schemas = {"passages": REJECTED_ROWS, "generated": REJECTED_ITEMS}
@@ -137,7 +137,7 @@ class Run:
             show_on_screen(*row_view(row, source, scores), words())
 
     def _scan(self, step: str) -> pl.LazyFrame:
-        frame = scan(self._folder.step(step))
+        frame = scan(files_of(self._folder.step(step)))
         return pl.LazyFrame() if frame is None else frame
 
     def __repr__(self) -> str:

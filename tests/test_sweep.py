@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from synth.cli import main
-from synth.results import cuts
+from synth.results import sweep as sweeping
 from synth.rules import Rules, ruleset
 from synth.shards import Origin, OutputFolder
 from synth.steps import keep
@@ -104,12 +104,12 @@ def test_auc_equals_counting_all_pairs(seed, lower):
         for b, other in zip(score, labels, strict=True)
         if one > 0 and other == 0 and not np.isnan(a) and not np.isnan(b)
     ]
-    assert cuts.auc(score, labels, lower=lower) == pytest.approx(np.mean(wins))
+    assert sweeping.auc(score, labels, lower=lower) == pytest.approx(np.mean(wins))
 
 
 def test_auc_without_both_kinds_is_not_defined():
-    assert cuts.auc(np.array([0.1, 0.2]), np.array([1.0, 1.0])) is None
-    assert cuts.auc(np.array([NAN, 0.2]), np.array([0.0, 1.0])) is None
+    assert sweeping.auc(np.array([0.1, 0.2]), np.array([1.0, 1.0])) is None
+    assert sweeping.auc(np.array([NAN, 0.2]), np.array([0.0, 1.0])) is None
 
 
 def test_auc_is_told_for_every_scorer_with_its_own_direction(out, capsys):
@@ -117,7 +117,7 @@ def test_auc_is_told_for_every_scorer_with_its_own_direction(out, capsys):
     rows = [row for row in everything(out) if row["label"] is not None]
     assert set(found["auc"]) == {"cosine", "round_trip_rank"}
     ranks, labels = (np.array([float(row[name]) for row in rows]) for name in ("round_trip_rank", "label"))
-    assert found["auc"]["round_trip_rank"] == pytest.approx(cuts.auc(ranks, labels, lower=True))
+    assert found["auc"]["round_trip_rank"] == pytest.approx(sweeping.auc(ranks, labels, lower=True))
     assert found["auc"]["cosine"] > 0.6
 
 
@@ -127,7 +127,7 @@ def test_at_most_the_share_lies_beyond_and_no_looser_value_would_do(share, lower
     values = np.round(np.random.default_rng(1).random(173), 2)
     values[:4] = NAN
     known = values[4:]
-    threshold = cuts.at_most(values, share, lower=lower)
+    threshold = sweeping.at_most(values, share, lower=lower)
     beyond = (lambda t: (known < t).mean()) if lower else (lambda t: (known > t).mean())
     assert beyond(threshold) <= share
     looser = [t for t in known if (t > threshold if lower else t < threshold)]
@@ -169,13 +169,13 @@ def missing(rows, language):
 
 def test_other_rules_stay_in_the_proposal():
     current, _ = Rules.parse({"cosine": {"above": 0.7, "missing": "keep"}, "language_ok": True}, None)
-    proposed = [cuts.Threshold((), 9, 0.25, own=True, share=0.5, shuffled_share=None)]
-    keep = cuts.as_keep(proposed, current, "cosine", (), lower=False)
+    proposed = [sweeping.Threshold((), 9, 0.25, own=True, share=0.5, shuffled_share=None)]
+    keep = sweeping.as_keep(proposed, current, "cosine", (), lower=False)
     assert keep == {
         "cosine": {"above": 0.25, "missing": "keep"},
         "language_ok": {"is": True, "missing": "keep"},
     }
-    assert "above: 0.25" in cuts.as_yaml(keep, "from a sweep")
+    assert "above: 0.25" in sweeping.as_yaml(keep, "from a sweep")
 
 
 def test_samples_are_the_pairs_nearest_to_each_cut(out, capsys):
@@ -236,7 +236,7 @@ def test_a_proposal_that_cannot_be_written_is_no_bug(out, capsys, tmp_path):
 
 @pytest.mark.parametrize("value", [0.0, 0.37, 1.0])
 def test_thresholds_over_one_value_stand_on_either_side_of_it(value):
-    low, high = cuts.even_steps(np.full(5, value))
+    low, high = sweeping.even_steps(np.full(5, value))
     assert low < value <= high
 
 

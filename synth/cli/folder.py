@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +18,7 @@ from synth.terminal import columns, facts, say, tell, words
 from synth.terminal import show as draw
 
 if TYPE_CHECKING:
+    from synth.shards import OutputFolder
     from synth.verify import Report
 
 _SHOWN = 20
@@ -60,29 +64,59 @@ def show(
 @command("synth status out", "synth status out --json")
 def status(out: RunFolder, as_json: AsJson = False) -> None:
     """What is done and what is left, step by step."""
-    from synth.results.status import read_status
     from synth.shards import OutputFolder
 
-    steps, working = read_status(OutputFolder.open(out))
+    folder = OutputFolder.open(out)
+    steps, working = list(_steps(folder)), list(_open_shards(folder.path / "wip"))
     if as_json:
-        say(json.dumps({"steps": [asdict(s) for s in steps], "open": [asdict(o) for o in working]}))
+        say(json.dumps({"steps": steps, "open": working}))
         return
-    rows = []
+    rows, behind = [], set()
     for step in steps:
-        shards = f"{step.shards:,}/{'?' if step.of is None else f'{step.of:,}'}"
-        rows.append((step.step, shards, f"{step.rows_in:,}", f"{step.rows_out:,}", f"{step.rejected:,}"))
+        done, of, *counts = (step[name] for name in ("shards", "of", "rows_in", "rows_out", "rejected"))
+        rows.append((step["step"], f"{done:,}/{'?' if of is None else f'{of:,}'}", *(f"{n:,}" for n in counts)))
+        behind |= {step["step"]} if of is None or done < of else set()
     draw(columns(("step", "shards", "rows in", "rows out", "rejected"), rows))
     for step in steps:
-        if step.rules is not None:
-            say(f"{step.step}: {step.rules}")
+        if step["rules"] is not None:
+            say(f"{step['step']}: {step['rules']}")
     for each in working:
-        state = "being worked on" if each.held else "left by a stopped run; the next run resumes it"
-        say(f"{each.step} {each.shard}: {state}, last reply {each.idle_seconds:,.0f} s ago")
-    behind = {step.step for step in steps if step.of is None or step.shards < step.of}
+        state = "being worked on" if each["held"] else "left by a stopped run; the next run resumes it"
+        say(f"{each['step']} {each['shard']}: {state}, last reply {each['idle_seconds']:,.0f} s ago")
     if any(name != "mined" and not name.startswith("views/") for name in behind):
         say(f"resume with: synth run {out}")
     elif "mined" in behind:
         say(f"resume with: synth mine {out}")
+
+
+def _steps(folder: OutputFolder) -> Iterator[dict[str, Any]]:
+    """Every step: finished and expected shards (None while step 0 is unfinished), rows, and the rules of a view."""
+    from synth.results.summary import totals
+    from synth.runs.history import History
+    from synth.steps import keep
+
+    history = History.read(folder)
+    done = history.totals()
+    scores = sorted(f"scores/{each.name}" for each in (folder.path / "scores").glob("*") if each.is_dir())
+    views = [keep.DEFAULT, *keep.names(folder)]
+    mined = ["mined"] if (folder.path / "mined").is_dir() else []
+    for name in [*([] if history.last.existing else ["passages"]), "generated", *scores, *views, *mined]:
+        step, record = folder.step(name), keep.record_of(folder, name) if name in views else None
+        counts = dict(zip(("rows_in", "rows_out", "rejected"), totals(step), strict=True))
+        shards = {"shards": len(step.done()), "of": done["shards"] if done else None}
+        yield {"step": name, **shards, **counts, "rules": record.rules.describe() if record else None}
+
+
+def _open_shards(wip: Path) -> Iterator[dict[str, Any]]:
+    """Every shard with a journal: seconds since its last call, whether a process holds it."""
+    from synth.shards.journal import locked
+
+    for path in sorted(wip.glob("*.jnl")):
+        step, _, shard = path.name.removesuffix(".jnl").rpartition("-")
+        with suppress(FileNotFoundError):  # committed a moment ago
+            size, held = path.stat(), locked(path) is True
+            idle = max(0.0, time.time() - size.st_mtime)
+            yield {"step": step, "shard": shard, "journal_bytes": size.st_size, "idle_seconds": idle, "held": held}
 
 
 @command("synth verify out", "synth verify out --deep --json")

@@ -17,8 +17,7 @@ from synth.terminal import columns, facts, heading, say, shorten, show, tell, wo
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from synth.results.cuts import Cut
-    from synth.results.sweep import Sweep
+    from synth.results.sweep import Cut, Sweep
 
 _BAR = 30
 _TEXT = 130
@@ -56,9 +55,7 @@ def sweep(
     from synth.shards import OutputFolder
 
     if write and calibrate is None:
-        raise JobError(
-            "--write needs a proposal to write.", "Add --calibrate keep=0.5 or --calibrate random-pairs=0.01"
-        )
+        raise JobError("--write needs a proposal to write.", "Add a goal, for example --calibrate keep=0.5")
     try:
         thresholds = [float(each) for each in _words(at)]
     except ValueError as exc:
@@ -89,7 +86,7 @@ def _goal(text: str) -> tuple[str, float]:
 
 
 def _write(path: Path, keep: dict[str, Any], comment: str) -> None:
-    from synth.results.cuts import as_yaml
+    from synth.results.sweep import as_yaml
 
     try:
         path.write_text(as_yaml(keep, comment), encoding="utf-8")

@@ -146,9 +146,8 @@ def _mining(folder: OutputFolder, fingerprint: str) -> Mapping[str, Any]:
         record = json.loads(path.read_bytes())
         return {"view": str(record["view"]), "options": {"num_negatives": int(record["options"]["num_negatives"])}}
     except (OSError, ValueError, KeyError, TypeError) as exc:
-        raise OutputError(
-            f"{path}: does not record how mined/ was made ({exc}).", f"Mine again: synth mine {folder.path}"
-        ) from exc
+        what = f"{path}: does not record how mined/ was made ({exc})."
+        raise OutputError(what, f"Mine again: synth mine {folder.path}") from exc
 
 
 def _source(folder: OutputFolder, pairs: Pairs, options: SplitOptions, whole: str, notify: Notify) -> Source:

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from synth.errors import JobError
-from synth.results.summary import scan, scan_rejects
+from synth.results.summary import files_of, rejected_files, scan
 from synth.shards import OutputFolder
 from synth.sources import sample_rows
 from synth.steps import keep
@@ -33,9 +33,9 @@ def rows(
     does not exist.
     """
     view = view_folder(folder, view)
-    kept: Parts = {view: scan(folder.step(view))}
-    generated: Parts = {"generated": scan(folder.step("generated"))}
-    refused = {f"rejected by {step}": scan_rejects(folder, step) for step in ("passages", "generated", view)}
+    kept, generated = ({name: scan(files_of(folder.step(name)))} for name in (view, "generated"))
+    steps = ("passages", "generated", view)
+    refused = {f"rejected by {step}": scan(rejected_files(folder, step)) for step in steps}
     if row_id is None:
         parts = refused if rejected else kept if kept[view] is not None else generated
         return _spread(_filtered(parts, where), count)

@@ -23,28 +23,19 @@ if TYPE_CHECKING:
     import polars as pl
 
 
-def scan(step: StepFolder) -> pl.LazyFrame | None:
-    """All finished shards of a step in order; None while there is none."""
-    return _scan(_files(step))
-
-
-def scan_rejects(folder: OutputFolder, step: str) -> pl.LazyFrame | None:
-    """Rejected rows of a step; None where it rejected nothing."""
-    return _scan(_rejected(folder, step))
-
-
-def _scan(files: Sequence[Path]) -> pl.LazyFrame | None:
-    import polars as pl  # noqa: PLC0415 - a fifth of the start of a run, which does without
-
-    return pl.scan_parquet(list(files), missing_columns="insert", extra_columns="ignore") if files else None
-
-
-def _files(step: StepFolder) -> list[Path]:
+def files_of(step: StepFolder) -> list[Path]:
     return [step.file(index) for index in sorted(step.done())]
 
 
-def _rejected(folder: OutputFolder, step: str) -> list[Path]:
+def rejected_files(folder: OutputFolder, step: str) -> list[Path]:
     return sorted((folder.path / "rejected" / step).glob("????????.parquet"))
+
+
+def scan(files: Sequence[Path]) -> pl.LazyFrame | None:
+    """All rows of these shards in order; None while there is none."""
+    import polars as pl  # noqa: PLC0415 - a fifth of the start of a run, which does without
+
+    return pl.scan_parquet(list(files), missing_columns="insert", extra_columns="ignore") if files else None
 
 
 def totals(step: StepFolder) -> tuple[int, int, int]:
@@ -64,7 +55,7 @@ def scores_in(folder: OutputFolder, view: str) -> frozenset[str]:
 def reasons(folder: OutputFolder, step: str, without: Collection[str] = ()) -> dict[str, int]:
     """Rejected rows of a step by reason, the most frequent first, ties by name; `without` are ids to leave out."""
     found: Counter[str] = Counter()
-    for table in _tables(_rejected(folder, step), {"id", "reason"}):
+    for table in _tables(rejected_files(folder, step), {"id", "reason"}):
         left = table.filter(pc.invert(pc.is_in(table["id"], pa.array(without, pa.string())))) if without else table
         _count(found, left, "reason")
     return _ordered(found)
@@ -118,14 +109,14 @@ def summarise(run: OpenRun, view: View) -> Summary:
     # they count as what became of the new ones
     asked_again = [item for record in run.history.records for item in record.retry]
     generated, view_folder = run.folder.step("generated"), run.folder.step(view.name)
-    kept_files, dropped_files = _files(view_folder), _rejected(run.folder, view.name)
+    kept_files, dropped_files = files_of(view_folder), rejected_files(run.folder, view.name)
     items, pairs, _ = totals(generated)
     _, kept, dropped = totals(view_folder)
     mixes = _LANGUAGES if existing else _MIXES
     made, scored = _Pairs(), _Scored(view, every=1 + pairs // _SHUFFLED_ROWS)
-    made.add(_tables(_files(generated), mixes if existing else _Pairs.columns))
+    made.add(_tables(files_of(generated), mixes if existing else _Pairs.columns))
     if not existing:
-        made.add(_tables(_rejected(run.folder, "generated"), _TOKENS))
+        made.add(_tables(rejected_files(run.folder, "generated"), _TOKENS))
     scored.add(kept_files, kept=True)
     scored.add(dropped_files, kept=False)
     copied = np.concatenate(scored.copied) if scored.copied else np.empty(0)

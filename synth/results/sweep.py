@@ -1,20 +1,65 @@
-"""A sweep over the thresholds of a score: what each would keep, overall and by group, and proposed rules."""
+"""A sweep over the thresholds of a score: what each would keep, overall and by group, and proposed rules.
+
+Reads columns only: yields, precision, recall, AUC, histograms.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import yaml
+from numpy.typing import NDArray
 
-from synth.results import cuts
-from synth.results.cuts import Cut, Scored, Threshold
-from synth.rules import Rules, known_columns
+from synth.errors import JobError
+from synth.results.summary import rows_at
+from synth.rules import Mask, Rules, known_columns
 from synth.runs.run import job_of
 from synth.scores import ScoreColumn
 from synth.shards import OutputFolder
 from synth.steps import keep
+
+Numbers = NDArray[np.float64]
+
+_STEPS = 20
+"""About as many thresholds, and bins, as fit a screen."""
+_FEWEST = 50
+"""Fewer scores than this say little of a group; it takes the threshold of all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """One threshold and what it keeps; precision and recall over the rows with a label, None without."""
+
+    threshold: float
+    kept: int
+    share: float
+    shuffled_share: float | None
+    precision: float | None
+    recall: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """A proposed threshold: strictly beyond it lie `share` of the `rows` pairs and `shuffled_share` of shuffled ones.
+
+    `group` is empty for all pairs together; `own` is False where a group is too small to have one of its own.
+    """
+
+    group: tuple[str, ...]
+    rows: int
+    threshold: float
+    own: bool
+    share: float | None
+    shuffled_share: float | None
+
+
+Samples = dict[float, tuple[list[dict[str, Any]], list[dict[str, Any]]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +96,7 @@ class Sweep:
     histogram: Sequence[int]
     histograms: dict[tuple[str, ...], Sequence[int]]
     auc: dict[str, tuple[float | None, bool]]
-    samples: cuts.Samples
+    samples: Samples
     proposed: Sequence[Threshold]
     keep: dict[str, Any] | None
 
@@ -88,32 +133,32 @@ def sweep(folder: OutputFolder, args: SweepArgs) -> Sweep:
     record = keep.record_of(folder, keep.DEFAULT)
     rules = record.rules if record else Rules()
     stored = keep.stored_scores(folder, {args.score, *args.by, *([label] if label else [])})
-    scored = cuts.read(folder, stored, args.score, by=args.by, label=label, lower=lower)
+    scored = read(folder, stored, args.score, by=args.by, label=label, lower=lower)
     thresholds = sorted(args.at or _informative(scored, args.score, rules))
-    edges = cuts.even_steps(scored.score)
+    edges = even_steps(scored.score)
     groups = {name: scored.of(n) for n, name in enumerate(scored.names) if name}
-    proposed = cuts.propose(scored, args.goal) if args.goal else []
+    proposed = propose(scored, args.goal) if args.goal else []
     return Sweep(
         args=args,
         rows=len(scored.score),
         missing=int(np.isnan(scored.score).sum()),
         rules=rules.describe(),
-        overall=cuts.cuts(scored, scored.of(None), thresholds),
-        groups={name: cuts.cuts(scored, rows, thresholds) for name, rows in groups.items()},
+        overall=cuts_at(scored, scored.of(None), thresholds),
+        groups={name: cuts_at(scored, rows, thresholds) for name, rows in groups.items()},
         edges=edges,
-        histogram=cuts.histogram(scored.score, edges),
-        histograms={name: cuts.histogram(scored.score[rows], edges) for name, rows in groups.items()},
+        histogram=histogram(scored.score, edges),
+        histograms={name: histogram(scored.score[rows], edges) for name, rows in groups.items()},
         auc=_aucs(folder, stored, args, columns),
-        samples=cuts.samples(folder, scored, thresholds, args.examples),
+        samples=samples(folder, scored, thresholds, args.examples),
         proposed=proposed,
-        keep=cuts.as_keep(proposed, rules, args.score, args.by, lower=lower) if proposed else None,
+        keep=as_keep(proposed, rules, args.score, args.by, lower=lower) if proposed else None,
     )
 
 
 def _informative(scored: Scored, score: str, rules: Rules) -> list[float]:
     """Round thresholds that keep something and drop something, and the one in force."""
-    even = cuts.even_steps(scored.score)
-    found = cuts.cuts(scored, scored.of(None), even)
+    even = even_steps(scored.score)
+    found = cuts_at(scored, scored.of(None), even)
     # Of several thresholds with nothing between them, the last is enough.
     distinct = set({(cut.kept, cut.shuffled_share): cut.threshold for cut in found if 0 < cut.share < 1}.values())
     in_force = [each.value for each in rules.conditions if each.column == score]
@@ -127,9 +172,284 @@ def _aucs(
     lower = {name: each.better == "low" for name, each in columns.items()} | {args.score: args.lower}
     neutral = {name for name, each in columns.items() if each.better is None} - {args.score}
     found = {}
-    for name in dict.fromkeys([args.score, *cuts.numeric_scores(folder, stored)] if args.label else []):
+    for name in dict.fromkeys([args.score, *numeric_scores(folder, stored)] if args.label else []):
         if name not in neutral:
-            scored = cuts.read(folder, stored, name, by=(), label=args.label, lower=lower.get(name, False))
+            scored = read(folder, stored, name, by=(), label=args.label, lower=lower.get(name, False))
             assert scored.labels is not None  # noqa: S101 - asked for with a label
-            found[name] = cuts.auc(scored.score, scored.labels, lower=scored.lower), scored.lower
+            found[name] = auc(scored.score, scored.labels, lower=scored.lower), scored.lower
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Columns of all scored pairs, in the order of the shards: float64 (n,), NaN for null.
+
+    `groups` holds for each pair the number of its group in `names`, or nothing but zeros without groups. `shuffled` is
+    the score of shuffled pairs where the scorer makes one, `labels` what is known of relevance (above 0: relevant).
+    `shards` are those that the rows lie in.
+    """
+
+    score: Numbers
+    lower: bool
+    """Whether lower scores are the better ones."""
+    shuffled: Numbers | None
+    labels: Numbers | None
+    groups: NDArray[np.int64]
+    names: Sequence[tuple[str, ...]]
+    shards: Sequence[int]
+
+    def of(self, group: int | None) -> Mask:
+        """The rows of a group, all rows for None."""
+        return np.ones(len(self.score), np.bool_) if group is None else self.groups == group
+
+
+def read(
+    folder: OutputFolder, scores: Sequence[str], score: str, *, by: Sequence[str], label: str | None, lower: bool
+) -> Scored:
+    """The columns that a sweep needs, shard by shard. Raises JobError for one that is absent or holds no numbers."""
+    shards = keep.ready(folder, scores)
+    if not shards:
+        raise JobError(f"{folder.path}: holds no scored pairs yet.", f"Run it first: synth run {folder.path}")
+    shuffled = f"{score}_shuffled"
+    types = keep.column_types(folder, scores, shards[0])
+    wanted = {score, *by, *([label] if label else [])}
+    if absent := sorted(wanted - types.keys()):
+        raise JobError(f"{folder.path}: has no column {absent[0]}.", f"There are: {', '.join(sorted(types))}.")
+    wanted |= {shuffled} & types.keys()
+    parts = []
+    for index in shards:
+        table = keep.selected(folder, scores, index, wanted)
+        for name in by:
+            text = pc.fill_null(table[name].cast(pa.string()), "")
+            table = table.set_column(table.column_names.index(name), name, text.dictionary_encode())
+        parts.append(table)
+    table = pa.concat_tables(parts, promote_options="permissive").unify_dictionaries()
+    groups, names = _grouped(table, by)
+    return Scored(
+        score=_numbers(table[score], score),
+        lower=lower,
+        shuffled=_numbers(table[shuffled], shuffled) if shuffled in types else None,
+        labels=_labels(table[label], label) if label else None,
+        groups=groups,
+        names=names,
+        shards=shards,
+    )
+
+
+def numeric_scores(folder: OutputFolder, scores: Sequence[str]) -> list[str]:
+    """Every score column that holds numbers, or true and false, in the order of the scorers."""
+    shards = keep.ready(folder, scores)[:1]
+    fields = [field for name in scores for index in shards for field in folder.step(name).schema(index)]
+    return [each.name for each in fields if _is_number(each.type)]
+
+
+def cuts_at(scored: Scored, rows: Mask, thresholds: Sequence[float]) -> list[Cut]:
+    """What each threshold keeps of `rows`: strictly above it, or below. A null score is never kept."""
+    score, lower = scored.score[rows], scored.lower
+    labels = scored.labels[rows] if scored.labels is not None else None
+    shuffled = scored.shuffled[rows] if scored.shuffled is not None else None
+    found = []
+    for threshold in thresholds:
+        kept = _beyond(score, threshold, lower=lower)
+        precision = recall = None
+        if labels is not None:
+            relevant = labels > 0
+            right = int((kept & relevant).sum())
+            precision = _share(right, int((kept & ~np.isnan(labels)).sum()))
+            recall = _share(right, int(relevant.sum()))
+        found.append(
+            Cut(
+                threshold=threshold,
+                kept=int(kept.sum()),
+                share=float(kept.mean()) if len(kept) else 0.0,
+                shuffled_share=None if shuffled is None else beyond_share(shuffled, threshold, lower=lower),
+                precision=precision,
+                recall=recall,
+            )
+        )
+    return found
+
+
+def beyond_share(values: Numbers, threshold: float, *, lower: bool) -> float | None:
+    """The share of the known values that lie strictly beyond a threshold; None when none is known."""
+    known = values[~np.isnan(values)]
+    return _share(int(_beyond(known, threshold, lower=lower).sum()), len(known))
+
+
+def auc(score: Numbers, labels: Numbers, *, lower: bool = False) -> float | None:
+    """The chance that a relevant pair scores better than an irrelevant one, ties counted half; None without both.
+
+    Exact, by ranks (Mann–Whitney U over its largest value). Rows without a score or a label are left out.
+    """
+    known = ~np.isnan(score) & ~np.isnan(labels)
+    values, relevant = score[known], labels[known] > 0
+    positive, negative = int(relevant.sum()), int((~relevant).sum())
+    if not positive or not negative:
+        return None
+    _, inverse, counts = np.unique(-values if lower else values, return_inverse=True, return_counts=True)
+    ranks = np.cumsum(counts) - (counts - 1) / 2  # the mean rank, from 1, of each run of equal values
+    return float((ranks[inverse][relevant].sum() - positive * (positive + 1) / 2) / (positive * negative))
+
+
+def histogram(values: Numbers, edges: Sequence[float]) -> list[int]:
+    """Rows per bin between `edges`, the last one closed; nulls are in none."""
+    return [int(count) for count in np.histogram(values[~np.isnan(values)], edges)[0]]
+
+
+def even_steps(values: Numbers) -> list[float]:
+    """About twenty round numbers over all known values: thresholds, or the edges of bins."""
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return [0.0, 1.0]
+    low, high = float(known.min()), float(known.max())
+    if low == high:
+        return [math.ceil(high) - 1.0, float(math.ceil(high))]
+    rough = max((high - low) / _STEPS, 1e-9)
+    unit = 10.0 ** math.floor(math.log10(rough))
+    step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough * 0.999)
+    first, last = math.floor(low / step), max(math.ceil(high / step), math.floor(low / step) + 1)
+    return [round(n * step, 10) for n in range(first, last + 1)]
+
+
+def samples(folder: OutputFolder, scored: Scored, thresholds: Sequence[float], count: int) -> Samples:
+    """For each threshold id, query, passage and score of `count` pairs on its kept side and of as many on the other.
+
+    They are those nearest to it, the nearest first.
+    """
+    if not count:
+        return {at: ([], []) for at in thresholds}
+    order = np.argsort(scored.score, kind="stable")
+    values = scored.score[order][: np.count_nonzero(~np.isnan(scored.score))]  # nulls are sorted last
+    sides: dict[float, tuple[list[int], list[int]]] = {}
+    for threshold in thresholds:
+        at = int(np.searchsorted(values, threshold, "left" if scored.lower else "right"))
+        under = order[max(0, at - count) : at][::-1].tolist()
+        over = order[at : min(at + count, len(values))].tolist()
+        sides[threshold] = (under, over) if scored.lower else (over, under)
+    rows = sorted({row for pair in sides.values() for side in pair for row in side})
+    texts = rows_at([folder.step("generated").file(n) for n in scored.shards], rows, ["id", "query", "passage"])
+    found = {n: row | {"score": float(scored.score[n])} for n, row in zip(rows, texts, strict=True)}
+    return {at: ([found[n] for n in kept], [found[n] for n in rest]) for at, (kept, rest) in sides.items()}
+
+
+def _grouped(table: pa.Table, by: Sequence[str]) -> tuple[NDArray[np.int64], list[tuple[str, ...]]]:
+    """A group number for each row and what the numbers stand for; the empty group without `by`."""
+    codes = np.zeros(table.num_rows, np.int64)
+    choices: list[list[str]] = []
+    for name in by:
+        column = table[name].combine_chunks()
+        choices.append(column.dictionary.to_pylist())
+        codes = codes * len(choices[-1]) + column.indices.to_numpy()
+    found, groups = np.unique(codes, return_inverse=True)
+    sizes = [len(each) for each in choices]
+    keys = np.unravel_index(found, sizes) if sizes else ()
+    names = [tuple(choice[int(key[n])] for choice, key in zip(choices, keys, strict=True)) for n in range(len(found))]
+    return groups.astype(np.int64), names
+
+
+def _numbers(column: pa.ChunkedArray, name: str) -> Numbers:
+    kind = column.type
+    if not _is_number(kind):
+        raise JobError(f"column {name} holds {kind}, not numbers.", "Name a column of numbers, or of true and false.")
+    return np.asarray(pc.fill_null(column.cast(pa.float64()), math.nan).to_numpy(), np.float64)
+
+
+def _labels(column: pa.ChunkedArray, name: str) -> Numbers:
+    """Labels as numbers, also those that a text file wrote as words: 1, 0.5, true, false."""
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return _numbers(column, name)
+    words = pc.utf8_lower(pc.utf8_trim_whitespace(column))
+    for word, number in (("true", "1"), ("false", "0"), ("", None)):
+        words = pc.if_else(pc.equal(words, word), pa.scalar(number, words.type), words)
+    try:
+        return _numbers(words.cast(pa.float64()), name)
+    except pa.ArrowInvalid as exc:
+        what = f"column {name} contains text that is not a label ({exc})."
+        raise JobError(what, "Labels are numbers, true and false.") from exc
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
+
+
+def _beyond(values: Numbers, threshold: float, *, lower: bool) -> Mask:
+    return np.asarray(values < threshold if lower else values > threshold, np.bool_)
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def at_most(values: Numbers, share: float, *, lower: bool) -> float | None:
+    """The loosest of the values strictly beyond which lie at most `share` of them; None when there is none.
+
+    Exact with ties: of n known values at most floor(share * n) lie beyond it.
+    """
+    known = np.sort(values[~np.isnan(values)])
+    if not len(known):
+        return None
+    beyond = min(math.floor(share * len(known)), len(known) - 1)
+    return float(known[beyond] if lower else known[len(known) - 1 - beyond])
+
+
+def propose(scored: Scored, wish: tuple[str, float]) -> list[Threshold]:
+    """The threshold of all pairs first, then one for each group. Raises JobError when nothing can be calibrated on."""
+    (kind, share), lower, shuffled = wish, scored.lower, scored.shuffled
+    values = scored.score if kind == "keep" else shuffled
+    overall = None if values is None else at_most(values, share, lower=lower)
+    if values is None or overall is None:
+        raise JobError(
+            "--calibrate random-pairs: this score has no column for shuffled pairs."
+            if kind == "random-pairs"
+            else "--calibrate keep: this score is null everywhere.",
+            "The cosine scorer makes one, `cosine_shuffled`; or calibrate with keep=0.5.",
+        )
+    fewest = max(_FEWEST, math.ceil(1 / share))
+    found = []
+    for number, name in [(None, ()), *((n, name) for n, name in enumerate(scored.names) if name)]:
+        rows = scored.of(number)
+        # A null (an empty name) can have no threshold of its own: rules name groups by their values.
+        enough = np.count_nonzero(~np.isnan(values[rows])) >= fewest and all(name) and "default" not in name
+        own = overall if number is None else at_most(values[rows], share, lower=lower) if enough else None
+        threshold = overall if own is None else own
+        found.append(
+            Threshold(
+                group=name,
+                rows=int(rows.sum()),
+                threshold=threshold,
+                own=own is not None,
+                share=beyond_share(scored.score[rows], threshold, lower=lower),
+                shuffled_share=None if shuffled is None else beyond_share(shuffled[rows], threshold, lower=lower),
+            )
+        )
+    return found
+
+
+def as_keep(
+    proposed: Sequence[Threshold], current: Rules, score: str, by: Sequence[str], *, lower: bool
+) -> dict[str, Any]:
+    """The current rules with the proposed thresholds in place of their own on this score, as a `keep:` mapping."""
+    operator = "below" if lower else "above"
+    overall = proposed[0].threshold
+    value: Any = overall
+    if by:
+        value = {"by": by[0] if len(by) == 1 else list(by)}
+        for each in (one for one in proposed[1:] if one.own):
+            here = value
+            for name in each.group[:-1]:
+                here = here.setdefault(name, {})
+            here[each.group[-1]] = each.threshold
+        value["default"] = overall
+    keep = current.canonical()
+    replaced = {name: rule for name, rule in keep.get(score, {}).items() if name == "missing"}
+    return {score: {operator: value} | replaced} | {name: rule for name, rule in keep.items() if name != score}
+
+
+def as_yaml(keep: dict[str, Any], comment: str) -> str:
+    """A rules file. Raises JobError when a group cannot be named in rules, for instance an unknown language."""
+    _, problems = Rules.parse(keep, None)
+    if problems:
+        first = problems[0]
+        raise JobError(f"{'.'.join(first.path)}: {first.message}.", "Sweep by another column.")
+    lines = "".join(f"# {line}\n" for line in comment.splitlines())
+    return lines + yaml.safe_dump({"keep": keep}, sort_keys=False, allow_unicode=True)

@@ -195,7 +195,6 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> Job:
 def job_from_json(
     data: Mapping[str, Any], name: str, base: Path, overrides: Sequence[str] = (), code: Path | None = None
 ) -> Job:
-    """The job that a `job.json` holds."""
     return build_job(Document(name, dict(data), {}, (), code), overrides, base=base)
 
 
@@ -263,7 +262,6 @@ def draft_job(document: Document, overrides: Sequence[str] = ()) -> Draft:
 
 
 def _names_own_code(value: object) -> bool:
-    """Whether any `use:` names a class as `module:Class`."""
     if isinstance(value, Mapping):
         return ":" in str(value.get("use", "")) or any(_names_own_code(each) for each in value.values())
     return isinstance(value, list) and any(_names_own_code(each) for each in value)

@@ -45,7 +45,6 @@ def copied_share(query: str, passage: str) -> float:
 
 
 def fold(text: str) -> str:
-    """The text with case and white space folded, to compare characters."""
     return " ".join(text.casefold().split())
 
 

@@ -37,10 +37,7 @@ class Library:
 
 
 def load_library(path: Path, field: str = "persona") -> Library:
-    """Read JSONL, Parquet or plain text (one persona a line).
-
-    Raises InputError when the file cannot be read, has no column `field`, or holds no sentence.
-    """
+    """Read JSONL, Parquet or plain text, one persona a row. Raises InputError, also for no sentence at all."""
     try:
         raw = path.read_bytes()
     except OSError as exc:

@@ -76,10 +76,7 @@ class SplitOptions:
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """The split of each generated pair, and the passages that only their own split may contain.
-
-    Takes about 60 bytes of memory per pair.
-    """
+    """The split of each generated pair, and the passages that only their own split may contain; 60 bytes a pair."""
 
     names: tuple[str, ...]
     largest: float

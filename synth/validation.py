@@ -141,10 +141,7 @@ def plain(value: Any) -> Any:
 
 
 def override(data: dict[str, Any], settings: Sequence[str]) -> dict[KeyPath, str]:
-    """Apply `key.path=value` settings in place; returns what was written for each path, as text.
-
-    Raises JobError when a setting has no `=`, or its path leads into a value that is not a mapping or list.
-    """
+    """Apply `key.path=value` settings in place; returns the text of each by its path. Raises JobError."""
     given: dict[KeyPath, str] = {}
     for setting in settings:
         dotted, equals, text = setting.partition("=")

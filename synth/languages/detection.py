@@ -225,7 +225,6 @@ def _named(label: str, script: str) -> str:
 
 @cache
 def _owners() -> dict[str, tuple[Language, ...]]:
-    """The languages written in each script."""
     owners: dict[str, tuple[Language, ...]] = {}
     for row in languages():
         for script in row.scripts:
@@ -305,10 +304,7 @@ def _in_encoding(character: str, encoding: str) -> bool:
 
 
 def _chinese_votes(text: str) -> tuple[int, int]:
-    """Numbers of characters that are only Simplified, and only Traditional.
-
-    GB 2312 has the Simplified forms, Big5 the Traditional ones; a character that is in both or neither does not count.
-    """
+    """Characters that only GB 2312 has, thus Simplified, and that only Big5 has, thus Traditional."""
     simplified = traditional = 0
     for character in text:
         if script_of(character) == "Han":

@@ -75,10 +75,7 @@ class Definitions(_Strict):
 
 
 def parse_examples(path: Path, content: bytes) -> tuple[Example, ...]:
-    """Worked examples in JSONL of `passage, candidates, config, requirement, query`.
-
-    Raises JobError naming file, row and field.
-    """
+    """Worked examples, a JSON object a line. Raises JobError naming file, row and field."""
     found = []
     for number, line in enumerate(decode(path, content).split("\n"), 1):
         if not line.strip():
@@ -123,7 +120,6 @@ class SystemPart:
 
 
 def prompt_folder(task: str) -> Path:
-    """The shipped template folder of a task."""
     return shipped("prompts", task)
 
 
@@ -181,7 +177,6 @@ class Prompts(PromptFolder):
         return SystemPart(self.system_messages(values), MappingProxyType(values))
 
     def config_messages(self, system: SystemPart, inputs: ConfigInputs, passage_text: str) -> Messages:
-        """Stage one's messages; `passage_text` goes in as it is given."""
         values = {**system.values, **_config_values(inputs, passage_text)}
         return system.messages + self._templates.messages("config.j2", values)
 
@@ -278,10 +273,7 @@ def _query_values(
 
 
 def config_schema(inputs: ConfigInputs) -> dict[str, Any]:
-    """Schema of stage one's reply: `Character` by its letter, `Question_Type`, `Difficulty`.
-
-    A key with nothing to choose is left out, so the schema is the same for every item of a run.
-    """
+    """Schema of stage one's reply, the same for all items of a run: a key with nothing to choose is left out."""
     choices = {
         "Character": letters(len(inputs.candidates.personas)),
         "Question_Type": inputs.question_types,
@@ -300,7 +292,6 @@ def query_chars(row: Language, length_max: int) -> int:
 
 
 def query_schema(max_chars: int) -> dict[str, Any]:
-    """Schema of stage two's reply: `Query`, at most `max_chars` characters."""
     return _object({"Query": {"type": "string", "maxLength": max_chars}})
 
 

@@ -45,10 +45,7 @@ _RENDER_ERRORS = (
 
 @lru_cache(maxsize=16)
 def compiled(folder: Path, sources: tuple[tuple[str, str], ...]) -> Templates:
-    """The templates of a folder from (file name, text), compiled once per process: a run asks for them many times.
-
-    Raises JobError as `Templates` does.
-    """
+    """The templates of (file name, text), compiled once per process: a run asks for them often. Raises JobError."""
     return Templates(folder, dict(sources))
 
 
@@ -122,7 +119,6 @@ class PairPrompt:
 
 
 def decode(path: Path, content: bytes) -> str:
-    """`content` of `path` as text; raises JobError where it is not UTF-8."""
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
@@ -280,7 +276,6 @@ _TOKEN = re.compile(rf"<(?=[|｜][^|｜]*[|｜]>|{_rests('<')})|\[(?={_rests('['
 
 
 def has_control_tokens(text: str) -> bool:
-    """Whether `text` holds at least one known control token."""
     return _TOKEN.search(text) is not None
 
 

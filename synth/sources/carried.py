@@ -24,11 +24,7 @@ _AS_JSON = {b"synth.json": b"1"}
 
 
 def unite(schemas: Iterable[tuple[pa.Schema, str]]) -> pa.Schema:
-    """All columns of several files (schema, path), in order of first mention, all nullable; null types become text.
-
-    Types are united where Arrow can (int32 and int64, null and anything). Raises InputError naming two files whose
-    types of a column cannot be united.
-    """
+    """All columns of several files (schema, path), nullable, null as text. Raises InputError naming two that differ."""
     found: dict[str, tuple[pa.DataType, str]] = {}
     for schema, path in schemas:
         for each in schema:
@@ -96,10 +92,7 @@ def infer_type(values: Sequence[Any]) -> pa.DataType | None:
 
 
 def fits(value: Any, kind: pa.DataType, largest: float = _EXACT) -> bool:
-    """Whether `pyarrow.array` takes a value of JSON, or of another Arrow type, as this type without loss.
-
-    `largest` is the largest whole number that may become a float.
-    """
+    """Whether `pyarrow.array` takes a value as this type without loss; whole numbers to `largest` may become floats."""
     if value is None or (isinstance(value, str) and pa.types.is_string(kind)):
         return value is None or _encodable(value)
     if isinstance(value, dict) and pa.types.is_struct(kind):

@@ -43,10 +43,7 @@ class Columns(NamedTuple):
 
 
 def find_columns(corpus: Corpus, available: Sequence[str], path: str) -> Columns:
-    """The columns among `available` that the corpus names or that have a usual name; `path` is for messages.
-
-    Raises InputError for a missing column, with the columns that exist and the nearest name.
-    """
+    """The columns that the corpus names or that have a usual name. Raises InputError for one that `path` lacks."""
     text = corpus.text if corpus.text != "auto" else usual_name(TEXT_NAMES, available)
     if text is None:
         what = f"no column has a usual name of a text (columns: {', '.join(available)})"
@@ -92,10 +89,7 @@ def language_source(value: str | LanguageColumn) -> LanguageSource:
 
 
 def pair_language(data: PairData, option: str, available: Sequence[str], path: str) -> LanguageSource:
-    """Where the language of one side of pairs comes from; `auto` reads the column called like the option.
-
-    Raises InputError for a value that is neither a language nor a column.
-    """
+    """Where the language of one side of pairs comes from; `auto` reads the column called like the option."""
     value = getattr(data, option)
     found = language_source(value)
     if value == "auto":
@@ -134,10 +128,7 @@ def _leaf_paths(row: Mapping[str, Any], prefix: str = "", levels: int = 4) -> It
 
 
 def find_pair(data: PairData, available: Sequence[str], path: str) -> tuple[LayoutKind, str, str]:
-    """(layout, query column, passage column) among the columns of a file; `path` is for messages.
-
-    Raises InputError, with the columns that exist, for a missing column and where no column has a usual name.
-    """
+    """(layout, query column, passage column) of a file. Raises InputError where a column is missing or not found."""
     if data.query == data.passage == "auto":
         if {"query", "pos"} <= set(available):
             return "flag", "query", "pos"

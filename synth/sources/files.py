@@ -47,10 +47,7 @@ class FoundFile(NamedTuple):
 
 
 def expand(named: str, base: Path, key: str, kinds: Collection[FileKind]) -> list[FoundFile]:
-    """The files that a path or pattern below `base` names, sorted; of a folder those of `kinds`, recursively.
-
-    `key` is the option for messages. Raises JobError where nothing matches.
-    """
+    """The sorted files that a path or pattern below `base` names; of a folder those of `kinds`. Raises JobError."""
     path = Path(os.path.abspath(base / Path(named).expanduser()))  # noqa: PTH100 - resolve() would follow links
     if os.path.lexists(path) and not path.is_dir():
         return in_order([path], path.parent)
@@ -119,10 +116,7 @@ def look(index: int, source: str, found: FoundFile, limits: ReadLimits, known: I
 
 
 def current(file: InputFile) -> None:
-    """Raises InputError when a file has changed since it was inspected.
-
-    It is hashed again only if its size or time of change differ.
-    """
+    """Raises InputError when a file changed since it was inspected; hashes it only if size or time of change differ."""
     status = None if file.kind == "hub" else _status(Path(file.path))
     if status is None or (status.st_size, status.st_mtime_ns) == (file.size, file.mtime_ns):
         return

@@ -37,10 +37,7 @@ def parse(path: str) -> Address:
 
 
 def inspect_hub(index: int, corpus: Corpus) -> InputFile:
-    """The data set as one input file; its `sha256` is the current commit of the revision.
-
-    Raises JobError for an unknown data set or revision, InputError when the hub cannot be reached.
-    """
+    """The data set as one input file; its `sha256` is the commit of the revision. Raises JobError, InputError."""
     from datasets import load_dataset_builder  # noqa: PLC0415 - costs seconds
     from huggingface_hub import HfApi  # noqa: PLC0415 - costs a second
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError  # noqa: PLC0415 - as above

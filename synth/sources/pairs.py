@@ -148,10 +148,7 @@ def _check_type(schema: pa.Schema, name: str, path: str, *, listed: bool) -> Non
 
 
 def pairs_schema(sets: Sequence[PairSet], limits: ReadLimits) -> pa.Schema:
-    """The columns that any entry carries, under their own names, in order of first mention, all nullable.
-
-    Raises InputError for types that cannot be united, naming two files.
-    """
+    """The columns that any entry carries, under their own names, all nullable. Raises InputError as `unite` does."""
     schemas = []
     for each in sets:
         if each.kind == "beir":

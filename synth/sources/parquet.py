@@ -33,13 +33,11 @@ _VALUE = 8
 
 
 def count(path: str) -> int:
-    """Number of rows by the footer. Raises InputError for a damaged footer."""
     with _open(path) as file:
         return int(file.metadata.num_rows)
 
 
 def schema(path: str) -> pa.Schema:
-    """Columns of a file with their Arrow types. Raises InputError for a damaged footer."""
     with _open(path) as file:
         return file.schema_arrow
 

@@ -202,10 +202,7 @@ def file_schema(file: InputFile, limits: ReadLimits) -> pa.Schema:
 
 
 def count_rows(files: Iterable[InputFile]) -> int:
-    """Rows of all files, rejected ones included.
-
-    Raises InputError for a data set on the hub whose card gives no number of rows.
-    """
+    """Rows of all files, rejected ones too. Raises InputError for a data set on the hub of unknown size."""
     total = 0
     for file in files:
         if file.rows is None:

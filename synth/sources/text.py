@@ -50,10 +50,7 @@ class ObjectRow(NamedTuple):
 
 @contextmanager
 def opened(path: Path | str) -> Iterator[IO[bytes]]:
-    """The unpacked bytes of a file: plain, gzip or Zstandard by its first bytes, whatever its name.
-
-    Raises InputError when the file is missing, cut off or damaged, SystemFault when it cannot be read.
-    """
+    """The unpacked bytes of a plain, gzip or Zstandard file, whatever its name. Raises InputError, SystemFault."""
     try:
         with Path(path).open("rb") as raw:
             magic = raw.read(4)
@@ -75,10 +72,7 @@ def opened(path: Path | str) -> Iterator[IO[bytes]]:
 
 
 def lines(stream: IO[bytes], limit: int, path: str) -> Iterator[Line]:
-    """Lines of a stream, without the byte order mark at its start.
-
-    Raises InputError for a line of more than `limit` bytes.
-    """
+    """Lines of a stream, without a byte order mark. Raises InputError for a line of more than `limit` bytes."""
     offset = 0
     for number, data in enumerate(iter(lambda: stream.readline(limit + 2), b""), start=1):
         if len(data) > limit + 1 or (len(data) > limit and not data.endswith(b"\n")):

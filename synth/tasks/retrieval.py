@@ -91,7 +91,6 @@ class Retrieval(Task):
         return self
 
     def type_names(self) -> tuple[str, ...]:
-        """The question types in play, in the job's order."""
         return QUESTION_TYPES if self.question_types == "auto" else tuple(self.question_types.weights())
 
     def levels(self) -> tuple[str, ...]:
@@ -183,7 +182,6 @@ class Retrieval(Task):
             )
 
     def values(self) -> Mapping[str, Sequence[str]]:
-        """The question types and difficulties that an item can have."""
         return {"question_type": self.type_names(), "difficulty": self.levels()}
 
     def query_languages(self, passage_language: str) -> Sequence[str]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import resource
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -248,8 +249,8 @@ def draft_job(document: Document, overrides: Sequence[str] = ()) -> Draft:
     given = override(data, overrides)
     if isinstance(data.get("task"), dict):
         data["task"] = JobFile.model_fields["task"].default | data["task"]
-    if document.folder is not None and _names_own_code(data):
-        registry.importable(document.folder)
+    if _names_own_code(data) and document.folder is not None and str(document.folder) not in sys.path:
+        sys.path.append(str(document.folder))  # after all installed modules
     file, stages, found = _sections(data)
     if as_written(data, found, given):
         file, stages, found = _sections(data)

@@ -9,11 +9,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-import sys
 from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import partial
-from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
 
@@ -61,12 +59,6 @@ def find(kind: str, name: str, base: type[Stage] | None = None) -> type[Stage]:
 def stage_identity(stage: Stage) -> dict[str, Any]:
     """What a stage adds to the identity of a run: its name, and its options that decide what comes out."""
     return {"use": name_of(stage)} | stage.identity()
-
-
-def importable(folder: Path) -> None:
-    """Let `use: module:Class` find modules in this folder, after all installed ones."""
-    if str(folder) not in sys.path:
-        sys.path.append(str(folder))
 
 
 def _load(module_name: str, name: str) -> ModuleType:

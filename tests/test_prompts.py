@@ -213,7 +213,7 @@ def test_a_syntax_error_has_its_line(tmp_path):
 
 
 def test_a_template_must_hold_the_passage_itself_or_by_include(tmp_path):
-    with pytest.raises(JobError, match=r"query\.j2: the passage is not in it"):
+    with pytest.raises(JobError, match=r"query\.j2: does not use the passage"):
         Prompts.load(folder_with(tmp_path, query="{{ character }}"))
     included = folder_with(tmp_path, query="{% include 'part.j2' %}", part="<{{ passage }}>")
     assert whole(Prompts.load(included))[1][0][1] == "<Meltwater feeds the lake.>"

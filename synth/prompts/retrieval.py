@@ -202,10 +202,7 @@ class Prompts(PromptFolder):
             "query.j2": _query_values(SystemPart((), names), wanted, "passage", length, language),
         }
         for name in filter(self._templates.__contains__, values):
-            self._templates.check_names(name, names | values[name])
-            if values[name] and not self._templates.mentions(name, "passage"):
-                hint = "Put {{ passage }} where it belongs."
-                raise JobError(f"{self.folder / name}: the passage is not in it.", hint)
+            self._templates.check_names(name, names | values[name], ("passage",) if values[name] else ())
         system = self.system(types, levels, "guidance", self.examples)
         self.config_messages(system, asked, "passage")
         self.query_messages(system, wanted, "passage", length, language)

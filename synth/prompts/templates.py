@@ -106,10 +106,7 @@ class PairPrompt:
         self._templates = compiled(folder, tuple((each, decode(folder / each, files[each])) for each in names))
         self._template, self._fixed = template, fixed
         self._templates.check_names("system.j2", fixed)
-        self._templates.check_names(template, {**fixed, "passage": "", "query": ""})
-        for variable in ("passage", "query"):
-            if not self._templates.mentions(template, variable):
-                raise JobError(f"{folder / template}: does not use the {variable}.", f"Add {{{{ {variable} }}}}.")
+        self._templates.check_names(template, {**fixed, "passage": "", "query": ""}, ("passage", "query"))
 
     def messages(self, query: str, passage: str) -> Messages:
         """Fixed text, then passage and query: a server's prefix cache serves all queries of a passage."""
@@ -199,31 +196,24 @@ class Templates:
             raise TimeoutError(f"rendering took more than {RENDER_SECONDS:g} seconds")
         return ""
 
-    def check_names(self, name: str, known: Mapping[str, Any]) -> None:
-        """Raises JobError where template `name` uses a variable that is not `known`, in any branch."""
+    def check_names(self, name: str, known: Mapping[str, Any], used: Sequence[str] = ()) -> None:
+        """Raises JobError where template `name` uses a variable that is not `known`, in any branch, or none of `used`.
+
+        Each of `used` must occur in it or in a template that it includes.
+        """
         tree = self._env.parse(self._sources[name], name)
         there = {*known, "message"}
         for missing in sorted(meta.find_undeclared_variables(tree) - there - self._env.globals.keys()):
             line = min(node.lineno for node in tree.find_all(nodes.Name) if node.name == missing)
-            raise JobError(
-                f"{self._folder / name}: line {line}: unknown variable {missing!r}.",
-                f"Use one of: {', '.join(sorted(there))}.",
-            )
-
-    def mentions(self, name: str, variable: str) -> bool:
-        """Whether template `name`, or one that it includes, uses `variable`."""
-        seen: set[str] = set()
-        queue = [name]
-        while queue:
-            current = queue.pop()
-            if current in seen or current not in self._sources:
-                continue
-            seen.add(current)
-            tree = self._env.parse(self._sources[current], current)
-            if any(node.name == variable for node in tree.find_all(nodes.Name)):
-                return True
-            queue.extend(other for other in meta.find_referenced_templates(tree) if other)
-        return False
+            what = f"line {line}: unknown variable {missing!r}"
+            raise JobError(f"{self._folder / name}: {what}.", f"Use one of: {', '.join(sorted(there))}.")
+        included, found = [name], set[str]()
+        for each in included:  # grows by those that they include
+            tree = self._env.parse(self._sources.get(each, ""), each)
+            found |= {node.name for node in tree.find_all(nodes.Name)}
+            included += [other for other in meta.find_referenced_templates(tree) if other and other not in included]
+        for variable in (each for each in used if each not in found):
+            raise JobError(f"{self._folder / name}: does not use the {variable}.", f"Add {{{{ {variable} }}}}.")
 
     def _source(self, name: str) -> tuple[str, str, None] | None:
         return (self._sources[name], str(self._folder / name), None) if name in self._sources else None

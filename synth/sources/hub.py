@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from itertools import islice
 from typing import Any, NamedTuple
 
 from synth.errors import InputError, JobError, ServerUnavailable
 from synth.sources.options import HUB, Corpus
 from synth.sources.records import InputFile
-from synth.sources.text import PEEK, ObjectRow, Wanted
+from synth.sources.text import ObjectRow, Wanted
 
 _ADDRESS = re.compile(
     r"(?:datasets/)?(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^#]+))?(?:#(?:(?P<config>[^/]+)/)?(?P<split>[^/]+))?"
@@ -59,10 +58,6 @@ def inspect_hub(index: int, corpus: Corpus) -> InputFile:
     rows = splits[address.split].num_examples or None if splits else None
     relative = corpus.path.removeprefix(HUB)
     return InputFile(index, corpus.source, corpus.path, relative, "hub", 0, 0, commit or "", rows)
-
-
-def first_objects(file: InputFile) -> list[Mapping[str, Any]]:
-    return list(islice(_objects(file), PEEK))
 
 
 def rows(file: InputFile, wanted: Wanted | None) -> Iterator[ObjectRow]:

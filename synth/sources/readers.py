@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import islice
 from typing import Any, Generic
 
 import pyarrow as pa
@@ -18,6 +19,8 @@ from synth.sources.options import Corpus, ReadLimits
 from synth.sources.records import Block, Fault, FileKey, InputFile, LanguageSource, RawRows, RejectedRow, Row, Selection
 from synth.sources.text import ObjectRow, Wanted
 
+PEEK = 1000
+"""Rows whose keys and values decide which columns a file has and of what type."""
 BLOCK = 1024
 """Rows of a text file that are in memory at once, unless they are long; Parquet has batches of its own."""
 _SHARE = 8
@@ -113,13 +116,7 @@ def raw_rows(
         return
     block: list[ObjectRow] = []
     size = 0
-    if file.kind == "hub":
-        from synth.sources import hub  # noqa: PLC0415 - `datasets` costs seconds
-
-        found = hub.rows(file, wanted)
-    else:
-        found = text.rows(file.path, file.kind, limits, wanted)
-    for row in found:
+    for row in _object_rows(file, limits, wanted):
         block.append(row)
         size += row.size
         if len(block) == BLOCK or size > limits.max_batch_bytes // _SHARE:
@@ -127,6 +124,14 @@ def raw_rows(
             block, size = [], 0
     if block:
         yield _raw_rows(block, selection)
+
+
+def _object_rows(file: InputFile, limits: ReadLimits, wanted: Wanted | None = None) -> Iterator[ObjectRow]:
+    if file.kind != "hub":
+        return text.rows(file.path, file.kind, limits, wanted)
+    from synth.sources import hub  # noqa: PLC0415 - `datasets` costs seconds
+
+    return hub.rows(file, wanted)
 
 
 def _raw_rows(block: Sequence[ObjectRow], selection: Selection) -> RawRows:
@@ -166,14 +171,11 @@ def columns_of(corpus: Corpus, file: InputFile, limits: ReadLimits) -> Columns:
 
 def first_objects(file: InputFile, limits: ReadLimits) -> Sequence[Mapping[str, Any]]:
     """The first objects of a file of JSON lines or a data set on the hub. Raises InputError if there are none."""
-    if file.kind == "hub":
-        from synth.sources import hub  # noqa: PLC0415 - `datasets` costs seconds
-
-        return hub.first_objects(file)
-    rows = text.first_objects(file.path, limits)
-    if not rows:
-        raise InputError(f"{file.path}: no JSON object in its first {text.PEEK} lines.", "Is it JSON lines?")
-    return rows
+    found = [row.values for row in islice(_object_rows(file, limits), PEEK)]
+    objects = [values for values in found if not isinstance(values, Fault)]
+    if not objects:
+        raise InputError(f"{file.path}: no JSON object in its first {PEEK} rows.", "Is it JSON lines?")
+    return objects
 
 
 @lru_cache(maxsize=1024)

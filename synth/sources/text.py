@@ -13,7 +13,6 @@ import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -25,8 +24,6 @@ from synth.sources.options import ReadLimits
 from synth.sources.records import Fault, FileKind
 
 BOM = b"\xef\xbb\xbf"
-PEEK = 1000
-"""Rows whose keys and values decide which columns a file has and of what type."""
 
 Wanted = Callable[[int], bool]
 """Whether the row with this number in its file is wanted; others are counted and not parsed."""
@@ -132,11 +129,6 @@ def header(path: str, limits: ReadLimits) -> list[str]:
     """Column names of a CSV or TSV file, none for an empty file. Raises InputError for a repeated name."""
     with opened(path) as stream:
         return _CsvReader(stream, path, limits).header
-
-
-def first_objects(path: str, limits: ReadLimits) -> list[Mapping[str, Any]]:
-    found = islice(rows(path, "jsonl", limits), PEEK)
-    return [row.values for row in found if not isinstance(row.values, Fault)]
 
 
 def _json_lines(stream: IO[bytes], limits: ReadLimits, path: str) -> Iterator[Line]:

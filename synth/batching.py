@@ -6,19 +6,18 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from hashlib import sha256
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from synth.errors import RequestRejected, ServerRefused, SynthError, UnusableReply
-from synth.stage import ChatModel, ChatReply, ChatRequest, Encoded, Encoder, Reranker
+from synth.stage import ChatModel, ChatReply, ChatRequest, Encoded, Encoder, Reranker, Role
 
 T = TypeVar("T")
 Item = TypeVar("Item")
 Pairs = Sequence[tuple[str, str]]
 """Queries, each with a document."""
-Role = Literal["query", "document"]
 Refused = dict[int, RequestRejected]
 """Why a text has no vector, by the number of the text."""
 

@@ -167,9 +167,12 @@ class _Pipeline:
             done = opened.history.totals()
             again = done is not None and len(opened.folder.step("generated").done()) >= done["shards"]
         counters = self._pass(opened)
-        if again and (retried := self._retried(opened)) is not None:
-            opened = retried
+        if again and (items := ingest.rejected_items(opened)):
+            opened = opened.asking_again(items)
+            self._control.notify(f"asking {len(items):,} rejected items again, as revision {opened.revision}")
             counters = self._pass(opened)
+        elif again:
+            self._control.notify("no rejected item is left to ask again")
         summary = summarise(opened, keep.default_view(opened, score.steps_of(opened)))
         opened.folder.replace_atomically("README.md", card(opened, summary).encode())
         return Finished(opened, summary, counters)
@@ -223,13 +226,3 @@ class _Pipeline:
                 if stop():
                     await self._control.leave(exc)
                 raise
-
-    def _retried(self, opened: OpenRun) -> OpenRun | None:
-        """The run with a new revision that asks all rejected items again, None when there are none."""
-        items = ingest.rejected_items(opened)
-        if not items:
-            self._control.notify("no rejected item is left to ask again")
-            return None
-        again = opened.asking_again(items)
-        self._control.notify(f"asking {len(items):,} rejected items again, as revision {again.revision}")
-        return again

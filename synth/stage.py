@@ -7,9 +7,11 @@ hashed, pickled and tested without a server. Three protocols are all that the pi
 
 from __future__ import annotations
 
+import asyncio
+import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -19,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from synth.types import Candidates, QueryConfig, Requirement
 
 JsonSchema = Mapping[str, Any]
+Role = Literal["query", "document"]
 
 
 class Stage(BaseModel):
@@ -47,6 +50,19 @@ def name_of(stage: Stage) -> str:
     return parts[2] if plugin else f"{cls.__module__}:{cls.__qualname__}"
 
 
+class Clock:
+    """The machine's clocks, which a test replaces: `now` is monotonic seconds, `wall` seconds since 1970."""
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def wall(self) -> float:
+        return time.time()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
 @dataclass(frozen=True, slots=True)
 class ClientSettings:
     """How to treat a server: the job's `run` and `limits`, none of which changes what it answers.
@@ -61,6 +77,7 @@ class ClientSettings:
     stall: float = 900.0
     notify: Callable[[str], None] = print
     """Called with one line when a server goes away, throttles or comes back; rare, safe to print."""
+    clock: Clock = field(default_factory=Clock)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +196,7 @@ class Encoded:
 class Encoder(Protocol):
     """Turns texts into unit vectors. Queries get the model's query template, documents go in as they are."""
 
-    async def encode(self, texts: Sequence[str], role: Literal["query", "document"]) -> Encoded: ...
+    async def encode(self, texts: Sequence[str], role: Role) -> Encoded: ...
 
     async def close(self) -> None: ...
 

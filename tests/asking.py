@@ -35,7 +35,7 @@ async def opened(*servers, clock=None, said=None, client=None, **options):
     notify = said.append if said is not None else lambda _: None
     urls = [s if isinstance(s, str) else s.url for s in servers]
     stage = VllmServer(model="tiny", base_urls=urls, **options)
-    model = stage.open(ClientSettings(notify=notify, **settings), clock or FastClock())
+    model = stage.open(ClientSettings(notify=notify, clock=clock or FastClock(), **settings))
     try:
         yield model
     finally:

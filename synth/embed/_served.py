@@ -23,9 +23,8 @@ from synth.errors import RequestRejected, ServerRefused
 from synth.servers.faults import TransientError, shown
 from synth.servers.fleet import Fleet, Served
 from synth.servers.probe import ANSWER, QUESTION, UNRELATED
-from synth.stage import EmbedStage, Encoded, ProbeResult
+from synth.stage import EmbedStage, Encoded, ProbeResult, Role
 
-Role = Literal["query", "document"]
 QWEN3_TEMPLATE = "Instruct: {instruction}\nQuery:{query}"
 """As Qwen3-Embedding's model card has it: no space after `Query:`."""
 

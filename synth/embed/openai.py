@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from synth.embed._served import EmbedOptions, ServedEncoder, body
-from synth.servers.limiter import Clock
 from synth.servers.sdk import Provider
 from synth.stage import ClientSettings
 
@@ -29,8 +28,8 @@ class OpenAIEmbedder(Provider, EmbedOptions):
     batch_size: int = Field(default=64, gt=0)
     """Texts in one request."""
 
-    def open(self, client: ClientSettings, instruction: str, clock: Clock | None = None) -> ServedEncoder:
-        fleet = self.fleet("embeddings", body(self.model, ["yes"]), client, clock, slots=_SLOTS)
+    def open(self, client: ClientSettings, instruction: str) -> ServedEncoder:
+        fleet = self.fleet("embeddings", body(self.model, ["yes"]), client, slots=_SLOTS)
         return ServedEncoder(self, instruction, fleet, _by_quarters, self.batch_size)
 
 

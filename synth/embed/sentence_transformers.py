@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
-from synth.embed._served import PROBE_TEXTS, EmbedOptions, Role, judge, repeated, unit
+from synth.embed._served import PROBE_TEXTS, EmbedOptions, judge, repeated, unit
 from synth.errors import InputError, JobError, RequestRejected
 from synth.process import OneThread, loading
-from synth.stage import ClientSettings, Encoded, ProbeResult
+from synth.stage import ClientSettings, Encoded, ProbeResult, Role
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

@@ -9,7 +9,6 @@ from pydantic import Field
 
 from synth.embed._served import EmbedOptions, ServedEncoder, body
 from synth.servers.http import VllmServers
-from synth.servers.limiter import Clock
 from synth.stage import ClientSettings
 
 __all__ = ["VllmServerEmbedder"]
@@ -25,8 +24,8 @@ class VllmServerEmbedder(VllmServers, EmbedOptions):
     batch_size: int = Field(default=64, gt=0)
     """Texts in one request."""
 
-    def open(self, client: ClientSettings, instruction: str, clock: Clock | None = None) -> ServedEncoder:
-        fleet = self.fleet("/embeddings", body(self.model, ["yes"]), client, clock, per_server=_PER_SERVER)
+    def open(self, client: ClientSettings, instruction: str) -> ServedEncoder:
+        fleet = self.fleet("/embeddings", body(self.model, ["yes"]), client, per_server=_PER_SERVER)
         return ServedEncoder(self, instruction, fleet, _by_server, self.batch_size)
 
 

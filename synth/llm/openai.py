@@ -8,7 +8,6 @@ from typing import Any, Literal
 from pydantic import Field
 
 from synth.llm._served import ServedChat, ServedLlm
-from synth.servers.limiter import Clock
 from synth.servers.sdk import Provider
 from synth.stage import ClientSettings, JsonSchema
 
@@ -34,8 +33,8 @@ class OpenAI(Provider, ServedLlm):
     extra_body: dict[str, Any] = Field(default_factory=dict)
     """Further fields of the request; they replace ours of the same name."""
 
-    def open(self, client: ClientSettings, clock: Clock | None = None) -> ServedChat:
-        return ServedChat(self, self.fleet("chat", self.canary, client, clock, slots=_SLOTS, blame_job_first=True))
+    def open(self, client: ClientSettings) -> ServedChat:
+        return ServedChat(self, self.fleet("chat", self.canary, client, slots=_SLOTS, blame_job_first=True))
 
     def frame(self, messages: Sequence[tuple[str, str]], seed: int, max_tokens: int) -> dict[str, Any]:
         """The arguments of `create` without a schema. The seed is folded to 31 bits: many servers read a C int."""

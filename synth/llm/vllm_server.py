@@ -9,7 +9,6 @@ from pydantic import Field, field_validator
 
 from synth.llm._served import ServedChat, ServedLlm
 from synth.servers.http import VllmServers
-from synth.servers.limiter import Clock
 from synth.stage import ClientSettings
 
 __all__ = ["VllmServer"]
@@ -44,15 +43,9 @@ class VllmServer(VllmServers, ServedLlm):
             raise ValueError(f"{taken[0]} has an option of its own or is set by synth")
         return value
 
-    def open(self, client: ClientSettings, clock: Clock | None = None) -> ServedChat:
+    def open(self, client: ClientSettings) -> ServedChat:
         fleet = self.fleet(
-            "/chat/completions",
-            self.canary,
-            client,
-            clock,
-            per_server=_PER_SERVER,
-            adaptive=True,
-            blame_job_first=True,
+            "/chat/completions", self.canary, client, per_server=_PER_SERVER, adaptive=True, blame_job_first=True
         )
         return ServedChat(self, fleet)
 

@@ -14,7 +14,6 @@ from synth.errors import RequestRejected
 from synth.prompts import neutralise
 from synth.rerank import Send, ServedReranker
 from synth.servers.faults import TransientError
-from synth.servers.limiter import Clock
 from synth.servers.sdk import Provider
 from synth.stage import ClientSettings, RerankStage
 
@@ -48,10 +47,10 @@ class ChatLogprobsReranker(Provider, RerankStage):
     extra_body: dict[str, Any] = Field(default_factory=lambda: {"chat_template_kwargs": {"enable_thinking": False}})
     """Further fields of the request; {} for OpenAI itself, which rejects fields it does not know."""
 
-    def open(self, client: ClientSettings, instruction: str, clock: Clock | None = None) -> ServedReranker:
+    def open(self, client: ClientSettings, instruction: str) -> ServedReranker:
         """A Reranker over this server. Raises JobError when the key or CA file is missing."""
         canary = self.body("yes", "yes", instruction, self.top_logprobs)
-        fleet = self.fleet("chat", canary, client, clock, slots=_SLOTS)
+        fleet = self.fleet("chat", canary, client, slots=_SLOTS)
         return ServedReranker(fleet, 1, partial(self._ask, instruction))
 
     def body(self, query: str, document: str, instruction: str, listed: int) -> dict[str, Any]:

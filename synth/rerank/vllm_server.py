@@ -12,7 +12,6 @@ from synth.prompts import neutralise
 from synth.rerank import Send, ServedReranker
 from synth.servers.faults import TransientError
 from synth.servers.http import VllmServers
-from synth.servers.limiter import Clock
 from synth.stage import ClientSettings, RerankStage
 
 __all__ = ["VllmServerReranker"]
@@ -40,10 +39,10 @@ class VllmServerReranker(VllmServers, RerankStage):
     batch_size: int = Field(default=32, gt=0)
     """Pairs in one request."""
 
-    def open(self, client: ClientSettings, instruction: str, clock: Clock | None = None) -> ServedReranker:
+    def open(self, client: ClientSettings, instruction: str) -> ServedReranker:
         """A Reranker over these servers. Raises JobError when the key or CA file is missing."""
         canary = self.body([("yes", "yes")], instruction)
-        fleet = self.fleet("/score", canary, client, clock, per_server=_PER_SERVER)
+        fleet = self.fleet("/score", canary, client, per_server=_PER_SERVER)
         return ServedReranker(fleet, self.batch_size, partial(self._ask, instruction))
 
     def body(self, pairs: Pairs, instruction: str) -> dict[str, Any]:

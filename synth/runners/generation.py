@@ -121,11 +121,9 @@ class MeteredChat:
                     for at, t in sorted(self.pending.items(), key=lambda each: each[1])
                 ]
                 more = [f"and {len(names) - _NAMED:,} more"] if len(names) > _NAMED else []
-                raise Stopped(
-                    f"no model call has ended for {stall:g} s (limits.stall); "
-                    f"in flight: {'; '.join(names[:_NAMED] + more)}.",
-                    "Look at the server's log, or raise limits.stall.",
-                )
+                what = f"no model call has ended for {stall:g} s (limits.stall)"
+                hint = "Look at the server's log, or raise limits.stall."
+                raise Stopped(f"{what}; in flight: {'; '.join(names[:_NAMED] + more)}.", hint)
 
     async def close(self) -> None:
         await self.chat.close()
@@ -222,9 +220,8 @@ class Generation:
     async def _revision(self, number: int) -> _Revision:
         """Templates, models and personas of a revision, opened once. Raises OutputError when they are gone."""
         if number not in self._revisions:
-            run = self._run.at(number)
+            run, personas = self._run.at(number), None
             encoder = self._models.encoder(run.job) if run.library is not None else None
-            personas = None
             if run.library is not None and encoder is not None and run.job.embed is not None:
                 self._counters.phase = "encoding personas"
                 model = json.dumps(run.job.embed.identity(), sort_keys=True)

@@ -43,10 +43,8 @@ def plan_of(out: Path, args: MineArgs, notify: Notify) -> Plan:
     job, _ = job_of(out, args.settings)
     folder = OutputFolder.open(out, write=True, notify=notify)
     if job.embed is None:
-        raise JobError(
-            f"{out}: the job names no embedder, and negatives are found by vectors.",
-            "Name one: -s 'embed={use: sentence_transformers, model: all-MiniLM-L6-v2}'",
-        )
+        what = f"{out}: the job names no embedder, and negatives are found by vectors."
+        raise JobError(what, "Name one: -s 'embed={use: sentence_transformers, model: all-MiniLM-L6-v2}'")
     if "chat" in options.needs and "llm" not in options.models and job.llm is None:
         raise JobError("--use written needs a language model.", "Name one: --llm '{use: vllm_server, …}'")
     run = replace(OpenRun.recorded(folder), job=job)
@@ -67,12 +65,12 @@ def options_of(file: Path | None, flags: Mapping[str, str | bool | None]) -> tup
     if document.problems or not isinstance(document.data, dict):
         wrong = document.problems or (Problem((), "holds no mapping of options"),)
         raise JobError("\n  ".join(document.describe(each) for each in wrong))
-    data = {**plain(document.data)}
+    data = dict(plain(document.data))
     for name, value in flags.items():
-        if value is not None:
-            flag = f"--{name.replace('_', '-')}"
-            text = isinstance(value, str) and name not in _WORDS
-            data[name] = plain(parse_scalar(str(value), flag)) if text else value
+        if isinstance(value, str) and name not in _WORDS:
+            data[name] = plain(parse_scalar(value, f"--{name.replace('_', '-')}"))
+        elif value is not None:
+            data[name] = value
     use = str(data.pop("use", "mined"))
     cls = registry.find("negatives", use)
     if not issubclass(cls, Negatives):

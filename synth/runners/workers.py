@@ -103,9 +103,8 @@ class Worker:
 
     def _send_counts(self) -> None:
         counters = self._counters
-        counts = {name: getattr(counters, name) for name in COUNTED}
         state = {"phase": counters.phase, "passes": counters.passes, "server": counters.server_state()}
-        self._send("count", counts | state)
+        self._send("count", {name: getattr(counters, name) for name in COUNTED} | state)
 
 
 CRASHED = 70
@@ -219,10 +218,8 @@ async def work(
         raise supervisor.error
     if supervisor.given_up and not stop():
         names = ", ".join(f"{index:08d}" for index in sorted(supervisor.given_up))
-        raise SynthError(
-            f"{MOST_DEATHS} processes died on shard {names}; all others are done.",
-            "Look at the messages above and at that shard's passages, then run the same command again.",
-        )
+        hint = "Look at the messages above and at that shard's passages, then run the same command again."
+        raise SynthError(f"{MOST_DEATHS} processes died on shard {names}; all others are done.", hint)
     if not finished(run, shards):
         raise unfinished(stop)
 

@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
+from pydantic import BaseModel, ConfigDict
+
 from synth.errors import OutputError
 from synth.job import Job, job_from_json
 from synth.runs import identity
@@ -24,7 +26,6 @@ from synth.sources import InputFile, PairSet, pairs_schema
 FORMAT = 1
 _RESTORE = "Restore it from a backup, or choose another folder with -o."
 _NAME = re.compile(r"job\.([1-9][0-9]*)\.json")
-_NEEDED = frozenset({"sha256", "identity", "job", "base", "inputs", "sample"})
 _OWN = frozenset({"revision", "retry"})
 """Keys that make a revision's identity its own; what is left of it are the settings."""
 _FIXED = ("version", "schema", "sample", "shard_size")
@@ -33,14 +34,15 @@ _LISTS = ("corpus", "data")
 _SHOWN = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(BaseModel):
     """One revision as it was written down; `retry` are the ids of the rejected items that it asks again."""
+
+    model_config = ConfigDict(frozen=True)
 
     number: int
     sha256: str
-    identity: Mapping[str, Any]
-    job: Mapping[str, Any]
+    identity: dict[str, Any]
+    job: dict[str, Any]
     base: Path
     inputs: tuple[InputFile, ...]
     sample: int | None
@@ -191,31 +193,23 @@ def _read(folder: OutputFolder, number: int) -> Record:
     path = folder.path / file_name(number)
     try:
         found = json.loads(path.read_bytes())
-        newer = found["format"] > FORMAT
-        complete = found.keys() >= _NEEDED and isinstance(found["job"], dict) and isinstance(found["base"], str)
+        if found["format"] > FORMAT:
+            raise OutputError(f"{path}: was written by a newer synth (format {found['format']}).", "Upgrade synth.")
+        record = Record.model_validate(found | {"number": number})
     except FileNotFoundError as exc:
         what = f"{folder.path} is not the folder of a run" if number == 1 else "later revisions are there"
         raise OutputError(f"{path}: is not there; {what}.") from exc
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
         raise OutputError(f"{path}: is damaged ({exc}).", _RESTORE) from exc
-    if newer:
-        raise OutputError(f"{path}: was written by a newer synth (format {found['format']}).", "Upgrade synth.")
-    if not complete or identity.sha256(found["identity"]) != found["sha256"]:
+    if identity.sha256(record.identity) != record.sha256:
         raise OutputError(f"{path}: is damaged: its identity does not match its own hash.", _RESTORE)
-    try:
-        inputs = tuple(InputFile(**each) for each in found["inputs"])
-        retry = tuple(str(each) for each in found.get("retry", ()))
-    except TypeError as exc:
-        raise OutputError(f"{path}: is damaged ({exc}).", _RESTORE) from exc
-    code = Path(found["code"]) if found.get("code") else None
-    base, sample = Path(found["base"]), found["sample"]
-    return Record(number, found["sha256"], found["identity"], found["job"], base, inputs, sample, retry, code)
+    return record
 
 
 def in_order(before: Record | None, now: Sequence[InputFile]) -> list[InputFile]:
     """The inputs of today in the order of before, those that came since at the end: so positions never move."""
-    known = {(each.corpus_index, each.relative): n for n, each in enumerate(before.inputs if before else ())}
-    return sorted(now, key=lambda each: known.get((each.corpus_index, each.relative), len(known)))
+    known = {each.key: n for n, each in enumerate(before.inputs if before else ())}
+    return sorted(now, key=lambda each: known.get(each.key, len(known)))
 
 
 def compare(before: Record, described: Mapping[str, Any], inputs: Sequence[InputFile]) -> Changes:
@@ -224,9 +218,9 @@ def compare(before: Record, described: Mapping[str, Any], inputs: Sequence[Input
     forbidden: list[str] = []
     for key in _FIXED:
         forbidden += identity.differences({key: old.pop(key, None)}, {key: new.pop(key, None)})
-    today = {(each.corpus_index, each.relative): each for each in inputs}
+    today = {each.key: each for each in inputs}
     for n, was in enumerate(before.inputs):
-        is_now = today.get((was.corpus_index, was.relative))
+        is_now = today.get(was.key)
         if is_now is None:
             forbidden.append(f"inputs.{n}: {was.path} was removed")
         elif is_now.sha256 != was.sha256:
@@ -312,17 +306,13 @@ def totals_name(record: Record) -> str:
 
 def require_same_columns(folder: OutputFolder, job: Job, sets: Sequence[PairSet], before: Record) -> None:
     """Raises OutputError where appended pairs would bring columns, or types, that the shards of before do not have."""
-    known = {(each.corpus_index, each.relative) for each in before.inputs}
+    known = {each.key for each in before.inputs}
     old = [
-        replace(each, files=kept)
-        for each in sets
-        if (kept := tuple(file for file in each.files if (file.corpus_index, file.relative) in known))
+        replace(each, files=kept) for each in sets if (kept := tuple(file for file in each.files if file.key in known))
     ]
     if new := sorted(_columns(job, sets) - _columns(job, old)):
-        raise OutputError(
-            f"{folder.path}: the appended data bring columns that its shards do not have: {', '.join(new)}.",
-            "Leave them out with data.carry, or choose another folder with -o.",
-        )
+        what = f"{folder.path}: the appended data bring columns that its shards do not have: {', '.join(new)}."
+        raise OutputError(what, "Leave them out with data.carry, or choose another folder with -o.")
 
 
 def _columns(job: Job, sets: Sequence[PairSet]) -> set[str]:

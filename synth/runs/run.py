@@ -147,9 +147,8 @@ class OpenRun:
         templates = dict(self.prompts.files) if self.prompts else {}
         record = self.history.append(self.job, self.record.settings, self.inputs, templates, items)
         if record.retry != tuple(items):
-            raise OutputError(
-                f"{self.folder.path}: another process has changed this run.", "Wait for it, then run the command again."
-            )
+            what = f"{self.folder.path}: another process has changed this run."
+            raise OutputError(what, "Wait for it, then run the command again.")
         return replace(self, record=record)
 
     def at(self, number: int) -> OpenRun:
@@ -161,8 +160,8 @@ class OpenRun:
         old = self.reading_at(number)
         if number == self.revision or old.job.task is None:
             return old
-        prompts, library = _prompts_of(self.folder, old.record, old.task), _library_of(old.job, old.record)
-        return replace(old, prompts=prompts, library=library)
+        prompts = _prompts_of(self.folder, old.record, old.task)
+        return replace(old, prompts=prompts, library=_library_of(old.job, old.record))
 
     def reading_at(self, number: int) -> OpenRun:
         """The same without templates and personas, which step 0 does not need. Raises JobError, OutputError."""
@@ -190,10 +189,12 @@ def writer_of(job: Job, prompts: PromptFolder, observe: Observer | None = None) 
 
 def prepare(job: Job) -> tuple[PromptFolder, Library | None]:
     """What a job reads apart from its corpora: templates and personas. Raises JobError or InputError."""
-    prompts = job.require_task().load_prompts(job.base)
+    return job.require_task().load_prompts(job.base), _library(job)
+
+
+def _library(job: Job) -> Library | None:
     options = job.file.personas
-    library = load_library(find("personas", options.path, job.base), options.field) if options else None
-    return prompts, library
+    return load_library(find("personas", options.path, job.base), options.field) if options else None
 
 
 def _as_today(old: Any, now: Any) -> Any:
@@ -204,14 +205,12 @@ def _as_today(old: Any, now: Any) -> Any:
 
 def _library_of(job: Job, record: Record) -> Library | None:
     """The persona library of a revision. Raises OutputError when it is not that one any more."""
-    options, wanted = job.file.personas, record.identity.get("personas")
-    if options is None or wanted is None:
-        return None
+    wanted = record.identity.get("personas")
     try:
-        library = load_library(find("personas", options.path, job.base), options.field)
+        library = _library(job) if wanted else None
     except (JobError, InputError) as exc:
         raise OutputError(f"revision {record.number}: its personas cannot be loaded: {exc}") from exc
-    if library.sha256 != wanted["sha256"]:
+    if wanted and library and library.sha256 != wanted["sha256"]:
         raise OutputError(f"revision {record.number}: {library.name} is not the persona library that it used.")
     return library
 
@@ -233,8 +232,9 @@ def _corpus_files(job: Job, before: Record | None, library: Library | None, noti
         notify(f"{library.name}: {len(library.sentences)} personas, fewer than top_k = {options.top_k}")
     known = before.inputs if before else ()
     inputs = in_order(before, inspect(job.corpora, job.base, job.read_limits(), known))
-    for each in (empty for empty in inputs if empty.rows == 0):
-        notify(f"{each.path}: holds no row")
+    for each in inputs:
+        if each.rows == 0:
+            notify(f"{each.path}: holds no row")
     return inputs
 
 

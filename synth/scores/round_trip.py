@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from synth.batching import Role, embedded
+from synth.batching import embedded
 from synth.errors import OutputError, ServerRefused
 from synth.scores._scorer import PairBatch, ScoreColumn, Scorer
 from synth.search import Excluded, Index, Vectors, digest, part, products, retrieve
-from synth.stage import Encoder, Services
+from synth.stage import Encoder, Role, Services
 
 __all__ = ["RoundTrip"]
 

@@ -22,8 +22,8 @@ from pydantic import SecretStr
 
 from synth.errors import RequestRejected, ServerRefused, SynthError
 from synth.servers.faults import Kind, NotFoundError, Redactor, TransientError, is_loopback, shown
-from synth.servers.limiter import AdaptiveLimit, Clock, Load
-from synth.servers.pool import MAX_PAUSE, Engines, Pool, Server
+from synth.servers.limiter import AdaptiveLimit, Load
+from synth.servers.pool import MAX_PAUSE, Pool, Server
 from synth.stage import ClientSettings, ProbeResult
 
 T = TypeVar("T")
@@ -36,19 +36,18 @@ _CANARY_AFTER: dict[Kind, int] = {"failed": 2, "overloaded": 8}
 
 
 class Transport(ABC):
-    """Sends requests of one kind to a base URL, below which they go to `path`; `timeout` is seconds for each.
+    """Sends requests of one kind to a base URL, below which they go to `path`, over at most `connections`.
 
     `send` and `models` give the JSON of a 2xx answer. Raises TransientError, NotFoundError, RequestRejected,
     ServerRefused or SystemFault for every other outcome.
     """
 
-    def __init__(self, path: str, key: SecretStr | None, timeout: float, connections: int, clock: Clock) -> None:
+    def __init__(self, path: str, key: SecretStr | None, client: ClientSettings, connections: int) -> None:
         self.path = path
         self._key = key
         self._redact = Redactor(key)
-        self._timeout = timeout
+        self._timeout, self._clock = client.request_timeout, client.clock
         self._connections = connections
-        self._clock = clock
 
     @abstractmethod
     async def send(self, url: str, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Any: ...
@@ -100,7 +99,6 @@ class Fleet:
         urls: list[str],
         transport: Transport,
         client: ClientSettings,
-        clock: Clock,
         *,
         model: str,
         slots: int,
@@ -119,9 +117,8 @@ class Fleet:
         self._check_models = check_models
         self._load = load
         self._blame_job_first = blame_job_first
-        self._clock = clock
-        self._pool = Pool(urls, client, clock, lambda url: AdaptiveLimit(most, clock, load and partial(load, url)))
-        self._engines = Engines()
+        self._clock = clock = client.clock
+        self._pool = Pool(urls, client, lambda url: AdaptiveLimit(most, clock, load and partial(load, url)))
         self._card: ModelCard | None = None
         self._admitted_urls: set[str] = set()
         self._jitter = random.Random()  # noqa: S311 - spreads load, decides nothing that is written
@@ -184,7 +181,7 @@ class Fleet:
         try:
             await self._prepare(server, history, trial=trial)
             sent = True
-            engine = self._engines.acquire(server.url, affinity)
+            engine = self._pool.engine(server, affinity)
             headers = {_RANK_HEADER: str(engine)} if engine is not None else None
             answer = await self._send(server.url, body, headers)
             try:
@@ -202,10 +199,8 @@ class Fleet:
                 raise TransientError(str(rejection), "waiting") from None
             raise
         finally:
-            if engine is not None:
-                self._engines.release(server.url, engine)
             server.on_trial = server.on_trial and not trial
-            server.limiter.release()
+            self._pool.released(server, engine)
         self._pool.answered(server)
         return result
 
@@ -234,7 +229,7 @@ class Fleet:
                 if trial or server.url not in self._admitted_urls:
                     if self._check_models:
                         await self._check_model(server.url)
-                    self._engines.set_count(server.url, await self.engines(server.url) or 1)
+                    server.engines = [0] * (await self.engines(server.url) or 1)
                     self._admitted_urls.add(server.url)
         if trial:
             await self._run_canary(server)

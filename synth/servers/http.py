@@ -30,7 +30,7 @@ from synth.servers.faults import (
     status_error,
 )
 from synth.servers.fleet import Fleet, Transport
-from synth.servers.limiter import Clock, Load, read_load
+from synth.servers.limiter import Load, read_load
 from synth.stage import ClientSettings, ModelStage
 
 if TYPE_CHECKING:
@@ -67,14 +67,12 @@ class ServerAuth(ModelStage):
             return None
         value = os.environ.get(self.api_key_env, "").strip()
         if not value:
-            raise JobError(
-                f"field api_key_env: the environment variable {self.api_key_env} is not set.",
-                f"Run `export {self.api_key_env}=…` first, or set api_key_env to null for a server without a key.",
-            )
+            what = f"field api_key_env: the environment variable {self.api_key_env} is not set."
+            hint = f"Run `export {self.api_key_env}=…` first, or set api_key_env to null for a server without a key."
+            raise JobError(what, hint)
         if not (value.isascii() and value.isprintable()):
-            raise JobError(
-                f"field api_key_env: {self.api_key_env} has characters that a key cannot have.", "Copy the key again."
-            )
+            what = f"field api_key_env: {self.api_key_env} has characters that a key cannot have."
+            raise JobError(what, "Copy the key again.")
         return SecretStr(value)
 
     def tls(self) -> ssl.SSLContext:
@@ -84,9 +82,8 @@ class ServerAuth(ModelStage):
             try:
                 context.load_verify_locations(Path(self.ca_file).expanduser())
             except (OSError, ssl.SSLError) as exc:
-                raise JobError(
-                    f"field ca_file: {self.ca_file!r} cannot be used: {exc}.", "It must be a file of PEM certificates."
-                ) from exc
+                what = f"field ca_file: {self.ca_file!r} cannot be used: {exc}."
+                raise JobError(what, "It must be a file of PEM certificates.") from exc
         return context
 
 
@@ -114,7 +111,6 @@ class VllmServers(ServerAuth):
         path: str,
         canary: Mapping[str, Any],
         client: ClientSettings,
-        clock: Clock | None,
         *,
         per_server: int,
         adaptive: bool = False,
@@ -124,14 +120,13 @@ class VllmServers(ServerAuth):
 
         `adaptive` finds the best number below that while working. Raises JobError when the key or CA file is missing.
         """
-        clock, urls = clock or Clock(), self.urls()
+        urls = self.urls()
         slots = client.concurrency or per_server * len(urls)
-        transport = HttpTransport(self, path, client.request_timeout, slots + len(urls), clock)
+        transport = HttpTransport(self, path, client, slots + len(urls))
         return Fleet(
             urls,
             transport,
             client,
-            clock,
             model=self.model,
             slots=slots,
             canary=canary,
@@ -145,8 +140,8 @@ class VllmServers(ServerAuth):
 class HttpTransport(Transport):
     """Posts JSON; sessions are opened by the first call, because aiohttp binds them to the running event loop."""
 
-    def __init__(self, auth: ServerAuth, path: str, timeout: float, connections: int, clock: Clock) -> None:
-        super().__init__(path, auth.key(), timeout, connections, clock)
+    def __init__(self, auth: ServerAuth, path: str, client: ClientSettings, connections: int) -> None:
+        super().__init__(path, auth.key(), client, connections)
         # aiohttp has a context of its own; reading the system's authorities again takes a fiftieth of a second
         self._tls = True if auth.ca_file is None else auth.tls()
         self._trust_env = auth.trust_env

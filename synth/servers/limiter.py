@@ -10,23 +10,11 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-
-class Clock:
-    """The machine's clocks, which a test replaces: `now` is monotonic seconds, `wall` seconds since 1970."""
-
-    def now(self) -> float:
-        return time.monotonic()
-
-    def wall(self) -> float:
-        return time.time()
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
+from synth.stage import Clock
 
 
 class WaitingQueue:

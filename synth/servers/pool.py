@@ -12,7 +12,7 @@ from functools import partial
 
 from synth.errors import RequestRejected, ServerRefused, ServerUnavailable
 from synth.servers.faults import TransientError, shown
-from synth.servers.limiter import AdaptiveLimit, Clock, WaitingQueue
+from synth.servers.limiter import AdaptiveLimit, WaitingQueue
 from synth.stage import ClientSettings
 
 DOWN_AFTER = 3
@@ -45,6 +45,8 @@ class Server:
     down: bool = False
     on_trial: bool = False
     denials: int = 0
+    engines: list[int] = field(default_factory=lambda: [0])
+    """Requests at each of vLLM's data-parallel engines behind the URL."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
@@ -60,18 +62,17 @@ class Pool:
     server move. A server that is down gets one request at a time, at intervals that grow to 30 s.
     """
 
-    def __init__(
-        self, urls: list[str], client: ClientSettings, clock: Clock, limit: Callable[[str], AdaptiveLimit] | None = None
-    ) -> None:
-        self.servers = [Server(url, limit(url) if limit else AdaptiveLimit(None, clock)) for url in urls]
+    def __init__(self, urls: list[str], client: ClientSettings, limit: Callable[[str], AdaptiveLimit]) -> None:
+        self.servers = [Server(url, limit(url)) for url in urls]
         self._new_passages = WaitingQueue()
         for server in self.servers:
             server.limiter.new_passages = self._new_passages
             server.limiter.is_open = partial(self._takes_new_passages, server)
-        self._homes: OrderedDict[int, Server] = OrderedDict()
+        self._homes: OrderedDict[int, tuple[Server, int | None]] = OrderedDict()
+        """The server of each passage, and its engine there once it was sent to one."""
         self.succeeded = False
         self._client = client
-        self._clock = clock
+        self._clock = client.clock
         self._failing_since: float | None = None
         self._last_answer = -math.inf
         self._rejections_in_row = 0
@@ -91,7 +92,7 @@ class Pool:
         if not ready:
             waits = [_TRIAL_WAIT if server.on_trial else server.open_at - now for server in self.servers]
             raise TransientError("every server is down or pausing", "waiting", min(waits))
-        home = self._homes.get(affinity)
+        home, _ = self._homes.get(affinity, (None, None))
         if home is None:
             ready = [server for server in ready if not server.limiter.full]
         if ready and home not in ready:
@@ -108,14 +109,34 @@ class Pool:
         if limiter is None:
             return None
         home = next(server for server in self.servers if server.limiter is limiter)
-        if self._homes.get(affinity, home) is not home:  # another request of this passage was admitted elsewhere
+        if self._homes.get(affinity, (home,))[0] is not home:  # another request of this passage was admitted elsewhere
             limiter.release()
             return None
         self._remember(affinity, home)
         return home
 
+    def engine(self, server: Server, affinity: int) -> int | None:
+        """The engine for a request: the least busy one, then always that; None when the server has only one.
+
+        It counts as busy until `released`.
+        """
+        if len(server.engines) == 1:
+            return None
+        home, engine = self._homes.get(affinity, (None, None))
+        if home is not server or engine is None or engine >= len(server.engines):
+            engine = server.engines.index(min(server.engines))
+            if home is server:
+                self._homes[affinity] = server, engine
+        server.engines[engine] += 1
+        return engine
+
+    def released(self, server: Server, engine: int | None) -> None:
+        if engine is not None and engine < len(server.engines):  # fewer engines after a restart
+            server.engines[engine] = max(0, server.engines[engine] - 1)
+        server.limiter.release()
+
     def _remember(self, affinity: int, home: Server) -> None:
-        self._homes[affinity] = home
+        self._homes[affinity] = home, None
         if len(self._homes) > _MAX_REMEMBERED:
             self._homes.popitem(last=False)
 
@@ -140,10 +161,9 @@ class Pool:
         self.answered(server, usable=False)
         self._rejections_in_row = self._rejections_in_row + 1 if rejection.reason == "bad_request" else 0
         if not self.succeeded and self._rejections_in_row >= BAD_FROM_START:
-            raise ServerRefused(
-                f"{server.name} rejected the first {BAD_FROM_START} requests: {rejection.detail}.",
-                "Correct the model's section of the job: the server does not accept what it asks for.",
-            )
+            what = f"{server.name} rejected the first {BAD_FROM_START} requests: {rejection.detail}."
+            hint = "Correct the model's section of the job: the server does not accept what it asks for."
+            raise ServerRefused(what, hint)
 
     def failed(self, server: Server, error: TransientError, started: float, *, trial: bool) -> None:
         """Record the failure of a request sent at `started`.
@@ -157,9 +177,8 @@ class Pool:
         if error.kind == "denied":
             server.denials += trial
             if not self.succeeded or server.denials >= MAX_DENIALS:
-                raise ServerRefused(
-                    f"{error}.", "Check the API key in the variable of api_key_env, and its permissions."
-                )
+                hint = "Check the API key in the variable named by api_key_env, and its permissions."
+                raise ServerRefused(f"{error}.", hint)
         if error.kind in {"throttled", "overloaded"}:
             self._pause(server, now, error.pause)
             self._notify_throttle(server, error, now)
@@ -184,17 +203,13 @@ class Pool:
         """
         if self.remaining() > 0:
             return
-        names = ", ".join(server.name for server in self.servers)
+        names, limit = ", ".join(server.name for server in self.servers), "outage" if self.succeeded else "startup"
+        since = f"for {self._limit():.0f} s (limits.{limit}); last: {error}."
         if not self.succeeded and all(s.down and s.last_answer == -math.inf for s in self.servers):
-            raise ServerRefused(
-                f"no server answers at {names}, for {self._limit():.0f} s (limits.startup); last: {error}.",
-                "Start the server, or correct its URL in the job.",
-            )
-        limit = "outage" if self.succeeded else "startup"
-        raise ServerUnavailable(
-            f"no answer from {names} for {self._limit():.0f} s (limits.{limit}); last: {error}.",
-            "All finished work is kept: run the same command again when the server is back.",
-        )
+            hint = "Start the server, or correct its URL in the job."
+            raise ServerRefused(f"no server answers at {names}, {since}", hint)
+        hint = "All finished work is kept: run the same command again when the server is back."
+        raise ServerUnavailable(f"no answer from {names} {since}", hint)
 
     def remaining(self) -> float:
         since = self._failing_since
@@ -221,33 +236,3 @@ class Pool:
             state = "limits the rate" if error.kind == "throttled" else "is overloaded or still loading"
             self._client.notify(f"{server.name} {state}, pausing {server.open_at - now:.0f} s ({error})")
         server.last_throttle = now
-
-
-class Engines:
-    """Which of vLLM's data-parallel engines behind a URL a passage goes to: the least busy one, then always that."""
-
-    def __init__(self) -> None:
-        self._in_flight: dict[str, list[int]] = {}
-        self._homes: OrderedDict[int, tuple[str, int]] = OrderedDict()
-
-    def set_count(self, url: str, count: int) -> None:
-        self._in_flight[url] = [0] * count
-
-    def acquire(self, url: str, affinity: int) -> int | None:
-        """The engine for a request, to be released later; None when there is only one."""
-        in_flight = self._in_flight[url]
-        if len(in_flight) == 1:
-            return None
-        home, engine = self._homes.get(affinity, ("", 0))
-        if home != url or engine >= len(in_flight):
-            engine = in_flight.index(min(in_flight))
-            self._homes[affinity] = url, engine
-            if len(self._homes) > _MAX_REMEMBERED:
-                self._homes.popitem(last=False)
-        in_flight[engine] += 1
-        return engine
-
-    def release(self, url: str, engine: int) -> None:
-        in_flight = self._in_flight[url]
-        if engine < len(in_flight):  # fewer engines after a restart
-            in_flight[engine] = max(0, in_flight[engine] - 1)

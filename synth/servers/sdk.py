@@ -23,7 +23,6 @@ from synth.servers.faults import (
 )
 from synth.servers.fleet import Fleet, Transport
 from synth.servers.http import CONNECT_TIMEOUT, GET_TIMEOUT, KEEP_ALIVE, ServerAuth, client_error, exchange
-from synth.servers.limiter import Clock
 from synth.stage import ClientSettings
 
 if TYPE_CHECKING:
@@ -87,7 +86,6 @@ class Provider(ServerAuth):
         resource: Resource,
         canary: Mapping[str, Any],
         client: ClientSettings,
-        clock: Clock | None,
         *,
         slots: int,
         blame_job_first: bool = False,
@@ -96,13 +94,12 @@ class Provider(ServerAuth):
 
         Raises JobError when the key or CA file is missing.
         """
-        clock, slots = clock or Clock(), client.concurrency or slots
-        transport = SdkTransport(self, resource, client.request_timeout, slots + 1, clock)
+        slots = client.concurrency or slots
+        transport = SdkTransport(self, resource, client, slots + 1)
         return Fleet(
             self.urls(),
             transport,
             client,
-            clock,
             model=self.model,
             slots=slots,
             canary=canary,
@@ -116,9 +113,9 @@ class SdkTransport(Transport):
     Raises JobError when the key or the CA file cannot be read.
     """
 
-    def __init__(self, provider: Provider, resource: Resource, timeout: float, connections: int, clock: Clock) -> None:
+    def __init__(self, provider: Provider, resource: Resource, client: ClientSettings, connections: int) -> None:
         path = "/chat/completions" if resource == "chat" else "/embeddings"
-        super().__init__(path, provider.key(), timeout, connections, clock)
+        super().__init__(path, provider.key(), client, connections)
         self._provider = provider
         self._resource = resource
         self._tls = provider.tls()

@@ -35,8 +35,8 @@ def stage(kind, server, **options):
 
 @contextlib.asynccontextmanager
 async def opened(options, instruction="find answers"):
-    client = ClientSettings(request_timeout=5.0, notify=lambda _: None)
-    encoder = options.open(client, instruction, FastClock())
+    client = ClientSettings(request_timeout=5.0, notify=lambda _: None, clock=FastClock())
+    encoder = options.open(client, instruction)
     try:
         yield encoder
     finally:

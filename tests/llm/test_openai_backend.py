@@ -33,7 +33,7 @@ def server():
 async def opened(server, client=None, **options):
     settings = {"request_timeout": 5.0, "notify": lambda _: None} | (client or {})
     stage = OpenAI(model="tiny", base_url=server.url, **options)
-    model = stage.open(ClientSettings(**settings), FastClock())
+    model = stage.open(ClientSettings(clock=FastClock(), **settings))
     try:
         yield model
     finally:

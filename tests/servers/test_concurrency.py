@@ -183,7 +183,9 @@ def test_no_limit_moves_where_the_job_names_one():
 def test_new_positions_go_to_the_server_with_the_least_to_do_and_stay_there():
     clock = Clock()
     pool = Pool(
-        ["http://a/v1", "http://b/v1"], ClientSettings(notify=lambda _: None), clock, lambda _: AdaptiveLimit(64, clock)
+        ["http://a/v1", "http://b/v1"],
+        ClientSettings(notify=lambda _: None, clock=clock),
+        lambda _: AdaptiveLimit(64, clock),
     )
     slow, quick = pool.servers
     slow.limiter.in_flight = 12
@@ -197,7 +199,9 @@ def test_new_positions_go_to_the_server_with_the_least_to_do_and_stay_there():
 def test_positions_of_a_dead_server_move_and_the_others_stay():
     clock = Clock()
     pool = Pool(
-        ["http://a/v1", "http://b/v1"], ClientSettings(notify=lambda _: None), clock, lambda _: AdaptiveLimit(64, clock)
+        ["http://a/v1", "http://b/v1"],
+        ClientSettings(notify=lambda _: None, clock=clock),
+        lambda _: AdaptiveLimit(64, clock),
     )
     homes = [pool.pick(n)[0] for n in range(40)]
     dead, alive = pool.servers
@@ -211,7 +215,7 @@ def test_who_begins_waits_for_no_server_of_its_own_so_a_slow_one_keeps_no_queue(
 
     async def run():
         urls = ["http://quick/v1", "http://slow/v1"]
-        pool = Pool(urls, ClientSettings(notify=lambda _: None), clock, lambda _: AdaptiveLimit(2, clock))
+        pool = Pool(urls, ClientSettings(notify=lambda _: None, clock=clock), lambda _: AdaptiveLimit(2, clock))
         quick, slow = pool.servers
         for n in range(4):
             await pool.pick(n)[0].limiter.acquire()
@@ -233,7 +237,7 @@ def test_calls_that_fail_at_a_dead_server_let_nobody_in_there():
 
     async def run():
         urls = ["http://dead/v1", "http://alive/v1"]
-        pool = Pool(urls, ClientSettings(notify=lambda _: None), clock, lambda _: AdaptiveLimit(1, clock))
+        pool = Pool(urls, ClientSettings(notify=lambda _: None, clock=clock), lambda _: AdaptiveLimit(1, clock))
         dead, alive = pool.servers
         for n in range(2):
             await pool.pick(n)[0].limiter.acquire()
@@ -254,7 +258,7 @@ def test_calls_of_a_passage_that_begin_together_meet_one_server():
 
     async def run():
         urls = ["http://a/v1", "http://b/v1"]
-        pool = Pool(urls, ClientSettings(notify=lambda _: None), clock, lambda _: AdaptiveLimit(1, clock))
+        pool = Pool(urls, ClientSettings(notify=lambda _: None, clock=clock), lambda _: AdaptiveLimit(1, clock))
         for n in range(2):
             await pool.pick(n)[0].limiter.acquire()
         waiting = [asyncio.create_task(pool.wait(7)) for _ in range(2)]
@@ -274,7 +278,7 @@ def test_a_server_that_pauses_takes_who_begins_only_where_no_other_can(servers, 
 
     async def run():
         urls = [f"http://{n}/v1" for n in range(servers)]
-        pool = Pool(urls, ClientSettings(notify=lambda _: None), clock, lambda _: AdaptiveLimit(1, clock))
+        pool = Pool(urls, ClientSettings(notify=lambda _: None, clock=clock), lambda _: AdaptiveLimit(1, clock))
         for n in range(servers):
             await pool.pick(n)[0].limiter.acquire()
         waiting = asyncio.create_task(pool.wait(9))

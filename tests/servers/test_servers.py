@@ -23,6 +23,7 @@ from synth.servers.faults import (
     status_error,
 )
 from synth.servers.http import ServerAuth
+from synth.servers.limiter import AdaptiveLimit
 from synth.servers.pool import Pool
 from synth.servers.sdk import Provider
 from synth.stage import ClientSettings
@@ -181,8 +182,9 @@ def test_a_provider_named_by_url_may_do_without_a_key_but_openai_may_not(monkeyp
 
 def _pool(count, speed=1000.0, **settings):
     said = []
-    client = ClientSettings(notify=said.append, **settings)
-    return Pool([f"http://h:{port}/v1" for port in range(count)], client, FastClock(speed)), said
+    client = ClientSettings(notify=said.append, clock=FastClock(speed), **settings)
+    urls = [f"http://h:{port}/v1" for port in range(count)]
+    return Pool(urls, client, lambda _: AdaptiveLimit(None, client.clock)), said
 
 
 def _in_loop(check):

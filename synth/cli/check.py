@@ -153,20 +153,24 @@ def _state(result: ProbeResult) -> str:
 
 
 def _cost_facts(job: Job, costs: Costs) -> Iterator[tuple[str, str]]:
+    from rich.filesize import decimal
+
     slots = job.require_task().items_per_passage
     calls = round(costs.calls / max(1, costs.items))
     each = f", {calls} {'call' if calls == 1 else 'calls'} each"
     yield "expected", f"{costs.items:,} items ({costs.passages:,} passages × {slots}){each}"
     yield "calls", f"{costs.calls:,} and what is asked again"
     if costs.prompt_tokens is not None and job.llm is not None and job.llm.urls():
-        sizes = f"about {_short(costs.prompt_tokens)} in, {_short(costs.completion_tokens or 0)} out; "
-        yield "tokens", sizes + "a prefix cache saves most of what goes in"
-    yield "disk", f"about {_short(costs.disk_bytes)}B, {_short(costs.disk_free)}B free"
+        sizes = f"about {costs.prompt_tokens:,} in, {costs.completion_tokens or 0:,} out"
+        yield "tokens", f"{sizes}; a prefix cache saves most of what goes in"
+    yield "disk", f"about {decimal(costs.disk_bytes)}, {decimal(costs.disk_free)} free"
     yield "kept", f"pairs with {job.rules.describe()}"
 
 
 def _index_facts(job: Job, servers: Sequence[Asked], pairs: int) -> Iterator[tuple[str, str]]:
     """What scorers that compare all pairs keep on disk."""
+    from rich.filesize import decimal
+
     widths = [found.dimension for each in servers if each.section == "embed" for found in each.results]
     width = next((each for each in widths if each), None)
     for scorer in job.scores:
@@ -174,13 +178,4 @@ def _index_facts(job: Job, servers: Sequence[Asked], pairs: int) -> Iterator[tup
         if "encoder" in scorer.needs and size and width is None:
             yield "index", f"{scorer.name}: a vector in half precision of each passage on disk, 2 bytes a dimension"
         elif size:
-            yield "index", f"{scorer.name}: up to {_short(size)}B on disk"
-
-
-def _short(number: float) -> str:
-    """`950`, `12.3 k`, `4.5 M`, `1.2 G`."""
-    for unit in ("", " k", " M", " G"):
-        if abs(number) < 1000:  # noqa: PLR2004 - the next unit
-            return f"{number:,.0f}{unit}" if not unit else f"{number:,.1f}{unit}"
-        number /= 1000
-    return f"{number:,.1f} T"
+            yield "index", f"{scorer.name}: up to {decimal(size)} on disk"

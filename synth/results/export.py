@@ -46,15 +46,6 @@ class ExportArgs:
     settings: Sequence[str] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Pairs:
-    """What is exported: a step, its shards, how many negatives mining was asked for (None: not mined)."""
-
-    view: str
-    step: StepFolder
-    asked: int | None
-
-
 def export(out: Path, args: ExportArgs, notify: Notify) -> tuple[Export, Facts]:
     """Write the files; returns the format and what they hold. Raises SynthError for every way it can end but well."""
     options = options_of(args)
@@ -67,12 +58,15 @@ def export(out: Path, args: ExportArgs, notify: Notify) -> tuple[Export, Facts]:
         raise JobError(what, "Push with --to hub, or another of its layouts.")
     folder = OutputFolder.open(out, notify=notify)
     job, _ = job_of(out)
-    pairs = pairs_of(folder, args.view, options.negatives, notify)
+    view, step, asked = pairs_of(folder, args.view, options.negatives, notify)
     target = _target(args.out, folder.path)
     seed = job.file.seed if args.seed is None else args.seed
     divided = SplitOptions.parse(args.split, args.group or "cluster", args.document, seed)
-    source = _source(folder, pairs, divided, options.whole, notify)
-    facts = _facts(source, pairs, options, job, args)
+    source = _source(folder, step, divided, options.whole, notify)
+    # Count first: which shape rows can have, then what becomes of them in it.
+    found = _count(source, Shape())
+    shape = options.shape(found, asked)
+    facts = _facts(source, view, found if shape == Shape() else _count(source, shape), shape, job, args)
     _require_rows(facts)
     with aside(target) as hidden:
         with Files(hidden) as files:
@@ -80,7 +74,7 @@ def export(out: Path, args: ExportArgs, notify: Notify) -> tuple[Export, Facts]:
             files.text("TRAIN.md", options.train(facts))
             if (card := options.card(facts)) is not None:
                 files.text("README.md", card)
-        _publish(hidden, target, _record(args, options, pairs, facts))
+        _publish(hidden, target, _record(args, options, facts))
     if args.push is not None:
         push(target, args.push)
     return options, facts
@@ -105,8 +99,12 @@ def options_of(args: ExportArgs) -> Export:
     return options
 
 
-def pairs_of(folder: OutputFolder, view: str | None, negatives: int | None, notify: Notify) -> Pairs:
-    """`mined/` where it was made from the wanted view as it stands, else the view itself.
+def pairs_of(
+    folder: OutputFolder, view: str | None, negatives: int | None, notify: Notify
+) -> tuple[str, StepFolder, int | None]:
+    """The view, and what to export: `mined/` if it was made from the view as it stands, else the view itself.
+
+    The third is how many negatives mining was asked for, None where nothing was mined.
 
     Raises JobError where there is nothing to export, or where negatives are half done or out of date.
     """
@@ -120,16 +118,15 @@ def pairs_of(folder: OutputFolder, view: str | None, negatives: int | None, noti
     totals = History.read(folder).totals()
     if totals is None or len(done) < totals["shards"]:
         notify(f"{folder.path}: the run is not finished; exported is what {name} holds now.")
-    plain_pairs = Pairs(name, base, None)
     there = mined.done()
     if negatives == 0 or not there:
-        return plain_pairs
+        return name, base, None
     record = _mining(folder, mined.meta(min(there)).identity)
     if record["view"] != name:
         cure = f"; mine it: synth mine {folder.path} --view {name.removeprefix('views/')}"
         what = f"mined/ has negatives for {record['view']}, so {name} is exported without"
         notify(what if name == "generated" else what + cure)
-        return plain_pairs
+        return name, base, None
     stale = [index for index in sorted(there) if index in done and mined.stale(index, base.checksum(index))]
     if stale or there != done:
         what = f"shard {stale[0]:08d} has changed since" if stale else f"{len(there)} of {len(done)} shards are done"
@@ -137,7 +134,7 @@ def pairs_of(folder: OutputFolder, view: str | None, negatives: int | None, noti
             f"{folder.path}: mined/ does not fit {name}: {what}.",
             f"Mine to the end: synth mine {folder.path}; or export pairs alone: --negatives 0",
         )
-    return Pairs(name, mined, int(record["options"]["num_negatives"]))
+    return name, mined, int(record["options"]["num_negatives"])
 
 
 def _mining(folder: OutputFolder, fingerprint: str) -> Mapping[str, Any]:
@@ -150,9 +147,9 @@ def _mining(folder: OutputFolder, fingerprint: str) -> Mapping[str, Any]:
         raise OutputError(what, f"Mine again: synth mine {folder.path}") from exc
 
 
-def _source(folder: OutputFolder, pairs: Pairs, options: SplitOptions, whole: str, notify: Notify) -> Source:
-    shards, mined = tuple(sorted(pairs.step.done())), pairs.asked is not None
-    source = Source(folder, pairs.step, shards, options.seed, mined=mined, splits=(whole,))
+def _source(folder: OutputFolder, step: StepFolder, options: SplitOptions, whole: str, notify: Notify) -> Source:
+    shards, mined = tuple(sorted(step.done())), step.name == "mined"
+    source = Source(folder, step, shards, options.seed, mined=mined, splits=(whole,))
     if not options.shares:
         return source
     notify(f"splitting by {options.group}, so that no group is on both sides")
@@ -163,11 +160,7 @@ def _source(folder: OutputFolder, pairs: Pairs, options: SplitOptions, whole: st
     return replace(source, splits=found.names, split_of=found.of, held_out=found.held_out)
 
 
-def _facts(source: Source, pairs: Pairs, options: Export, job: Job, args: ExportArgs) -> Facts:
-    """Count first: which shape rows can have, then what becomes of them in it."""
-    found = _count(source, Shape())
-    shape = options.shape(found, pairs.asked)
-    counts = found if shape == Shape() else _count(source, shape)
+def _facts(source: Source, view: str, counts: Counts, shape: Shape, job: Job, args: ExportArgs) -> Facts:
     languages: set[str | None] = set()
     for index in source.shards:
         names = [n for n in ("query_language", "passage_language") if n in source.step.schema(index).names]
@@ -175,14 +168,14 @@ def _facts(source: Source, pairs: Pairs, options: Export, job: Job, args: Export
             languages |= {*column.unique().to_pylist()}
     return Facts(
         title=source.folder.path.name,
-        view=pairs.view,
+        view=view,
         folder=args.out,
         address=args.push or str(args.out),
         instruction=job.instruction,
         seed=source.seed,
         languages=tuple(sorted(str(code) for code in languages - {None, "und"})),
         embedder=job.embed.model if job.embed else None,
-        mined=pairs.asked is not None,
+        mined=source.mined,
         counts=counts,
         shape=shape,
     )
@@ -213,13 +206,13 @@ def _require_rows(facts: Facts) -> None:
         raise JobError(f"{split} would be empty.", "Give it a larger --split share, or group less: --group passage_id")
 
 
-def _record(args: ExportArgs, options: Export, pairs: Pairs, facts: Facts) -> dict[str, Any]:
+def _record(args: ExportArgs, options: Export, facts: Facts) -> dict[str, Any]:
     """`export.json`: what the files are, so that they can be made again and are known as ours."""
     return {
         "format": _FORMAT,
         "to": args.to,
         "options": options.identity(),
-        "view": pairs.view,
+        "view": facts.view,
         "mined": facts.mined,
         "split": list(args.split),
         "group": (args.group or "cluster") if args.split else None,

@@ -172,7 +172,10 @@ def _aucs(
     lower = {name: each.better == "low" for name, each in columns.items()} | {args.score: args.lower}
     neutral = {name for name, each in columns.items() if each.better is None} - {args.score}
     found = {}
-    for name in dict.fromkeys([args.score, *numeric_scores(folder, stored)] if args.label else []):
+    shards = keep.ready(folder, stored)[:1] if args.label else []
+    fields = [field for name in stored for index in shards for field in folder.step(name).schema(index)]
+    names = [args.score, *(each.name for each in fields if _is_number(each.type))]
+    for name in dict.fromkeys(names) if args.label else ():
         if name not in neutral:
             scored = read(folder, stored, name, by=(), label=args.label, lower=lower.get(name, False))
             assert scored.labels is not None  # noqa: S101 - asked for with a label
@@ -234,13 +237,6 @@ def read(
         names=names,
         shards=shards,
     )
-
-
-def numeric_scores(folder: OutputFolder, scores: Sequence[str]) -> list[str]:
-    """Every score column that holds numbers, or true and false, in the order of the scorers."""
-    shards = keep.ready(folder, scores)[:1]
-    fields = [field for name in scores for index in shards for field in folder.step(name).schema(index)]
-    return [each.name for each in fields if _is_number(each.type)]
 
 
 def cuts_at(scored: Scored, rows: Mask, thresholds: Sequence[float]) -> list[Cut]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -12,12 +11,12 @@ from typing import Annotated, Any, Literal, Self
 import pyarrow as pa
 from pydantic import Field
 
-from synth.errors import InputError, JobError, SystemFault
+from synth.errors import InputError, JobError
 from synth.hashing import shingles, tokens, windows
 from synth.scores._scorer import PairBatch, ScoreColumn, Scorer
 from synth.sources import Corpus, InputFile, ReadLimits
 from synth.sources.columns import TEXT_NAMES, keys_of, usual_name
-from synth.sources.files import check_content, kind_of
+from synth.sources.files import FoundFile, look
 from synth.sources.parquet import schema
 from synth.sources.readers import columns_of, first_objects, raw_rows
 from synth.sources.records import Selection
@@ -81,6 +80,8 @@ class Holdout:
 
 _NAMES = ("query", "question", "queries", "anchor", "prompt", "sentence", "sentence1", *TEXT_NAMES)
 _LIMITS = ReadLimits()
+_known: dict[Path, InputFile] = {}
+"""Files that were looked at: one that did not change is not hashed again."""
 
 
 def described(files: Sequence[str]) -> list[InputFile]:
@@ -88,16 +89,14 @@ def described(files: Sequence[str]) -> list[InputFile]:
 
     Raises JobError where one is not there, InputError where it is not what its name says, SystemFault.
     """
-    found = []
-    for path in (str(Path(name).expanduser().absolute()) for name in files):
+    for path in (paths := [Path(name).expanduser().absolute() for name in files]):
         try:
-            status = Path(path).stat()
-            found.append(_hashed(path, status.st_size, status.st_mtime_ns))
-        except FileNotFoundError as exc:
-            raise JobError(f"scores: contamination: {path} does not exist.", "Check `files`.") from exc
-        except OSError as exc:
-            raise SystemFault(f"{path}: {exc.strerror}.", "Change its permissions, then run again.") from exc
-    return found
+            _known[path] = look(0, "contamination", FoundFile(path, path.name), _LIMITS, _known.get(path))
+        except InputError as exc:
+            if not path.exists():
+                raise JobError(f"scores: contamination: {path} does not exist.", "Check `files`.") from exc
+            raise
+    return [_known[path] for path in paths]
 
 
 def rows(file: InputFile, column: str | None) -> Iterator[tuple[str, str]]:
@@ -147,18 +146,6 @@ def _column(file: InputFile) -> str:
             "Name it: `column:` of the score contamination.",
         )
     return found
-
-
-@lru_cache(maxsize=64)
-def _hashed(path: str, size: int, mtime_ns: int) -> InputFile:
-    if not Path(path).is_file():
-        raise InputError(f"{path}: not an ordinary file.", "Name files, not folders.")
-    kind = kind_of(Path(path))
-    check_content(Path(path), kind, size)
-    with Path(path).open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    name = Path(path).name
-    return InputFile(0, "contamination", path, name, kind, size, mtime_ns, digest, None)
 
 
 class Contamination(Scorer):

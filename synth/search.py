@@ -181,7 +181,12 @@ async def _embed(index: Index, rows: int, encoder: Encoder, notify: Notify) -> t
         return 0, 0
     width = await _width(index, encoder)
     missing = [n for n in numbers if not index.has(part("vectors", n))]
-    _check_disk(index, rows, width, len(missing), notify)
+    needed, free = min(len(missing) * BLOCK, rows) * 2 * width + rows * 32, shutil.disk_usage(index.folder).free
+    size = f"{2 * rows * width / 1e6:,.1f} MB of vectors in {index.folder} ({free / 1e9:,.1f} GB free)"
+    notify(f"index: {rows:,} passages, {width} dimensions: {size}")
+    if needed > free:
+        what = f"the index needs {needed / 1e9:,.1f} GB more, and {free / 1e9:,.1f} GB are free."
+        raise SystemFault(f"{index.folder}: {what}", "Free space on that disk, then run the same command again.")
     for number in missing:
         texts = list(_texts(index, number))
         encoded, _ = await encode_all(encoder, texts, "document")
@@ -220,16 +225,6 @@ def usable(vectors: NDArray[Any], width: int) -> NDArray[np.float32]:
     lengths = np.linalg.norm(found, axis=1, keepdims=True)
     good = np.isfinite(lengths) & (lengths > 0)
     return np.where(good, found / np.where(good, lengths, 1.0), 0.0).astype(np.float32)
-
-
-def _check_disk(index: Index, rows: int, width: int, parts: int, notify: Notify) -> None:
-    needed = min(parts * BLOCK, rows) * 2 * width + rows * 32
-    free = shutil.disk_usage(index.folder).free
-    size = f"{2 * rows * width / 1e6:,.1f} MB of vectors in {index.folder} ({free / 1e9:,.1f} GB free)"
-    notify(f"index: {rows:,} passages, {width} dimensions: {size}")
-    if needed > free:
-        what = f"the index needs {needed / 1e9:,.1f} GB more, and {free / 1e9:,.1f} GB are free."
-        raise SystemFault(f"{index.folder}: {what}", "Free space on that disk, then run the same command again.")
 
 
 def _texts(index: Index, number: int) -> Iterator[str]:
@@ -278,7 +273,8 @@ class Corpus(Vectors):
         starts = range(0, self.count, BLOCK)
         counts = {n: min(BLOCK, self.count - start) for n, start in enumerate(starts)}
         super().__init__(index, int(self.facts["width"]), counts)
-        self._array = lru_cache(maxsize=_OPEN)(self._mapped)
+        # Arrays, because a memmap's slices cost ten times more.
+        self._array = lru_cache(maxsize=_OPEN)(lambda name, kind: index.get(name, kind).view(np.ndarray))
 
     def texts(self) -> Iterator[str]:
         return (text for number in range(-(-self.count // BLOCK)) for text in _texts(self._index, number))
@@ -319,9 +315,6 @@ class Corpus(Vectors):
         ends, content = self._array(part(f"{name}.ends", number), "<i8"), self._array(part(name, number), "u1")
         start = int(ends[place - 1]) if place else 0
         return content[start : int(ends[place])].tobytes().decode("utf-8", "surrogatepass")
-
-    def _mapped(self, name: str, kind: str) -> NDArray[Any]:
-        return self._index.get(name, kind).view(np.ndarray)  # a memmap's slices cost ten times more
 
 
 def _key(text: str) -> int:

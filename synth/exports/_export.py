@@ -121,8 +121,16 @@ class _Parts:
                 self._file = self._path(self._count).open("wb")
                 self._writer = pq.ParquetWriter(self._file, self._schema, compression="zstd", write_page_checksum=True)
                 self._count += 1
+            # The columns are those of the first shard; later revisions of a job may have added some.
+            there = {*table.column_names}
+            if strange := sorted(there - {*self._schema.names}):
+                raise SynthError(f"{self._stem}: a later shard has the further column {strange[0]}.")
             if table.num_rows:  # `datasets` cannot read a row group without rows
-                self._writer.write_table(self._same(table), row_group_size=_ROW_GROUP)
+                columns = [
+                    table[each.name].cast(each.type) if each.name in there else pa.nulls(table.num_rows, each.type)
+                    for each in self._schema
+                ]
+                self._writer.write_table(pa.table(columns, self._schema), row_group_size=_ROW_GROUP)
 
     def close(self) -> None:
         if self._rows:
@@ -132,17 +140,6 @@ class _Parts:
             for number in range(self._count):
                 name = f"{self._stem.name}-{number:05d}-of-{self._count:05d}.parquet"
                 self._path(number).rename(self._stem.with_name(name))
-
-    def _same(self, table: pa.Table) -> pa.Table:
-        """The columns of the first shard; later revisions of a job may have added some."""
-        there = {*table.column_names}
-        if strange := sorted(there - {*self._schema.names}):
-            raise SynthError(f"{self._stem}: a later shard has the further column {strange[0]}.")
-        columns = [
-            table[each.name].cast(each.type) if each.name in there else pa.nulls(table.num_rows, each.type)
-            for each in self._schema
-        ]
-        return pa.table(columns, schema=self._schema)
 
     def _path(self, number: int) -> Path:
         return self._stem.with_name(f".{self._stem.name}-{number:05d}")

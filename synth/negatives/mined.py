@@ -17,7 +17,7 @@ from synth.hashing import item_random
 from synth.negatives._choosing import Selector
 from synth.negatives._negatives import Candidate, Item, Negatives, Pool
 from synth.negatives._ranking import fused, lexical
-from synth.search import Corpus, Excluded, Hits, retrieve
+from synth.search import Corpus, Excluded, retrieve
 
 __all__ = ["Mined"]
 
@@ -96,7 +96,14 @@ class Mined(Negatives):
 
     def _pools(self, items: Sequence[Item], corpus: Corpus, window: tuple[int, int], depth: int) -> list[Pool]:
         """The hits that may be negatives, and how many were refused, by the first rule that refused each."""
-        hits = self._hits(items, corpus, depth)
+        queries = np.array([item.vector for item in items], np.float32)
+        excluded = Excluded.of([(n, item.chunks) for n, item in enumerate(items)])
+        rankings = []
+        if self.by != "bm25":
+            rankings.append(retrieve(queries, corpus, depth, excluded))
+        if self.by != "dense":
+            rankings.append(lexical(corpus, [item.query for item in items], queries, depth, excluded))
+        hits = fused(rankings) if len(rankings) > 1 else rankings[0]
         positive = hits.rows == np.array([item.known[0] for item in items])[:, None]
         for n in (n for n, item in enumerate(items) if len(item.known) > 1):
             positive[n] = np.isin(hits.rows[n], items[n].known)
@@ -120,16 +127,6 @@ class Mined(Negatives):
             counts = Counter({reason: int(each[n]) for reason, each in refused.items() if each[n]})
             pools.append(Pool(drawn, counts))
         return pools
-
-    def _hits(self, items: Sequence[Item], corpus: Corpus, depth: int) -> Hits:
-        queries = np.array([item.vector for item in items], np.float32)
-        excluded = Excluded.of([(n, item.chunks) for n, item in enumerate(items)])
-        if self.by == "dense":
-            return retrieve(queries, corpus, depth, excluded)
-        words = lexical(corpus, [item.query for item in items], queries, depth, excluded)
-        if self.by == "bm25":
-            return words
-        return fused((retrieve(queries, corpus, depth, excluded), words))
 
     def _ordered(self, item: Item, pool: Pool, seed: int) -> Pool:
         """The same candidates in the order in which this pair tries them."""

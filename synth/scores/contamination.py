@@ -59,23 +59,19 @@ class Holdout:
         found = [gram for gram in grams if gram in self._grams]
         share = len(found) / len(grams) if grams else 0.0
         hits = Counter(number for gram in found for number in self._grams[gram])
-        similarity, nearest = self._nearest(text)
+        own = shingles(text, _SHINGLE)
+        shared = Counter(number for triple in own.tolist() for number in self._shingles.get(triple, ()))
+        similarity, nearest = 0.0, None
+        for number, count in sorted(shared.items()):
+            jaccard = count / (own.size + self._sizes[number] - count)
+            if jaccard > similarity:
+                similarity, nearest = jaccard, number
         culprit = max(hits, key=lambda number: (hits[number], -number)) if hits else nearest
         if similarity > share:
             culprit = nearest
         hit = bool(found) or similarity >= self._threshold
         place = self._places[culprit] if culprit is not None and hit else None
         return hit, max(share, similarity), place
-
-    def _nearest(self, text: str) -> tuple[float, int | None]:
-        own = shingles(text, _SHINGLE)
-        shared = Counter(number for triple in own.tolist() for number in self._shingles.get(triple, ()))
-        best, which = 0.0, None
-        for number, count in sorted(shared.items()):
-            similarity = count / (own.size + self._sizes[number] - count)
-            if similarity > best:
-                best, which = similarity, number
-        return best, which
 
 
 _NAMES = ("query", "question", "queries", "anchor", "prompt", "sentence", "sentence1", *TEXT_NAMES)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
@@ -39,23 +39,21 @@ Grades = tuple[int, int]
 def read_grades(reply: ChatReply) -> Grades:
     """The verdict in a reply. Raises UnusableReply with a reason of `synth.replies`."""
     values = read_object(reply, _KEYS).values
-    relevance, answerability = (_grade(values, key) for key in _KEYS)
-    return relevance, answerability
-
-
-def _grade(values: Mapping[str, object], key: str) -> int:
-    if key not in values:
-        raise UnusableReply("key", f"no {key} among the keys {list(values)[:10]!r}")
-    value = values[key]
-    if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit():
-        value = int(value)
-    if type(value) is float and value.is_integer():
-        value = int(value)
-    if type(value) is not int:
-        raise UnusableReply("type", f"{key} is a {type(value).__name__}, not a whole number")
-    if value not in GRADES:
-        raise UnusableReply("enum", f"{key} is {value}, not 1 to 5")
-    return value
+    grades = []
+    for key in _KEYS:
+        if key not in values:
+            raise UnusableReply("key", f"no {key} among the keys {list(values)[:10]!r}")
+        value = values[key]
+        if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit():
+            value = int(value)
+        if type(value) is float and value.is_integer():
+            value = int(value)
+        if type(value) is not int:
+            raise UnusableReply("type", f"{key} is a {type(value).__name__}, not a whole number")
+        if value not in GRADES:
+            raise UnusableReply("enum", f"{key} is {value}, not 1 to 5")
+        grades.append(value)
+    return grades[0], grades[1]
 
 
 class Judge(Scorer):

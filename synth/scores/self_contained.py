@@ -40,22 +40,21 @@ class Deictic(BaseModel):
 
 @cache
 def deictic() -> re.Pattern[str]:
-    languages = TypeAdapter(dict[str, Deictic]).validate_python(load_document(_FILE).data)
-    return re.compile("|".join(map(_expression, languages.values())))
-
-
-def _expression(each: Deictic) -> str:
-    left, right, gap = (r"(?<!\w)", r"(?!\w)", " ?") if each.spaced else ("", "", "")
-    says = f"{gap}{_any(each.verbs)}"
-    forms = list(each.plain)
-    for lead, follows in (
-        (each.according, f"(?!{gap}{_any(each.of)})"),
-        (each.this, f"(?={gap}{_END}|{says})"),
-        (each.inside, f"(?={says})"),
-    ):
-        if lead:
-            forms.append(f"{_any(lead)}{gap}{_any(each.nouns)}{right}{follows}")
-    return f"{left}{_any(forms)}"
+    """All expressions of all languages as one."""
+    found = []
+    for each in TypeAdapter(dict[str, Deictic]).validate_python(load_document(_FILE).data).values():
+        left, right, gap = (r"(?<!\w)", r"(?!\w)", " ?") if each.spaced else ("", "", "")
+        says = f"{gap}{_any(each.verbs)}"
+        forms = list(each.plain)
+        for lead, follows in (
+            (each.according, f"(?!{gap}{_any(each.of)})"),
+            (each.this, f"(?={gap}{_END}|{says})"),
+            (each.inside, f"(?={says})"),
+        ):
+            if lead:
+                forms.append(f"{_any(lead)}{gap}{_any(each.nouns)}{right}{follows}")
+        found.append(f"{left}{_any(forms)}")
+    return re.compile("|".join(found))
 
 
 def _any(expressions: Expressions) -> str:

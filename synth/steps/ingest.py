@@ -22,11 +22,11 @@ import pyarrow.compute as pc
 
 from synth import registry
 from synth.errors import JobError, SynthError
-from synth.runs.history import Parts, Record
+from synth.runs.history import Record
 from synth.runs.preflight import require_suited
 from synth.runs.run import OpenRun
 from synth.scores import Scorer
-from synth.shards import Origin, OutputFolder, StepFolder
+from synth.shards import Origin, StepFolder
 from synth.sources import (
     Block,
     InputFile,
@@ -337,7 +337,13 @@ def rejected_items(run: OpenRun) -> list[str]:
 def written_before(run: OpenRun, items: Sequence[str]) -> Mapping[str, Sequence[Written]]:
     """For each retried item the queries that its passage got when it was first used, with their configurations."""
     parts = run.history.parts()
-    positions = {item: _first_position(run.folder, parts, item) for item in items}
+    passages, positions = run.folder.step("passages"), {}
+    for item in items:
+        position, _ = position_and_slot(item)
+        while parts.of_shard(index := parts.shard_of(position)).retry:
+            again = passages.read_columns(index, ["retry_of"])["retry_of"]
+            position, _ = position_and_slot(again[position - passages.meta(index).first].as_py())
+        positions[item] = position
     found: dict[int, list[Written]] = defaultdict(list)
     wanted = set(positions.values())
     generated = run.folder.step("generated")
@@ -349,15 +355,6 @@ def written_before(run: OpenRun, items: Sequence[str]) -> Mapping[str, Sequence[
                 config = QueryConfig(row["character"], row["question_type"], row["difficulty"])
                 found[position].append(Written(config, row["query"]))
     return {item: found[position] for item, position in positions.items()}
-
-
-def _first_position(folder: OutputFolder, parts: Parts, item: str) -> int:
-    position = position_and_slot(item)[0]
-    while parts.of_shard(index := parts.shard_of(position)).retry:
-        step = folder.step("passages")
-        items = step.read_columns(index, ["retry_of"])["retry_of"]
-        position = position_and_slot(items[position - step.meta(index).first].as_py())[0]
-    return position
 
 
 def _retry(run: OpenRun, record: Record, step: StepFolder, sums: dict[str, int]) -> None:

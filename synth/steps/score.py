@@ -52,34 +52,34 @@ class ScoreStep:
 
 
 def steps(job: Job, instruction: str, whole: int | None = None) -> list[ScoreStep]:
-    """The job's scorers with their folders, in the job's order.
+    """The job's scorers, each with a fingerprint of its options and of the models and the instruction it scores with.
 
     `whole`: the number of shards, where some were appended. A scorer that looks at all of them then gives other values
     than before, and other values have a folder of their own.
     """
-    return [ScoreStep(scorer, _fingerprint(job, scorer, instruction, whole)) for scorer in job.scores]
+    found = []
+    for scorer in job.scores:
+        wanted = scorer.needs - scorer.brings
+        what = {
+            "name": scorer.name,
+            "scorer": stage_identity(scorer),
+            "embed": stage_identity(job.embed) if job.embed and "encoder" in wanted else None,
+            "instruction": instruction if scorer.needs & {"encoder", "reranker"} else None,
+            "schema": SCHEMA_VERSION,
+        }
+        if job.llm and "chat" in wanted:
+            what["chat"] = stage_identity(job.llm)
+        fingerprint = identity.sha256(what)[:8]
+        if whole is not None and scorer.scope == "pass":
+            fingerprint = identity.sha256({"scorer": fingerprint, "shards": whole})[:8]
+        found.append(ScoreStep(scorer, fingerprint))
+    return found
 
 
 def steps_of(run: OpenRun) -> list[ScoreStep]:
     """The scorers of a run with their folders. Raises OutputError."""
     found = run.history.parts()
     return steps(run.job, run.job.instruction, found.shards if found.several else None)
-
-
-def _fingerprint(job: Job, scorer: Scorer, instruction: str, whole: int | None) -> str:
-    """Eight hex digits: a scorer's options, and the models and the instruction it scores with."""
-    wanted = scorer.needs - scorer.brings
-    what = {
-        "name": scorer.name,
-        "scorer": stage_identity(scorer),
-        "embed": stage_identity(job.embed) if job.embed and "encoder" in wanted else None,
-        "instruction": instruction if scorer.needs & {"encoder", "reranker"} else None,
-        "schema": SCHEMA_VERSION,
-    }
-    if job.llm and "chat" in wanted:
-        what["chat"] = stage_identity(job.llm)
-    own = identity.sha256(what)[:8]
-    return own if whole is None or scorer.scope == "shard" else identity.sha256({"scorer": own, "shards": whole})[:8]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,7 @@ import pyarrow as pa
 from synth.check.data import MOST_ROWS
 from synth.errors import InputError, JobError
 from synth.job import Job
-from synth.personas import Library, encode_library
-from synth.prompts import PromptFolder
+from synth.personas import encode_library
 from synth.runners.generation import Models
 from synth.runners.progress import Counters
 from synth.runs.preflight import require_suited
@@ -79,22 +78,15 @@ def choose(job: Job, inputs: Sequence[InputFile], count: int, passage_id: str | 
     return [every[n] for n in picked]
 
 
-@dataclass(frozen=True, slots=True)
 class Trial:
-    """A job ready to be tried out: nothing it does touches a disk but to read."""
+    """A job ready to be tried out: nothing it does touches a disk but to read. Raises JobError and InputError."""
 
-    job: Job
-    inputs: Sequence[InputFile]
-    prompts: PromptFolder
-    library: Library | None
-
-    @classmethod
-    def of(cls, job: Job) -> Trial:
-        """Reads templates, personas and the list of inputs. Raises JobError and InputError."""
+    def __init__(self, job: Job) -> None:
         for scorer in job.scores:
             scorer.require()
-        prompts, library = prepare(job)
-        return cls(job, inspect(job.corpora, job.base, job.read_limits()), prompts, library)
+        self.job = job
+        self.prompts, self.library = prepare(job)
+        self.inputs = inspect(job.corpora, job.base, job.read_limits())
 
     async def run(self, chosen: Sequence[Positioned], notify: Any) -> list[Tried]:
         """Generate and score for the chosen passages, one after the other. Raises what models raise."""

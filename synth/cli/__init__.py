@@ -52,7 +52,6 @@ def _command() -> Any:
 
 
 def _misused(exc: typer.TyperException) -> int:
-    """A wrong command line."""
     context = getattr(exc, "ctx", None)
     path = context.command_path if context else "synth"
     message = exc.format_message() if hasattr(exc, "format_message") else str(exc)

@@ -39,7 +39,7 @@ def preview(
     job = load_job(path, settings)
     if job.data:
         raise JobError(f"{path}: filters existing pairs, so no model is asked.", f"Try: synth run {path} --sample 5")
-    trial = Trial.of(job)
+    trial = Trial(job)
     chosen = choose(job, trial.inputs, count, passage_id)
     if not as_json:
         tell(f"{path}: asking the models about {len(chosen)} {'passage' if len(chosen) == 1 else 'passages'}")

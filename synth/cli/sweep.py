@@ -98,7 +98,7 @@ def _print(found: Sweep) -> None:
     null = f", {found.missing:,} without this score" if found.missing else ""
     show(words(f"{found.args.score} of {found.rows:,} pairs{null}; the rules in force: {found.rules}\n"))
     show(_table("all pairs", found.overall, found))
-    for name, cuts in found.groups.items():
+    for name, (cuts, _) in found.groups.items():
         show(words(), _table(_group(name), cuts, found))
     if any(cut.shuffled_share is not None for cut in found.overall):
         show(words("\nof shuffled: the share kept of queries with another pair's passage; good: almost none"))

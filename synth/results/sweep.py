@@ -84,17 +84,16 @@ class SweepArgs:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """Everything a sweep found; `groups` are by name, `auc` by score column, with whether low values are good."""
+    """Everything a sweep found; `groups` are cuts and histogram by name, `auc` by score, with whether low is good."""
 
     args: SweepArgs
     rows: int
     missing: int
     rules: str
     overall: Sequence[Cut]
-    groups: dict[tuple[str, ...], Sequence[Cut]]
+    groups: dict[tuple[str, ...], tuple[Sequence[Cut], Sequence[int]]]
     edges: Sequence[float]
     histogram: Sequence[int]
-    histograms: dict[tuple[str, ...], Sequence[int]]
     auc: dict[str, tuple[float | None, bool]]
     samples: Samples
     proposed: Sequence[Threshold]
@@ -103,8 +102,8 @@ class Sweep:
     def as_json(self) -> dict[str, Any]:
         """For `--json`."""
         groups = [
-            {"group": list(name), "cuts": [asdict(cut) for cut in found], "histogram": self.histograms[name]}
-            for name, found in self.groups.items()
+            {"group": list(name), "cuts": [asdict(cut) for cut in found], "histogram": counts}
+            for name, (found, counts) in self.groups.items()
         ]
         return {
             "score": self.args.score,
@@ -144,10 +143,12 @@ def sweep(folder: OutputFolder, args: SweepArgs) -> Sweep:
         missing=int(np.isnan(scored.score).sum()),
         rules=rules.describe(),
         overall=cuts_at(scored, scored.of(None), thresholds),
-        groups={name: cuts_at(scored, rows, thresholds) for name, rows in groups.items()},
+        groups={
+            name: (cuts_at(scored, rows, thresholds), histogram(scored.score[rows], edges))
+            for name, rows in groups.items()
+        },
         edges=edges,
         histogram=histogram(scored.score, edges),
-        histograms={name: histogram(scored.score[rows], edges) for name, rows in groups.items()},
         auc=_aucs(folder, stored, args, columns),
         samples=samples(folder, scored, thresholds, args.examples),
         proposed=proposed,

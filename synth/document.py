@@ -40,14 +40,12 @@ class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader with the scalars of YAML 1.2."""
 
 
-def _whole_number(_: _Loader, node: yaml.ScalarNode) -> int:
-    return int(node.value, 0) if node.value[1:2] in ("o", "x") else int(node.value)
-
-
 _Loader.yaml_implicit_resolvers = {
     None: [(f"{_PREFIX}{name}", re.compile(rf"(?:{pattern})\Z")) for name, pattern in _SCALARS.items()]
 }
-_Loader.add_constructor(f"{_PREFIX}int", _whole_number)
+_Loader.add_constructor(
+    f"{_PREFIX}int", lambda _, node: int(node.value, 0) if node.value[1:2] in ("o", "x") else int(node.value)
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,8 +49,11 @@ def count_words(text: str, code: str) -> int:
             letters[kind] += len(run)
         elif kind == "th":
             count += len(_parser("th").parse(run))
+        elif row.code == "ja" or _KANA.search(run):
+            phrases = _parser("ja").parse(run)
+            count += len(phrases) + sum(1 for phrase in phrases if _PARTICLE.search(phrase))
         else:
-            count += _han_words(run, row)
+            count += len(_parser("zh-Hant" if row.script == "Hant" else "zh-Hans").parse(run))
     count += sum(ceil(n / language(script).words.characters) for script, n in letters.items() if n)
     spaced = _UNSPACED.sub(" ", text)
     return count + sum(1 for token in _BREAK.split(spaced) if _ALNUM.search(token))
@@ -68,13 +71,6 @@ def length_phrase(row: Language, low: int, high: int) -> str:
 
 def _range(low: int, high: int) -> str:
     return str(low) if low == high else f"{low} to {high}"
-
-
-def _han_words(run: str, row: Language) -> int:
-    if row.code == "ja" or _KANA.search(run):
-        phrases = _parser("ja").parse(run)
-        return len(phrases) + sum(1 for phrase in phrases if _PARTICLE.search(phrase))
-    return len(_parser("zh-Hant" if row.script == "Hant" else "zh-Hans").parse(run))
 
 
 @cache

@@ -47,7 +47,6 @@ RETRYABLE = frozenset(REASONS) - {"filtered"}
 
 _SHOWN_CHARS = 100
 _LOOSE = re.compile(r"[\s_\-\u2010-\u2015\u200b]+")
-_SPACES = re.compile(r"\s+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _PLACEHOLDER = re.compile(r"[<\[{(]+[^<>\[\]{}()]*\bquery\b[^<>\[\]{}()]*[>\]})]+|\.{3}|…|query|string", re.IGNORECASE)
@@ -102,7 +101,7 @@ def read_query(reply: ChatReply, inputs: QueryInputs, *, repair: bool, echoes: C
     query = _string("Query", values["Query"])
     if _REFUSAL.match(query):
         raise UnusableReply("refusal", f"the query is {_clip(query)}")
-    key = _echo_key(query)
+    (key,) = echo_keys([query])
     if _PLACEHOLDER.fullmatch(query) or _echoes(key, echoes):
         raise UnusableReply("echo", f"the query repeats the prompt: {_clip(query)}")
     if _repeats(key):
@@ -140,11 +139,7 @@ def _string(key: str, value: object) -> str:
 
 def echo_keys(queries: Iterable[str]) -> frozenset[str]:
     """What `read_query` compares texts by: casefolded, white space folded."""
-    return frozenset(map(_echo_key, queries))
-
-
-def _echo_key(query: str) -> str:
-    return _SPACES.sub(" ", query).strip().casefold()
+    return frozenset(" ".join(query.split()).casefold() for query in queries)
 
 
 def _echoes(key: str, echoes: Collection[str]) -> bool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from synth.errors import InputError, JobError, ServerUnavailable
 from synth.sources.options import HUB, Corpus
@@ -62,19 +62,16 @@ def inspect_hub(index: int, corpus: Corpus) -> InputFile:
 
 def rows(file: InputFile, wanted: Wanted | None) -> Iterator[ObjectRow]:
     """The wanted rows in order. Raises ServerUnavailable when the connection to the hub is lost."""
-    for number, values in enumerate(_objects(file)):
-        if wanted is None or wanted(number):
-            size = sum(len(value) for value in values.values() if isinstance(value, (str, bytes)))
-            yield ObjectRow(number, values, size)
-
-
-def _objects(file: InputFile) -> Iterator[Mapping[str, Any]]:
     from datasets import load_dataset  # noqa: PLC0415 - costs seconds
 
     address = parse(file.path)
     revision = file.sha256 or address.revision
     try:
-        yield from load_dataset(address.repo, address.config, split=address.split, revision=revision, streaming=True)
+        found = load_dataset(address.repo, address.config, split=address.split, revision=revision, streaming=True)
+        for number, values in enumerate(found):
+            if wanted is None or wanted(number):
+                size = sum(len(value) for value in values.values() if isinstance(value, (str, bytes)))
+                yield ObjectRow(number, values, size)
     except (_network_error(), OSError) as exc:
         what = f"the connection to the Hugging Face hub was lost ({type(exc).__name__})"
         raise ServerUnavailable(f"{file.path}: {what}.", "Run the same command again later.") from exc

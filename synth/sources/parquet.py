@@ -95,8 +95,16 @@ def read(path: str, selection: Selection, limits: ReadLimits, wanted: Wanted | N
 def _batches(
     file: pq.ParquetFile, group: int, names: list[str], limits: ReadLimits, path: str
 ) -> Iterator[pa.RecordBatch]:
-    where = f"{path}: row group {group}"
-    size = _batch_rows(file.metadata.row_group(group), names, limits, path, where)
+    where, metadata = f"{path}: row group {group}", file.metadata.row_group(group)
+    chunks = [metadata.column(place) for place in range(metadata.num_columns)]
+    chunks = [chunk for chunk in chunks if any(f"{chunk.path_in_schema}.".startswith(f"{name}.") for name in names)]
+    total = sum(max(chunk.total_uncompressed_size, _VALUE * chunk.num_values) for chunk in chunks)
+    widest = sum(_widest(chunk, path) for chunk in chunks)
+    share, rows = limits.max_batch_bytes // _SHARE, max(1, metadata.num_rows)
+    if (most := max(total // rows, widest)) > limits.max_batch_bytes:
+        what = f"one row may unpack to {most} bytes, more than {limits.max_batch_bytes}"
+        raise InputError(f"{where}: {what}.", "Shorten the long texts in it.")
+    size = int(max(1, min(_ROWS, share * rows // max(1, total), share // max(1, widest))))
     batches = file.iter_batches(batch_size=size, row_groups=[group], columns=names)
     while True:
         try:
@@ -109,19 +117,6 @@ def _batches(
             what = f"{batch.num_rows} rows unpack to {batch.nbytes} bytes, more than {limits.max_batch_bytes}"
             raise InputError(f"{where}: {what}.", "Write the file with smaller row groups.")
         yield batch
-
-
-def _batch_rows(metadata: pq.RowGroupMetaData, names: list[str], limits: ReadLimits, path: str, where: str) -> int:
-    """How many rows to unpack at once to stay below the limit. Raises InputError where one row may exceed it."""
-    chunks = [metadata.column(place) for place in range(metadata.num_columns)]
-    chunks = [chunk for chunk in chunks if any(f"{chunk.path_in_schema}.".startswith(f"{name}.") for name in names)]
-    total = sum(max(chunk.total_uncompressed_size, _VALUE * chunk.num_values) for chunk in chunks)
-    widest = sum(_widest(chunk, path) for chunk in chunks)
-    share, rows = limits.max_batch_bytes // _SHARE, max(1, metadata.num_rows)
-    if (most := max(total // rows, widest)) > limits.max_batch_bytes:
-        what = f"one row may unpack to {most} bytes, more than {limits.max_batch_bytes}"
-        raise InputError(f"{where}: {what}.", "Shorten the long texts in it.")
-    return int(max(1, min(_ROWS, share * rows // max(1, total), share // max(1, widest))))
 
 
 def _widest(chunk: pq.ColumnChunkMetaData, path: str) -> int:

@@ -202,7 +202,13 @@ class Retrieval(Task):
             people = tuple(candidates.personas[n] for n in chosen)
             offered = Candidates(candidates.passage, people, tuple(candidates.similarities[n] for n in chosen))
         before = (each.config for each in item.written if each.config is not None)
-        used = tuple(config for config in before if possible(config, offered.personas, types, levels))
+        used = tuple(  # only what this slot could choose as well
+            config
+            for config in before
+            if (not offered.personas or config.character in offered.personas)
+            and config.question_type in types
+            and (not levels or config.difficulty in levels)
+        )
         if len(set(used)) == max(1, len(offered.personas)) * len(types) * max(1, len(levels)):
             used = ()  # all were there; from now on any may come again
         return ConfigInputs(offered, types, levels, used)
@@ -243,12 +249,3 @@ class Retrieval(Task):
         if "copying" in self.retry_on and not keywords and copied_share(query, passage) > TOO_ALIKE:
             return "copying"
         return None
-
-
-def possible(config: QueryConfig, personas: tuple[str, ...], types: tuple[str, ...], levels: tuple[str, ...]) -> bool:
-    """Whether a slot that is offered these could choose the configuration at all."""
-    return (
-        (not personas or config.character in personas)
-        and config.question_type in types
-        and (not levels or config.difficulty in levels)
-    )

@@ -73,18 +73,12 @@ async def halved(
 class AnswerCache(Protocol):
     """Answers of models, kept until the shard is done, so that a crash does not cost them twice.
 
-    `synth.shards.Journal` is one. Values never change; see `key_of` for the keys.
+    `synth.shards.Journal` is one. Values never change.
     """
 
     def get(self, key: str) -> dict[str, Any] | None: ...
 
     def append(self, key: str, value: dict[str, Any]) -> None: ...
-
-
-def key_of(kind: str, *texts: str) -> str:
-    """The key of a question: its kind, and a hash of all texts it consists of."""
-    digest = sha256(b"\0".join(text.encode("utf-8", "surrogatepass") for text in texts))
-    return f"{kind}/{digest.hexdigest()[:32]}"
 
 
 async def encode_all(encoder: Encoder, texts: Sequence[str], role: Role) -> tuple[Encoded, Refused]:
@@ -130,7 +124,7 @@ async def embedded(encoder: Encoder, texts: Sequence[str], role: Role) -> tuple[
 
 
 async def rerank_all(
-    reranker: Reranker, pairs: Pairs, cache: AnswerCache | None, kind: str
+    reranker: Reranker, pairs: Pairs, cache: AnswerCache | None
 ) -> dict[tuple[str, str], float | None]:
     """The score of each distinct pair, None for a refused one.
 
@@ -138,7 +132,8 @@ async def rerank_all(
     """
 
     async def batch(some: Pairs) -> list[float | None]:
-        key = key_of(kind, *(text for pair in some for text in pair))
+        texts = b"\0".join(text.encode("utf-8", "surrogatepass") for pair in some for text in pair)
+        key = f"rerank/{sha256(texts).hexdigest()[:32]}"
         known = cache.get(key) if cache is not None else None
         if known is not None:
             return list(known["scores"])

@@ -133,7 +133,7 @@ class Selector:
             pairs = [(items[n].query, text) for n, _, text in asked]
             verdicts: dict[tuple[str, str], float | None] = {}
             if self.reranker is not None:
-                verdicts = await rerank_all(self.reranker, pairs, self.memory, "mined")
+                verdicts = await rerank_all(self.reranker, pairs, self.memory)
             for (n, candidate, text), pair in zip(asked, pairs, strict=True):
                 passage_id = candidate.id or self.corpus.id(candidate.row)
                 margin = items[n].min_positive_score - candidate.score

@@ -124,14 +124,13 @@ class Condition:
 
     def label(self) -> str:
         """The reason of a row that fails: `cosine above 0.7`."""
-        return f"{self.column} {_WORDS[self.operator]} {self._shown()}"
-
-    def _shown(self) -> str:
         if isinstance(self.value, Grouped):
-            return f"its threshold by {', '.join(self.value.by)}"
-        if isinstance(self.value, tuple):
-            return f"[{', '.join(_plain(each) for each in self.value)}]"
-        return _plain(self.value)
+            shown = f"its threshold by {', '.join(self.value.by)}"
+        elif isinstance(self.value, tuple):
+            shown = f"[{', '.join(_plain(each) for each in self.value)}]"
+        else:
+            shown = _plain(self.value)
+        return f"{self.column} {_WORDS[self.operator]} {shown}"
 
     def canonical(self) -> Any:
         """The operator's value as JSON."""

@@ -38,7 +38,13 @@ class Parser:
             return conditions, frozenset(missing), unique
         for key, rule in keep.items():
             if key == "unique":
-                unique = self._unique(rule)
+                options = dict(rule) if isinstance(rule, dict) else {}
+                by, best = _names(options.pop("by", None)), options.pop("best", None)
+                if by and isinstance(best, str) and not options:
+                    unique = Unique(tuple(by), best)
+                else:
+                    cure = "For example {by: query_cluster, best: cosine}."
+                    self._wrong(("unique",), "expects `by` and `best`", cure)
             else:
                 found, rejects = self._rule(str(key), rule)
                 conditions += found
@@ -118,9 +124,8 @@ class Parser:
         return choices
 
     def _grouped(self, column: str, value: Any, path: KeyPath) -> Grouped | None:
-        by = value.get("by")
-        names = [by] if isinstance(by, str) else by
-        if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
+        names = _names(value.get("by"))
+        if not names:
             self._wrong(path, "thresholds by group need `by`", "A column or a list of columns: by: query_language.")
             return None
         groups = {key: inner for key, inner in value.items() if key != "by"}
@@ -160,16 +165,6 @@ class Parser:
             self._wrong(path, exc.message.rstrip("."), exc.hint)
             return ""
 
-    def _unique(self, rule: object) -> Unique | None:
-        options = dict(rule) if isinstance(rule, dict) else {}
-        by, best = options.pop("by", None), options.pop("best", None)
-        names = [by] if isinstance(by, str) else by
-        named = isinstance(names, list) and names and all(isinstance(name, str) for name in names)
-        if not named or not isinstance(best, str) or options:
-            self._wrong(("unique",), "expects `by` and `best`", "For example {by: query_cluster, best: cosine}.")
-            return None
-        return Unique(tuple(names or ()), best)
-
     def _contradictions(self, column: str, conditions: list[Condition]) -> None:
         """No number is both above 0.7 and below 0.5."""
         numbers = {each.operator: each.value for each in conditions if isinstance(each.value, float)}
@@ -183,6 +178,12 @@ class Parser:
 
     def _wrong(self, path: KeyPath, message: str, cure: str = "") -> None:
         self.problems.append(Problem(path, message, cure))
+
+
+def _names(by: object) -> list[str]:
+    """A column, or a list of them; empty for anything else."""
+    names: list[Any] = by if isinstance(by, list) else [by]
+    return names if all(isinstance(name, str) and name for name in names) else []
 
 
 def _is_language(column: str) -> bool:

@@ -37,5 +37,5 @@ class RerankerScore(Scorer):
         """Score each distinct pair once."""
         assert services.reranker is not None  # noqa: S101 - this scorer brings its own
         rows = list(zip(batch.texts("query"), batch.texts("passage"), strict=True))
-        found = await rerank_all(services.reranker, rows, batch.remember, "reranker")
+        found = await rerank_all(services.reranker, rows, batch.remember)
         return self.table([found[row] for row in rows])

@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 from bisect import bisect_right
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, groupby
 from pathlib import Path
@@ -162,12 +163,10 @@ async def score(
     journal: Journal | None = folder.claim(shard.index)
     if journal is None:
         return folder.file(shard.index).exists()
-    try:
+    with closing(journal):
         chat = services.chat and JournaledChat(services.chat, journal, lambda: False)
         await _score(run, step, shard, replace(batch, remember=journal), replace(services, chat=chat))
         journal.drop()
-    finally:
-        journal.close()
     return True
 
 

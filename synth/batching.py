@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from hashlib import sha256
 from typing import Any, Protocol, TypeVar
 
@@ -22,15 +22,11 @@ Refused = dict[int, RequestRejected]
 """Why a text has no vector, by the number of the text."""
 
 
-async def gathered(tasks: Iterable[Awaitable[T]]) -> list[T]:
+async def gathered(tasks: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """All results in order; the first SynthError cancels the other tasks and is raised."""
-
-    async def one(task: Awaitable[T]) -> T:
-        return await task
-
     try:
         async with asyncio.TaskGroup() as group:
-            running = [group.create_task(one(task)) for task in tasks]
+            running = [group.create_task(task) for task in tasks]
     except* SynthError as failures:
         first: BaseException = failures
         while isinstance(first, BaseExceptionGroup):

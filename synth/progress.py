@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Self
 
 from rich.console import Console, Group, RenderableType
@@ -128,7 +130,4 @@ def _count(phase: Phase) -> str:
 
 def clock(seconds: float) -> str:
     """`0:02:10`, or `3d 4:05:06`."""
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    days, hour = divmod(hours, 24)
-    return (f"{days}d " if days else "") + f"{hour}:{minute:02d}:{second:02d}"
+    return re.sub(" days?, ", "d ", str(timedelta(seconds=round(seconds))))

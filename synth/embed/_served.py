@@ -9,8 +9,9 @@ import itertools
 import math
 import re
 import zlib
+from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -147,13 +148,23 @@ def judge(server: str, rows: Sequence[Row | None], dimensions: int | None) -> Pr
     )
 
 
-Cut = Callable[[str, int], tuple[str, Mapping[str, Any]] | None]
-"""Shortens a text that is too long: for the n-th attempt (text, further fields), None to give up."""
+class ServedEmbedOptions(EmbedOptions):
+    """The same of a model on servers."""
 
+    batch_size: int = Field(default=64, gt=0)
+    """Texts in one request."""
 
-def body(model: str, texts: Sequence[str]) -> dict[str, Any]:
-    """A request for base64 vectors, which have a quarter of the bytes of JSON numbers and need no parsing."""
-    return {"model": model, "input": list(texts), "encoding_format": "base64"}
+    @property
+    def canary(self) -> dict[str, Any]:
+        return self.body(["yes"])
+
+    def body(self, texts: Sequence[str]) -> dict[str, Any]:
+        """A request for base64 vectors, which have a quarter of the bytes of JSON numbers and need no parsing."""
+        return {"model": self.model, "input": list(texts), "encoding_format": "base64"}
+
+    @abstractmethod
+    def shortened(self, text: str, attempt: int) -> tuple[str, Mapping[str, Any]] | None:
+        """A text that is too long, for the n-th attempt (text, further fields); None to give up."""
 
 
 class ServedEncoder(Served):
@@ -162,12 +173,10 @@ class ServedEncoder(Served):
     A rejected batch is halved until the one text is found that the server does not accept.
     """
 
-    def __init__(self, options: EmbedOptions, instruction: str, fleet: Fleet, cut: Cut, batch_size: int) -> None:
+    def __init__(self, options: ServedEmbedOptions, instruction: str, fleet: Fleet) -> None:
         super().__init__(fleet)
         self._options = options
         self._instruction = instruction
-        self._batch_size = batch_size
-        self._cut = cut
         self._width: int | None = None
 
     async def encode(self, texts: Sequence[str], role: Role) -> Encoded:
@@ -180,7 +189,8 @@ class ServedEncoder(Served):
         distinct = list(dict.fromkeys(wrapped))
         if not distinct:
             return Encoded(np.zeros((0, self._width or 0), np.float32), np.zeros(0, np.bool_))
-        batches = [distinct[i : i + self._batch_size] for i in range(0, len(distinct), self._batch_size)]
+        size = self._options.batch_size
+        batches = [distinct[start : start + size] for start in range(0, len(distinct), size)]
         room = asyncio.Semaphore(self.slots)
 
         async def one(batch: list[str]) -> list[tuple[Row, bool]]:
@@ -207,12 +217,12 @@ class ServedEncoder(Served):
 
     async def _ask(self, texts: Sequence[str], more: Mapping[str, Any] | None = None) -> list[Row | None]:
         affinity = zlib.crc32(texts[0].encode("utf-8", "replace"))
-        request = body(self._options.model, texts) | dict(more or {})
+        request = self._options.body(texts) | dict(more or {})
         return await self._fleet.call(request, affinity, partial(read_rows, count=len(texts)))
 
     async def _beginning(self, text: str, rejection: RequestRejected) -> Row:
         for attempt in itertools.count():
-            if (cut := self._cut(text, attempt)) is None:
+            if (cut := self._options.shortened(text, attempt)) is None:
                 break
             try:
                 (row,) = self._sound(await self._ask([cut[0]], cut[1]))
@@ -246,7 +256,7 @@ class ServedEncoder(Served):
 
     async def _examine(self, url: str) -> ProbeResult:
         texts = [self._options.wrapped(text, role, self._instruction) for text, role in PROBE_TEXTS]
-        answer = await self._fleet.transport.send(url, body(self._options.model, texts))
+        answer = await self._fleet.transport.send(url, self._options.body(texts))
         return judge(shown(url), read_rows(answer, len(texts)), self._options.dimensions)
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from pydantic import Field
-
-from synth.embed._served import EmbedOptions, ServedEncoder, body
+from synth.embed._served import ServedEmbedOptions, ServedEncoder
 from synth.servers.sdk import Provider
 from synth.stage import ClientSettings
 
@@ -16,7 +14,7 @@ __all__ = ["OpenAIEmbedder"]
 _SLOTS = 8
 
 
-class OpenAIEmbedder(Provider, EmbedOptions):
+class OpenAIEmbedder(Provider, ServedEmbedOptions):
     """An OpenAI-compatible provider, reached through the openai package.
 
     A text that the provider calls too long is cut by a quarter until it fits. Some local servers cut silently instead;
@@ -25,14 +23,9 @@ class OpenAIEmbedder(Provider, EmbedOptions):
 
     tuning: ClassVar[frozenset[str]] = Provider.tuning | {"batch_size"}
 
-    batch_size: int = Field(default=64, gt=0)
-    """Texts in one request."""
-
     def open(self, client: ClientSettings, instruction: str) -> ServedEncoder:
-        fleet = self.fleet("embeddings", body(self.model, ["yes"]), client, slots=_SLOTS)
-        return ServedEncoder(self, instruction, fleet, _by_quarters, self.batch_size)
+        return ServedEncoder(self, instruction, self.fleet("embeddings", self.canary, client, slots=_SLOTS))
 
-
-def _by_quarters(text: str, attempt: int) -> tuple[str, Mapping[str, Any]] | None:
-    keep = int(len(text) * 0.75 ** (attempt + 1))
-    return (text[:keep], {}) if keep else None
+    def shortened(self, text: str, attempt: int) -> tuple[str, Mapping[str, Any]] | None:
+        keep = int(len(text) * 0.75 ** (attempt + 1))
+        return (text[:keep], {}) if keep else None

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from pydantic import Field
-
-from synth.embed._served import EmbedOptions, ServedEncoder, body
+from synth.embed._served import ServedEmbedOptions, ServedEncoder
 from synth.servers.http import VllmServers
 from synth.stage import ClientSettings
 
@@ -16,18 +14,13 @@ __all__ = ["VllmServerEmbedder"]
 _PER_SERVER = 8
 
 
-class VllmServerEmbedder(VllmServers, EmbedOptions):
+class VllmServerEmbedder(VllmServers, ServedEmbedOptions):
     """One or more vLLM servers of the same embedding model."""
 
     tuning: ClassVar[frozenset[str]] = VllmServers.tuning | {"batch_size"}
 
-    batch_size: int = Field(default=64, gt=0)
-    """Texts in one request."""
-
     def open(self, client: ClientSettings, instruction: str) -> ServedEncoder:
-        fleet = self.fleet("/embeddings", body(self.model, ["yes"]), client, per_server=_PER_SERVER)
-        return ServedEncoder(self, instruction, fleet, _by_server, self.batch_size)
+        return ServedEncoder(self, instruction, self.fleet("/embeddings", self.canary, client, per_server=_PER_SERVER))
 
-
-def _by_server(text: str, attempt: int) -> tuple[str, Mapping[str, Any]] | None:
-    return (text, {"truncate_prompt_tokens": -1}) if attempt == 0 else None
+    def shortened(self, text: str, attempt: int) -> tuple[str, Mapping[str, Any]] | None:
+        return (text, {"truncate_prompt_tokens": -1}) if attempt == 0 else None

@@ -89,7 +89,7 @@ class ServedChat(Served):
         """The model's reply, unchecked. Raises RequestRejected, ServerRefused, ServerUnavailable, SystemFault."""
         body = self._options.frame(request.messages, request.seed, request.max_tokens)
         body |= self._options.shape(request.schema, request.schema_name)
-        reply = await self._fleet.call(body, request.key.position, read_reply)
+        reply = await self._fleet.call(body, request.key.position, read_reply, blame_job_first=True)
         if reply.model not in self._names:
             self._names.add(reply.model)
             self._fleet.client.notify(

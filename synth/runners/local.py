@@ -256,21 +256,16 @@ class _Local:
             if any(not step.folder(self.run.folder).done().issuperset(done) for step in final.per_pass):
                 final.open(models)
                 await final.whole_pass(done, self.stop)
-            if not self.stop():
-                await self._settle_view(done)
+            folder = self.run.folder
+            view = keep.default_view(self.run, final.steps)  # it may have been swapped in since
+            ready = keep.ready(folder, view.scores)
+            if not self.stop() and set(ready).issuperset(done):
+                if final.late:
+                    self.counters.phase = "applying the rules"
+                    await asyncio.to_thread(keep.fill, folder, view, ready, progress=self.counters.shard_done)
+                if view.hidden and view.folder(folder).done().issuperset(done):
+                    folder.swap_view(view.hidden, view.name)
             claim.drop()
-
-    async def _settle_view(self, done: list[int]) -> None:
-        folder = self.run.folder
-        view = keep.default_view(self.run, self.score_and_keep.steps)  # it may have been swapped in since
-        ready = keep.ready(folder, view.scores)
-        if not set(ready).issuperset(done):
-            return
-        if self.score_and_keep.late:
-            self.counters.phase = "applying the rules"
-            await asyncio.to_thread(keep.fill, folder, view, ready, progress=self.counters.shard_done)
-        if view.hidden and view.folder(folder).done().issuperset(done):
-            folder.swap_view(view.hidden, view.name)
 
 
 def state(run: OpenRun) -> tuple[int, ...]:

@@ -73,8 +73,7 @@ class Changes:
         return bool(self.settings or self.forbidden or self.added)
 
     def lines(self) -> list[str]:
-        new = [f"inputs: {each.path} is new" for each in self.added]
-        return [*self.forbidden, *self.settings, *new]
+        return [*self.forbidden, *self.settings, *(f"inputs: {each.path} is new" for each in self.added)]
 
 
 def file_name(number: int, stem: str = "job") -> str:

@@ -88,16 +88,11 @@ def _without(options: Mapping[str, Any], *names: str) -> dict[str, Any]:
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(value, Mapping) and value:
-        items = [(str(key), inner) for key, inner in value.items()]
-    elif isinstance(value, list) and value:
-        items = [(str(index), inner) for index, inner in enumerate(value)]
-    else:
-        return {prefix: value}
+    items = enumerate(value) if isinstance(value, list) else value.items() if isinstance(value, Mapping) else ()
     flat: dict[str, Any] = {}
     for key, inner in items:
-        flat |= _flat(inner, f"{prefix}.{key}" if prefix else key)
-    return flat
+        flat |= _flat(inner, f"{prefix}.{key}" if prefix else str(key))
+    return flat or {prefix: value}
 
 
 def _shown(value: Any) -> str:

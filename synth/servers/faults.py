@@ -62,23 +62,22 @@ def expand_urls(written: list[str]) -> list[str]:
     `http://host:8000-8006/v1` is seven servers. A URL without a path gets `/v1`, where OpenAI-shaped servers live.
     Raises ValueError for another scheme than http(s), no host, a query, an empty range or a server named twice.
     """
-    urls = [_checked(url) for text in written for url in _ports(text.strip())]
+    urls: list[str] = []
+    for text in map(str.strip, written):
+        if not (match := _PORT_RANGE.search(text)):
+            urls.append(_checked(text))
+            continue
+        first, last = int(match[1]), int(match[2])
+        if not 0 < first <= last <= _MAX_PORT or last - first >= _MAX_SERVERS:
+            raise ValueError(f"{match[0][1:]} is not a range of ports such as 8000-8006")
+        before, after = text[: match.start()], text[match.end() :]
+        urls += [_checked(f"{before}:{port}{after}") for port in range(first, last + 1)]
     if not urls:
         raise ValueError("the list is empty; write at least one URL such as http://localhost:8000/v1")
     twice = sorted({url for url in urls if urls.count(url) > 1})
     if twice:
         raise ValueError(f"{shown(twice[0])} is named twice")
     return urls
-
-
-def _ports(text: str) -> list[str]:
-    match = _PORT_RANGE.search(text)
-    if not match:
-        return [text]
-    first, last = int(match[1]), int(match[2])
-    if not 0 < first <= last <= _MAX_PORT or last - first >= _MAX_SERVERS:
-        raise ValueError(f"{match[0][1:]} is not a range of ports such as 8000-8006")
-    return [f"{text[: match.start()]}:{port}{text[match.end() :]}" for port in range(first, last + 1)]
 
 
 def _checked(url: str) -> str:

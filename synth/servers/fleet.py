@@ -75,6 +75,7 @@ class ModelCard:
 class _History:
     """The failures of one request; `marks` and `tries` are by URL."""
 
+    blame_job_first: bool
     marks: dict[str, int] = field(default_factory=dict)
     tries: dict[str, int] = field(default_factory=dict)
     kind: Kind = "waiting"
@@ -89,9 +90,7 @@ class Fleet:
     `slots` requests are worth having in flight. `canary` is the body of a tiny request that shows whether a server
     works. `check_models` looks into `/v1/models` before a server gets work, as is right for vLLM, which lists exactly
     what it serves. `most` is the most requests for one server at once, when the right number is to be found; None means
-    unlimited. `load` asks a server for its load, where it reports any. `blame_job_first` retries a rejected request as
-    long as none has succeeded: the job itself may be at fault, so do not charge the item. Not for callers that halve a
-    rejected batch.
+    unlimited. `load` asks a server for its load, where it reports any.
     """
 
     def __init__(
@@ -106,7 +105,6 @@ class Fleet:
         check_models: bool = False,
         most: int | None = None,
         load: Callable[[str], Awaitable[Load | None]] | None = None,
-        blame_job_first: bool = False,
     ) -> None:
         self.urls = urls
         self.transport = transport
@@ -116,7 +114,6 @@ class Fleet:
         self._canary = canary
         self._check_models = check_models
         self._load = load
-        self._blame_job_first = blame_job_first
         self._clock = clock = client.clock
         self._pool = Pool(urls, client, lambda url: AdaptiveLimit(most, clock, load and partial(load, url)))
         self._card: ModelCard | None = None
@@ -127,13 +124,16 @@ class Fleet:
     def troubled(self) -> bool:
         return self._pool.remaining() < math.inf
 
-    async def call(self, body: Mapping[str, Any], affinity: int, read: Callable[[Any], T]) -> T:
+    async def call(
+        self, body: Mapping[str, Any], affinity: int, read: Callable[[Any], T], *, blame_job_first: bool = False
+    ) -> T:
         """What `read` makes of the JSON of the answer; `read` raises TransientError for a garbled one.
 
-        Requests of one `affinity` go to the same server while it is up. Raises RequestRejected, ServerRefused,
-        ServerUnavailable, SystemFault.
+        Requests of one `affinity` go to the same server while it is up. `blame_job_first` retries a rejected request as
+        long as none has succeeded: the job itself may be at fault, so do not charge the item. Raises RequestRejected,
+        ServerRefused, ServerUnavailable, SystemFault.
         """
-        history = _History()
+        history = _History(blame_job_first)
         try:
             return await self._attempt(body, affinity, read, history)
         except TransientError as error:
@@ -195,7 +195,7 @@ class Fleet:
             raise
         except RequestRejected as rejection:
             self._pool.rejected(server, rejection)
-            if self._blame_job_first and rejection.reason == "bad_request" and not self._pool.succeeded:
+            if history.blame_job_first and rejection.reason == "bad_request" and not self._pool.succeeded:
                 raise TransientError(str(rejection), "waiting") from None
             raise
         finally:

@@ -107,14 +107,7 @@ class VllmServers(ServerAuth):
         return expand_urls(self.base_urls)
 
     def fleet(
-        self,
-        path: str,
-        canary: Mapping[str, Any],
-        client: ClientSettings,
-        *,
-        per_server: int,
-        adaptive: bool = False,
-        blame_job_first: bool = False,
+        self, path: str, canary: Mapping[str, Any], client: ClientSettings, *, per_server: int, adaptive: bool = False
     ) -> Fleet:
         """These servers behind one call, each with up to `per_server` requests at once unless the job says how many.
 
@@ -123,6 +116,7 @@ class VllmServers(ServerAuth):
         urls = self.urls()
         slots = client.concurrency or per_server * len(urls)
         transport = HttpTransport(self, path, client, slots + len(urls))
+        most, load = (None if client.concurrency else per_server, transport.load) if adaptive else (None, None)
         return Fleet(
             urls,
             transport,
@@ -131,9 +125,8 @@ class VllmServers(ServerAuth):
             slots=slots,
             canary=canary,
             check_models=True,
-            most=per_server if adaptive and not client.concurrency else None,
-            load=transport.load if adaptive else None,
-            blame_job_first=blame_job_first,
+            most=most,
+            load=load,
         )
 
 

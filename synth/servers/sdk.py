@@ -81,30 +81,14 @@ class Provider(ServerAuth):
             raise JobError("field api_key_env: OpenAI requires a key.", "Name the variable that contains it.")
         return super().key()
 
-    def fleet(
-        self,
-        resource: Resource,
-        canary: Mapping[str, Any],
-        client: ClientSettings,
-        *,
-        slots: int,
-        blame_job_first: bool = False,
-    ) -> Fleet:
+    def fleet(self, resource: Resource, canary: Mapping[str, Any], client: ClientSettings, *, slots: int) -> Fleet:
         """This provider as a fleet of one, with `slots` requests in flight unless the job says how many.
 
         Raises JobError when the key or CA file is missing.
         """
         slots = client.concurrency or slots
         transport = SdkTransport(self, resource, client, slots + 1)
-        return Fleet(
-            self.urls(),
-            transport,
-            client,
-            model=self.model,
-            slots=slots,
-            canary=canary,
-            blame_job_first=blame_job_first,
-        )
+        return Fleet(self.urls(), transport, client, model=self.model, slots=slots, canary=canary)
 
 
 class SdkTransport(Transport):

@@ -32,7 +32,7 @@ def names(kind: str) -> list[str]:
 
 
 def find(kind: str, name: str, base: type[Stage] | None = None) -> type[Stage]:
-    """The stage class behind `use: name`, a subclass of `base`. Raises JobError when there is no such class."""
+    """The stage class behind `use: name`, a subclass of `base`. Raises JobError when it does not exist."""
     base = base or _BASES.get(kind, Stage)
     known = names(kind)
     if ":" in name:

@@ -211,30 +211,28 @@ def _still(layout: Layout, folder: str) -> list[Path]:
 
 
 def _links(layout: Layout, bodies: Bodies, report: Report) -> None:
-    root = layout.root
     known = {step.name: step.shards for step in layout.steps()}
     for path in _still(layout, "rejected"):
-        step = path.parent.relative_to(root / "rejected").as_posix()
+        step = path.parent.relative_to(layout.root / "rejected").as_posix()
         if step not in known or not files.SHARD.fullmatch(path.name):
             report.blame(path, "does not belong to a step, but a reader of *.parquet reads it")
         elif (index := int(path.stem)) not in known[step]:
             report.blame(layout.root / step / path.name, "is missing, although its rejected rows exist")
-        elif index not in bodies.linked[step] and not report.blames(root / step / path.name):
+        elif index not in bodies.linked[step] and not report.blames(layout.root / step / path.name):
             report.blame(path, "belongs to a shard without rejected rows")
 
 
 def _journals(layout: Layout, report: Report) -> None:
     done = {step.name.replace("/", "-"): step.shards for step in layout.steps()}
-    wip = layout.root / "wip"
-    for name in sorted(path.name for path in _still(layout, "wip")):
-        match = files.JOURNAL.fullmatch(name)
+    for path in _still(layout, "wip"):
+        match = files.JOURNAL.fullmatch(path.name)
         if match is None:
-            report.note(wip / name, files.FOREIGN)
+            report.note(path, files.FOREIGN)
         elif int(match[2]) in done.get(match[1], frozenset()):
-            report.note(wip / name, "the journal of a finished shard")
+            report.note(path, "the journal of a finished shard")
         else:
             state = {True: "in progress", False: "the next run resumes it", None: "begun"}
-            report.note(wip / name, f"finished calls of an unfinished shard: {state[locked(wip / name)]}")
+            report.note(path, f"finished calls of an unfinished shard: {state[locked(path)]}")
 
 
 _MOST_TRIES = 5000

@@ -99,10 +99,7 @@ def _from_parquet(path: Path, field: str) -> Iterator[str]:
 async def encode_library(
     library: Library, encoder: Encoder, model: str, *, remember: bool = True
 ) -> NDArray[np.float32]:
-    """Unit vectors (personas, width) of the library, from the cache or encoded now.
-
-    `model` names the encoder with all that decides its vectors; new ones go into the cache unless `remember` is false.
-    """
+    """Unit vectors (personas, width), from the cache or encoded now; `model` names all that decides them."""
     folder = cache_folder()
     key = hashlib.sha256(f"1/{library.sha256}/{model}/float32".encode()).hexdigest()[:24]
     cached = folder / f"{key}.npy"

@@ -65,10 +65,7 @@ class PromptFolder:
 
     @classmethod
     def load(cls, folder: Path, needed: Sequence[str] = ()) -> Self:
-        """Reads the folder once; later changes on disk have no effect.
-
-        Raises JobError where a file of `needed` is missing, or a template is not UTF-8 or has a syntax error.
-        """
+        """Reads the folder once; later changes on disk have no effect. Raises JobError for an unusable file."""
         return cls(folder, cls.read(folder, needed))
 
     @classmethod
@@ -140,11 +137,7 @@ class _Environment(Environment):
 
 
 class Templates:
-    """The compiled templates of one folder, which may include one another and nothing else.
-
-    `sources` maps file names to template text; `folder` appears in messages only. Raises JobError with file and line
-    on a syntax error.
-    """
+    """The compiled templates of one folder, which may include one another and nothing else. Raises JobError."""
 
     def __init__(self, folder: Path, sources: Mapping[str, str]) -> None:
         self._folder = folder

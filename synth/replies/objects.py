@@ -50,10 +50,7 @@ _DECODER = json.JSONDecoder(strict=False, parse_constant=_refuse_constant)
 
 
 def read_object(reply: ChatReply, keys: Collection[str], *, repair: bool = True) -> Found:
-    """The one object in a reply that has all `keys`, or the only object there is.
-
-    Raises UnusableReply: filtered, whitespace_loop, truncated, empty, too_large, think, many, type, refusal, json.
-    """
+    """The one object in a reply that has all `keys`, or the only one there is. Raises UnusableReply."""
     text = _whole_text(reply)
     _check_size(text)
     try:

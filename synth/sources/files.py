@@ -91,10 +91,7 @@ def in_order(paths: Iterable[Path], folder: Path) -> list[FoundFile]:
 
 
 def look(index: int, source: str, found: FoundFile, limits: ReadLimits, known: InputFile | None = None) -> InputFile:
-    """What a file is, its hash and its number of rows; `known` is returned if size and time of change are the same.
-
-    Raises InputError where it is not what its name claims, SystemFault where it cannot be read.
-    """
+    """What a file is, with hash and rows; `known` if it has not changed since. Raises InputError, SystemFault."""
     path, relative = found
     status = _status(path)
     if known and (known.size, known.mtime_ns) == (status.st_size, status.st_mtime_ns):

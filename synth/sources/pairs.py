@@ -43,11 +43,7 @@ _LISTED = ("flag", "messages")
 def inspect_pairs(
     data: Sequence[PairData], base: Path, limits: ReadLimits, known: Iterable[InputFile] = ()
 ) -> tuple[PairSet, ...]:
-    """Files and layout of every entry; paths are relative to `base`, a file of `known` is not hashed again.
-
-    Raises JobError where a path matches nothing or two entries have one name, InputError where a file is not what its
-    name claims, a column is missing, or no entry has a row.
-    """
+    """Files and layout of every entry; a file of `known` is not hashed again. Raises JobError, InputError."""
     earlier = {file.path: file for file in known}
     names: set[str] = set()
     sets = []
@@ -173,13 +169,7 @@ def read_pairs(
     only: Container[int] | None = None,
     seen: Container[FileKey] = (),
 ) -> Iterator[Block[PairRow]]:
-    """What the rows of all files become, block by block; the texts are byte-equal to the input.
-
-    `carried` is what `pairs_schema` gave, `only` has the wanted rows by their number over all `pair_files`, files in
-    `seen` (`InputFile.key`) were read before and are only counted. Reasons: json, csv, encoding, surrogate, nul, empty,
-    type, language, label, carry, no_positive, not_relevant, unresolved. Raises InputError for a file that changed or is
-    cut off, and at the first rejected row if `limits.strict`.
-    """
+    """What the rows of all files become, as `read_rows` gives it; `carried` is what `pairs_schema` gave."""
     return read_rows(_Pairs(sets, carried, limits), pair_files(sets), limits, only, seen)
 
 

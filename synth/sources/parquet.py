@@ -70,11 +70,7 @@ def column_names(schema: pa.Schema) -> list[str]:
 
 
 def read(path: str, selection: Selection, limits: ReadLimits, wanted: Wanted | None) -> Iterator[RawRows]:
-    """The wanted rows, row group by row group; a column that the file does not have gives null.
-
-    Raises InputError, naming the row group, for a damaged page, a batch beyond `limits.max_batch_bytes` or a text
-    beyond `limits.max_line_bytes`.
-    """
+    """The wanted rows, one row group after the other. Raises InputError for a damaged page or one beyond the limits."""
     with _open(path) as file:
         known = file.schema_arrow.names
         present = [name for name in selection.values if name in known or name.partition(".")[0] in known]

@@ -34,12 +34,7 @@ _DEFAULT = ReadLimits()
 def inspect(
     corpora: Sequence[Corpus], base: Path, limits: ReadLimits, known: Iterable[InputFile] = ()
 ) -> list[InputFile]:
-    """The input files of all corpora, corpus by corpus, within one sorted by the bytes of the relative path.
-
-    Paths are relative to `base`. A file of `known` with the same size and time of change is not hashed again.
-    Raises JobError where a path or pattern matches nothing, InputError where a file is not what its name claims or
-    all of them together have no row, SystemFault where one cannot be read.
-    """
+    """The files of all corpora, sorted in each; one of `known` is not hashed again. Raises JobError, InputError."""
     earlier = {file.path: file for file in known}
     files: list[InputFile] = []
     names: set[str] = set()
@@ -63,11 +58,7 @@ def inspect(
 
 
 def carried_schema(corpora: Sequence[Corpus], files: Sequence[InputFile], limits: ReadLimits = _DEFAULT) -> pa.Schema:
-    """The columns that any corpus carries, in order of first mention, all nullable.
-
-    Parquet keeps its types (a dictionary becomes its values), CSV columns are text, JSON lines have the types of the
-    first 1,000 rows. Raises InputError for missing columns, and for types that cannot be united, naming two files.
-    """
+    """The columns that any corpus carries, all nullable. Raises InputError where types differ or one is missing."""
     used = [(corpora[file.corpus_index], file) for file in files if file.rows != 0]
     schemas = []
     for corpus, file in used:
@@ -100,14 +91,7 @@ def read_passages(
     notify: Callable[[str], None] | None = None,
     seen: Container[FileKey] = (),
 ) -> Iterator[Block[PassageRow]]:
-    """What the rows of all files become, block by block; the texts are byte-equal to the input.
-
-    `only` has the wanted rows by their number over all files, `carried` is what `carried_schema` gave, files in `seen`
-    (`InputFile.key`) were read before and only count as earlier ones. `notify` gets a line for each source with
-    repeated ids. Reasons: json, csv, encoding, surrogate, nul, empty, type, control_token, too_short, too_long,
-    language, carry, duplicate. Raises InputError for a file that changed or is cut off, and at the first rejected row
-    if `limits.strict`.
-    """
+    """What the rows of all files become, as `read_rows` gives it; `notify` gets a line on repeated ids of a source."""
     schema = carried_schema(corpora, files, limits) if carried is None else carried
     passages = _Passages(corpora, limits, schema, watch_ids=notify is not None)
     yield from read_rows(passages, files, limits, only, seen)

@@ -180,11 +180,7 @@ def first_objects(file: InputFile, limits: ReadLimits) -> Sequence[Mapping[str, 
 
 @lru_cache(maxsize=1024)
 def file_schema(file: InputFile, limits: ReadLimits) -> pa.Schema:
-    """Top-level columns of a file with the types in which they are carried.
-
-    The types of JSON lines are those of all rows, so it is remembered: recognising, uniting and reading each ask once.
-    Raises InputError for a damaged file, a column that occurs twice, and JSON lines without any object.
-    """
+    """Columns of a file as they are carried; remembered, since JSON lines are read whole for it. Raises InputError."""
     if file.kind == "parquet":
         known = parquet.schema(file.path)
         schema = pa.schema([pa.field(each.name, carried.plain_type(each.type)) for each in known])

@@ -48,7 +48,11 @@ class InputFile:
 
 
 class Fault(NamedTuple):
-    """Why a row is rejected."""
+    """Why a row is rejected. Reasons of any row: json, csv, encoding, surrogate, nul, empty, type, language, carry.
+
+    Of a passage also control_token, too_short, too_long, duplicate; of a pair label, no_positive, not_relevant,
+    unresolved.
+    """
 
     reason: str
     detail: str

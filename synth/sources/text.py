@@ -85,10 +85,7 @@ RAISE_LIMIT = "Shorten it, or raise `limits.max_line_bytes` in the job."
 
 
 def rows(path: str, kind: FileKind, limits: ReadLimits, wanted: Wanted | None = None) -> Iterator[ObjectRow]:
-    """The wanted rows of a file in order; one that cannot be parsed has a fault.
-
-    Raises InputError for a damaged file, a line or field beyond `limits.max_line_bytes`, a quote that is never closed.
-    """
+    """The wanted rows in order; one that cannot be parsed has a fault. Raises InputError where it cannot be read on."""
     with opened(path) as stream:
         if kind == "text":
             if wanted is None or wanted(0):

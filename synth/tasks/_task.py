@@ -23,9 +23,6 @@ from synth.shipped import find
 from synth.stage import ChatModel, ChatReply, ChatRequest, ConfigInputs, JsonSchema, QueryInputs, ReplyKey, Stage
 from synth.types import Attempt, Candidates, Pair, Passage, QueryConfig, Rejected, Requirement, Usage, Written
 
-KEPT_REPLY_BYTES = 8192
-"""How much of a reply a rejected row keeps."""
-
 Value = TypeVar("Value")
 Observer = Callable[[ChatRequest, ChatReply | None, str], None]
 """Called after each model call with the reply (None where the server rejected the request) and the verdict on it."""
@@ -178,10 +175,7 @@ class _Progress:
 
 
 class Writer:
-    """A task bound to its prompts and to what a run fixes: writes the items of one passage after the other.
-
-    Raises JobError where a template fails.
-    """
+    """A task bound to its prompts: writes the items of one passage after the other. Raises JobError."""
 
     def __init__(
         self, task: Task, prompts: PromptFolder, settings: TaskSettings, observe: Observer | None = None
@@ -294,7 +288,7 @@ class Writer:
         self, so_far: _Progress, request: ChatRequest, reply: ChatReply | None, reason: str | None, verdict: str
     ) -> None:
         text = (reply and reply.text) or ""
-        kept = text.encode("utf-8", "replace")[:KEPT_REPLY_BYTES].decode("utf-8", "ignore")
+        kept = text.encode("utf-8", "replace")[:8192].decode("utf-8", "ignore")
         so_far.attempts += (Attempt(request.key.stage, request.seed, kept, reason),)
         if reply:
             so_far.usage += Usage(reply.prompt_tokens, reply.completion_tokens)

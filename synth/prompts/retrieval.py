@@ -133,7 +133,7 @@ class Prompts(PromptFolder):
 
     @classmethod
     def load(cls, folder: Path, needed: Sequence[str] = ("config.j2", "query.j2")) -> Self:
-        """Reads and tries every file of `folder`, with shipped examples and definitions where it has none. Raises JobError."""
+        """Reads and tries every file of `folder`; examples and definitions may be the shipped ones. Raises JobError."""
         files = cls.read(folder, needed)
         for name in _FALLBACK:
             files[name] = cls.read(folder if (folder / name).is_file() else prompt_folder("retrieval"), (name,))[name]

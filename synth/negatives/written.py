@@ -31,7 +31,7 @@ _KEY = "Negatives"
 
 def read_negatives(reply: ChatReply, count: int) -> list[str]:
     """The distinct passages in a reply, at most `count`. Raises UnusableReply with a reason of `synth.replies`."""
-    values = read_object(reply, (_KEY,)).values
+    values = read_object(reply, (_KEY,))[0]
     if _KEY not in values:
         raise UnusableReply("key", f"the keys {list(values)[:10]!r} lack {_KEY}")
     found = values[_KEY]

@@ -76,15 +76,15 @@ def read_config(reply: ChatReply, inputs: ConfigInputs, *, repair: bool) -> tupl
     if inputs.difficulties:
         offered["Difficulty"] = inputs.difficulties
     asked = [key for key, choices in offered.items() if len(choices) > 1]
-    found = read_object(reply, asked, repair=repair)
-    values, renamed = _named(found.values, asked, repair=repair)
+    found, repaired = read_object(reply, asked, repair=repair)
+    values, renamed = _named(found, asked, repair=repair)
     chosen = {
         key: _offered(key, values[key], choices) if key in values else choices[0] for key, choices in offered.items()
     }
     config = QueryConfig(chosen.get("Character"), chosen["Question_Type"], chosen.get("Difficulty"))
     if config in inputs.used and len(set(inputs.used)) < prod(len(set(choices)) for choices in offered.values()):
         raise UnusableReply("duplicate", "this configuration is already used for the passage")
-    return config, found.repaired or renamed
+    return config, repaired or renamed
 
 
 def read_query(reply: ChatReply, inputs: QueryInputs, *, repair: bool, echoes: Collection[str]) -> tuple[str, bool]:
@@ -92,12 +92,11 @@ def read_query(reply: ChatReply, inputs: QueryInputs, *, repair: bool, echoes: C
 
     `echoes` are the `echo_keys` of the worked examples' queries and passages.
     """
-    found = read_object(reply, ("Query",), repair=repair)
-    values, renamed = found.values, False
+    values, repaired = read_object(reply, ("Query",), repair=repair)
     if "Query" not in values:
         if not repair:
             raise UnusableReply("key", f"no Query among the keys {_clip(list(values))}")
-        values, renamed = {"Query": _foreign(values)}, True
+        values, repaired = {"Query": _foreign(values)}, True
     query = _string("Query", values["Query"])
     if _REFUSAL.match(query):
         raise UnusableReply("refusal", f"the query is {_clip(query)}")
@@ -110,18 +109,18 @@ def read_query(reply: ChatReply, inputs: QueryInputs, *, repair: bool, echoes: C
         raise UnusableReply("empty", f"nothing to search for in {_clip(query)}")
     if inputs.written and key in echo_keys(inputs.written):
         raise UnusableReply("duplicate", "this query is already written for the passage")
-    return query, found.repaired or renamed
+    return query, repaired
 
 
 def read_text(reply: ChatReply, key: str, *, repair: bool = True) -> tuple[str, bool]:
     """The text under `key` of the object in a reply, and whether it needed a repair; raises UnusableReply."""
-    found = read_object(reply, (key,), repair=repair)
-    if key not in found.values:
-        raise UnusableReply("key", f"no {key} among the keys {_clip(list(found.values))}")
-    text = _string(key, found.values[key])
+    values, repaired = read_object(reply, (key,), repair=repair)
+    if key not in values:
+        raise UnusableReply("key", f"no {key} among the keys {_clip(list(values))}")
+    text = _string(key, values[key])
     if not text:
         raise UnusableReply("empty", f"{key} has no text")
-    return text, found.repaired
+    return text, repaired
 
 
 def _string(key: str, value: object) -> str:

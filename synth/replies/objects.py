@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import dataclass
 
 from synth.errors import UnusableReply
 from synth.stage import ChatReply
@@ -33,14 +32,6 @@ _IN_JSON = {",": "", "True": "true", "False": "false", "None": "null"}
 _ESCAPE = re.compile(r"\\x([0-9a-fA-F]{2})|\\'|(\\.)|\"", re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """One object in a reply; `repaired` when it was not JSON as it came."""
-
-    values: dict[str, object]
-    repaired: bool
-
-
 def _refuse_constant(name: str) -> object:
     raise ValueError(f"{name} is not JSON")
 
@@ -49,8 +40,8 @@ def _refuse_constant(name: str) -> object:
 _DECODER = json.JSONDecoder(strict=False, parse_constant=_refuse_constant)
 
 
-def read_object(reply: ChatReply, keys: Collection[str], *, repair: bool = True) -> Found:
-    """The one object in a reply that has all `keys`, or the only one there is. Raises UnusableReply."""
+def read_object(reply: ChatReply, keys: Collection[str], *, repair: bool = True) -> tuple[dict[str, object], bool]:
+    """The one object in a reply with all `keys`, or the only one, and whether it was repaired. Raises UnusableReply."""
     text = _whole_text(reply)
     _check_size(text)
     try:
@@ -59,13 +50,13 @@ def read_object(reply: ChatReply, keys: Collection[str], *, repair: bool = True)
         pass
     else:
         if isinstance(value, dict):
-            return Found(value, repaired=False)
+            return value, False
         if not isinstance(value, list):
             raise UnusableReply("type", f"the reply is a JSON {type(value).__name__}, not an object")
         if len(value) > 1:
             raise UnusableReply("many", f"the reply is an array of {len(value)}")
     found = _all_objects(_without_thinking(text), repair=repair)
-    fitting = [each for each in found if all(key in each.values for key in keys)] or found
+    fitting = [each for each in found if all(key in each[0] for key in keys)] or found
     if len(fitting) > 1:
         raise UnusableReply("many", f"the reply holds {len(fitting)} objects")
     return fitting[0]
@@ -111,9 +102,9 @@ def _check_size(text: str) -> None:
             raise UnusableReply("too_large", f"the reply is nested deeper than {MAX_DEPTH}")
 
 
-def _all_objects(text: str, *, repair: bool) -> list[Found]:
+def _all_objects(text: str, *, repair: bool) -> list[tuple[dict[str, object], bool]]:
     """Every outermost object of `text`, in order; raises UnusableReply where there is none."""
-    found: list[Found] = []
+    found: list[tuple[dict[str, object], bool]] = []
     start = text.find("{")
     if not text.strip():
         raise UnusableReply("empty", "there is reasoning and no answer")
@@ -126,12 +117,12 @@ def _all_objects(text: str, *, repair: bool) -> list[Found]:
             break
         try:
             values, end = _DECODER.raw_decode(text, start)
-            found.append(Found(values, repaired=False))
+            found.append((values, False))
         except (ValueError, RecursionError) as exc:
             repaired = _repaired(text, start) if repair else None
             if repaired is not None:
                 values, end = repaired
-                found.append(Found(values, repaired=True))
+                found.append((values, True))
             elif _cut_off(text, start, exc):
                 if found:
                     break

@@ -38,7 +38,7 @@ Grades = tuple[int, int]
 
 def read_grades(reply: ChatReply) -> Grades:
     """The verdict in a reply. Raises UnusableReply with a reason of `synth.replies`."""
-    values = read_object(reply, _KEYS).values
+    values = read_object(reply, _KEYS)[0]
     grades = []
     for key in _KEYS:
         if key not in values:

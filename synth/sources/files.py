@@ -133,10 +133,9 @@ def kind_of(path: Path) -> FileKind:
 
 
 def _claimed(name: str) -> FileKind | None:
-    name = name.lower()
-    packed = name.endswith((".gz", ".zst"))
-    suffix = Path(name).suffixes[-2:][0] if packed and len(Path(name).suffixes) > 1 else Path(name).suffix
-    kind = _SUFFIXES.get(suffix)
+    path = Path(name.lower())
+    packed = path.suffix in (".gz", ".zst")
+    kind = _SUFFIXES.get(Path(path.stem).suffix if packed else path.suffix)
     return None if packed and kind not in ("jsonl", "csv", "tsv") else kind
 
 

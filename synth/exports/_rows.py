@@ -43,6 +43,7 @@ def _key(query: str, passage: str) -> int:
 
 MINED = ("negatives", "extra_positives", "refused")
 """Columns of `mined/` beyond those of the pairs."""
+_COLUMNS = ("id", "query", "passage", "passage_id", "label", "reranker", "negatives", "extra_positives")
 
 
 class Row(NamedTuple):
@@ -143,7 +144,20 @@ class Source:
         table = self.step.read(index).table
         if not self.mined:
             table = table.rename_columns([f"input_{name}" if name in MINED else name for name in table.column_names])
-        rows = [_row(each) for each in table.select([n for n in _COLUMNS if n in table.column_names]).to_pylist()]
+        rows = []
+        for each in table.select([name for name in _COLUMNS if name in table.column_names]).to_pylist():
+            ident, label, score = each.get("passage_id"), each.get("label"), each.get("reranker")
+            row = Row(
+                each["id"],
+                each["query"] or "",
+                each["passage"] or "",
+                None if ident is None else str(ident),
+                relevance=1 if label is None else int(label) if label > 1 else int(label > 0),
+                reranker=score if isinstance(score, float) else None,
+                negatives=_passages(each.get("negatives")),
+                extra_positives=_passages(each.get("extra_positives")),
+            )
+            rows.append(row)
         return table.drop_columns([name for name in MINED if name in table.column_names]), rows
 
     def _unseen(self, row: Row, split: str, counts: Counts) -> Row:
@@ -221,25 +235,8 @@ class Facts:
         return max(reached, self.shape.least if self.counts.filled else 0)
 
 
-_COLUMNS = ("id", "query", "passage", "passage_id", "label", "reranker", "negatives", "extra_positives")
-
-
-def _row(row: Mapping[str, Any]) -> Row:
-    label = row.get("label")
-    negatives = tuple(Negative(**each) for each in row.get("negatives") or ())
-    positives = tuple(Negative(**each) for each in row.get("extra_positives") or ())
-    relevance = 1 if label is None else int(label) if label > 1 else int(label > 0)
-    score = row.get("reranker")
-    return Row(
-        row["id"],
-        row["query"] or "",
-        row["passage"] or "",
-        None if row.get("passage_id") is None else str(row["passage_id"]),
-        relevance,
-        score if isinstance(score, float) else None,
-        tuple(each for each in negatives if each.passage),
-        tuple(each for each in positives if each.passage),
-    )
+def _passages(found: Sequence[Mapping[str, Any]] | None) -> tuple[Negative, ...]:
+    return tuple(Negative(**each) for each in found or () if each["passage"])
 
 
 class Ids:

@@ -272,7 +272,8 @@ class Mining:
         options, names = self.plan.options, table.column_names
         own = [name for name in ("id", "query", "passage", "label") if name in names]
         rows = table.select([*own, *options.columns(names)]).to_pylist()
-        lost = {n: reason for n, row in enumerate(rows) if (reason := _fault(row))}
+        lost = {n: "no_positive" for n, row in enumerate(rows) if not (row["passage"] or "").strip() or denied(row)}
+        lost |= {n: "no_query" for n, row in enumerate(rows) if not (row["query"] or "").strip()}
         queries = list(dict.fromkeys(row["query"] for n, row in enumerate(rows) if n not in lost))
         if not queries:
             return [], lost
@@ -340,9 +341,3 @@ class Mining:
         )
         self.step.commit(index, table, origin, rejects=rejects)
         self.counts.add(table, rejects, wanted)
-
-
-def _fault(row: Mapping[str, Any]) -> str | None:
-    if not (row["query"] or "").strip():
-        return "no_query"
-    return "no_positive" if not (row["passage"] or "").strip() or denied(row) else None

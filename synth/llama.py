@@ -57,7 +57,7 @@ def find_model(model: str) -> ModelFile:
             file.seek(0)
             return _read_header(path, file)
     except OSError as exc:
-        hint = f"`model` is the path of a GGUF file, or {SHIPPED}."
+        hint = f"`model` is the path of a GGUF file; under `llm` also {SHIPPED}."
         raise JobError(f"{path}: cannot be read: {exc.strerror or exc}.", hint) from exc
 
 
@@ -129,15 +129,17 @@ def load_server(
     threads: int | None = None,
     gpu_layers: int | None = None,
     pooling: str | None = None,
+    key: str | None = None,
 ) -> Any:
     """An `xllamacpp.Server` with `places` conversations of `context` tokens each; an embedder where `pooling` is given.
 
-    Raises JobError when xllamacpp is not installed or llama.cpp cannot load the file.
+    It also listens on a local port, for holders of `key`. Raises JobError when xllamacpp is not installed or llama.cpp
+    cannot load the file.
     """
     try:
         import xllamacpp  # noqa: PLC0415 - 100 MB, only for these models
     except ImportError as exc:
-        raise JobError(f"llama_cpp needs xllamacpp: {exc}.", "Run `pip install 'synth[local]'`.") from exc
+        raise JobError(f"llama_cpp needs xllamacpp: {exc}.", "Run `pip install xllamacpp`.") from exc
     params = xllamacpp.CommonParams()
     params.model.path = str(file.path)
     params.n_ctx = context * places
@@ -148,7 +150,7 @@ def load_server(
     params.fit_params = False
     params.warmup = False
     params.verbosity = -1
-    params.api_keys = [secrets.token_hex()]  # it also listens on a local port, which nobody else should use
+    params.api_keys = [key or secrets.token_hex()]
     params.ui = False
     params.endpoint_slots = False
     # Other caches than the one of each place would make a reply depend on what was asked before it.
@@ -157,7 +159,8 @@ def load_server(
     params.n_ctx_checkpoints = 0
     if pooling is not None:
         params.embedding = True
-        params.n_batch = params.n_ubatch = context
+        params.cache_prompt = False  # the beginning of a text is computed again, not taken from the text before it
+        params.n_batch = params.n_ubatch = context + -context % places  # shared evenly, else llama.cpp ends the process
         params.pooling_type = getattr(xllamacpp.llama_pooling_type, f"LLAMA_POOLING_TYPE_{pooling.upper()}")
     try:
         return xllamacpp.Server(params)

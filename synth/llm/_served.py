@@ -97,15 +97,6 @@ class ServedChat(Served):
             )
         return reply
 
-    async def probe(self) -> list[ProbeResult]:
-        """One result per server: reachable, what it serves, and whether replies follow a schema."""
-        results, model = await super().probe(), self._options.model
-        for n, each in enumerate(results):
-            if each.models and model not in each.models:
-                problem = f"does not list the model {model!r}; it lists {', '.join(each.models[:10])}."
-                results[n] = replace(each, problems=(*each.problems, problem))
-        return results
-
     async def _examine(self, url: str) -> ProbeResult:
         shape = self._options.shape(_PROBE_SCHEMA, "probe")
         body = self._options.frame([("user", "Reply with a JSON object that has a `word`.")], 0, 256)

@@ -101,13 +101,11 @@ class EngineChat:
     def _loaded(self) -> AsyncLLM:
         if self._engine is not None:
             return self._engine
+        options = self._options
         try:
             from vllm.engine.arg_utils import AsyncEngineArgs  # noqa: PLC0415 - heavy, only this backend needs it
             from vllm.v1.engine.async_llm import AsyncLLM  # noqa: PLC0415 - as above
-        except ImportError as exc:
-            raise JobError(f"llm vllm_engine: {exc}.", "Run `pip install 'synth[vllm]'`.") from exc
-        options = self._options
-        try:
+
             arguments = AsyncEngineArgs(
                 model=options.model,
                 revision=options.revision,
@@ -117,17 +115,15 @@ class EngineChat:
                 **options.engine,
             )
             self._engine = AsyncLLM.from_engine_args(arguments)
+        except ImportError as exc:
+            raise JobError(f"llm vllm_engine: {exc}.", "Run `pip install 'synth[vllm]'`.") from exc
         except (TypeError, ValueError, OSError) as exc:
             what = f"llm vllm_engine: {options.model!r} cannot be loaded: {exc}."
             raise JobError(what, "See llm.model and llm.engine.") from exc
         return self._engine
 
     async def _generate(self, engine: AsyncLLM, request: ChatRequest, name: str) -> ChatReply:
-        from vllm.sampling_params import (  # noqa: PLC0415 - as above
-            RequestOutputKind,
-            SamplingParams,
-            StructuredOutputsParams,
-        )
+        from vllm import sampling_params as vllm  # noqa: PLC0415 - as above
 
         options = self._options
         prompt = engine.get_tokenizer().apply_chat_template(
@@ -136,15 +132,15 @@ class EngineChat:
             tokenize=False,
             enable_thinking=False,
         )
-        sampling = SamplingParams(
+        sampling = vllm.SamplingParams(
             temperature=options.temperature,
             top_p=options.top_p,
             top_k=options.top_k,
             min_p=options.min_p,
             seed=request.seed,
             max_tokens=request.max_tokens,
-            structured_outputs=StructuredOutputsParams(json=dict(request.schema)),
-            output_kind=RequestOutputKind.FINAL_ONLY,
+            structured_outputs=vllm.StructuredOutputsParams(json=dict(request.schema)),
+            output_kind=vllm.RequestOutputKind.FINAL_ONLY,
         )
         final = None
         async for output in engine.generate({"prompt": prompt}, sampling, name):

@@ -161,9 +161,8 @@ class RayWorker:
         self._news.set()
 
     async def _work(self) -> None:
-        death = ""
+        death, path = "", self._task.run.folder.path
         try:
-            path = self._task.run.folder.path
             if (path / "job.json").exists():
                 await self._worker.work()
             else:

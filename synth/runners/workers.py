@@ -145,8 +145,8 @@ class Process:
             self._connection.close()
             self._process.join()
             self.ended.set()
-            return
-        self._on_message(message)
+        else:
+            self._on_message(message)
 
 
 def main(connection: Connection, task: Task) -> None:
@@ -179,8 +179,8 @@ async def _work(connection: Connection, task: Task) -> None:
         except (EOFError, OSError):
             loop.remove_reader(connection.fileno())
             worker.stop.ask()
-            return
-        worker.receive(*message)
+        else:
+            worker.receive(*message)
 
     def asked() -> None:
         if worker.stop():

@@ -160,8 +160,14 @@ class OpenRun:
         old = self.reading_at(number)
         if number == self.revision or old.job.task is None:
             return old
-        prompts = _prompts_of(self.folder, old.record, old.task)
-        return replace(old, prompts=prompts, library=_library_of(old.job, old.record))
+        wanted = old.record.identity.get("personas")
+        try:
+            library = _library(old.job) if wanted else None
+        except (JobError, InputError) as exc:
+            raise OutputError(f"revision {number}: its personas cannot be loaded: {exc}") from exc
+        if wanted and library and library.sha256 != wanted["sha256"]:
+            raise OutputError(f"revision {number}: {library.name} is not the persona library that it used.")
+        return replace(old, prompts=_prompts_of(self.folder, old.record, old.task), library=library)
 
     def reading_at(self, number: int) -> OpenRun:
         """The same without templates and personas, which step 0 does not need. Raises JobError, OutputError."""
@@ -201,18 +207,6 @@ def _as_today(old: Any, now: Any) -> Any:
     """Today's stage where it yields the same, for it knows where things are now."""
     same = type(old) is type(now) and old is not None and old.identity() == now.identity()
     return now if same else old
-
-
-def _library_of(job: Job, record: Record) -> Library | None:
-    """The persona library of a revision. Raises OutputError when it is not that one any more."""
-    wanted = record.identity.get("personas")
-    try:
-        library = _library(job) if wanted else None
-    except (JobError, InputError) as exc:
-        raise OutputError(f"revision {record.number}: its personas cannot be loaded: {exc}") from exc
-    if wanted and library and library.sha256 != wanted["sha256"]:
-        raise OutputError(f"revision {record.number}: {library.name} is not the persona library that it used.")
-    return library
 
 
 def _pair_sets(job: Job, before: Record | None, notify: Notify) -> tuple[PairSet, ...]:

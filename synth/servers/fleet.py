@@ -323,9 +323,13 @@ class Served(ABC):
             problem = f"{exc}{asked}: was the server started for this kind of model?" if missing else str(exc)
             answered = missing or isinstance(exc, RequestRejected)
             return ProbeResult(shown(url), reachable=answered, problems=(problem,), remote=remote)
+        models, problems = tuple(card.id for card in cards), found.problems
+        if models and fleet.model not in models:
+            problems += (f"does not list the model {fleet.model!r}; it lists {', '.join(models[:10])}.",)
         return replace(
             found,
-            models=tuple(card.id for card in cards),
+            problems=problems,
+            models=models,
             max_model_len=next((card.max_model_len for card in cards if card.id == fleet.model), None),
             version=await fleet.transport.version(url),
             remote=remote,

@@ -72,7 +72,7 @@ def passages(data: Path) -> list[Candidates]:
 
 def record(folder: Path, queries: int, given: Sequence[Candidates]) -> Recorder:
     task = Retrieval(queries_per_passage=queries)
-    writer = Writer.of(task, Prompts.load(folder), TaskSettings(seed=7, max_tokens=512, repair=True, top_k=5))
+    writer = Writer(task, Prompts.load(folder), TaskSettings(seed=7, max_tokens=512, repair=True, top_k=5))
     recorder = Recorder()
 
     async def everything() -> None:

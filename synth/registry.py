@@ -65,10 +65,8 @@ def _load(module_name: str, name: str) -> ModuleType:
     try:
         return importlib.import_module(module_name)
     except ImportError as exc:
-        raise JobError(
-            f"{name!r} cannot be imported: {exc}.",
-            "Install its package, or put the module into the folder of the job file.",
-        ) from exc
+        hint = "Install its package, or put the module into the folder of the job file."
+        raise JobError(f"{name!r} cannot be imported: {exc}.", hint) from exc
     except Exception as exc:
         raise JobError(f"{name!r} cannot be imported: {type(exc).__name__}: {exc}.", "Fix the module.") from exc
 

@@ -83,9 +83,6 @@ def digest(text: str) -> bytes:
     return blake2b(" ".join(folded.split()).encode(), digest_size=16).digest()
 
 
-_TABLES = 64
-
-
 class FirstSeen:
     """For each 16-byte digest the number that came with it first, in 25 to 38 bytes each: millions fit.
 
@@ -94,12 +91,12 @@ class FirstSeen:
     """
 
     def __init__(self) -> None:
-        self._tables = [_HashTable() for _ in range(_TABLES)]
+        self._tables = [_HashTable() for _ in range(64)]
 
     def add(self, key: bytes, number: int) -> int | None:
         """The earlier number of this digest, or None after remembering `number` for it."""
         high, low = int.from_bytes(key[:8], "big"), int.from_bytes(key[8:], "big")
-        return self._tables[low % _TABLES].add(high, low, number)
+        return self._tables[low % len(self._tables)].add(high, low, number)
 
 
 class _HashTable:

@@ -38,7 +38,6 @@ def whole(prompts, text="Meltwater feeds the lake.", personas=PERSONAS, title=No
         types,
         levels,
         choices.get("guidance"),
-        prompts.examples,
         personas=bool(personas),
         choices=choices.get("keys", CHOICES),
     )

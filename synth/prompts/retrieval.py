@@ -146,7 +146,6 @@ class Prompts(PromptFolder):
         types: Mapping[str, str],
         difficulties: Mapping[str, str],
         guidance: str | None,
-        examples: Sequence[Example],
         *,
         personas: bool = True,
         choices: Sequence[str] = CHOICES,
@@ -157,11 +156,9 @@ class Prompts(PromptFolder):
         that the model chooses in stage one. Examples of a type or difficulty that the job does not ask for are left
         out. Raises JobError where the template fails.
         """
-        fitting = [
-            example
-            for example in examples
-            if example.config.question_type in types and (not difficulties or example.config.difficulty in difficulties)
-        ]
+        fitting = [each for each in self.examples if each.config.question_type in types]
+        if difficulties:
+            fitting = [each for each in fitting if each.config.difficulty in difficulties]
         values = {
             "types": tuple(types.items()),
             "levels": tuple(difficulties.items()),
@@ -199,7 +196,7 @@ class Prompts(PromptFolder):
         }
         for name in filter(self._templates.__contains__, values):
             self._templates.check_names(name, names | values[name], ("passage",) if values[name] else ())
-        system = self.system(types, levels, "guidance", self.examples)
+        system = self.system(types, levels, "guidance")
         self.config_messages(system, asked, "passage")
         self.query_messages(system, wanted, "passage", length, language)
 

@@ -136,7 +136,6 @@ class Retrieval(Task):
             types={name: meanings[name] for name in self.type_names()},
             difficulties={level: prompts.definitions.difficulties[level] for level in self.levels()},
             guidance=self.guidance,
-            examples=prompts.examples,
             personas=settings.top_k > 0,
             choices=self.choices(settings.top_k),
         )

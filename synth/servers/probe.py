@@ -11,7 +11,6 @@ QUESTION = "How do I change a password that I have forgotten?"
 ANSWER = "If you no longer know your password, choose “forgotten” on the login page and set a new one."
 UNRELATED = "Spring tides follow the new and the full moon by about two days on this coast."
 PROBE_PAIRS = ((QUESTION, ANSWER), (QUESTION, UNRELATED))
-_NO_SCORE = "gives no score for a short question and a short text: is this a reranker?"
 _NOISE = (
     "the answer to a question scores {:.2f}, an unrelated text {:.2f}: is this a reranker, served with the overrides "
     "and the chat template that it needs?"
@@ -23,7 +22,7 @@ def judge(server: str, scores: Sequence[float]) -> ProbeResult:
     answer, unrelated = scores
     problems: tuple[str, ...] = ()
     if math.isnan(answer) or math.isnan(unrelated):
-        problems = (_NO_SCORE,)
+        problems = ("gives no score for a short question and a short text: is this a reranker?",)
     elif answer <= unrelated:
         problems = (_NOISE.format(answer, unrelated),)
     return ProbeResult(server, reachable=True, problems=problems, paraphrase=answer, unrelated=unrelated)

@@ -46,7 +46,11 @@ class JournaledChat:
     async def complete(self, request: ChatRequest) -> ChatReply:
         """The journal's reply to this very request, or the model's; while stopping, Stopped instead of a request."""
         key = f"{request.key.position}-{request.key.slot}-{request.key.stage}-{request.key.attempt}"
-        asked = _digest(request)
+        # names what was asked, so that a journal written under other settings is not believed
+        sha = hashlib.sha256(f"{request.seed}/{request.max_tokens}/{request.schema_name}".encode())
+        for role, content in request.messages:
+            sha.update(f"\0{role}\0{content}".encode("utf-8", "surrogatepass"))
+        asked = sha.hexdigest()[:16]
         known = self.journal.get(key)
         if known is not None and known["asked"] == asked:
             if "reason" in known:
@@ -59,28 +63,12 @@ class JournaledChat:
         except RequestRejected as exc:
             self.journal.append(key, {"asked": asked, "reason": exc.reason, "detail": exc.detail})
             raise
-        self.journal.append(
-            key,
-            {
-                "asked": asked,
-                "text": reply.text,
-                "finish": reply.finish_reason,
-                "model": reply.model,
-                "tokens": [reply.prompt_tokens, reply.completion_tokens],
-            },
-        )
+        answer = {"asked": asked, "text": reply.text, "finish": reply.finish_reason, "model": reply.model}
+        self.journal.append(key, answer | {"tokens": [reply.prompt_tokens, reply.completion_tokens]})
         return reply
 
     async def close(self) -> None:
         """Nothing: the model belongs to the run, the journal to the shard."""
-
-
-def _digest(request: ChatRequest) -> str:
-    """Names what was asked, so that a journal written under other settings is not believed."""
-    sha = hashlib.sha256(f"{request.seed}/{request.max_tokens}/{request.schema_name}".encode())
-    for role, content in request.messages:
-        sha.update(f"\0{role}\0{content}".encode("utf-8", "surrogatepass"))
-    return sha.hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)

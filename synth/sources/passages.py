@@ -28,8 +28,6 @@ from synth.sources.readers import Rows, columns_of, first_objects, language_at, 
 from synth.sources.records import Block, Fault, FileKey, InputFile, PassageRow, RawRows, Selection
 from synth.sources.text import Wanted
 
-_DEFAULT = ReadLimits()
-
 
 def inspect(
     corpora: Sequence[Corpus], base: Path, limits: ReadLimits, known: Iterable[InputFile] = ()
@@ -57,7 +55,7 @@ def inspect(
     return files
 
 
-def carried_schema(corpora: Sequence[Corpus], files: Sequence[InputFile], limits: ReadLimits = _DEFAULT) -> pa.Schema:
+def carried_schema(corpora: Sequence[Corpus], files: Sequence[InputFile], limits: ReadLimits) -> pa.Schema:
     """The columns that any corpus carries, all nullable. Raises InputError where types differ or one is missing."""
     used = [(corpora[file.corpus_index], file) for file in files if file.rows != 0]
     schemas = []

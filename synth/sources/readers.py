@@ -137,11 +137,10 @@ def _object_rows(file: InputFile, limits: ReadLimits, wanted: Wanted | None = No
 def _raw_rows(block: Sequence[ObjectRow], selection: Selection) -> RawRows:
     faults = {place: row.values for place, row in enumerate(block) if isinstance(row.values, Fault)}
     objects: list[Mapping[str, Any]] = [{} if isinstance(row.values, Fault) else row.values for row in block]
-    columns = {
-        each.name: carried.array(values_at(objects, each.name), each, faults, as_json=each.name in selection.as_json)
-        for each in selection.schema
-        if each.name in selection.carried
-    }
+    columns = {}
+    for each in (field for field in selection.schema if field.name in selection.carried):
+        found, as_json = values_at(objects, each.name), each.name in selection.as_json
+        columns[each.name] = carried.array(found, each, faults, as_json=as_json)
     values = {name: values_at(objects, name) for name in selection.values}
     numbers = [row.number for row in block]
     return RawRows(numbers, values, carried.table_of(columns, selection.schema, len(block)), faults)

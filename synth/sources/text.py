@@ -181,7 +181,12 @@ class _CsvReader:
             except StopIteration:
                 return
             except csv.Error as exc:
-                found = self._broken(exc)
+                first = self._record[0].number if self._record else 0
+                if "unexpected end" in str(exc) or "field larger" in str(exc):  # it would swallow the rows after it
+                    what = "a quote is not closed within the file or `limits.max_line_bytes`"
+                    hint = "Fix the line, or write the file as JSON lines."
+                    raise InputError(f"{self._path}: line {first}: {what}.", hint) from exc
+                found = Fault("csv", f"line {first}: {exc}", excerpt_of_bytes(self._data()))
             else:
                 if not fields:  # a blank line
                     continue
@@ -196,15 +201,6 @@ class _CsvReader:
         for line in self._lines:
             self._record.append(line)
             yield line.data.decode(errors="surrogateescape")
-
-    def _broken(self, exc: csv.Error) -> Fault:
-        """The fault of a malformed record. Raises for a quote never closed: it would swallow the rows after it."""
-        number = self._record[0].number if self._record else 0
-        if "unexpected end" in str(exc) or "field larger" in str(exc):
-            what = "a quote is not closed within the file or `limits.max_line_bytes`"
-            hint = "Fix the line, or write the file as JSON lines."
-            raise InputError(f"{self._path}: line {number}: {what}.", hint) from exc
-        return Fault("csv", f"line {number}: {exc}", excerpt_of_bytes(self._data()))
 
     def _values(self, fields: list[str]) -> dict[str, Any] | Fault:
         if len(fields) == len(self.header) and all(surrogate(field) is None for field in fields):

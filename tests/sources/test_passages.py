@@ -534,7 +534,7 @@ def test_carried_columns_keep_their_arrow_types(tmp_path):
     names = ["when", "tags", "size", "kind", "raw"]
     corpora = [corpus("a.parquet", carry=names)]
     files = inspect(corpora, tmp_path, LIMITS)
-    schema = carried_schema(corpora, files)
+    schema = carried_schema(corpora, files, LIMITS)
     assert [str(field.type) for field in schema] == [
         "timestamp[ns, tz=UTC]",
         "list<element: string>",
@@ -555,7 +555,7 @@ def test_types_of_several_files_are_united_and_other_corpora_have_nulls(tmp_path
     parquet(tmp_path / "in" / "c.parquet", text=[GOOD.format(3)], n=pa.nulls(1))
     jsonl(tmp_path / "d.jsonl", {"text": GOOD.format(4), "m": {"k": [1.5]}})
     corpora = [corpus("in/*.parquet", carry=["n"]), corpus("d.jsonl", carry=["m"])]
-    schema = carried_schema(corpora, inspect(corpora, tmp_path, LIMITS))
+    schema = carried_schema(corpora, inspect(corpora, tmp_path, LIMITS), LIMITS)
     assert schema.field("n").type == pa.int64()
     assert str(schema.field("m").type) == "struct<k: list<item: double>>"
     assert carried_of(tmp_path, *corpora) == [
@@ -572,7 +572,7 @@ def test_types_that_cannot_be_united_name_both_files(tmp_path):
     parquet(tmp_path / "in" / "b.parquet", text=[GOOD.format(2)], n=["one"])
     corpora = [corpus("in/*.parquet", carry=["n"])]
     with pytest.raises(InputError, match=r"b\.parquet.*a\.parquet"):
-        carried_schema(corpora, inspect(corpora, tmp_path, LIMITS))
+        carried_schema(corpora, inspect(corpora, tmp_path, LIMITS), LIMITS)
 
 
 @pytest.mark.parametrize(

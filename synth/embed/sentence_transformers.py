@@ -103,9 +103,12 @@ class LocalEncoder:
         # Similar lengths in one batch need less padding; the longest go first, so that a lack of memory shows at once.
         distinct = sorted(set(wrapped), key=lambda text: (len(text), text), reverse=True)
         model = self._loaded()
-        width = self._width(model)
+        width: int = model.get_embedding_dimension()
+        if (wanted := self._options.dimensions or width) > width:
+            what = f"field dimensions: {wanted} is more than the {width} of {self._options.model}."
+            raise JobError(what, "Lower embed.dimensions.")
         if not distinct:
-            return Encoded(np.zeros((0, width), np.float32), np.zeros(0, np.bool_))
+            return Encoded(np.zeros((0, wanted), np.float32), np.zeros(0, np.bool_))
         computed = self._computed(distinct)
         vectors = unit(list(computed.vectors), self._options.dimensions)
         return repeated(distinct, vectors, computed.truncated.tolist(), wrapped)
@@ -141,13 +144,6 @@ class LocalEncoder:
             text = batch[flags.index(True)]
             raise RequestRejected("too_long", f"longer than {longest} tokens (text: {text[:60]!r}…)")
         return flags
-
-    def _width(self, model: SentenceTransformer) -> int:
-        width: int = model.get_embedding_dimension()
-        if (wanted := self._options.dimensions or width) > width:
-            what = f"field dimensions: {wanted} is more than the {width} of {self._options.model}."
-            raise JobError(what, "Lower embed.dimensions.")
-        return wanted
 
     def _loaded(self) -> SentenceTransformer:
         if self._model is not None:

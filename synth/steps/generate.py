@@ -123,22 +123,18 @@ async def open_shard(run: OpenRun, index: int, journal: Journal, encoder: Encode
     step = run.folder.step("passages")
     source = step.read(index)
     records = passages(source.table)
-    asked = _asked(run, source)
+    again: list[str | None] = source.table["retry_of"].to_pylist()
+    asked = [Asked(range(run.task.items_per_passage))] * len(again)
+    if any(again):
+        before = ingest.written_before(run, [item for item in again if item])
+        items = zip(again, asked, strict=True)
+        asked = [Asked((position_and_slot(item)[1],), before[item]) if item else every for item, every in items]
     candidates, refused = await candidates_of(run.job, run.library, records, encoder, personas)
     outcomes: dict[int, Sequence[Pair | Rejected]] = {
         n: [Rejected(records[n], slot, why.reason, f"embedding the passage: {why.detail}") for slot in asked[n].slots]
         for n, why in refused.items()
     }
     return OpenShard(run, index, source, records, asked, candidates, journal, step.checksum(index), outcomes)
-
-
-def _asked(run: OpenRun, source: Shard) -> Sequence[Asked]:
-    every = Asked(range(run.task.items_per_passage))
-    again: list[str | None] = source.table["retry_of"].to_pylist()
-    if not any(again):
-        return [every] * len(again)
-    before = ingest.written_before(run, [item for item in again if item])
-    return [Asked((position_and_slot(item)[1],), before[item]) if item else every for item in again]
 
 
 async def candidates_of(

@@ -110,6 +110,8 @@ class Task(Stage):
     prompt_files: ClassVar[tuple[str, ...]] = ()
     """Files that the prompt folder must have."""
     prompts_class: ClassVar[type[PromptFolder]] = PromptFolder
+    prompt_sets: ClassVar[Mapping[str, str]] = {}
+    """Short names of prompt folders that come with the task."""
 
     queries_per_passage: Annotated[int, Field(ge=1, le=1000)] = 1
     """How many queries each passage gets (its slots)."""
@@ -131,18 +133,14 @@ class Task(Stage):
         return self.queries_per_passage
 
     @property
-    def prompt_folder(self) -> str:
-        """The folder that `prompts` names."""
-        return self.prompts
-
-    @property
     def own_prompts(self) -> bool:
         """Whether the job names prompt files of its own, in place of those that come with the task."""
-        return bool(self.prompts != type(self).model_fields["prompts"].default)
+        return self.prompts not in {*self.prompt_sets, type(self).model_fields["prompts"].default}
 
     def load_prompts(self, base: Path) -> PromptFolder:
         """The prompts that the job names, below `base` or among those shipped. Raises JobError."""
-        return self.prompts_class.load(find("prompts", self.prompt_folder, base), self.prompt_files)
+        folder = self.prompt_sets.get(self.prompts, self.prompts)
+        return self.prompts_class.load(find("prompts", folder, base), self.prompt_files)
 
     def begin(self, prompts: Any, settings: TaskSettings) -> Any:  # noqa: ARG002 - for subclasses
         """What a run fixes, made once: every `Draw` has it as `fixed`."""

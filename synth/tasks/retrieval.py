@@ -28,7 +28,6 @@ from synth.types import Candidates, QueryConfig, Requirement
 
 __all__ = ["Retrieval"]
 
-PROMPT_SETS = {"default": "retrieval", "small": "retrieval-small"}
 QUESTION_TYPES = ("keywords", "acquire_knowledge", "summary", "yes_or_no", "background")
 DIFFICULTIES = ("high_school", "university", "phd")
 
@@ -58,6 +57,7 @@ class Retrieval(Task):
 
     prompts_class: ClassVar[type[PromptFolder]] = Prompts
     prompt_files: ClassVar[tuple[str, ...]] = ("config.j2", "query.j2")
+    prompt_sets: ClassVar[Mapping[str, str]] = {"default": "retrieval", "small": "retrieval-small"}
 
     question_types: Literal["auto"] | QuestionTypes = "auto"
     """`auto`: the model chooses. Or weights by type; a type of your own needs `means: "..."`."""
@@ -100,12 +100,8 @@ class Retrieval(Task):
         return DIFFICULTIES if self.difficulties == "auto" else tuple(self.difficulties)
 
     @property
-    def prompt_folder(self) -> str:
-        return PROMPT_SETS.get(self.prompts, self.prompts)
-
-    @property
     def own_prompts(self) -> bool:
-        return self.prompts not in PROMPT_SETS or self.examples is not None
+        return super().own_prompts or self.examples is not None
 
     def load_prompts(self, base: Path) -> PromptFolder:
         """Templates, examples and definitions that the job names. Raises JobError."""

@@ -5,9 +5,9 @@ becomes or why it is rejected. Inside: options → columns → text, parquet, hu
 what kind, how many rows) → readers (any file, and the loop over all) → passages, pairs (the two types of row).
 """
 
-from synth.sources.options import INSTRUCTION, Corpus, LanguageColumn, PairData, ReadLimits
+from synth.sources.options import INSTRUCTION, Corpus, PairData, ReadLimits
 from synth.sources.pairs import inspect_pairs, pair_files, pairs_schema, read_pairs
-from synth.sources.passages import carried_schema, chunk, inspect, read_passages
+from synth.sources.passages import carried_schema, inspect, read_passages
 from synth.sources.readers import count_rows, sample_rows
 from synth.sources.records import Block, InputFile, PairRow, PairSet, PassageRow, RejectedRow
 
@@ -16,7 +16,6 @@ __all__ = [
     "Block",
     "Corpus",
     "InputFile",
-    "LanguageColumn",
     "PairData",
     "PairRow",
     "PairSet",
@@ -24,7 +23,6 @@ __all__ = [
     "ReadLimits",
     "RejectedRow",
     "carried_schema",
-    "chunk",
     "count_rows",
     "inspect",
     "inspect_pairs",

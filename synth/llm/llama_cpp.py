@@ -56,7 +56,7 @@ class LlamaCpp(LlmStage):
     parallel: int = Field(default=1, gt=0)
     """Requests computed together. More than one is faster on a GPU, and then the same seed may give other bytes."""
     kept_prefixes: int = Field(default=6, gt=0)
-    """Prompt beginnings kept in memory; `prompts/retrieval-small` has six, other templates one or two."""
+    """Prompt beginnings kept in memory; `prompts: small` has one for each question type, other templates one or two."""
     temperature: float = Field(default=0.7, ge=0)
     top_p: float = Field(default=0.8, gt=0, le=1)
     top_k: int = 20

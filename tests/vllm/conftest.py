@@ -1,4 +1,4 @@
-"""A real vLLM on this machine's CPU: a tiny generator and MiniLM as embedder, started once for all tests here."""
+"""A real vLLM on this machine's CPU: SmolLM2, a tiny generator of noise and MiniLM, started once for all tests here."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from processes import CONTEXT, EMBEDDER, GENERATOR, STRUCTURED, Server
+from processes import CONTEXT, EMBEDDER, GENERATOR, SMALL_CONTEXT, SMOLLM2, STRUCTURED, Server
 
 from synth.embed.sentence_transformers import SentenceTransformersEmbedder
+from synth.llama import SHIPPED, find_model
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,36 +54,59 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def smollm2_model(vllm_python: str, vllm_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2's GGUF file as a folder of safetensors."""
+    folder = tmp_path_factory.mktemp("smollm2")
+    command = [vllm_python, str(Path(__file__).with_name("smollm2.py")), str(find_model(SHIPPED).path), str(folder)]
+    subprocess.run(command, env=vllm_environment, check=True, timeout=300)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def servers(
-    vllm_python: str, vllm_environment: dict[str, str], tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Server, Server]]:
-    """The generator and the embedder; both load at the same time."""
+    vllm_python: str,
+    vllm_environment: dict[str, str],
+    tiny_model: Path,
+    smollm2_model: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[dict[str, Server]]:
+    """The servers by the name of their model; all load at the same time."""
     logs = tmp_path_factory.mktemp("logs")
     minilm = SentenceTransformersEmbedder(model="all-MiniLM-L6-v2").folder()
-    structured = ["--max-model-len", str(CONTEXT), "--structured-outputs-config", STRUCTURED]
-    unchunked = ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(CONTEXT)]
-    float32 = ["--runner", "pooling", "--dtype", "float32"]  # half precision is the default, too coarse to compare
     options = {
-        "generator": ["--model", str(tiny_model), "--served-model-name", GENERATOR, *structured, *unchunked],
-        "embedder": ["--model", minilm, "--served-model-name", EMBEDDER, *float32],
+        GENERATOR: ["--model", str(tiny_model), *chat_options(CONTEXT)],
+        SMOLLM2: ["--model", str(smollm2_model), "--dtype", "float32", *chat_options(SMALL_CONTEXT)],
+        EMBEDDER: ["--model", minilm, "--runner", "pooling", "--dtype", "float32"],  # comparable vectors
     }
-    started: list[Server] = []
+    started: dict[str, Server] = {}
     try:
-        for name, given in options.items():
-            started.append(Server.start(vllm_python, given, vllm_environment, logs / f"{name}.log"))
-        for server in started:
+        for number, (name, given) in enumerate(options.items()):
+            log = logs / f"{number}.log"
+            started[name] = Server.start(vllm_python, [*given, "--served-model-name", name], vllm_environment, log)
+        for server in started.values():
             server.wait()
-        yield started[0], started[1]
+        yield started
     finally:
-        for server in started:
+        for server in started.values():
             server.stop()
 
 
-@pytest.fixture(scope="session")
-def generator(servers: tuple[Server, Server]) -> Server:
-    return servers[0]
+def chat_options(context: int) -> list[str]:
+    unchunked = ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(context)]
+    return ["--max-model-len", str(context), "--structured-outputs-config", STRUCTURED, *unchunked]
 
 
 @pytest.fixture(scope="session")
-def embedder(servers: tuple[Server, Server]) -> Server:
-    return servers[1]
+def generator(servers: dict[str, Server]) -> Server:
+    """Writes noise, quickly."""
+    return servers[GENERATOR]
+
+
+@pytest.fixture(scope="session")
+def smollm2(servers: dict[str, Server]) -> Server:
+    return servers[SMOLLM2]
+
+
+@pytest.fixture(scope="session")
+def embedder(servers: dict[str, Server]) -> Server:
+    return servers[EMBEDDER]

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Self
 
 GENERATOR = "Qwen/Qwen3-32B"
+SMOLLM2 = "SmolLM2-135M-Instruct"
 EMBEDDER = "sentence-transformers/all-MiniLM-L6-v2"
 STRUCTURED = '{"backend":"xgrammar","disable_any_whitespace":true}'
 CONTEXT = 8192
 """Tokens of a prompt and its reply; also the most in one batch, because vLLM's CPU build dies ("CPU Generator does not
 use offset") when it cuts the prompt of a request with a seed in two, so chunked prefill stays off."""
+SMALL_CONTEXT = 2048
 _STARTUP = 300
 _POLL = 0.5
 

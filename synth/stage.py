@@ -12,6 +12,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -92,6 +93,7 @@ class ConfigInputs:
     """Configurations already used for this passage, which must not come again."""
 
 
+@cache
 def letters(count: int) -> tuple[str, ...]:
     """Names of `count` candidates: A to Z, then AA, AB and so on."""
     return tuple((chr(64 + n // 26) if n >= 26 else "") + chr(65 + n % 26) for n in range(count))  # noqa: PLR2004 - letters

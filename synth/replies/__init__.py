@@ -201,13 +201,17 @@ def _offered(key: str, value: object, choices: Sequence[str]) -> str:
         raise UnusableReply("type", f"{key} is a {type(value).__name__}, not a string")
     if value in choices:
         return value
-    near = {choice for choice in choices if _fold(choice) == _fold(value)}
+    names = letters(len(choices))
+    if key == "Character" and value in names:
+        return choices[names.index(value)]
+    folded = _fold(value)
+    near = {choice for choice in choices if _fold(choice) == folded}
     if len(near) == 1:
         return near.pop()
     if key == "Character":
         # `B`, `(b)` or `B. its sentence`
         match = _LETTER.fullmatch(value)
-        named = dict(zip(letters(len(choices)), choices, strict=True)).get(match[1].upper()) if match else None
+        named = dict(zip(names, choices, strict=True)).get(match[1].upper()) if match else None
         if match and named is not None and (not match[2] or _fold(match[2]) == _fold(named)):
             return named
         raise UnusableReply("character", f"{_clip(value)} is not one of the {len(choices)} candidates")

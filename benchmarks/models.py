@@ -1,6 +1,6 @@
 """Queries by models that run on any machine: the quickstart with each prompt set, and `extractive` next to it.
 
-The 100 passages are the quickstart's and 35 of XQuAD-en (xquad_en.jsonl, CC BY-SA 4.0, from google-deepmind/xquad).
+The 100 passages are the quickstart's and 40 of XQuAD-en (xquad_en.jsonl, CC BY-SA 4.0, from google-deepmind/xquad).
 Other passages: `python benchmarks/models.py --corpus FILE --limit 200 --variants small`.
 """
 

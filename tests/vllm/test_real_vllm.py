@@ -42,7 +42,8 @@ def job(tmp_path):
             "personas": {"path": str(ROOT / "personas/general.jsonl"), "top_k": 3},
             "llm": llm | {"temperature": 0.6},
             "embed": embed,
-            "task": {"use": "retrieval", "prompts": "small", "question_types": {"keywords": 1, "acquire_knowledge": 1}},
+            "task": {"use": "retrieval", "prompts": "small", "question_types": {"keywords": 1, "acquire_knowledge": 1}}
+            | {"lengths": {"default": [3, 20]}},
             "keep": {"cosine": {"above": 0.4}},
             "run": {"shard_size": 10, "concurrency": 8},
         }
@@ -73,7 +74,7 @@ def check_whole_run(summary, out, model, passages):
     """Both stages, embeddings, shards: real replies, held to their form by the grammar, nearly all of them usable."""
     assert (summary["passages"], summary["items"]) == (passages, passages)
     assert summary["pairs"] + sum(summary["unusable"].values()) == passages
-    assert summary["pairs"] >= 0.98 * passages, summary["unusable"]
+    assert summary["pairs"] >= min(0.98 * passages, passages - 1), summary["unusable"]
     assert summary["kept"] >= 0.3 * passages, "so many queries are about their passage"
     pairs = pl.read_parquet(out / "generated" / "*.parquet")
     assert pairs.height == summary["pairs"]
@@ -91,7 +92,7 @@ def served(kind, server, model):
     return {"use": kind, "model": model} | urls
 
 
-@pytest.mark.parametrize(("kind", "passages"), [("vllm_server", 100), ("openai", 20)])
+@pytest.mark.parametrize(("kind", "passages"), [("vllm_server", 100), ("openai", 10)])
 def test_a_server_drives_the_whole_pipeline(kind, passages, job, smollm2, embedder, vllm_environment):
     written = job(served(kind, smollm2, SMOLLM2), served(kind, embedder, EMBEDDER), passages)
 
@@ -110,11 +111,11 @@ def test_the_engine_in_the_process_drives_the_whole_pipeline(
         "max_num_batched_tokens": SMALL_CONTEXT,
     }
     engine = {"use": "vllm_engine", "model": str(smollm2_model), "max_model_len": SMALL_CONTEXT, "engine": arguments}
-    written = job(engine, served("vllm_server", embedder, EMBEDDER), 20)
+    written = job(engine, served("vllm_server", embedder, EMBEDDER), 10)
 
     summary, out = run(vllm_python, vllm_environment, written)
 
-    check_whole_run(summary, out, str(smollm2_model), 20)
+    check_whole_run(summary, out, str(smollm2_model), 10)
 
 
 def probe(stage):

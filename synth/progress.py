@@ -92,6 +92,7 @@ def bars(snapshot: Snapshot) -> RenderableType:
     grid.add_column(ratio=1, min_width=8)
     for _ in range(4):
         grid.add_column(justify="right", no_wrap=True)
+    left = {name: clock(seconds) for name, seconds in snapshot.seconds_left.items()}
     for phase in snapshot.phases:
         share = phase.share
         grid.add_row(
@@ -108,7 +109,7 @@ def bars(snapshot: Snapshot) -> RenderableType:
             "" if share is None else f"{share:.0%}",
             _count(phase),
             f"{phase.rate:,.1f}/s" if phase.rate else "",
-            clock(phase.seconds_left) if phase.seconds_left else "",
+            left.get(phase.name, ""),
         )
     return Group(grid, Text(safe("  ".join(snapshot.figures)))) if snapshot.figures else grid
 
@@ -116,10 +117,10 @@ def bars(snapshot: Snapshot) -> RenderableType:
 def line(snapshot: Snapshot) -> str:
     """The same in one line, of the phases that are at work."""
     parts = []
+    left = {name: f", {clock(seconds)} left" for name, seconds in snapshot.seconds_left.items()}
     for phase in (each for each in snapshot.phases if not each.finished):
         share = "" if phase.share is None else f" {phase.share:.0%}"
-        left = f", {clock(phase.seconds_left)} left" if phase.seconds_left else ""
-        parts.append(f"{phase.name} {_count(phase)}{share}{left}")
+        parts.append(f"{phase.name} {_count(phase)}{share}{left.get(phase.name, '')}")
     return "; ".join([*parts, *snapshot.figures]) if parts else ""
 
 

@@ -52,6 +52,14 @@ class Snapshot:
     phases: tuple[Phase, ...] = ()
     figures: tuple[str, ...] = ()
 
+    @property
+    def seconds_left(self) -> dict[str, float]:
+        """Of the first phase that is not finished; the ones after it wait for its shards, so their rates say little."""
+        for phase in self.phases:
+            if not phase.finished:
+                return {phase.name: phase.seconds_left} if phase.seconds_left else {}
+        return {}
+
     def counts(self) -> list[tuple[str, int]]:
         return [(phase.name, phase.done) for phase in self.phases]
 

@@ -84,6 +84,9 @@ def test_a_line_names_the_phases_at_work_and_their_rest():
     finished = Phase("generate", "items", 10, 10, seconds=5.0)
     assert line(Snapshot((finished, Phase("score", "pairs", 5, 10, 0, 5.0)))) == "score 5/10 pairs 50%, 0:00:05 left"
     assert line(Snapshot((finished,))) == ""
+    waiting = Phase("score", "pairs", 1, 10, 0, 5.0)
+    both = line(Snapshot((Phase("generate", "items", 5, 10, seconds=5.0), waiting)))
+    assert both == "generate 5/10 items 50%, 0:00:05 left; score 1/10 pairs 10%", "scoring waits for shards"
 
 
 def test_a_model_without_a_server_shows_no_server():

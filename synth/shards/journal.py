@@ -156,7 +156,8 @@ def turn(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
 
     It only saves double work: where locks are unsupported, also on a file opened to be read, nobody waits.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with disk_errors(path):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         with suppress(OSError):
             try:

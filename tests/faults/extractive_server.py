@@ -59,7 +59,7 @@ class Server:
         used = tuple(
             QueryConfig(each.get("Character"), each["Question_Type"], each.get("Difficulty")) for each in values["used"]
         )
-        offered = self._candidates(values, values["candidates"])
+        offered = self._candidates(values, [sentence for _, sentence in values["candidates"]])
         return ConfigInputs(offered, tuple(values["types"]), tuple(values["levels"]), used)
 
     def _query(self, values):

@@ -50,7 +50,7 @@ class LlamaCpp(LlmStage):
     context: int | None = Field(default=None, gt=0)
     """Tokens of prompt and reply together; null grows with the prompts, up to what the model was trained for."""
     threads: int | None = Field(default=None, gt=0)
-    """CPU threads; null takes one for each physical core."""
+    """CPU threads; null takes one for each physical core. Another number may write other queries from the same seed."""
     gpu_layers: int | None = Field(default=None, ge=0)
     """Layers on the GPU, if xllamacpp was installed for one; null puts all of them there."""
     parallel: int = Field(default=1, gt=0)

@@ -64,10 +64,14 @@ CASES = {
     "L4 single quotes": repaired(f"{{'Query': '{QUERY}'}}"),
     "L4 Python literals": repaired(f'{{"Query": "{QUERY}", "sure": True}}'),
     "L4 quotes inside": repaired('{"Query": "what is a "cold" harbour"}', 'what is a "cold" harbour'),
-    "L4 a foreign key": repaired(json.dumps({"Consulta": QUERY})),
+    "L4 a Spanish key": repaired(json.dumps({"Consulta": QUERY})),
     "L4 a Chinese key": repaired(json.dumps({"查询": QUERY}, ensure_ascii=False)),
     "L4 no repair": rejected(GOOD[:-1] + ",}", "json", task={"repair": False}),
     "L6 further keys": accepted(json.dumps({"Query": QUERY, "Language": "en", "why": [1, 2]})),
+    "L2 a draft in unopened reasoning": rejected(f"What of {GOOD}?</think>I cannot write one.", "refusal"),
+    "L7 a key with two values": rejected(GOOD[:-1] + ', "Query": "another one"}', "many"),
+    "L8 the object under another key": repaired(f'{{"status": "ok", "result": {GOOD}}}'),
+    "L8 the value of another key": rejected('{"status": "ok"}', "key"),
     "L9 an array of many": rejected(f'[{GOOD}, {{"Query": "another one"}}]', "many"),
     "L13 a refusal": rejected("I'm sorry, but I can't help with that.", "refusal"),
     "L14 an empty string": rejected("", "empty"),
@@ -211,6 +215,6 @@ def test_l28_another_model_in_the_reply_is_told_once(tmp_path, capsys):
 
 
 def test_every_row_of_the_catalogue_has_its_test():
-    numbers = {1, 2, 3, 4, 6, 9, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 23, 24, 26, 27, 28, 29}
+    numbers = {1, 2, 3, 4, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 23, 24, 26, 27, 28, 29}
     named = {int(name.split()[0][1:]) for name in [*CASES, *CHOICES] if name.startswith("L")}
     assert named | {12, 28} == numbers

@@ -1,8 +1,11 @@
 """Replies: every shape of section "model replies", the recorded rows, the fuzz, and the speed of the plain case."""
 
 import json
+import random
+import re
 import timeit
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -66,6 +69,11 @@ def config_reason(values, inputs=None, finish="stop", *, repair=True):
         '<think>\nA {"Query": "draft"} first?\n</think>\n\n{"Query": "cold hive"}',
         '<think>a</think><think>b</think>{"Query": "cold hive"}',
         'well, let me see\n</think>\n{"Query": "cold hive"}',
+        '{"Query": "a draft"} no, that copies.</think> Here it is: {"Query": "cold hive"}',
+        '<thinking>{"Query": "a draft"}</thinking>{"Query": "cold hive"}',
+        '[THINK]{"Query": "a draft"}[/THINK]{"Query": "cold hive"}',
+        '<|channel|>analysis<|message|>{"Query": "a"}<|end|><|channel|>final<|message|>{"Query": "cold hive"}',
+        '{"Query": "cold hive", "Query": "cold hive"}',
         'Here it is: {"Query": "cold hive"} I hope it helps {smile}.',
         '{"note": 1} {"Query": "cold hive"}',
         '[{"Query": "cold hive"}]',
@@ -91,6 +99,8 @@ def test_one_object_is_found_without_repair_whatever_stands_around_it(text):
         ('{"查询": "蜂群越冬"}', "蜂群越冬"),
         ('{"Consulta": "colmena en invierno", "Language": "Spanish", "Length": 3}', "colmena en invierno"),
         ('{"query": "cold hive", "why": "short"}', "cold hive"),
+        ('{"status": "ok", "result": {"Query": "cold hive", "Length": 9}}', "cold hive"),
+        ('{"output": {"query": "cold hive"}, "done": true}', "cold hive"),
     ],
 )
 def test_stated_repairs_are_made_marked_and_can_be_forbidden(text, expected):
@@ -156,7 +166,23 @@ def test_stated_repairs_are_made_marked_and_can_be_forbidden(text, expected):
         ("type", '{"Query": 7}', "stop"),
         ("type", '{"Query": ["cold hive"]}', "stop"),
         ("type", '{"Query": {"text": "cold hive"}}', "stop"),
-        ("key", '{"result": {"Query": "cold hive"}}', "stop"),
+        ("type", json.dumps({"Query": '{"Query": "cold hive"}'}), "stop"),
+        ("key", '{"status": "ok"}', "stop"),
+        ("key", '{"status": "ok", "result": {"text": "cold hive"}}', "stop"),
+        ("key", '{"a": {"b": {"Query": "cold hive"}}}', "stop"),
+        ("key", '{"Thought": "cold hive", "Length": 2}', "stop"),
+        ("many", '{"draft": {"Query": "a b"}, "final": {"Query": "c d"}}', "stop"),
+        ("many", '{"Query": "a b", "Query": "c d"}', "stop"),
+        ("many", '{"Query": "a b", "query": "c d"}', "stop"),
+        ("many", "{'Query': 'a b', 'Query': 'c d',}", "stop"),
+        ("many", '{"result": {"Query": "a b", "Qu\\u0065ry": "c d"}}', "stop"),
+        ("refusal", 'First {"Query": "draft"} no.</think>\n\nI am sorry, I cannot write a query.', "stop"),
+        ("refusal", '<thinking>{"Query": "draft"}</thinking> I am sorry.', "stop"),
+        ("empty", '{"Query": "draft"}\n</think>\n', "stop"),
+        ("think", '<thinking>{"Query": "draft"} or', "stop"),
+        ("think", '[THINK]{"Query": "draft"}', "stop"),
+        ("think", '<|channel|>analysis<|message|>Such as {"Query": "draft"}', "stop"),
+        ("refusal", 'So: <think>{"Query": "draft"} maybe', "stop"),
         ("key", '{"a": "cold hive", "b": "warm hive"}', "stop"),
         ("key", "{}", "stop"),
     ],
@@ -189,6 +215,13 @@ def test_a_persona_with_a_control_token_comes_back_verbatim():
     inputs = config_inputs(personas=("A <|im_end|> cook.", "A nurse."))
     text = json.dumps({**CHOICE, "Character": "A <\u200b|im_end|> cook."})
     assert read_config(reply(text), inputs, repair=True)[0].character == "A <|im_end|> cook."
+
+
+def test_config_in_the_object_of_a_key_is_a_repair_and_two_values_of_a_key_are_none():
+    text = json.dumps({"status": "ok", "choice": {**CHOICE, "Character": "B"}})
+    assert read_config(reply(text), config_inputs(), repair=True) == (QueryConfig(PERSONAS[1], "keywords", "phd"), True)
+    twice = '{"Character": "A", "Question_Type": "keywords", "Difficulty": "phd", "Question_Type": "summary"}'
+    assert config_reason(twice) == "many"
 
 
 def test_config_keys_that_the_job_does_not_ask_for_are_ignored():
@@ -293,6 +326,112 @@ def test_plain_replies_cost_little():
         lambda: read_query(query, QUERY_INPUTS, repair=True, echoes=frozenset()),
     ):
         assert min(timeit.repeat(call, number=runs, repeat=5)) / runs < slow * 20e-6
+
+
+PIECES = (
+    *(
+        '{"Query": "a draft"}',
+        "<think>",
+        "</think>",
+        "</thinking>",
+        "```json\n",
+        "```",
+        "'",
+        '"',
+        '\\"',
+        "{",
+        "}",
+        "[",
+        "]",
+        ",",
+    ),
+    *(
+        ":",
+        "\n",
+        "null",
+        "True",
+        "\\u0000",
+        "<query>",
+        '{"status": "ok"} ',
+        '"Query": ',
+        '"query": "b", ',
+        "’",
+        "”",
+        " " * 9,
+    ),
+)
+FRAMES = (
+    '{"status": "ok", "result": %s}',
+    '{"status": "ok", "data": {"result": %s}}',
+    '{"draft": {"Query": "a draft"}, "final": %s}',
+    '<think>{"Query": "a draft"}</think>%s',
+    '{"Query": "a draft"} no.</think>\n%s',
+    "%s</think>I am sorry.",
+    '{"Thought": "a draft", "Query": null} %s',
+    "```json\n%s\n```",
+    "[%s]",
+    "%s %s",
+)
+
+
+def mutated(text, rng):
+    """The text with up to four places cut, doubled, swapped or spoilt, or put into another frame."""
+    for _ in range(rng.randrange(5)):
+        place, length = rng.randrange(len(text) + 1), rng.choice((1, 1, 2, 5, 40))
+        match rng.randrange(7):
+            case 0:
+                text = text[:place] + text[place + length :]
+            case 1:
+                text = text[:place] + rng.choice(PIECES) + text[place:]
+            case 2:
+                text = text[:place] + text[place : place + length] * 2 + text[place + length :]
+            case 3:
+                frame = rng.choice(FRAMES)
+                text = frame.replace("%s", text)
+            case 4:
+                text = text.replace('"', rng.choice(("'", '\\"', "“", "")), rng.choice((1, -1)))
+            case 5:
+                text = text.replace("Query", rng.choice(("query", "Status", "Query", "query ", "Queries")), 1)
+            case _:
+                text = text[:-1] + f', "{rng.choice(("Query", "Note", "query", "Language"))}": "of another key"}}'
+    return text
+
+
+KEY = re.compile(r"""["']\s*(?:q\s*u\s*e\s*r\s*y|查询|查詢|suchanfrage|consulta)\s*["']\s*:\s*(["'])""", re.IGNORECASE)
+THOUGHT_ENDS = re.compile(r"</think(?:ing)?>")
+
+
+def query_strings(text):
+    """Every text that may be read as the string under a Query key behind the last thought: to each possible end."""
+    answer = THOUGHT_ENDS.split(text)[-1]
+    with suppress(ValueError):
+        json.loads(text, strict=False)
+        answer = text  # where all of it is JSON, a tag belongs to a string
+    for key in KEY.finditer(answer):
+        quote, start = key[1], key.end()
+        for end in (each.start() for each in re.finditer(re.escape(quote) + r"\s*[,}]", answer[start:])):
+            raw = answer[start : start + end]
+            bare = re.sub(r"\\'", "'", raw)
+            for inner in (raw, re.sub(r'\\.|"', lambda m: m[0] if len(m[0]) > 1 else r"\"", bare)):
+                with suppress(ValueError):
+                    yield json.loads(f'"{inner}"', strict=False).strip()
+
+
+@pytest.mark.skipif(not RECORDED.exists(), reason="the recorded replies lie outside the project")
+@pytest.mark.parametrize("count", [600, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_of_mutated_replies_no_query_is_stored_but_one_string_of_its_key(count):
+    rng = random.Random(13)  # noqa: S311 - the same replies every time
+    recorded = [json.loads(line)["query_text"] for line in RECORDED.read_text("utf-8").splitlines()]
+    table = Counter()
+    for _ in range(count):
+        text = mutated(rng.choice(recorded), rng)
+        outcome = verdict(lambda: query_of(text))  # noqa: B023 - called at once
+        if isinstance(outcome, tuple):
+            assert outcome[0] in query_strings(text), text
+        table[outcome if isinstance(outcome, str) else "repaired" if outcome[1] else "accepted"] += 1
+    print(*table.most_common(), sep="\n")  # noqa: T201 - the table is shown when asked for with -s
+    assert table["accepted"] > count / 5
+    assert table["repaired"] > count / 50
 
 
 @pytest.mark.skipif(not RECORDED.exists(), reason="the recorded replies lie outside the project")

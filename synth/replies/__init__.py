@@ -2,8 +2,9 @@
 
 Accepted without repair: code fences, closed reasoning, prose around one object, further keys, values that differ in
 case, space or hyphen only. Repairs (marked, and refused where `repair` is False): trailing commas, single quotes,
-Python literals, unescaped quotes in a sole value, keys that differ in case, a sole string under a foreign key. Nothing
-else is guessed. Whether a usable query is good (language, length, copying) is the scorers' business.
+Python literals, unescaped quotes in a sole value, keys that differ in case, `Query` in another language, the
+object under one other key. Nothing else is guessed: text before the end of reasoning is not the answer, and the value
+of an unknown key is not the query. Whether a usable query is good (language, length, copying) is the scorers' business.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ REASONS: Mapping[str, str] = {
     "filtered": "the server's content filter stopped the reply; asking again gives the same, so it is not retried",
     "json": "no readable JSON object, or one that only a repair could read and `llm.repair` is false",
     "key": "the object lacks a key that was asked for",
-    "many": "several objects where one was asked for",
+    "many": "several objects, or several values for a key, where one was asked for",
     "refusal": "prose without JSON, or a refusal written into the query",
     "repetition": "the query says the same words over and over",
     "run_on": "the query is more than twice as long as asked, or fills all the room that it has",
@@ -59,9 +60,15 @@ _REFUSAL = re.compile(
 )
 _ECHO_CHARS = 12
 """Shorter texts may well coincide with a part of a worked example."""
+_OBJECT = re.compile(r"\{\s*[\"']query[\"']\s*:.*\}", re.IGNORECASE | re.DOTALL)
+_REFUSED = frozenset({"error", "refusal"})
+_TRANSLATED = (
+    *("consulta", "abfrage", "anfrage", "suchanfrage", "requête", "zapytanie", "dotaz", "sorgu", "truyvấn", "kueri"),
+    *("запрос", "запит", "ερώτημα", "שאילתה", "استعلام", "پرسوجو", "प्रश्न", "প্রশ্ন", "คำค้นหา", "คำค้น"),
+    *("查询", "查詢", "クエリ", "検索クエリ", "쿼리", "질의", "검색어"),
+)
+"""What a model that answers in the language of the query may call the key."""
 _LETTER = re.compile(r"[\W_]*([A-Za-z]{1,2})(?:[\W_]*|[.:)\]]\s*(.+))", re.DOTALL)
-_SIDE_KEYS = frozenset({"language", "length"})
-_NOT_A_QUERY = frozenset({"error", "message", "refusal", "reason"})
 
 
 def read_config(reply: ChatReply, inputs: ConfigInputs, *, repair: bool) -> tuple[QueryConfig, bool]:
@@ -92,12 +99,7 @@ def read_query(reply: ChatReply, inputs: QueryInputs, *, repair: bool, echoes: C
 
     `echoes` are the `echo_keys` of the worked examples' queries and passages.
     """
-    values, repaired = read_object(reply, ("Query",), repair=repair)
-    if "Query" not in values:
-        if not repair:
-            raise UnusableReply("key", f"no Query among the keys {_clip(list(values))}")
-        values, repaired = {"Query": _foreign(values)}, True
-    query = _string("Query", values["Query"])
+    query, repaired = _string(reply, "Query", repair=repair)
     if _REFUSAL.match(query):
         raise UnusableReply("refusal", f"the query is {_clip(query)}")
     (key,) = echo_keys([query])
@@ -114,26 +116,29 @@ def read_query(reply: ChatReply, inputs: QueryInputs, *, repair: bool, echoes: C
 
 def read_text(reply: ChatReply, key: str, *, repair: bool = True) -> tuple[str, bool]:
     """The text under `key` of the object in a reply, and whether it needed a repair; raises UnusableReply."""
-    values, repaired = read_object(reply, (key,), repair=repair)
-    if key not in values:
-        raise UnusableReply("key", f"no {key} among the keys {_clip(list(values))}")
-    text = _string(key, values[key])
+    text, repaired = _string(reply, key, repair=repair)
     if not text:
         raise UnusableReply("empty", f"{key} has no text")
     return text, repaired
 
 
-def _string(key: str, value: object) -> str:
+def _string(reply: ChatReply, key: str, *, repair: bool) -> tuple[str, bool]:
+    """The string under `key`, stripped, and whether the reply needed a repair."""
+    found, repaired = read_object(reply, (key,), repair=repair)
+    values, renamed = _named(found, (key,), repair=repair)
+    value = values[key]
     if value is None:
         raise UnusableReply("empty", f"{key} is null")
     if not isinstance(value, str):
         raise UnusableReply("type", f"{key} is a {type(value).__name__}, not a string")
     text = value.strip()
-    if found := _SURROGATE.search(text):
-        raise UnusableReply("surrogate", f"character {found.start()} is a lone surrogate")
-    if found := _CONTROL.search(text):
-        raise UnusableReply("control", f"character {found.start()} is U+{ord(found[0]):04X}")
-    return text
+    if bad := _SURROGATE.search(text):
+        raise UnusableReply("surrogate", f"character {bad.start()} is a lone surrogate")
+    if bad := _CONTROL.search(text):
+        raise UnusableReply("control", f"character {bad.start()} is U+{ord(bad[0]):04X}")
+    if _OBJECT.fullmatch(text):
+        raise UnusableReply("type", f"{key} is JSON in a string: {_clip(text)}")
+    return text, repaired or renamed
 
 
 def echo_keys(queries: Iterable[str]) -> frozenset[str]:
@@ -166,29 +171,32 @@ def _repeats(key: str) -> bool:
 
 
 def _named(values: dict[str, object], keys: Collection[str], *, repair: bool) -> tuple[dict[str, object], bool]:
-    """`values` with keys that differ in case, space or hyphen only renamed, and whether any was."""
-    if all(key in values for key in keys):
-        return values, False
-    loose = {_fold(key): value for key, value in values.items()} if repair else {}
-    named = {key: values[key] if key in values else loose.get(_fold(key), ...) for key in keys}
-    missing = [key for key, value in named.items() if value is ...]
+    """The value of each of `keys`, and whether one differs in case, space or hyphen or lies in the object of a key."""
+    named = _values(values, keys)
+    if not named:
+        inner = (_values(each, keys) for each in values.values() if isinstance(each, dict))
+        nested = [each for each in inner if each]
+        if len(nested) > 1:
+            raise UnusableReply("many", f"{len(nested)} of the objects in the reply have {', '.join(nested[0])}")
+        named = nested[0] if nested else named
+    same = all(key in values for key in keys)
+    missing = [key for key in keys if key not in (named if repair else values)]
     if missing:
-        raise UnusableReply("key", f"no {missing[0]} among the keys {_clip(list(values))}")
-    return named, True
+        reason = "refusal" if not _REFUSED.isdisjoint(values) else "key"
+        raise UnusableReply(reason, f"no {missing[0]} among the keys {_clip(list(values))}")
+    return named, not same
 
 
-def _foreign(values: dict[str, object]) -> object:
-    """The query under another key: one that folds to Query, else the only string there is."""
-    same = [value for key, value in values.items() if _fold(key) == "query"]
-    strings = [(key, v) for key, v in values.items() if isinstance(v, str) and _fold(key) not in _SIDE_KEYS]
-    if len(same) == 1:
-        return same[0]
-    if len(strings) != 1:
-        raise UnusableReply("key", f"no Query among the keys {_clip(list(values))}")
-    key, value = strings[0]
-    if _fold(key) in _NOT_A_QUERY:
-        raise UnusableReply("refusal", f"the reply is {_clip(key)}: {_clip(value)}")
-    return value
+def _values(values: Mapping[str, object], keys: Collection[str]) -> dict[str, object]:
+    """Those of `keys` that are there, up to case, space and hyphen; raises UnusableReply where two values differ."""
+    wanted, found = {_fold(key): key for key in keys}, dict[str, object]()
+    if "Query" in keys:
+        wanted |= dict.fromkeys(_TRANSLATED, "Query")
+    for name, value in values.items():
+        key = wanted.get(_fold(name))
+        if key is not None and found.setdefault(key, value) != value:
+            raise UnusableReply("many", f"{key} has several values")
+    return found
 
 
 def _fold(text: str) -> str:

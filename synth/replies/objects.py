@@ -16,6 +16,14 @@ MAX_REPLY_BYTES = 1_000_000
 _MAX_STARTS = 64
 """Braces tried as the beginning of an object; a reply with more is not an answer in a sentence or two of prose."""
 
+_THOUGHTS = "think|thinking|thoughts?|reasoning|reflection|analysis|scratchpad|seed:think"
+_OPENED = re.compile(
+    rf"<(?:{_THOUGHTS})>|\[THINK\]|◁think▷|<\|begin_of_thought\|>|<\|channel\|>analysis", re.IGNORECASE
+)
+_CLOSED = re.compile(
+    rf"</(?:{_THOUGHTS})>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>|<\|channel\|>final[^<]*<\|message\|>|assistantfinal",
+    re.IGNORECASE,
+)
 _BLANK = re.compile(r"[\s\u200b-\u200d\u2060\ufeff]*")
 _DEPTH = {"{": 1, "[": 1, "}": -1, "]": -1}
 _BRACKETS = re.compile(r'"(?:[^"\\]|\\.?)*+"?|[\[\]{}]', re.DOTALL)
@@ -36,8 +44,15 @@ def _refuse_constant(name: str) -> object:
     raise ValueError(f"{name} is not JSON")
 
 
+def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs) and (twice := [key for key, value in pairs if found[key] != value]):
+        raise UnusableReply("many", f"the key {twice[0][:40]!a} has several values")
+    return found
+
+
 # strict=False lets raw control characters through to where they are judged by their own reason.
-_DECODER = json.JSONDecoder(strict=False, parse_constant=_refuse_constant)
+_DECODER = json.JSONDecoder(strict=False, parse_constant=_refuse_constant, object_pairs_hook=_members)
 
 
 def read_object(reply: ChatReply, keys: Collection[str], *, repair: bool = True) -> tuple[dict[str, object], bool]:
@@ -77,17 +92,14 @@ def _whole_text(reply: ChatReply) -> str:
 
 
 def _without_thinking(text: str) -> str:
-    """`text` after its reasoning; raises UnusableReply(think) where that is never closed."""
-    rest = text.lstrip()
-    while rest.startswith("<think>"):
-        _, closed, rest = rest.partition("</think>")
-        if not closed:
-            raise UnusableReply("think", "the reasoning is never closed")
-        rest = rest.lstrip()
-    if "</think>" in rest:  # chat templates may have opened it in the prompt
-        answer = rest.rpartition("</think>")[2].lstrip()
-        rest = answer if answer.startswith(("{", "```")) else rest
-    return rest
+    """What follows the last end of reasoning, up to reasoning that is not closed; raises UnusableReply(think).
+
+    The chat template may have opened the reasoning, so its end alone is enough.
+    """
+    answer, *unclosed = _OPENED.split(_CLOSED.split(text)[-1], maxsplit=1)
+    if unclosed and _BLANK.fullmatch(answer):
+        raise UnusableReply("think", "the reasoning is never closed")
+    return answer
 
 
 def _check_size(text: str) -> None:

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.request import getproxies
 
 from synth.check import Findings
 from synth.errors import SynthError
 from synth.job import SPARE_DESCRIPTORS
-from synth.servers.faults import is_loopback, shown
+from synth.servers.faults import is_loopback, proxy_of, shown
 from synth.servers.http import ServerAuth
 from synth.stage import (
     ChatModel,
@@ -105,19 +105,17 @@ def _problems(section: str, stage: ModelStage, results: Sequence[ProbeResult]) -
 
 def proxies(stage: ModelStage) -> list[str]:
     """What HTTP_PROXY and similar variables mean for the servers of a stage; nothing for servers on this machine."""
-    found = getproxies()
     used = isinstance(stage, ServerAuth) and stage.trust_env
     lines = []
     for url in stage.urls():
         parts = urlsplit(url)
-        proxy = found.get(parts.scheme)
-        if proxy is None or is_loopback(url):
+        proxy, named = proxy_of(url), getproxies()
+        if is_loopback(url) or not (named.get(parts.scheme) or named.get("all")):
             continue
-        how = f"through the proxy {shown(proxy)} (trust_env)"
-        if proxy_bypass(parts.netloc):
-            how = "directly: the environment exempts it from proxies"
-        elif not used:
-            how = "directly: the proxy of the environment counts with trust_env only"
+        how = "directly: the environment exempts it from proxies"
+        if proxy is not None:
+            how = f"through the proxy {shown(proxy)} (trust_env)"
+            how = how if used else "directly: the proxy of the environment counts with trust_env only"
         lines.append(f"{parts.netloc} is reached {how}")
     return list(dict.fromkeys(lines))
 

@@ -35,8 +35,7 @@ def scan(files: Sequence[Path]) -> pl.LazyFrame | None:
     """All rows of these shards in order; None while there is none."""
     import polars as pl  # noqa: PLC0415 - a fifth of the start of a run, which does without
 
-    options: dict[str, Any] = {"glob": False, "missing_columns": "insert", "extra_columns": "ignore"}
-    return pl.scan_parquet(list(files), **options) if files else None
+    return pl.scan_parquet(list(files), missing_columns="insert", extra_columns="ignore") if files else None
 
 
 def totals(step: StepFolder) -> tuple[int, int, int]:

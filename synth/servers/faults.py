@@ -25,6 +25,7 @@ from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, Literal
 from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.request import getproxies, proxy_bypass
 
 from pydantic import SecretStr
 from pydantic_core import from_json
@@ -54,13 +55,20 @@ def retry_after(headers: Mapping[str, str], wall: float) -> float | None:
 _PORT_RANGE = re.compile(r":(\d+)-(\d+)(?=/|$)")
 _MAX_PORT = 65535
 _MAX_SERVERS = 4096
+_NOT_IN_URLS = " \"'<>`\\^{|}"
+_SCHEME = re.compile(r"(?:[a-z][a-z+.]*:/{2,}|https?:?/+|https?:|/{2,})+", re.IGNORECASE)
+_ENDPOINT = re.compile(
+    r"/(chat/completions|completions|embeddings|score|rerank|models|responses|messages|pooling"
+    r"|api/(chat|generate|embed|embeddings))/*$"
+)
 
 
 def expand_urls(written: list[str]) -> list[str]:
     """All base URLs that a job's `base_urls` names, in order, without a trailing slash.
 
     `http://host:8000-8006/v1` is seven servers. A URL without a path gets `/v1`, where OpenAI-shaped servers live.
-    Raises ValueError for another scheme than http(s), no host, a query, an empty range or a server named twice.
+    Raises ValueError, with the right URL where it can be guessed, for another scheme than http(s), no host, white
+    space, an endpoint such as `/chat/completions`, a query, an empty range or a server named twice.
     """
     urls: list[str] = []
     for text in map(str.strip, written):
@@ -81,15 +89,46 @@ def expand_urls(written: list[str]) -> list[str]:
 
 
 def _checked(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ValueError(f"{shown(url)!r} is not an http or https URL")
+    if not (wrong := _mistake(url)):
+        parts = urlsplit(url)
+        return urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/") or "/v1", "", ""))
+    right = _guessed(url)
+    raise ValueError(wrong if _mistake(right) else f"{wrong}; write {right}")
+
+
+def _mistake(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - raises ValueError for an invalid port
+    except ValueError as exc:
+        return f"{shown(url)!r} is not a URL: {exc}"
     if parts.username or parts.password:
-        raise ValueError(f"{shown(url)} contains a user name or password; name the key's variable in api_key_env")
+        return f"{shown(url)} contains a user name or password; name the key's variable in api_key_env"
+    if any(each in _NOT_IN_URLS or not each.isprintable() for each in url):
+        return f"{shown(url)!r} has white space or another character that a URL cannot have"
+    if (
+        parts.scheme not in {"http", "https"}
+        or not parts.hostname
+        or "://" in parts.path
+        or parts.hostname in {"http", "https"}
+    ):
+        return f"{shown(url)!r} is not an http or https URL"
     if parts.query or parts.fragment:
-        raise ValueError(f"{shown(url)} has a query or fragment, which a base URL cannot have")
-    parts.port  # noqa: B018 - raises ValueError for an invalid port
-    return urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/") or "/v1", "", ""))
+        return f"{shown(url)} has a query or fragment, which a base URL cannot have"
+    endpoint = _ENDPOINT.search(parts.path)
+    return f"{shown(url)} ends in {endpoint[0]}, which is added to a base URL" if endpoint else ""
+
+
+def _guessed(url: str) -> str:
+    """The base URL that was probably meant, without user, password, query and fragment."""
+    bare = "".join(each for each in url.replace("\\", "/") if each.isprintable() and each not in _NOT_IN_URLS)
+    scheme = _SCHEME.match(bare)
+    bare = bare[scheme.end() :] if scheme else bare
+    host, slash, path = re.split(r"[?#]", bare, maxsplit=1)[0].partition("/")
+    host = host.rpartition("@")[2]
+    near = ":" in host or is_loopback(f"http://{host}")  # what has a port is rarely a provider
+    secure = scheme[0].lower().startswith("https") if scheme and "http" in scheme[0].lower() else not near
+    return f"http{'s' * secure}://{host}{_ENDPOINT.sub('', slash + path).rstrip('/') or '/v1'}"
 
 
 @lru_cache(maxsize=1024)  # called with every request
@@ -104,13 +143,26 @@ def shown(url: str) -> str:
 
 def is_loopback(url: str) -> bool:
     """Whether a request to `url` stays on this machine."""
-    host = urlsplit(url).hostname or ""
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:
+        return False
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def proxy_of(url: str) -> str | None:
+    """The proxy that the environment names for `url`, with its credentials; None for this machine and exempt hosts."""
+    parts = urlsplit(url)
+    found = getproxies()
+    proxy = found.get(parts.scheme) or found.get("all")
+    if proxy is None or is_loopback(url) or proxy_bypass(parts.netloc):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
 
 
 Kind = Literal["unreachable", "overloaded", "throttled", "denied", "failed", "waiting"]

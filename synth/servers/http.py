@@ -23,9 +23,9 @@ from synth.servers.faults import (
     Redactor,
     TransientError,
     expand_urls,
-    is_loopback,
     lasting_fault,
     parse_json,
+    proxy_of,
     shown,
     status_error,
 )
@@ -138,7 +138,7 @@ class HttpTransport(Transport):
         # aiohttp has a context of its own; reading the system's authorities again takes a fiftieth of a second
         self._tls = True if auth.ca_file is None else auth.tls()
         self._trust_env = auth.trust_env
-        self._sessions: dict[bool, aiohttp.ClientSession] = {}
+        self._open: aiohttp.ClientSession | None = None
 
     async def send(self, url: str, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Any:
         """The JSON of the answer to one request."""
@@ -146,8 +146,7 @@ class HttpTransport(Transport):
             data = to_json(body)  # takes a quarter of the time of `json.dumps`
         except ValueError:  # a lone surrogate, which only the escapes of `json.dumps` can carry
             data = json.dumps(body).encode()
-        session = self._session(url)
-        request = partial(session.post, url + self.path, data=data, headers=headers)
+        request = partial(self._session().post, url + self.path, data=data, headers=headers)
         return parse_json(await self._answer(url, request, self._timeout), shown(url))
 
     async def models(self, url: str) -> Any:
@@ -170,16 +169,17 @@ class HttpTransport(Transport):
         return read_load(answer.body.decode("utf-8", "replace"))
 
     async def close(self) -> None:
-        for session in self._sessions.values():
-            await session.close()
-        self._sessions.clear()
+        if self._open is not None:
+            await self._open.close()
+            self._open = None
 
     async def _get(self, server: str, url: str) -> Answer:
-        return await self._answer(server, partial(self._session(server).get, url), min(GET_TIMEOUT, self._timeout))
+        return await self._answer(server, partial(self._session().get, url), min(GET_TIMEOUT, self._timeout))
 
     async def _answer(self, server: str, request: Callable[..., Any], timeout: float) -> Answer:
         name = shown(server)
-        async with exchange(name, timeout, self._redact), request(allow_redirects=False) as response:
+        proxy = proxy_of(server) if self._trust_env else None
+        async with exchange(name, timeout, self._redact), request(allow_redirects=False, proxy=proxy) as response:
             if (response.content_length or 0) > _MAX_ANSWER:
                 raise TransientError(f"{name}: an answer of {response.content_length} bytes")
             answer = Answer(response.status, response.headers, await response.read())
@@ -187,25 +187,24 @@ class HttpTransport(Transport):
             return answer
         raise status_error(answer, name, self._clock.wall(), self._redact)
 
-    def _session(self, url: str) -> aiohttp.ClientSession:
-        through_proxy = self._trust_env and not is_loopback(url)
-        if session := self._sessions.get(through_proxy):
-            return session
+    def _session(self) -> aiohttp.ClientSession:
+        if self._open is not None:
+            return self._open
         import aiohttp  # noqa: PLC0415 - heavy, needed only by runs with a server
 
         headers = {"Content-Type": "application/json"}
         if self._key is not None:
             headers["Authorization"] = f"Bearer {self._key.get_secret_value()}"
-        session = self._sessions[through_proxy] = aiohttp.ClientSession(
+        self._open = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=self._connections, keepalive_timeout=KEEP_ALIVE, ssl=self._tls, ttl_dns_cache=60
             ),
             headers=headers,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
             cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=through_proxy,
+            trust_env=False,  # would also send what ~/.netrc has for the server
         )
-        return session
+        return self._open
 
 
 @asynccontextmanager

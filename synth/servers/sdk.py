@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Awaitable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from synth.errors import JobError, RequestRejected, ServerRefused
 from synth.servers.faults import (
@@ -15,9 +15,9 @@ from synth.servers.faults import (
     Redactor,
     TransientError,
     expand_urls,
-    is_loopback,
     lasting_fault,
     parse_json,
+    proxy_of,
     shown,
     status_error,
 )
@@ -45,15 +45,27 @@ class Provider(ServerAuth):
 
     base_url: str | None = None
     """Null is OpenAI itself; a URL without a path gets `/v1`."""
-    api_key_env: str | None = "OPENAI_API_KEY"
-    """Environment variable with the API key, sent to `base_url`; null sends none. With a `base_url`, an unset
-    OPENAI_API_KEY is not an error, because local servers need no key."""
+    api_key_env: str | None = None
+    """Environment variable with the API key; null sends none. Where it is not set it is OPENAI_API_KEY for OpenAI
+    itself, and null for every other `base_url`."""
     api_key_header: str | None = None
     """Header for the bare key instead of `Authorization: Bearer …`; `api-key` on Azure."""
     extra_headers: dict[str, str] = Field(default_factory=dict)
     """Further headers; never the key."""
     default_query: dict[str, str] = Field(default_factory=dict)
     """Query of every URL, such as Azure's `api-version`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_the_key_of_openai(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or "api_key_env" in data:
+            return data
+        url = data.get("base_url") or _OPENAI
+        try:
+            openai_itself = f".{urlsplit(url).hostname}".endswith(".openai.com")
+        except (TypeError, ValueError, AttributeError):
+            return data
+        return data | {"api_key_env": "OPENAI_API_KEY"} if openai_itself else data
 
     @field_validator("base_url")
     @classmethod
@@ -73,10 +85,7 @@ class Provider(ServerAuth):
         return expand_urls([self.base_url or _OPENAI])
 
     def key(self) -> SecretStr | None:
-        """The API key, None for a `base_url` whose job names no variable. Raises JobError as `ServerAuth.key`."""
-        named = "api_key_env" in self.model_fields_set
-        if not named and self.base_url is not None and not os.environ.get(self.api_key_env or ""):
-            return None
+        """The API key. Raises JobError as `ServerAuth.key`."""
         if self.base_url is None and self.api_key_env is None:
             raise JobError("field api_key_env: OpenAI requires a key.", "Name the variable that contains it.")
         return super().key()
@@ -166,7 +175,8 @@ class SdkTransport(Transport):
                 limits=httpx2.Limits(max_connections=most, max_keepalive_connections=most, keepalive_expiry=KEEP_ALIVE),
                 verify=self._tls,
                 follow_redirects=False,
-                trust_env=provider.trust_env and not is_loopback(url),
+                proxy=proxy_of(url) if provider.trust_env else None,
+                trust_env=False,
                 timeout=timeout,
             ),
         )

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import pickle
+import re
 
 import pytest
 from loopback import FastClock
@@ -56,6 +57,40 @@ def test_a_url_that_cannot_be_a_base_url_is_refused_without_showing_secrets(writ
     with pytest.raises(ValueError, match=r".") as caught:
         expand_urls([written])
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("written", "right"),
+    [
+        ("http://localhost:8000/v1/chat/completions", "http://localhost:8000/v1"),
+        ("http://localhost:8000/v1/embeddings/", "http://localhost:8000/v1"),
+        ("http://gpu1:8000/v1/score", "http://gpu1:8000/v1"),
+        ("http://localhost:11434/api/chat", "http://localhost:11434/v1"),
+        ("https://h.example/v1/models?limit=2", "https://h.example/v1"),
+        ("http://local host:8000/v1", "http://localhost:8000/v1"),
+        ("http://h\n:8000/v1", "http://h:8000/v1"),
+        ('"http://h:8000/v1"', "http://h:8000/v1"),
+        ("http:\\\\h:8000\\v1", "http://h:8000/v1"),
+        ("localhost:8000/v1", "http://localhost:8000/v1"),
+        ("10.0.0.7:8000", "http://10.0.0.7:8000/v1"),
+        ("api.example.com/v1", "https://api.example.com/v1"),
+        ("htpp://h:8000", "http://h:8000/v1"),
+        ("https:/h.example/v1", "https://h.example/v1"),
+        ("http://http://h:8000/v1", "http://h:8000/v1"),
+        ("http://h/v1?key=secret", "http://h/v1"),
+    ],
+)
+def test_a_mistaken_url_is_answered_with_the_right_one(written, right):
+    with pytest.raises(ValueError, match=f"; write {re.escape(right)}$"):
+        expand_urls([written])
+    assert expand_urls([right]) == [right]
+
+
+@pytest.mark.parametrize("written", ["http://", "http://::1:8000/v1", "http://h:1/v1 http://h:2/v1", "http://[::1/v1"])
+def test_no_url_is_guessed_where_it_would_be_wrong(written):
+    with pytest.raises(ValueError, match=r"URL") as caught:
+        expand_urls([written])
+    assert "write" not in str(caught.value)
 
 
 def test_the_same_server_twice_is_a_mistake():

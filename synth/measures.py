@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from synth.errors import JobError
 from synth.languages import count_words, is_language
+from synth.languages.words import count_characters, fold
 from synth.types import LengthUnit, Requirement
 
 
@@ -19,7 +20,7 @@ def language_matches(query: str, code: str | None) -> bool | None:
 
 def text_length(text: str, code: str, unit: LengthUnit) -> int:
     """Length of a text in the language `code`: its words, or its characters other than white space."""
-    return count_words(text, code) if unit == "words" else sum(map(len, text.split()))
+    return count_words(text, code) if unit == "words" else count_characters(text)
 
 
 def outside_range(got: int, low: int | None, high: int | None) -> float | None:
@@ -42,10 +43,6 @@ def length_error(query: str, requirement: Requirement) -> float:
 def copied_share(query: str, passage: str) -> float:
     text = fold(query)
     return longest_shared_run(text, fold(passage)) / len(text) if text else 0.0
-
-
-def fold(text: str) -> str:
-    return " ".join(text.casefold().split())
 
 
 def longest_shared_run(text: str, other: str) -> int:

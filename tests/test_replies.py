@@ -4,6 +4,7 @@ import json
 import random
 import re
 import timeit
+import unicodedata
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
@@ -209,6 +210,15 @@ def test_config_gives_values_back_as_offered():
         QueryConfig(PERSONAS[0], "acquire_knowledge", "phd"),
         False,
     )
+
+
+def test_texts_are_compared_whatever_their_unicode_form():
+    inputs = config_inputs(personas=("A Zürich café owner.", "A nurse."))
+    text = json.dumps({**CHOICE, "Character": unicodedata.normalize("NFD", "A Zürich café owner.")})
+    assert read_config(reply(text), inputs, repair=False)[0].character == "A Zürich café owner."
+    written = QueryInputs(CANDIDATES, QUERY_INPUTS.config, QUERY_INPUTS.requirement, ("café in winter",))
+    with pytest.raises(UnusableReply, match="duplicate"):
+        read_query(reply('{"Query": "cafe\\u0301 in winter"}'), written, repair=True, echoes=())
 
 
 def test_a_persona_with_a_control_token_comes_back_verbatim():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import string
+import unicodedata
 from bisect import bisect_right
 from collections import Counter
 from dataclasses import dataclass
@@ -26,13 +27,13 @@ _REFUTED_SHORT = 0.9  # ... in a text of fewer letters than _LONG ...
 _TRACE = 0.1  # ... where the language itself has less than this
 _KIN_REFUTED = 0.95  # the same two for a relative's label, in a longer text
 _KIN_TRACE = 0.02
-_LONG = 24
+_LONG = 32
 _TWO_LETTERS = 2
 _SMALL, _CAPITALS = string.ascii_lowercase.encode(), string.ascii_uppercase.encode()
 _NEARLY_ALL_CAPITALS = 0.8
 _FEW = 5
-_KANA = 0.1  # share of kana that Japanese always passes and Chinese with a Japanese name does not
-_KANJI_ONLY = 20  # characters; Japanese sentences hold kana, keywords may not
+_KANA = 0.1  # share of kana that Chinese with a Japanese name does not pass
+_KANJI_RUN = 20  # characters in a row, without kana or a break; Japanese has no longer ones
 _VOTES = 3  # characters of the other Chinese script, that a stray one or a rare name cannot reach
 _CANTONESE = 30  # Han characters that one character of Cantonese alone speaks for
 _ALPHABETS = {
@@ -101,7 +102,8 @@ class Detected:
 def detect(text: str) -> Detected:
     """The most likely of the 119 languages, from the first 400 characters; newlines and links do no harm.
 
-    Han without kana is Chinese, never Japanese; characters decide between Simplified, Traditional and Cantonese. A
+    Any kana makes it Japanese; only beside characters that are Chinese alone may a few belong to a name. Han without
+    kana is Chinese; characters decide between Simplified, Traditional and Cantonese. A
     script that one language of the table uses settles it.
     """
     sample = _sample(text)
@@ -136,7 +138,7 @@ def is_language(text: str, code: str) -> bool | None:
     total = sum(weights.values())
     if total < _ENOUGH:
         return None
-    if row.script in _CHINESE and _is_kana_japanese(weights):
+    if row.script in _CHINESE and _is_kana_japanese(sample, weights):
         return False
     own = sum(weights[script] for script in row.scripts) / total
     if own < _MOST:
@@ -186,22 +188,23 @@ def _is_chinese(sample: str, row: Language) -> bool | None:
 
 
 def _is_japanese(sample: str, weights: Counter[str]) -> bool | None:
-    if _is_kana_japanese(weights):
+    if _is_kana_japanese(sample, weights):
         return True
-    simplified, _ = _chinese_votes(sample)
-    return False if simplified >= _VOTES or weights["Han"] > _KANJI_ONLY * _LETTERS_IN_ONE["Han"] else None
+    long = any(len(run) > _KANJI_RUN and script_of(run[0]) == "Han" for run in _WORD.findall(sample))
+    return False if long or _only_chinese(sample) >= _VOTES else None
 
 
 def _is_cantonese(sample: str) -> bool:
     return _CANTONESE * sum(c in _CANTONESE_ONLY for c in sample) > sum(script_of(c) == "Han" for c in sample)
 
 
-def _is_kana_japanese(weights: Counter[str]) -> bool:
-    return weights["Kana"] > _KANA * (weights["Han"] + weights["Kana"])
+def _is_kana_japanese(sample: str, weights: Counter[str]) -> bool:
+    many = weights["Kana"] > _KANA * (weights["Han"] + weights["Kana"])
+    return many or (weights["Kana"] > 0 and not _only_chinese(sample))
 
 
 def _name_han(sample: str, weights: Counter[str]) -> str:
-    if _is_kana_japanese(weights):
+    if _is_kana_japanese(sample, weights):
         return "ja"
     if _is_cantonese(sample):
         return "yue"
@@ -210,7 +213,7 @@ def _name_han(sample: str, weights: Counter[str]) -> str:
 
 
 def _sample(text: str) -> str:
-    start = text[: 2 * _SAMPLE]
+    start = unicodedata.normalize("NFC", text[: 2 * _SAMPLE])
     linked = "@" in start or "://" in start or "www." in start  # few texts are, and the pattern visits every word
     return (_LINKS.sub(" ", start) if linked else start)[:_SAMPLE]
 
@@ -312,3 +315,9 @@ def _chinese_votes(text: str) -> tuple[int, int]:
             simplified += in_gb and not in_big5
             traditional += in_big5 and not in_gb
     return simplified, traditional
+
+
+def _only_chinese(text: str) -> int:
+    """Characters that Chinese sets have and the Japanese one does not."""
+    chinese = (c for c in text if script_of(c) == "Han" and not _in_encoding(c, "cp932"))
+    return sum(_in_encoding(c, "gb2312") or _in_encoding(c, "big5") for c in chinese)

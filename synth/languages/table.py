@@ -24,7 +24,7 @@ _REGION = re.compile(r"-(?:[a-z]{2}|\d{3})$")
 
 @dataclass(frozen=True, slots=True)
 class WordRule:
-    """What one word is: text between `spaces`, a segmenter's `segments`, or a fixed number of `letters`.
+    """What one word is: text between `spaces`, or a fixed number of `letters`.
 
     `characters` is the mean word length in letters and combining marks of the script, 0 for spaced scripts. It is
     measured on everyday sentences: 1,000 each for Chinese, Cantonese and Japanese, 548 Thai; Khmer by the length of
@@ -40,7 +40,7 @@ class WordRule:
 class Language:
     """One of the 119 languages. `code` is BCP-47, `name` English for prompts, `script` ISO 15924.
 
-    `words` defines a word, the unit of every length, so that one range of a job means the same length everywhere.
+    `words` defines a word, so that one range of a job means the same length everywhere.
     `detector` are the labels of the language detector that count as this language: its own, a macro language's, or
     those of a standard from which the detector cannot separate it. `kin` are labels of relatives with which it is
     often confused: they prove nothing, except that near certainty in a longer text rules out a language with a

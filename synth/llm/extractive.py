@@ -17,7 +17,7 @@ from itertools import product
 from math import exp
 from typing import ClassVar, Literal
 
-from synth.languages import count_words
+from synth.languages.words import count_characters, count_words
 from synth.stage import (
     ChatModel,
     ChatReply,
@@ -153,4 +153,4 @@ def _joined(words: Sequence[str], chosen: Sequence[int]) -> str:
 
 
 def _size(text: str, asked: Requirement) -> int:
-    return len(text) if asked.length_unit == "characters" else count_words(text, asked.language)
+    return count_characters(text) if asked.length_unit == "characters" else count_words(text, asked.language)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from synth.batching import AnswerCache, encode_all, rerank_all
 from synth.hashing import Shingles, item_random, shingles
+from synth.languages.words import fold
 from synth.negatives._negatives import Candidate, Item, Negatives, Pool
 from synth.search import Corpus, products, usable
 from synth.stage import ChatModel, Encoder, Reranker
@@ -52,7 +53,7 @@ def near_equal(passage: str, positive: str, threshold: float) -> bool:
 
 @lru_cache(maxsize=1 << 12)
 def _pieces(text: str) -> frozenset[str]:
-    return frozenset(text.casefold().split())
+    return frozenset(fold(text).split())
 
 
 _set = lru_cache(maxsize=1 << 12)(shingles)

@@ -24,7 +24,6 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from synth.document import parse
 from synth.errors import JobError
-from synth.languages import Language
 from synth.prompts.templates import Messages, PromptFolder, decode, neutralise
 from synth.shipped import shipped
 from synth.stage import ConfigInputs, QueryInputs, letters
@@ -272,13 +271,9 @@ def config_schema(inputs: ConfigInputs) -> dict[str, Any]:
     return _object({key: {"type": "string", "enum": list(c)} for key, c in choices.items() if len(c) > 1})
 
 
-def query_chars(row: Language, length_max: int) -> int:
-    """Most characters of a query in this language of at most `length_max` words: ample, and no room to run on.
-
-    A word in a spaced script gets 12 with its space, elsewhere three times its mean length.
-    """
-    each = 12 if row.words.by == "spaces" else 3 * row.words.characters
-    return round(each * length_max) + 24
+def query_chars(asked: Requirement) -> int:
+    """Most characters of a query of the length asked: ample, and no room to run on. A word gets 12 with its space."""
+    return asked.length_max * (12 if asked.length_unit == "words" else 3) + 24
 
 
 def query_schema(max_chars: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from math import prod
 
 from synth.errors import UnusableReply
+from synth.languages.words import fold
 from synth.replies.objects import read_object
 from synth.stage import ChatReply, ConfigInputs, QueryInputs, letters
 from synth.types import QueryConfig
@@ -142,8 +143,8 @@ def _string(reply: ChatReply, key: str, *, repair: bool) -> tuple[str, bool]:
 
 
 def echo_keys(queries: Iterable[str]) -> frozenset[str]:
-    """What `read_query` compares texts by: casefolded, white space folded."""
-    return frozenset(" ".join(query.split()).casefold() for query in queries)
+    """What `read_query` compares texts by."""
+    return frozenset(map(fold, queries))
 
 
 def _echoes(key: str, echoes: Collection[str]) -> bool:
@@ -200,7 +201,7 @@ def _values(values: Mapping[str, object], keys: Collection[str]) -> dict[str, ob
 
 
 def _fold(text: str) -> str:
-    return _LOOSE.sub("", text).casefold()
+    return _LOOSE.sub("", fold(text))
 
 
 def _offered(key: str, value: object, choices: Sequence[str]) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from synth.measures import fold, longest_shared_run
+from synth.languages.words import fold
+from synth.measures import longest_shared_run
 from synth.scores._scorer import PairBatch, ScoreColumn, Scorer
 from synth.stage import Services
 
@@ -21,7 +22,7 @@ class Copying(Scorer):
     stem = "copied_share"
 
     async def score(self, batch: PairBatch, services: Services) -> pa.Table:  # noqa: ARG002 - needs no service
-        """Compare each query with its passage, both casefolded and with single spaces."""
+        """Compare each query with its passage, both in NFC, casefolded and with single spaces."""
         folded: dict[str, str] = {}
         shares: list[float | None] = []
         for query, passage, kind in zip(

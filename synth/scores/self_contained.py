@@ -12,6 +12,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from synth.document import load_document
+from synth.languages.words import fold
 from synth.scores._scorer import PairBatch, ScoreColumn, Scorer
 from synth.stage import Services
 
@@ -73,4 +74,4 @@ class SelfContained(Scorer):
 
     async def score(self, batch: PairBatch, services: Services) -> pa.Table:  # noqa: ARG002 - needs no service
         found = deictic()
-        return self.table([found.search(" ".join(query.split()).casefold()) is None for query in batch.texts("query")])
+        return self.table([found.search(fold(query)) is None for query in batch.texts("query")])

@@ -119,7 +119,7 @@ class Languages(RootModel[dict[str, dict[str, float]]]):
 
 
 class LengthRange(_Shape):
-    """An inclusive range in the query language's unit, drawn with its weight."""
+    """An inclusive range of words, drawn with its weight."""
 
     range: Annotated[list[Annotated[int, Field(ge=1, le=400)]], Field(min_length=2, max_length=2)]
     weight: Weight = 1.0

@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from synth import replies
 from synth.errors import JobError, UnusableReply
 from synth.languages import language, length_phrase
+from synth.languages.words import in_own_unit
 from synth.measures import copied_share, language_matches, length_error
 from synth.prompts import PromptFolder, Prompts, config_schema, query_chars, query_schema
 from synth.prompts.retrieval import SystemPart
@@ -66,7 +67,7 @@ class Retrieval(Task):
     languages: Languages = Languages.model_validate({"same": 1.0})
     """Query languages by weight, flat or by passage language; `same` is the passage's own."""
     lengths: Lengths = Lengths({"default": USUAL_LENGTHS})
-    """Inclusive length ranges by question type, in the query language's unit."""
+    """Inclusive length ranges by question type, in words; as many characters where no spaces part words."""
     guidance: str | None = None
     """A sentence or two on who searches here and why; becomes part of the prompt."""
     examples: str | None = None
@@ -160,9 +161,10 @@ class Retrieval(Task):
         if code == "und":
             raise UnusableReply("no_language", "the passage's language is unknown and the query should share it")
         low, high = self.lengths.choose(config.question_type, rng)
-        requirement = Requirement(code, low, high, "words")
+        row = language(code)
+        requirement = Requirement(code, *in_own_unit(row, low, high))
         asked = QueryInputs(passage, config, requirement, tuple(each.text for each in draw.written))
-        query: str = yield self._ask_query(asked, draw)
+        query: str = yield self._ask_query(asked, draw, length_phrase(row, low, high))
         return Item(query, code, config, requirement)
 
     def check(self, prompts: Prompts) -> Iterable[str]:
@@ -208,13 +210,11 @@ class Retrieval(Task):
             used = ()  # all were there; from now on any may come again
         return ConfigInputs(offered, types, levels, used)
 
-    def _ask_query(self, inputs: QueryInputs, item: Draw) -> Ask[str]:
+    def _ask_query(self, inputs: QueryInputs, item: Draw, phrase: str) -> Ask[str]:
         prompts: Prompts = item.prompts
         asked = inputs.requirement
-        wanted = language(asked.language)
         text = item.text(inputs.candidates.passage)
-        phrase = length_phrase(wanted, asked.length_min, asked.length_max)
-        chars = query_chars(wanted, asked.length_max)
+        chars = query_chars(asked)
 
         def read(reply: ChatReply) -> tuple[str, bool]:
             query, repaired = replies.read_query(reply, inputs, repair=item.settings.repair, echoes=item.fixed.echoes)
@@ -224,7 +224,7 @@ class Retrieval(Task):
 
         return Ask(
             stage="query",
-            messages=prompts.query_messages(item.fixed.system, inputs, text, phrase, wanted.name),
+            messages=prompts.query_messages(item.fixed.system, inputs, text, phrase, language(asked.language).name),
             schema=query_schema(chars),
             read=read,
             complaint=lambda query: self._complaint(query, inputs),

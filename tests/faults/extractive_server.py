@@ -66,7 +66,9 @@ class Server:
         low, high = re.match(r"\D*(\d+)(?: to (\d+))?", values["length"]).groups()
         wanted = language(values["language"])
         config = QueryConfig(values["character"] or None, values["type"], values["level"] or None)
-        requirement = Requirement(wanted.code, int(low), int(high or low), "words")
+        requirement = Requirement(
+            wanted.code, int(low), int(high or low), "characters" if "character" in values["length"] else "words"
+        )
         return QueryInputs(self._candidates(values), config, requirement, tuple(values["written"]))
 
 

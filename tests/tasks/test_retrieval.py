@@ -327,7 +327,11 @@ def test_the_query_language_follows_the_passages(languages, passage, asked):
 
 def test_lengths_count_in_the_unit_of_the_query_language():
     (pair,) = generate(Scripted(), {"languages": {"ja": 1}, "lengths": [9, 9]})
-    assert (pair.requirement.length_min, pair.requirement.length_max) == (9, 9)
+    assert (pair.requirement.length_min, pair.requirement.length_max, pair.requirement.length_unit) == (
+        20,
+        20,
+        "characters",
+    )
 
 
 def test_control_tokens_of_a_passage_are_broken_up_unless_its_source_keeps_them():

@@ -45,7 +45,8 @@ from synth.runners.local import StopRequest
 from synth.runners.progress import Counters
 from synth.runs.history import History
 from synth.runs.run import OpenRun
-from synth.shards import OutputFolder
+from synth.shards import OutputFolder, disk
+from synth.shards.shard import decode
 from synth.steps import keep as keep_step
 from synth.steps import score as score_step
 from synth.tables import REJECTED_ITEMS, REJECTED_ROWS
@@ -76,7 +77,7 @@ class Run:
 
     def kept(self, view: str = "kept") -> pl.DataFrame:
         """Pairs that passed the rules, with their scores. Raises JobError for an unknown view."""
-        return self.scan_kept(view).collect()
+        return self._read(view_folder(self._folder, view))
 
     def scan_kept(self, view: str = "kept") -> pl.LazyFrame:
         """`kept` as a lazy frame: filter and select before you collect."""
@@ -84,21 +85,20 @@ class Run:
 
     def generated(self) -> pl.DataFrame:
         """Every usable pair, before scores and rules."""
-        return self._scan("generated").collect()
+        return self._read("generated")
 
     def passages(self) -> pl.DataFrame:
         """The passages as they were read; empty for a run over existing pairs."""
-        return self._scan("passages").collect()
+        return self._read("passages")
 
     def mined(self) -> pl.DataFrame:
         """Kept pairs with their hard negatives; empty before `mine`."""
-        return self._scan("mined").collect()
+        return self._read("mined")
 
     def rejected(self, step: str = "generated") -> pl.DataFrame:
         """What `step` (passages, generated, kept) did not use: the reason, and every attempt."""
-        frame = scan(rejected_files(self._folder, step))
-        if frame is not None:
-            return frame.collect()
+        if found := [decode(disk.read_whole(path), path) for path in rejected_files(self._folder, step)]:
+            return _frame(found)
         schemas = {"passages": REJECTED_ROWS, "generated": REJECTED_ITEMS}
         if step in schemas:
             return pl.DataFrame(schemas[step].empty_table())
@@ -140,6 +140,10 @@ class Run:
         frame = scan(files_of(self._folder.step(step)))
         return pl.LazyFrame() if frame is None else frame
 
+    def _read(self, step: str) -> pl.DataFrame:
+        shards = self._folder.step(step)
+        return _frame([shards.read(index).table for index in sorted(shards.done())])
+
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
 
@@ -157,6 +161,12 @@ class Run:
         frame = self.scan_kept().head(5)
         rows = frame.select([name for name in columns if name in frame.collect_schema().names()]).collect()
         return f"<p><b>{html.escape(str(self.path))}</b>: {counts}</p>{rows._repr_html_()}"
+
+
+def _frame(tables: Sequence[pa.Table]) -> pl.DataFrame:
+    """The rows of shards whose pages were checked."""
+    whole = pa.concat_tables(tables, promote_options="default") if tables else pa.table({})
+    return pl.DataFrame(whole.replace_schema_metadata(None))
 
 
 _stop: ContextVar[_Stop | None] = ContextVar("_stop", default=None)

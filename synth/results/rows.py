@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from synth.errors import JobError
 from synth.results.summary import files_of, rejected_files, scan
-from synth.shards import OutputFolder
+from synth.shards import OutputFolder, disk
+from synth.shards.shard import decode
 from synth.sources import sample_rows
 from synth.steps import keep
 
 Parts = Mapping[str, pl.LazyFrame | None]
 """Rows by what to call them; None where there are none."""
+
+
+_FILE = "__file"
+"""Where the path of a row's shard stands."""
 
 
 def rows(
@@ -33,18 +40,24 @@ def rows(
     does not exist.
     """
     view = view_folder(folder, view)
-    kept, generated = ({name: scan(files_of(folder.step(name)))} for name in (view, "generated"))
-    steps = ("passages", "generated", view)
-    refused = {f"rejected by {step}": scan(rejected_files(folder, step)) for step in steps}
-    if row_id is None:
-        parts = refused if rejected else kept if kept[view] is not None else generated
+    files = {name: files_of(folder.step(name)) for name in (view, "generated")}
+    files |= {f"rejected by {step}": rejected_files(folder, step) for step in ("passages", "generated", view)}
+    try:
+        refused = {name: scan(shards, _FILE) for name, shards in files.items()}
+        kept, generated = ({name: refused.pop(name)} for name in (view, "generated"))
+        parts: Parts = refused if rejected else kept if kept[view] is not None else generated
+        if row_id is not None:
+            parts = _with_id({**kept, **refused}, row_id) or _with_id(generated, row_id)
+            if not parts:
+                hint = "Ids of pairs are POSITION-SLOT; of passages, your own."
+                raise JobError(f"{folder.path}: nothing has the id {row_id!r}.", hint)
         return _spread(_filtered(parts, where), count)
-    found = _with_id({**kept, **refused}, row_id) or _with_id(generated, row_id)
-    if not found:
-        raise JobError(
-            f"{folder.path}: nothing has the id {row_id!r}.", "Ids of pairs are POSITION-SLOT; of passages, your own."
-        )
-    return _spread(_filtered(found, where), count)
+    except pl.exceptions.PolarsError as exc:  # polars does not name the file that is damaged
+        for path in chain.from_iterable(files.values()):
+            decode(disk.read_whole(path), path)
+        if where is None:
+            raise
+        raise _unsuited(where, exc, "Compare columns with values of their own type.") from exc
 
 
 def view_folder(folder: OutputFolder, name: str) -> str:
@@ -72,19 +85,34 @@ def _filtered(parts: Parts, where: str | None) -> list[tuple[str, pl.LazyFrame, 
     problems: list[JobError] = []
     frames = [(title, frame) for title, frame in parts.items() if frame is not None]
     for title, frame in frames:
-        cure = f"Columns: {', '.join(frame.collect_schema().names())}."
         try:
-            chosen = frame if where is None else frame.filter(pl.sql_expr(where))
-            chosen.collect_schema()
-            cure = "Compare columns with values of their own type."
-            height = _height(chosen)
-        except pl.exceptions.PolarsError as exc:
-            problems.append(JobError(f"--where {where}: {str(exc).splitlines()[0].partition(';')[0]}.", cure))
+            chosen = frame if where is None else _under(where, frame)
+        except JobError as exc:
+            problems.append(exc)
             continue
-        found += [(title, chosen, height)] if height else []
+        if height := _height(chosen):
+            found.append((title, chosen, height))
     if problems and len(problems) == len(frames):
         raise problems[0]
     return found
+
+
+def _under(where: str, frame: pl.LazyFrame) -> pl.LazyFrame:
+    """The rows under a condition. Raises JobError where that does not suit the columns; it is tried on no row."""
+    schema = frame.collect_schema()
+    cure = f"Columns: {', '.join(name for name in schema.names() if name != _FILE)}."
+    try:
+        chosen = frame.filter(pl.sql_expr(where))
+        chosen.collect_schema()
+        cure = "Compare columns with values of their own type."
+        schema.to_frame().filter(pl.sql_expr(where))
+    except pl.exceptions.PolarsError as exc:
+        raise _unsuited(where, exc, cure) from exc
+    return chosen
+
+
+def _unsuited(where: str, exc: Exception, cure: str) -> JobError:
+    return JobError(f"--where {where}: {str(exc).splitlines()[0].partition(';')[0]}.", cure)
 
 
 def _height(frame: pl.LazyFrame) -> int:
@@ -100,5 +128,7 @@ def _spread(parts: list[tuple[str, pl.LazyFrame, int]], count: int) -> list[tupl
             break
         wanted = sorted(sample_rows(height, share))
         picked = frame.with_row_index("__row").filter(pl.col("__row").is_in(wanted)).drop("__row").collect()
-        found += [(title, row) for row in picked.to_dicts()]
+        for path in map(Path, picked[_FILE].unique()):
+            decode(disk.read_whole(path), path)  # polars compares no checksum
+        found += [(title, row) for row in picked.drop(_FILE).to_dicts()]
     return found

@@ -31,11 +31,13 @@ def rejected_files(folder: OutputFolder, step: str) -> list[Path]:
     return sorted((folder.path / "rejected" / step).glob("????????.parquet"))
 
 
-def scan(files: Sequence[Path]) -> pl.LazyFrame | None:
-    """All rows of these shards in order; None while there is none."""
+def scan(files: Sequence[Path], paths: str | None = None) -> pl.LazyFrame | None:
+    """All rows of these shards in order, with the path of each in a column `paths`; None while there is none."""
     import polars as pl  # noqa: PLC0415 - a fifth of the start of a run, which does without
 
-    return pl.scan_parquet(list(files), missing_columns="insert", extra_columns="ignore") if files else None
+    options: dict[str, Any] = {"glob": False, "missing_columns": "insert", "extra_columns": "ignore"}
+    options["include_file_paths"] = paths
+    return pl.scan_parquet(list(files), **options) if files else None
 
 
 def totals(step: StepFolder) -> tuple[int, int, int]:
@@ -152,7 +154,7 @@ def _tables(files: Iterable[Path], wanted: Collection[str]) -> Iterator[pa.Table
     """Of each file the columns `wanted` that it has. Raises OutputError for a damaged file."""
     for path in files:
         with readable(path):
-            file = pq.ParquetFile(path, pre_buffer=False)
+            file = pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True)
             yield file.read([name for name in file.schema_arrow.names if name in wanted], use_threads=False)
 
 
@@ -257,15 +259,19 @@ def _numbers(table: pa.Table, name: str) -> np.ndarray[Any, np.dtype[np.float64]
 
 def rows_at(files: Sequence[Path], wanted: Collection[int], names: list[str] | None = None) -> list[dict[str, Any]]:
     """Rows by their numbers, which count through all files, in ascending order; read in small batches."""
-    ends = np.cumsum([pq.read_metadata(path).num_rows for path in files], dtype=np.int64)
+    heights = []
+    for path in files:
+        with readable(path) as file:
+            heights.append(pq.read_metadata(file).num_rows)
+    ends = np.cumsum(heights, dtype=np.int64)
     rows = np.array(sorted(wanted), np.int64)
     places = np.searchsorted(ends, rows, side="right")
     found: list[dict[str, Any]] = []
     for place in np.unique(places[places < len(files)]):
         here = rows[places == place] - (ends[place - 1] if place else 0)
         with readable(files[place]):
-            file = pq.ParquetFile(files[place], pre_buffer=False)
-            for batch in file.iter_batches(_BATCH, columns=names, use_threads=False):
+            shard = pq.ParquetFile(files[place], pre_buffer=False, page_checksum_verification=True)
+            for batch in shard.iter_batches(_BATCH, columns=names, use_threads=False):
                 found += batch.take(pa.array(here[here < batch.num_rows])).to_pylist()
                 here = here[here >= batch.num_rows] - batch.num_rows
                 if not here.size:

@@ -108,10 +108,14 @@ class _Ingest(ABC, Generic[Row]):
     def make(self) -> Mapping[str, int]:
         sums = dict.fromkeys(("shards", self.counted, "rows_in", "rows_used", "rejected", "retried"), 0)
         seen: frozenset[FileKey] = frozenset()
+        finished = self.step.done()
         for record in self.run.history.records:
             inputs = frozenset(file.key for file in record.inputs)
             done = self.run.history.totals(record)
-            if done is None:
+            lost = set(range(sums["shards"], done["shards"])) - finished if done else set()
+            for index in sorted(lost):
+                self.notify(f"{self.step.file(index)}: is missing; made again from the inputs")
+            if done is None or lost:
                 self.step.settle()
                 done = dict(sums)
                 if record.retry:

@@ -108,7 +108,7 @@ def test_five_mistakes_are_all_named_with_their_cures(folder, capsys):
     assert cli.main(["check", name, "--offline", "--json"]) == 2
     told = json.loads(capsys.readouterr().out)["mistakes"]
     for wrong, cure in [
-        ("corpus.0.path: nothing matches '*.jsonl'", "Check the"),
+        ("corpus.0.path: nothing matches 'nowhere/*.jsonl'", "Check the"),
         ("no column 'txet'", "Did you mean 'text'?"),
         ("peple.txt: no such file", "Check the path"),
         ("task.atempts: unknown key", "Did you mean 'attempts'?"),

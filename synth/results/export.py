@@ -20,6 +20,7 @@ from synth.job import Job
 from synth.runs.history import History
 from synth.runs.run import job_of
 from synth.shards import OutputFolder, StepFolder, disk
+from synth.sources.options import WILDCARDS
 from synth.splits import SplitOptions
 from synth.types import Notify
 from synth.validation import as_written, override, plain, validate
@@ -60,6 +61,8 @@ def export(out: Path, args: ExportArgs, notify: Notify) -> tuple[Export, Facts]:
     job, _ = job_of(out)
     view, step, asked = pairs_of(folder, args.view, options.negatives, notify)
     target = _target(args.out, folder.path)
+    if options.hub and args.push is None and WILDCARDS & set(str(target)):
+        notify(f"{args.out}: `datasets` takes *, ? and [ in a path for a pattern; move the files to load them by path.")
     seed = job.file.seed if args.seed is None else args.seed
     divided = SplitOptions.parse(args.split, args.group or "cluster", args.document, seed)
     source = _source(folder, step, divided, options.whole, notify)

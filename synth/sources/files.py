@@ -64,11 +64,11 @@ def expand(named: str, base: Path, key: str, kinds: Collection[FileKind]) -> lis
             hint = f"For other files use a pattern, such as {named.rstrip('/')}/*.parquet."
             raise JobError(f"{key}: no {endings} file in the folder {path}.", hint)
         return in_order(found, path)
-    # the folders before the first wildcard
-    fixed = next((parent.parent for parent in reversed([path, *path.parents]) if WILDCARDS & set(parent.name)), None)
-    if fixed is None:
-        raise JobError(f"{key}: no file or folder {named!r} in {path.parent}.", "Check the path.")
+    # a name that exists is a name: only what follows the last folder that is there can be a pattern
+    fixed = next(parent for parent in path.parents if parent.is_dir())
     pattern = str(path.relative_to(fixed))
+    if not WILDCARDS & set(pattern):
+        raise JobError(f"{key}: no file or folder {named!r} in {path.parent}.", "Check the path.")
     try:
         matching = ((file, file.relative_to(fixed).parts) for file in fixed.glob(pattern))
         found = [file for file, parts in matching if not any(part.startswith(".") for part in parts)]

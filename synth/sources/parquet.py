@@ -7,6 +7,7 @@ make a batch.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,6 +29,8 @@ _SHARE = 8
 """A batch aims at this part of the cap: rows of one group differ in size."""
 _DICTIONARY = b"\x15\x04\x15"
 """How the header of a dictionary page starts: a number follows, type 2 with its sign bit, a number follows."""
+_SIGNATURE = 28
+"""Bytes after the footer of a file that has encrypted columns: a nonce and a tag."""
 _VALUE = 8
 """Bytes that a value takes at least, however few its encoding needs."""
 
@@ -214,6 +217,18 @@ def _open(path: str) -> Iterator[pq.ParquetFile]:
     except PermissionError as exc:
         raise SystemFault(f"{path}: no permission to read it.", "Change its permissions, then run again.") from exc
     except (OSError, pa.ArrowException) as exc:
+        if "encrypt" in str(exc):
+            raise _encrypted(path) from exc
         raise InputError(f"{path}: not a complete Parquet file ({exc}).", "Write or download it again.") from exc
     with file:
+        # pyarrow aborts the process when it is asked for the metadata of an encrypted column
+        with Path(path).open("rb") as raw:
+            raw.seek(-8, os.SEEK_END)
+            size = int.from_bytes(raw.read(4), "little")
+        if size == file.metadata.serialized_size + _SIGNATURE:
+            raise _encrypted(path)
         yield file
+
+
+def _encrypted(path: str) -> InputError:
+    return InputError(f"{path}: has encrypted columns.", "Read it where its keys are, and write it unencrypted.")

@@ -11,17 +11,21 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow.parquet import encryption
 from pydantic import ValidationError
 
 from synth.errors import InputError, JobError
+from synth.scores.contamination import described
 from synth.sources import (
     Corpus,
+    PairData,
     PassageRow,
     ReadLimits,
     RejectedRow,
     carried_schema,
     count_rows,
     inspect,
+    inspect_pairs,
     read_passages,
     sample_rows,
 )
@@ -131,6 +135,41 @@ def test_parquet_with_a_cut_tail_or_a_damaged_footer_is_refused(tmp_path):
         (tmp_path / f"{name}.parquet").write_bytes(content)
         with pytest.raises(InputError, match=f"{name}.parquet"):
             inspect([corpus(f"{name}.parquet")], tmp_path, LIMITS)
+
+
+class _Keys(encryption.KmsClient):
+    def __init__(self, _):
+        super().__init__()
+
+    def wrap_key(self, key, _):
+        return key.hex()
+
+    def unwrap_key(self, key, _):
+        return bytes.fromhex(key)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"plaintext_footer": True, "column_keys": {"k": ["text"]}},
+        {"plaintext_footer": True, "column_keys": {"k": ["more"]}},
+        {"plaintext_footer": False, "column_keys": {"k": ["more"]}},
+        {"uniform_encryption": True},
+    ],
+)
+def test_encrypted_parquet_is_refused_by_name(tmp_path, how):
+    settings = encryption.EncryptionConfiguration(footer_key="f", **how)
+    keys = encryption.CryptoFactory(_Keys).file_encryption_properties(encryption.KmsConnectionConfig(), settings)
+    table = pa.table({"query": ["q"], "text": [GOOD], "more": [1]})
+    with pq.ParquetWriter(tmp_path / "a.parquet", table.schema, encryption_properties=keys) as file:
+        file.write_table(table)
+    for reading in (
+        lambda: inspect([corpus("a.parquet")], tmp_path, LIMITS),
+        lambda: inspect_pairs([PairData(path="a.parquet")], tmp_path, LIMITS),
+        lambda: described([str(tmp_path / "a.parquet")]),
+    ):
+        with pytest.raises(InputError, match=r"a\.parquet: has encrypted columns"):
+            reading()
 
 
 def test_pipes_folders_with_file_names_and_circular_links_are_refused(tmp_path):

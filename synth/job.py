@@ -31,15 +31,24 @@ SPARE_DESCRIPTORS = 64
 """For files, pipes and what libraries keep open."""
 
 
+Spec = dict[str, Any]
+
+
 class PersonaOptions(Stage):
-    """The persona library and how many personas each passage is offered."""
+    """The persona library, and which of its personas each passage is offered."""
 
     path: str = "personas/general.jsonl"
-    """JSONL, Parquet or plain text, one persona a row."""
+    """JSONL, Parquet or plain text, one persona a row; a column `about` is embedded in place of the persona."""
     field: str = "persona"
-    """The column that holds the sentence."""
+    """The column that holds the sentence that the model sees."""
     top_k: Annotated[int, Field(ge=1, le=50)] = 5
     """Candidates per passage."""
+    min_similarity: Annotated[float, Field(ge=-1, le=1)] = 0.25
+    """Leave out personas whose cosine with the passage is lower; a passage may end with none."""
+    max_share: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """Offer one persona to at most this share of a shard's passages; the nearest ones get it."""
+    embed: Spec | None = None
+    """An embedder of its own, such as a multilingual one; null: that of the job."""
     pool: Annotated[int, Field(ge=1, le=1000)] = 5
     """Draw the candidates from this many nearest personas, with the item's seed."""
 
@@ -90,9 +99,6 @@ class RunOptions(Stage):
         return room
 
 
-Spec = dict[str, Any]
-
-
 def _one_or_many(value: object) -> object:
     return [value] if isinstance(value, dict) else value
 
@@ -134,6 +140,8 @@ class Job:
     llm: LlmStage | None
     """None where nothing is generated and no scorer asks it."""
     embed: EmbedStage | None
+    persona_embed: EmbedStage | None
+    """Finds the personas of a passage: `personas.embed`, by default `embed`."""
     task: Task | None
     """None in a pass over existing data."""
     scores: tuple[Scorer, ...]
@@ -214,7 +222,8 @@ def build_job(document: Document, overrides: Sequence[str], base: Path) -> Job:
 class Draft:
     """A job as far as it can be understood: sections with a mistake in them are missing, `problems` says why.
 
-    `data` is the document with the overrides in it, `stages` holds `llm`, `embed`, `task` and the list `scores`.
+    `data` is the document with the overrides in it, `stages` holds `llm`, `embed`, `personas.embed`, `task` and the
+    list `scores`.
     """
 
     document: Document
@@ -235,6 +244,7 @@ class Draft:
             file=self.file,
             llm=self.stages.get("llm"),
             embed=self.stages.get("embed"),
+            persona_embed=self.stages.get("personas.embed", self.stages.get("embed")),
             task=self.stages.get("task"),
             scores=tuple(scorer.at(base) for scorer in self.stages["scores"]),
             rules=self.rules,
@@ -278,6 +288,11 @@ def _sections(data: Mapping[str, Any]) -> tuple[JobFile | None, dict[str, Any], 
         if isinstance(spec, dict) and not (section == "task" and data.get("data") is not None):
             stages[section], found = registry.read_stage(kind, spec, (section,), base)
             problems += found
+    personas = data.get("personas")
+    if isinstance(personas, dict) and isinstance(personas.get("embed"), dict):
+        path = ("personas", "embed")
+        stages["personas.embed"], found = registry.read_stage("embed", personas["embed"], path, EmbedStage)
+        problems += found
     specs = data.get("scores", JobFile.model_fields["scores"].default)
     for index, spec in enumerate(specs if isinstance(specs, list) else []):
         if isinstance(spec, dict):
@@ -304,7 +319,8 @@ def _between_sections(data: Mapping[str, Any], file: JobFile | None) -> list[Pro
         if file and len({each.instruction for each in file.data or () if each.instruction}) > 1:
             found.append(Problem(("data",), "gives several instructions", "One job scores with one: make two of it."))
     else:
-        if data.get("embed") is None and data.get("personas", {}) is not None:
+        personas = data.get("personas", {})
+        if data.get("embed") is None and personas is not None and not (personas or {}).get("embed"):
             what = "need an embedder to find the nearest ones"
             found.append(Problem(("personas",), what, f"{_ADD_EMBED}, or set personas to null."))
         cures = {"corpus": "Add `corpus:`, or `data:` for a pass over existing pairs.", "llm": "Add `llm:`."}

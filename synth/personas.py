@@ -1,7 +1,8 @@
-"""The persona library, and the personas nearest to each passage.
+"""The persona library, and the personas that each passage is offered.
 
-Both sides are encoded as documents; the search is exact, in blocks of bounded size. The library's vectors are kept in
-the user's cache folder under (file hash, model, width, dtype), so a library is encoded once per model.
+A persona has a sentence that the model sees, and as a rule words on what it is about, which are embedded. Both sides
+are encoded as documents; the search is exact, in blocks of bounded size. The library's vectors are kept in the user's
+cache folder under (file hash, model, width, dtype), so a library is encoded once per model.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,19 +23,57 @@ from numpy.typing import NDArray
 from synth.errors import InputError, SystemFault
 from synth.stage import Encoder
 
+ABOUT = "about"
+"""The column that is embedded."""
 BLOCK_BYTES = 64_000_000
 """Largest similarity matrix held at once."""
 ENCODE_BLOCK = 4096
 """Personas encoded per call."""
+SEARCHED = 4
+"""How many times the number of candidates is searched, for passages whose nearest personas are taken."""
 
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """Persona sentences in file order, each once; `sha256` is of the file's bytes."""
+    """Personas in file order, each once; `sha256` is of the file's bytes."""
 
     name: str
     sentences: tuple[str, ...]
+    """What the model sees."""
+    about: tuple[str, ...]
+    """What is embedded: the column `about`, or the sentence itself where a row has none."""
     sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Personas:
+    """A library ready for search: its unit vectors (personas, width), and the encoder for passages."""
+
+    library: Library
+    vectors: NDArray[np.float32]
+    encoder: Encoder
+
+    def offer(
+        self, passages: NDArray[np.float32], count: int, *, least: float, most: int
+    ) -> list[list[tuple[int, float]]]:
+        """Up to `count` personas for each passage, nearest first: number in the library and cosine.
+
+        None has a cosine below `least`, none is offered to more than `most` of the passages. Where more want one, the
+        nearest of them get it, the others the next that is free among the `SEARCHED` times `count` nearest.
+        """
+        indices, cosines = nearest(passages, self.vectors, SEARCHED * count if most < len(passages) else count)
+        offered: list[list[tuple[int, float]]] = [[] for _ in passages]
+        times: Counter[int] = Counter()
+        width = indices.shape[1]
+        for place in np.argsort(-cosines, axis=None, kind="stable").tolist():
+            row, column = divmod(place, width)
+            persona, cosine = int(indices[row, column]), float(cosines[row, column])
+            if cosine < least:
+                break
+            if len(offered[row]) < count and times[persona] < most:
+                offered[row].append((persona, cosine))
+                times[persona] += 1
+        return offered
 
 
 def load_library(path: Path, field: str = "persona") -> Library:
@@ -43,34 +83,36 @@ def load_library(path: Path, field: str = "persona") -> Library:
     except OSError as exc:
         raise InputError(f"{path}: the persona library cannot be read: {exc.strerror}.") from exc
     found = _from_parquet(path, field) if path.suffix == ".parquet" else _from_lines(path, raw, field)
-    sentences = tuple(dict.fromkeys(text for each in found if (text := each.strip())))
-    if not sentences:
+    rows: dict[str, str] = {}
+    for persona, about in found:
+        if sentence := persona.strip():
+            rows.setdefault(sentence, about.strip() or sentence)
+    if not rows:
         raise InputError(f"{path}: the persona library holds no personas.", "One sentence a row is expected.")
-    return Library(str(path), sentences, hashlib.sha256(raw).hexdigest())
+    return Library(str(path), tuple(rows), tuple(rows.values()), hashlib.sha256(raw).hexdigest())
 
 
-def _from_lines(path: Path, raw: bytes, field: str) -> Iterator[str]:
+def _from_lines(path: Path, raw: bytes, field: str) -> Iterator[tuple[str, str]]:
     try:
         lines = raw.decode("utf-8-sig").split("\n")  # not splitlines: a sentence may hold U+2028
     except UnicodeDecodeError as exc:
         raise InputError(f"{path}: byte {exc.start} is not UTF-8.", "Convert the persona library with iconv.") from exc
     for number, line in enumerate(lines, 1):
         if path.suffix not in (".jsonl", ".json", ".ndjson"):
-            yield line
+            yield line, ""
         elif line.strip():
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as exc:
                 raise InputError(f"{path}: row {number}: not valid JSON: {exc}.") from exc
-            yield _sentence(path, number, row, field)
+            if not isinstance(row, dict) or field not in row:
+                keys = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
+                what = f"field {field}: not there (the row has: {keys})"
+                raise InputError(f"{path}: row {number}: {what}.", "Set personas.field to its column.")
+            yield _text(path, number, field, row[field]), _text(path, number, ABOUT, row.get(ABOUT) or "")
 
 
-def _sentence(path: Path, number: int, row: Any, field: str) -> str:
-    if not isinstance(row, dict) or field not in row:
-        keys = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
-        what = f"field {field}: not there (the row has: {keys})"
-        raise InputError(f"{path}: row {number}: {what}.", "Set personas.field to its column.")
-    text = row[field]
+def _text(path: Path, number: int, field: str, text: Any) -> str:
     if not isinstance(text, str):
         raise InputError(f"{path}: row {number}: field {field}: expects text, not {type(text).__name__}.")
     try:
@@ -80,7 +122,7 @@ def _sentence(path: Path, number: int, row: Any, field: str) -> str:
     return text
 
 
-def _from_parquet(path: Path, field: str) -> Iterator[str]:
+def _from_parquet(path: Path, field: str) -> Iterator[tuple[str, str]]:
     import pyarrow as pa  # noqa: PLC0415 - heavy, only Parquet libraries need it
     import pyarrow.parquet as pq  # noqa: PLC0415 - as above
 
@@ -91,9 +133,10 @@ def _from_parquet(path: Path, field: str) -> Iterator[str]:
     if field not in table.column_names:
         what = f"field {field}: not there (the file has: {', '.join(table.column_names)})"
         raise InputError(f"{path}: {what}.", "Set personas.field to its column.")
-    for number, text in enumerate(table[field].to_pylist(), 1):
-        if text is not None:
-            yield _sentence(path, number, {field: text}, field)
+    about = table[ABOUT].to_pylist() if ABOUT in table.column_names else [None] * table.num_rows
+    for number, (persona, what) in enumerate(zip(table[field].to_pylist(), about, strict=True), 1):
+        if persona is not None:
+            yield _text(path, number, field, persona), _text(path, number, ABOUT, what or "")
 
 
 async def encode_library(
@@ -101,13 +144,13 @@ async def encode_library(
 ) -> NDArray[np.float32]:
     """Unit vectors (personas, width), from the cache or encoded now; `model` names all that decides them."""
     folder = cache_folder()
-    key = hashlib.sha256(f"1/{library.sha256}/{model}/float32".encode()).hexdigest()[:24]
+    key = hashlib.sha256(f"2/{library.sha256}/{model}/float32".encode()).hexdigest()[:24]
     cached = folder / f"{key}.npy"
     if (vectors := _load(cached, len(library.sentences))) is not None:
         return vectors
     blocks = [
-        (await encoder.encode(library.sentences[start : start + ENCODE_BLOCK], "document")).vectors
-        for start in range(0, len(library.sentences), ENCODE_BLOCK)
+        (await encoder.encode(library.about[start : start + ENCODE_BLOCK], "document")).vectors
+        for start in range(0, len(library.about), ENCODE_BLOCK)
     ]
     vectors = np.ascontiguousarray(np.concatenate(blocks), dtype=np.float32)
     if remember:

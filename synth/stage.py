@@ -91,6 +91,14 @@ class ConfigInputs:
     """Empty where the job asks for no difficulty."""
     used: tuple[QueryConfig, ...]
     """Configurations already used for this passage, which must not come again."""
+    may_end: bool = False
+    """Whether the model may answer that nothing is left to ask of the passage."""
+    typing: str = ""
+    """As in `QueryInputs`: templates whose stages share a beginning need it in both."""
+
+
+NONE = "none"
+"""What stage one answers where no candidate fits (Character), or nothing is left to ask (Question_Type)."""
 
 
 @cache
@@ -108,6 +116,10 @@ class QueryInputs:
     requirement: Requirement
     written: tuple[str, ...]
     """Queries already written for this passage."""
+    form: str = ""
+    """How the question is put, a key of the task's `forms`; empty where the templates do not ask for one."""
+    typing: str = ""
+    """How it is typed, a key of the task's `typing`; empty as above."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import pytest
 
 from synth.embed.sentence_transformers import SentenceTransformersEmbedder
 from synth.errors import InputError, SystemFault
-from synth.personas import cache_folder, encode_library, load_library, nearest
+from synth.personas import Library, Personas, cache_folder, encode_library, load_library, nearest
 from synth.shipped import shipped
 from synth.stage import ClientSettings, Encoded
 
@@ -59,11 +59,13 @@ def brute_force(passages, personas, count):
 
 def test_the_shipped_library_is_large_short_and_balanced():
     people = [json.loads(line) for line in GENERAL.read_text(encoding="utf-8").splitlines()]
-    assert len({each["persona"] for each in people}) == len(people) >= 1200
-    assert max(len(each["persona"].split()) for each in people) <= 40
-    domains = Counter(each["domain"] for each in people)
-    assert len(domains) >= 80
-    assert max(domains.values()) <= 3 * min(domains.values())
+    for column in ("persona", "about"):
+        assert len({each[column] for each in people}) == len(people) >= 2500
+    assert max(len(each["persona"].split()) for each in people) <= 26
+    assert max(len(each["about"].split()) for each in people) <= 22
+    fields = Counter(each["field"] for each in people)
+    assert len(fields) >= 250
+    assert max(fields.values()) <= 2 * min(fields.values())
 
 
 @pytest.mark.slow
@@ -187,3 +189,35 @@ def test_a_library_without_its_column_says_what_there_is(tmp_path):
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "p.parquet")
     with pytest.raises(InputError, match=r"field persona: not there \(the file has: text\)"):
         load_library(tmp_path / "p.parquet")
+
+
+def test_what_a_persona_is_about_is_embedded_and_its_sentence_offered(tmp_path):
+    path = tmp_path / "people.jsonl"
+    rows = [{"persona": "A farrier.", "about": "horse shoes"}, {"persona": "A cook."}]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    library = load_library(path)
+    assert library.sentences == ("A farrier.", "A cook.")
+    assert library.about == ("horse shoes", "A cook.")
+
+
+def offers(passages, people, **limits):
+    library = Library("people", tuple(map(str, range(len(people)))), (), "0")
+    found = Personas(library, unit(people), None).offer(unit(passages), 2, **{"least": -1.0, "most": 9} | limits)
+    return [[number for number, _ in each] for each in found]
+
+
+def unit(rows):
+    rows = np.array(rows, np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_a_persona_that_is_too_far_is_not_offered():
+    assert offers([[1, 0], [0, 1]], [[1, 0.1], [-1, 0.5]], least=0.3) == [[0], [1]]
+    assert offers([[0, -1]], [[1, 0.1], [-1, 0.5]], least=0.3) == [[]]
+
+
+def test_a_favourite_goes_to_the_nearest_passages_and_the_others_get_their_next():
+    passages, people = [[1, 0.3], [1, 0], [1, 0.2]], [[1, 0], [1, 1], [1, -1]]
+    assert [each[0] for each in offers(passages, people)] == [0, 0, 0]
+    assert [each[0] for each in offers(passages, people, most=2)] == [1, 0, 0]
+    assert all(len(each) <= 2 for each in offers(passages, people, most=1))

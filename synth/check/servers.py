@@ -57,7 +57,7 @@ async def ask_all(stages: Mapping[str, Any], instruction: str, findings: Finding
     `instruction` is for those without one of their own. A problem with one becomes a finding, the others are still
     asked.
     """
-    named = [(section, stages.get(section), instruction) for section in ("llm", "embed")]
+    named = [(section, stages.get(section), instruction) for section in ("llm", "embed", "personas.embed")]
     for number, scorer in enumerate(stages.get("scores", ())):
         own = dict(scorer).get("instruction") or instruction
         named += [(f"scores.{number}.{name}", stage, own) for name, stage in scorer.models.items()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -14,14 +13,14 @@ import pyarrow as pa
 from synth.check.data import MOST_ROWS
 from synth.errors import InputError, JobError
 from synth.job import Job
-from synth.personas import encode_library
+from synth.personas import Personas
 from synth.runners.generation import Models
 from synth.runners.progress import Counters
 from synth.runs.preflight import require_suited
 from synth.runs.run import prepare, writer_of
 from synth.scores import PairBatch, Scorer
 from synth.sources import InputFile, PassageRow, carried_schema, count_rows, inspect, read_passages, sample_rows
-from synth.stage import ChatReply, ChatRequest, Services
+from synth.stage import ChatModel, ChatReply, ChatRequest, Services
 from synth.steps import ingest
 from synth.steps.generate import candidates_of
 from synth.tables import pair_table
@@ -93,29 +92,28 @@ class Trial:
         job = self.job
         async with AsyncExitStack() as stack:
             models = Models(job.client(notify), job.instruction, Counters(), stack)
-            encoder, vectors = models.encoder(job), None
-            if self.library is not None and encoder is not None and job.embed is not None:
-                model = json.dumps(job.embed.identity(), sort_keys=True)
-                vectors = await encode_library(self.library, encoder, model, remember=False)
-            services = Services(chat=models.chat(job), encoder=encoder)
+            personas = await models.personas(job, self.library, remember=False)
             opened = [(scorer, scorer.open(models.client, job.instruction)) for scorer in job.scores]
             scorers = [(scorer, models.services(job, scorer.needs, own)) for scorer, own in opened]
-            return [await self._try(each, services, vectors, scorers) for each in chosen]
+            return [await self._try(each, models.chat(job), personas, scorers) for each in chosen]
 
     async def _try(
-        self, chosen: Positioned, services: Services, vectors: Any, scorers: Sequence[tuple[Scorer, Services]]
+        self,
+        chosen: Positioned,
+        chat: ChatModel,
+        personas: Personas | None,
+        scorers: Sequence[tuple[Scorer, Services]],
     ) -> Tried:
         position, row, carried = chosen
         columns = ingest.passage_columns(carried_schema(self.job.corpora, self.inputs, self.job.read_limits()))
         source = ingest.passage_table([row], [carried], position, columns)
         record = passage_records(source)[0]
-        found, refused = await candidates_of(self.job, self.library, [record], services.encoder, vectors)
+        found, refused = await candidates_of(self.job, [record], personas)
         if refused:
             raise InputError(f"passage {record.id!r}: the embedder refuses it: {refused[0]}.")
-        assert services.chat is not None  # noqa: S101 - opened by `run`
         calls: list[Call] = []
         writer = writer_of(self.job, self.prompts, lambda *call: calls.append(Call(*call)))
-        outcomes = await writer.write(found[0], services.chat)
+        outcomes = await writer.write(found[0], chat)
         rows: list[dict[str, Any]] = []
         if pairs := [outcome for outcome in outcomes if isinstance(outcome, Pair)]:
             table = pair_table(pairs, self.prompts.folder.name, 1, source, self.job.require_task().columns)

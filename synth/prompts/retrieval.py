@@ -5,16 +5,16 @@ a run, so that a server's prefix cache keeps it), and any further `.j2` files th
 `examples.jsonl` come from the shipped folder where it has none. Values are inserted in one pass and never read as
 templates; everything of foreign origin but the passage is neutralised here, the passage by the reader of the corpus.
 
-Every template sees `types` and `levels` (name and meaning each), `examples`, `guidance`, `personas`; `config.j2` and
-`query.j2` see `title` and `passage` too. `config.j2`: `candidates`, `question_types`, `difficulties`, `used`;
-`query.j2`: `character`, `question_type`, `type_meaning`, `difficulty`, `level_meaning`, `length`, `language`,
-`written`.
+Every template sees `types`, `levels`, `forms` and `typings` (name and meaning each), `examples`, `guidance`,
+`personas`; `config.j2` and `query.j2` see `title`, `passage` and `typing` too. `config.j2`: `candidates`,
+`question_types`, `difficulties`, `used`, `may_end`; `query.j2`: `character`, `question_type`, `type_meaning`,
+`difficulty`, `level_meaning`, `form`, `form_meaning`, `typing_meaning`, `length`, `language`, `written`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -24,16 +24,20 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from synth.document import parse
 from synth.errors import JobError
+from synth.languages import language, length_phrase
 from synth.prompts.templates import Messages, PromptFolder, decode, neutralise
 from synth.shipped import shipped
-from synth.stage import ConfigInputs, QueryInputs, letters
+from synth.stage import NONE, ConfigInputs, QueryInputs, letters
 from synth.types import Candidates, Passage, QueryConfig, Requirement
 
 CHOICES = ("Character", "Question_Type", "Difficulty")
 """The keys of stage one's reply."""
 
+PLAIN = "plain"
+"""The form that asks for nothing special."""
+
 _FALLBACK = ("definitions.yaml", "examples.jsonl")
-_SYSTEM_NAMES = ("types", "levels", "guidance", "personas", "choices", "examples")
+_SYSTEM_NAMES = ("types", "levels", "forms", "typings", "guidance", "personas", "choices", "examples")
 _Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
@@ -49,7 +53,7 @@ class _Config(_Strict):
 
 class _Requirement(_Strict):
     language: _Text
-    length: _Text
+    length: list[int] = Field(min_length=2, max_length=2)
 
 
 class _Reply(_Strict):
@@ -57,20 +61,26 @@ class _Reply(_Strict):
 
 
 class Example(_Strict):
-    """One passage taken through both stages: language is a name and length a phrase, as the model reads them."""
+    """One passage taken through both stages, in values of a job; the model reads them in the form of its requests."""
 
     passage: _Text
     candidates: list[_Text] = Field(min_length=1)
+    used: list[_Config] = []
     config: _Config
     requirement: _Requirement
+    form: _Text = PLAIN
+    typing: _Text = "written"
+    written: list[_Text] = []
     reply: _Reply = Field(alias="query")
 
 
 class Definitions(_Strict):
-    """What each built-in question type and difficulty means, in the order in which the model reads them."""
+    """What each built-in question type, difficulty, form and way of typing means, in the order of the prompt."""
 
     question_types: Mapping[str, _Text] = Field(min_length=1)
     difficulties: Mapping[str, _Text] = Field(min_length=1)
+    forms: Mapping[str, _Text] = Field(min_length=1)
+    typings: Mapping[str, _Text] = Field(min_length=1)
 
 
 def parse_examples(path: Path, content: bytes) -> tuple[Example, ...]:
@@ -86,9 +96,13 @@ def parse_examples(path: Path, content: bytes) -> tuple[Example, ...]:
             raise JobError(f"{place}: {_first(exc)}", "The shipped examples.jsonl shows the form.") from exc
         except (ValueError, RecursionError) as exc:
             raise JobError(f"{place}: not a JSON object: {exc}.", "Each line is one JSON object.") from exc
-        if example.config.character not in example.candidates:
+        if example.config.character not in (*example.candidates, NONE):
             what = "field config.Character: it is not among the candidates"
-            raise JobError(f"{place}: {what}.", "Copy one of them word for word.")
+            raise JobError(f"{place}: {what}.", "Copy one of them word for word, or write none.")
+        try:
+            language(example.requirement.language)
+        except JobError as exc:
+            raise JobError(f"{place}: field requirement.language: {exc}") from exc
         found.append(example)
     return tuple(found)
 
@@ -146,21 +160,29 @@ class Prompts(PromptFolder):
         difficulties: Mapping[str, str],
         guidance: str | None,
         *,
+        forms: Collection[str] = (),
+        typings: Collection[str] = (),
         personas: bool = True,
         choices: Sequence[str] = CHOICES,
     ) -> SystemPart:
         """The part that never varies within a run, from name → meaning of the job's question types and difficulties.
 
         `difficulties` is empty where the job asks for none, `personas` False where it has none, `choices` are the keys
-        that the model chooses in stage one. Examples of a type or difficulty that the job does not ask for are left
-        out. Raises JobError where the template fails.
+        that the model chooses in stage one, `forms` and `typings` the names that the job may ask for. Examples of what
+        the job does not ask for are left out. Raises JobError where the template fails.
         """
         fitting = [each for each in self.examples if each.config.question_type in types]
         if difficulties:
             fitting = [each for each in fitting if each.config.difficulty in difficulties]
+        fitting = [each for each in fitting if each.form in {*forms, PLAIN}]
+        if typings:
+            fitting = [each for each in fitting if each.typing in typings]
+        known = self.definitions
         values = {
             "types": tuple(types.items()),
             "levels": tuple(difficulties.items()),
+            "forms": tuple((name, what) for name, what in known.forms.items() if name in forms and name != PLAIN),
+            "typings": tuple((name, what) for name, what in known.typings.items() if name in typings),
             "guidance": guidance or "",
             "personas": personas,
             "choices": tuple(choices),
@@ -168,15 +190,19 @@ class Prompts(PromptFolder):
         }
         return SystemPart(self.system_messages(values), MappingProxyType(values))
 
+    def asks_for(self, variable: str) -> bool:
+        """Whether any template uses this variable."""
+        return any(self._templates.uses(name, variable) for name in ("system.j2", "config.j2", "query.j2"))
+
     def config_messages(self, system: SystemPart, inputs: ConfigInputs, passage_text: str) -> Messages:
         values = {**system.values, **_config_values(inputs, passage_text)}
         return system.messages + self._templates.messages("config.j2", values)
 
     def query_messages(
-        self, system: SystemPart, inputs: QueryInputs, passage_text: str, length: str, language: str
+        self, system: SystemPart, inputs: QueryInputs, passage_text: str, length: str, spoken: str
     ) -> Messages:
-        """Stage two's messages; `length` is a phrase such as "8 to 24 words", `language` an English name."""
-        values = {**system.values, **_query_values(system, inputs, passage_text, length, language)}
+        """Stage two's messages; `length` is a phrase such as "8 to 24 words", `spoken` the language in English."""
+        values = {**system.values, **_query_values(system, inputs, passage_text, length, spoken)}
         return system.messages + self._templates.messages("query.j2", values)
 
     def _try_out(self) -> None:
@@ -187,17 +213,17 @@ class Prompts(PromptFolder):
         asked = ConfigInputs(candidates, tuple(types), tuple(levels), (config,))
         wanted = QueryInputs(candidates, config, Requirement("en", 3, 9, "words"), ("query",))
         names = dict.fromkeys(_SYSTEM_NAMES, ())
-        length, language = "3 to 9 words", "English"
+        length, spoken = "3 to 9 words", "English"
         values = {
             "system.j2": {},
             "config.j2": _config_values(asked, "passage"),
-            "query.j2": _query_values(SystemPart((), names), wanted, "passage", length, language),
+            "query.j2": _query_values(SystemPart((), names), wanted, "passage", length, spoken),
         }
         for name in filter(self._templates.__contains__, values):
             self._templates.check_names(name, names | values[name], ("passage",) if values[name] else ())
         system = self.system(types, levels, "guidance")
         self.config_messages(system, asked, "passage")
-        self.query_messages(system, wanted, "passage", length, language)
+        self.query_messages(system, wanted, "passage", length, spoken)
 
 
 def _clean(text: str | None) -> str:
@@ -207,6 +233,7 @@ def _clean(text: str | None) -> str:
 def _choice(config: QueryConfig | _Config, personas: Sequence[str], keys: Sequence[str] = CHOICES) -> str:
     """A configuration as the model writes it: the character by its letter among `personas`."""
     letter = dict(zip(reversed(personas), reversed(letters(len(personas))), strict=True)).get(config.character or "")
+    letter = letter or (NONE if personas else None)
     named = {"Character": letter, "Question_Type": config.question_type, "Difficulty": config.difficulty}
     return json.dumps({key: value for key, value in named.items() if value and key in keys}, ensure_ascii=False)
 
@@ -216,14 +243,19 @@ def _lettered(personas: Sequence[str]) -> tuple[tuple[str, str], ...]:
 
 
 def _example_values(example: Example, choices: Sequence[str]) -> dict[str, Any]:
+    spoken = language(example.requirement.language)
     return {
         "passage": _clean(example.passage),
         "candidates": _lettered(example.candidates),
-        "character": _clean(example.config.character),
+        "character": "" if example.config.character == NONE else _clean(example.config.character),
+        "used": tuple(_choice(config, example.candidates, choices) for config in example.used if choices),
         "question_type": example.config.question_type,
         "difficulty": example.config.difficulty,
-        "language": example.requirement.language,
-        "length": example.requirement.length,
+        "form": "" if example.form == PLAIN else example.form,
+        "typing": example.typing,
+        "language": spoken.name,
+        "length": length_phrase(spoken, *example.requirement.length[:2]),
+        "written": tuple(map(_clean, example.written)),
         "config_reply": _choice(example.config, example.candidates, choices),
         "query_reply": json.dumps({"Query": _clean(example.reply.query)}, ensure_ascii=False),
     }
@@ -237,11 +269,13 @@ def _config_values(inputs: ConfigInputs, passage_text: str) -> dict[str, Any]:
         "question_types": inputs.question_types,
         "difficulties": inputs.difficulties,
         "used": tuple(_choice(config, inputs.candidates.personas) for config in inputs.used),
+        "may_end": inputs.may_end,
+        "typing": inputs.typing,
     }
 
 
 def _query_values(
-    system: SystemPart, inputs: QueryInputs, passage_text: str, length: str, language: str
+    system: SystemPart, inputs: QueryInputs, passage_text: str, length: str, spoken: str
 ) -> dict[str, Any]:
     config = inputs.config
     return {
@@ -252,9 +286,13 @@ def _query_values(
         "type_meaning": dict(system.values["types"]).get(config.question_type, ""),
         "difficulty": config.difficulty or "",
         "level_meaning": dict(system.values["levels"]).get(config.difficulty, ""),
+        "form": "" if inputs.form == PLAIN else inputs.form,
+        "form_meaning": dict(system.values["forms"]).get(inputs.form, ""),
+        "typing": inputs.typing,
+        "typing_meaning": dict(system.values["typings"]).get(inputs.typing, ""),
         "written": tuple(map(_clean, inputs.written)),
         "length": length,
-        "language": language,
+        "language": spoken,
     }
 
 
@@ -263,9 +301,10 @@ def _query_values(
 
 def config_schema(inputs: ConfigInputs) -> dict[str, Any]:
     """Schema of stage one's reply, the same for all items of a run: a key with nothing to choose is left out."""
-    choices = {
-        "Character": letters(len(inputs.candidates.personas)),
-        "Question_Type": inputs.question_types,
+    people = letters(len(inputs.candidates.personas))
+    choices: dict[str, Sequence[str]] = {
+        "Character": (*people, NONE) if people else (),
+        "Question_Type": (*inputs.question_types, NONE) if inputs.may_end else inputs.question_types,
         "Difficulty": inputs.difficulties,
     }
     return _object({key: {"type": "string", "enum": list(c)} for key, c in choices.items() if len(c) > 1})

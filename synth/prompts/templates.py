@@ -200,13 +200,17 @@ class Templates:
             line = min(node.lineno for node in tree.find_all(nodes.Name) if node.name == missing)
             what = f"line {line}: unknown variable {missing!r}"
             raise JobError(f"{self._folder / name}: {what}.", f"Use one of: {', '.join(sorted(there))}.")
+        for variable in (each for each in used if not self.uses(name, each)):
+            raise JobError(f"{self._folder / name}: does not use the {variable}.", f"Add {{{{ {variable} }}}}.")
+
+    def uses(self, name: str, variable: str) -> bool:
+        """Whether template `name`, or one that it includes, has this variable in it."""
         included, found = [name], set[str]()
         for each in included:  # grows by those that they include
             tree = self._env.parse(self._sources.get(each, ""), each)
             found |= {node.name for node in tree.find_all(nodes.Name)}
             included += [other for other in meta.find_referenced_templates(tree) if other and other not in included]
-        for variable in (each for each in used if each not in found):
-            raise JobError(f"{self._folder / name}: does not use the {variable}.", f"Add {{{{ {variable} }}}}.")
+        return variable in found
 
     def _source(self, name: str) -> tuple[str, str, None] | None:
         return (self._sources[name], str(self._folder / name), None) if name in self._sources else None

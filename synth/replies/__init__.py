@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from math import prod
 
 from synth.errors import UnusableReply
 from synth.languages.words import fold
 from synth.replies.objects import read_object
-from synth.stage import ChatReply, ConfigInputs, QueryInputs, letters
+from synth.stage import NONE, ChatReply, ConfigInputs, QueryInputs, letters
 from synth.types import QueryConfig
 
 __all__ = ["REASONS", "RETRYABLE", "echo_keys", "read_config", "read_query", "read_text"]
@@ -28,6 +27,7 @@ REASONS: Mapping[str, str] = {
     "echo": "text of a worked example, or a placeholder such as <query>",
     "empty": "no text, or nothing in it that could be searched for",
     "enum": "Question_Type or Difficulty is none of the values offered",
+    "exhausted": "the model says that nothing is left to ask of the passage; its further queries are not asked for",
     "filtered": "the server's content filter stopped the reply; asking again gives the same, so it is not retried",
     "json": "no readable JSON object, or one that only a repair could read and `llm.repair` is false",
     "key": "the object lacks a key that was asked for",
@@ -44,7 +44,7 @@ REASONS: Mapping[str, str] = {
 }
 """Why a reply cannot be used: code and meaning."""
 
-RETRYABLE = frozenset(REASONS) - {"filtered"}
+RETRYABLE = frozenset(REASONS) - {"exhausted", "filtered"}
 """Reasons after which asking again may help."""
 
 _SHOWN_CHARS = 100
@@ -75,12 +75,12 @@ _LETTER = re.compile(r"[\W_]*([A-Za-z]{1,2})(?:[\W_]*|[.:)\]]\s*(.+))", re.DOTAL
 def read_config(reply: ChatReply, inputs: ConfigInputs, *, repair: bool) -> tuple[QueryConfig, bool]:
     """Stage one's choice, and whether the reply needed a repair; raises UnusableReply.
 
-    A Character is named by its letter or by its sentence; values come back as they were offered. A key with a single
-    choice may be missing.
+    A Character is named by its letter or by its sentence, or `none`; values come back as they were offered. A key with
+    a single choice may be missing.
     """
-    offered: dict[str, Sequence[str]] = {"Question_Type": inputs.question_types}
+    offered: dict[str, Sequence[str]] = {"Question_Type": (*inputs.question_types, *([NONE] if inputs.may_end else []))}
     if inputs.candidates.personas:
-        offered["Character"] = inputs.candidates.personas
+        offered["Character"] = (*inputs.candidates.personas, NONE)
     if inputs.difficulties:
         offered["Difficulty"] = inputs.difficulties
     asked = [key for key, choices in offered.items() if len(choices) > 1]
@@ -89,8 +89,11 @@ def read_config(reply: ChatReply, inputs: ConfigInputs, *, repair: bool) -> tupl
     chosen = {
         key: _offered(key, values[key], choices) if key in values else choices[0] for key, choices in offered.items()
     }
-    config = QueryConfig(chosen.get("Character"), chosen["Question_Type"], chosen.get("Difficulty"))
-    if config in inputs.used and len(set(inputs.used)) < prod(len(set(choices)) for choices in offered.values()):
+    if inputs.may_end and chosen["Question_Type"] == NONE:
+        raise UnusableReply("exhausted", "nothing is left to ask of the passage")
+    character = chosen.get("Character")
+    config = QueryConfig(None if character == NONE else character, chosen["Question_Type"], chosen.get("Difficulty"))
+    if config in inputs.used:
         raise UnusableReply("duplicate", "this configuration is already used for the passage")
     return config, repaired or renamed
 
@@ -143,15 +146,14 @@ def _string(reply: ChatReply, key: str, *, repair: bool) -> tuple[str, bool]:
 
 
 def echo_keys(queries: Iterable[str]) -> frozenset[str]:
-    """What `read_query` compares texts by."""
-    return frozenset(map(fold, queries))
+    """What `read_query` compares texts by: folded, without marks at the end."""
+    return frozenset(fold(query).rstrip("?.!？。！ ") for query in queries)
 
 
 def _echoes(key: str, echoes: Collection[str]) -> bool:
     """Whether a query is one of these texts, a part of one, or has one in it."""
     if key in echoes:
         return True
-    key = key.rstrip("?.!？。！ ")
     return len(key) >= _ECHO_CHARS and any(key in each or (len(each) >= _ECHO_CHARS and each in key) for each in echoes)
 
 
@@ -210,7 +212,7 @@ def _offered(key: str, value: object, choices: Sequence[str]) -> str:
         raise UnusableReply("type", f"{key} is a {type(value).__name__}, not a string")
     if value in choices:
         return value
-    names = letters(len(choices))
+    names = letters(len(choices) - 1)  # the last one is `none`
     if key == "Character" and value in names:
         return choices[names.index(value)]
     folded = _fold(value)
@@ -220,10 +222,10 @@ def _offered(key: str, value: object, choices: Sequence[str]) -> str:
     if key == "Character":
         # `B`, `(b)` or `B. its sentence`
         match = _LETTER.fullmatch(value)
-        named = dict(zip(names, choices, strict=True)).get(match[1].upper()) if match else None
+        named = dict(zip(names, choices, strict=False)).get(match[1].upper()) if match else None
         if match and named is not None and (not match[2] or _fold(match[2]) == _fold(named)):
             return named
-        raise UnusableReply("character", f"{_clip(value)} is not one of the {len(choices)} candidates")
+        raise UnusableReply("character", f"{_clip(value)} is not one of the {len(names)} candidates")
     raise UnusableReply("enum", f"{key} is {_clip(value)}; allowed: {', '.join(choices)}")
 
 

@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 
 from synth.errors import OutputError, Stopped
 from synth.job import Job
-from synth.personas import encode_library
+from synth.personas import Library, Personas, encode_library
 from synth.runners.progress import Counters
 from synth.runs.run import OpenRun
 from synth.shards import Journal
@@ -27,6 +27,7 @@ from synth.stage import (
     ChatReply,
     ChatRequest,
     ClientSettings,
+    EmbedStage,
     Encoded,
     Encoder,
     ModelStage,
@@ -153,9 +154,17 @@ class Models:
 
     def encoder(self, job: Job) -> VectorCache | None:
         """The job's embedder, None where it has none."""
-        stage = job.embed
-        if stage is None:
+        return None if job.embed is None else self._encoder(job.embed)
+
+    async def personas(self, job: Job, library: Library | None, *, remember: bool = True) -> Personas | None:
+        """The persona library with its vectors and the embedder that finds them, None where the job has no personas."""
+        if library is None or job.persona_embed is None:
             return None
+        encoder = self._encoder(job.persona_embed)
+        model = json.dumps(job.persona_embed.identity(), sort_keys=True)
+        return Personas(library, await encode_library(library, encoder, model, remember=remember), encoder)
+
+    def _encoder(self, stage: EmbedStage) -> VectorCache:
         return self._once(stage, lambda: VectorCache(stage.open(self.client, self._instruction)))
 
     def services(self, job: Job, needs: Collection[str], own: Mapping[str, Any]) -> Services:
@@ -181,8 +190,7 @@ class _Revision:
     run: OpenRun
     chat: MeteredChat
     writer: Writer
-    encoder: Encoder | None
-    personas: Any
+    personas: Personas | None
 
 
 class Generation:
@@ -220,14 +228,11 @@ class Generation:
     async def _revision(self, number: int) -> _Revision:
         """Templates, models and personas of a revision, opened once. Raises OutputError when they are gone."""
         if number not in self._revisions:
-            run, personas = self._run.at(number), None
-            encoder = self._models.encoder(run.job) if run.library is not None else None
-            if run.library is not None and encoder is not None and run.job.embed is not None:
-                self._counters.phase = "encoding personas"
-                model = json.dumps(run.job.embed.identity(), sort_keys=True)
-                personas = await encode_library(run.library, encoder, model)
-                self._counters.phase = "generating"
-            self._revisions[number] = _Revision(run, self._models.chat(run.job), run.writer(), encoder, personas)
+            run = self._run.at(number)
+            self._counters.phase = "encoding personas"
+            personas = await self._models.personas(run.job, run.library)
+            self._counters.phase = "generating"
+            self._revisions[number] = _Revision(run, self._models.chat(run.job), run.writer(), personas)
         return self._revisions[number]
 
     async def _feed(self, order: Sequence[int], queue: asyncio.Queue[Any]) -> None:
@@ -264,7 +269,7 @@ class Generation:
                 with ExitStack() as closing:
                     closing.callback(journal.close)
                     under = await self._begun_under(index, journal)
-                    shard = await generate.open_shard(under.run, index, journal, under.encoder, under.personas)
+                    shard = await generate.open_shard(under.run, index, journal, under.personas)
                     closing.pop_all()
         if shard is None:
             self._room.release()

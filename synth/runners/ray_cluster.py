@@ -75,7 +75,7 @@ class Cluster:
             environment = {"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}}
         actors = self._ray.remote(RayWorker).options(
             num_cpus=1,
-            num_gpus=max(stage.gpus if stage is not None else 0 for stage in (job.llm, job.embed)),
+            num_gpus=max(stage.gpus if stage is not None else 0 for stage in (job.llm, job.embed, job.persona_embed)),
             max_restarts=0,
             scheduling_strategy="SPREAD",
             runtime_env=environment,

@@ -47,7 +47,7 @@ def describe(
         }
     personas = None
     if persona_sha256 is not None and (options := job.file.personas) is not None:
-        personas = {"sha256": persona_sha256, "field": options.field, "top_k": options.top_k, "pool": options.pool}
+        personas = {"sha256": persona_sha256} | _without(options.identity(), "path", "embed")
     return {
         "version": VERSION,
         "schema": SCHEMA_VERSION,
@@ -60,7 +60,7 @@ def describe(
         "templates": {name: hashlib.sha256(content).hexdigest() for name, content in sorted(templates.items())},
         "personas": personas,
         "llm": None if job.llm is None else stage_identity(job.llm),
-        "embed": None if job.embed is None or persona_sha256 is None else stage_identity(job.embed),
+        "embed": stage_identity(job.persona_embed) if persona_sha256 and job.persona_embed else None,
         "task": _without(stage_identity(job.task), *_ELSEWHERE),
     }
 

@@ -176,7 +176,9 @@ class OpenRun:
         record = self.history.record(number)
         old = self.history.job(record)
         file = old.file.model_copy(update={"run": self.job.run, "limits": self.job.limits})
-        job = replace(old, file=file, llm=_as_today(old.llm, self.job.llm), embed=_as_today(old.embed, self.job.embed))
+        now = self.job
+        models = {name: _as_today(getattr(old, name), getattr(now, name)) for name in ("llm", "embed", "persona_embed")}
+        job = replace(old, file=file, **models)
         return OpenRun(job, self.history, record, record.inputs)
 
 

@@ -8,20 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from synth.batching import Refused, encode_all
-from synth.errors import RequestRejected, Stopped, SynthError
+from synth.errors import RequestRejected, Stopped
 from synth.job import Job
-from synth.personas import Library, nearest
+from synth.personas import Personas
 from synth.runs.run import OpenRun
 from synth.shards import Journal, Origin, Shard
 from synth.stage import ChatModel, ChatReply, ChatRequest, Encoder
 from synth.steps import ingest
 from synth.tables import pair_table, passages, rejected_item_table
 from synth.types import Candidates, Pair, Passage, Rejected, Written, position_and_slot
+
+TITLE_WEIGHT = 0.5
+"""Of a title beside its text in the search for personas: it says what a passage taken by itself may leave out."""
 
 _REVISION = "revision"
 """Key of a journal's first line; those of calls begin with a position."""
@@ -115,11 +121,8 @@ def begin(journal: Journal, revision: int) -> None:
     journal.append(_REVISION, {"number": revision})
 
 
-async def open_shard(run: OpenRun, index: int, journal: Journal, encoder: Encoder | None, personas: Any) -> OpenShard:
-    """Find out what the passages of a claimed shard are asked, under the revision of `run`, and their candidates.
-
-    `personas` are the library's vectors (personas, width), or None where the job has no personas.
-    """
+async def open_shard(run: OpenRun, index: int, journal: Journal, personas: Personas | None) -> OpenShard:
+    """Find out what the passages of a claimed shard are asked, under the revision of `run`, and their candidates."""
     step = run.folder.step("passages")
     source = step.read(index)
     records = passages(source.table)
@@ -129,7 +132,7 @@ async def open_shard(run: OpenRun, index: int, journal: Journal, encoder: Encode
         before = ingest.written_before(run, [item for item in again if item])
         items = zip(again, asked, strict=True)
         asked = [Asked((position_and_slot(item)[1],), before[item]) if item else every for item, every in items]
-    candidates, refused = await candidates_of(run.job, run.library, records, encoder, personas)
+    candidates, refused = await candidates_of(run.job, records, personas)
     outcomes: dict[int, Sequence[Pair | Rejected]] = {
         n: [Rejected(records[n], slot, why.reason, f"embedding the passage: {why.detail}") for slot in asked[n].slots]
         for n, why in refused.items()
@@ -138,29 +141,45 @@ async def open_shard(run: OpenRun, index: int, journal: Journal, encoder: Encode
 
 
 async def candidates_of(
-    job: Job, library: Library | None, records: Sequence[Passage], encoder: Encoder | None, personas: Any
+    job: Job, records: Sequence[Passage], personas: Personas | None
 ) -> tuple[Sequence[Candidates], Refused]:
-    """Candidates of each passage, and the passages that the embedder refused, by number."""
+    """Candidates of each passage of a shard, and the passages that the embedder refused, by number.
+
+    A passage is compared by its text and, with half the weight, by its title where it has one.
+    """
     options = job.file.personas
-    if options is None or library is None or not records:
+    if options is None or personas is None or not records:
         return [Candidates(record, (), ()) for record in records], {}
-    if encoder is None or personas is None:
-        raise SynthError("personas need an embedder; config lets no such job pass")
-    # always the same texts for a shard, so that the bits of their vectors are too
-    distinct = tuple(dict.fromkeys(record.text for record in records))
+    texts, refused = await _vectors(personas.encoder, [record.text for record in records])
+    if len(refused) == len(records):
+        return [Candidates(record, (), ()) for record in records], refused
+    if any(record.title for record in records):
+        titles, unknown = await _vectors(personas.encoder, [record.title or record.text for record in records])
+        titles[list(unknown)] = texts[list(unknown)]
+        texts = texts + TITLE_WEIGHT * titles
+        texts /= np.maximum(np.linalg.norm(texts, axis=1, keepdims=True), 1e-6)
+    offered = personas.offer(
+        texts,
+        max(options.top_k, options.pool),
+        least=options.min_similarity,
+        most=math.ceil(options.max_share * len(records)),
+    )
+    sentences = personas.library.sentences
+    found = [
+        Candidates(record, tuple(sentences[n] for n, _ in near), tuple(cosine for _, cosine in near))
+        for record, near in zip(records, offered, strict=True)
+    ]
+    return found, refused
+
+
+async def _vectors(encoder: Encoder, texts: Sequence[str]) -> tuple[NDArray[np.float32], Refused]:
+    """Vectors of the texts, one row each, and those that were refused, by number."""
+    # always the same distinct texts for a shard, so that the bits of their vectors are too
+    distinct = tuple(dict.fromkeys(texts))
     encoded, refused = await encode_all(encoder, distinct, "document")
     row = {text: n for n, text in enumerate(distinct)}
-    rows = [row[record.text] for record in records]
-    without = {n: refused[at] for n, at in enumerate(rows) if at in refused}
-    if len(without) == len(records):
-        return [Candidates(record, (), ()) for record in records], without
-    indices, cosines = nearest(encoded.vectors[rows], personas, max(options.top_k, options.pool))
-    sentences = library.sentences
-    found = [
-        Candidates(record, tuple(sentences[n] for n in near), tuple(float(c) for c in cosine))
-        for record, near, cosine in zip(records, indices.tolist(), cosines.tolist(), strict=True)
-    ]
-    return found, without
+    rows = [row[text] for text in texts]
+    return encoded.vectors[rows], {n: refused[at] for n, at in enumerate(rows) if at in refused}
 
 
 def commit(shard: OpenShard) -> None:

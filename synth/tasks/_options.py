@@ -76,12 +76,13 @@ def _language_weights(value: dict[str, Any], where: str) -> dict[str, float]:
     for name, weight in value.items():
         if isinstance(weight, bool) or not isinstance(weight, int | float) or weight < 0:
             raise ValueError(f"{where}{name}: a weight is a number of 0 or more, not {weight!r}")
-        code = SAME if name == SAME else _code(name)
+        code = SAME if name == SAME else language_code(name)
         resolved[code] = resolved.get(code, 0.0) + float(weight)
     return _positive(resolved)
 
 
-def _code(name: str) -> str:
+def language_code(name: str) -> str:
+    """The code of a language by any of its names. Raises ValueError."""
     try:
         return language(name).code
     except JobError as exc:
@@ -107,7 +108,7 @@ class Languages(RootModel[dict[str, dict[str, float]]]):
         if not all(nested):
             raise ValueError("mixes plain weights and weights by passage language; use one of the two forms")
         return {
-            OTHER if name == OTHER else _code(name): _language_weights(inner, f"{name}.")
+            OTHER if name == OTHER else language_code(name): _language_weights(inner, f"{name}.")
             for name, inner in value.items()
         }
 
@@ -137,20 +138,37 @@ def _length_ranges(value: object) -> object:
     return [value] if isinstance(value, dict) else value
 
 
-USUAL_LENGTHS = [LengthRange(range=[3, 7]), LengthRange(range=[8, 24], weight=3.0)]
+USUAL_LENGTHS = {
+    "keywords": (2, 7),
+    "yes_or_no": (4, 14),
+    "acquire_knowledge": (5, 20),
+    "summary": (5, 16),
+    "background": (6, 24),
+    "default": (3, 24),
+}
+"""Words in which a query of each type can be put, without padding and without squeezing; `default` is for other types.
+
+People's questions have 5 to 20 words in nine of ten cases (docs/prompts.md).
+"""
 
 LengthRanges = Annotated[list[LengthRange], BeforeValidator(_length_ranges), Field(min_length=1)]
 
 
 class Lengths(RootModel[dict[str, LengthRanges]]):
-    """Length ranges by question type; `default` serves the types without their own."""
+    """Length ranges by question type; `default` serves the types without their own.
+
+    A flat range or list is for all types; of a mapping without `default`, types that it does not name have the usual.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     @model_validator(mode="before")
     @classmethod
     def _short_form(cls, value: object) -> object:
-        return {"default": value} if isinstance(value, list) else value
+        if isinstance(value, list):
+            return {"default": value}
+        usual = {name: list(bounds) for name, bounds in USUAL_LENGTHS.items()}
+        return value if not isinstance(value, dict) or "default" in value else {**usual, **value}
 
     @model_validator(mode="after")
     def _has_weight(self) -> Lengths:
@@ -161,6 +179,6 @@ class Lengths(RootModel[dict[str, LengthRanges]]):
 
     def choose(self, question_type: str, rng: random.Random) -> tuple[int, int]:
         """An inclusive (min, max) for one item of this type."""
-        ranges = self.root.get(question_type) or self.root.get("default") or USUAL_LENGTHS
+        ranges = self.root.get(question_type) or self.root["default"]
         chosen = rng.choices(ranges, [each.weight for each in ranges])[0]
         return chosen.range[0], chosen.range[1]

@@ -193,14 +193,18 @@ class Writer:
         Raises only what `chat` raises for a server, never for an item.
         """
         outcomes: list[Pair | Rejected] = []
-        written = tuple(before)
+        written, ended = tuple(before), None
         for slot in range(self.task.items_per_passage) if slots is None else slots:
             so_far = _Progress(slot)
             try:
+                if ended is not None:
+                    raise ended
                 pair = await self._item(so_far, candidates, chat, written)
             except UnusableReply as end:
                 rejected = Rejected(candidates.passage, slot, end.reason, end.detail, so_far.attempts, so_far.usage)
                 outcomes.append(rejected)
+                if end.reason == "exhausted":
+                    ended = end
             else:
                 written += (Written(pair.config, pair.query),)
                 outcomes.append(pair)

@@ -6,31 +6,54 @@ queries already written.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import random
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from synth import replies
 from synth.errors import JobError, UnusableReply
-from synth.languages import language, length_phrase
+from synth.languages import detect, language, length_phrase
 from synth.languages.words import in_own_unit
 from synth.measures import copied_share, language_matches, length_error
 from synth.prompts import PromptFolder, Prompts, config_schema, query_chars, query_schema
-from synth.prompts.retrieval import SystemPart
+from synth.prompts.retrieval import PLAIN, SystemPart
 from synth.replies import echo_keys
 from synth.shipped import find
 from synth.stage import ChatReply, ConfigInputs, QueryInputs
-from synth.tasks._options import OTHER, SAME, USUAL_LENGTHS, Languages, Lengths, QuestionTypes, Weights, draw
+from synth.tasks._options import OTHER, SAME, Languages, Lengths, QuestionTypes, Weights, draw, language_code
 from synth.tasks._task import Ask, Draw, Item, Requests, Task, TaskSettings
-from synth.types import Candidates, QueryConfig, Requirement
+from synth.types import Candidates, Passage, QueryConfig, Requirement
 
 __all__ = ["Retrieval"]
 
 QUESTION_TYPES = ("keywords", "acquire_knowledge", "summary", "yes_or_no", "background")
 DIFFICULTIES = ("high_school", "university", "phd")
+_ASKED = frozenset({"acquire_knowledge", "yes_or_no", "background"})
+FORMS: Mapping[str, Collection[str]] = {
+    PLAIN: QUESTION_TYPES,
+    "first_person": _ASKED | {"summary"},
+    "conditional": _ASKED,
+    "situation": _ASKED,
+    "comparison": frozenset({"acquire_knowledge", "yes_or_no"}),
+    "negative": frozenset({"acquire_knowledge", "yes_or_no"}),
+    "bare_name": frozenset({"keywords"}),
+}
+"""Ways to put a query, and the built-in question types that can be put so; all types can be put plainly."""
+USUAL_FORMS = {
+    PLAIN: 0.74,
+    "first_person": 0.08,
+    "conditional": 0.06,
+    "situation": 0.04,
+    "comparison": 0.03,
+    "negative": 0.02,
+    "bare_name": 0.1,
+}
+USUAL_TYPING = {"written": 0.7, "typed": 0.27, "misspelt": 0.03}
 
 USUAL_ROOM = 512
 """Default of `llm.max_tokens`; what a job grants beyond it is meant for reasoning before the reply."""
@@ -45,17 +68,28 @@ TOO_ALIKE = 0.8
 """`retry_on: [copying]` asks again beyond this copied share."""
 
 
+_COMMENT = re.compile(r"(?:(?<!\S)(?://|#|--|\*|%|;)|/\*|\"\"\").*")
+"""A line of comment or documentation in source code, whatever the language."""
+
+
+def _drawn(weights: Mapping[str, float], rng: random.Random) -> str:
+    return draw(weights, rng) if any(weights.values()) else PLAIN if weights else ""
+
+
 @dataclass(frozen=True, slots=True)
 class _Fixed:
     """What a run fixes: the system part, and texts of the prompt that a query must not repeat."""
 
     system: SystemPart
     echoes: frozenset[str]
+    forms: Mapping[str, float]
+    typings: Mapping[str, float]
 
 
 class Retrieval(Task):
     """Search queries for passages, in two calls: first who asks what kind of question, then the query itself."""
 
+    columns: ClassVar[Mapping[str, str]] = {"form": "string", "typing": "string"}
     prompts_class: ClassVar[type[PromptFolder]] = Prompts
     prompt_files: ClassVar[tuple[str, ...]] = ("config.j2", "query.j2")
     prompt_sets: ClassVar[Mapping[str, str]] = {"default": "retrieval", "small": "retrieval-small"}
@@ -66,8 +100,14 @@ class Retrieval(Task):
     """`auto`: the model chooses. Or weights by level. null: none is asked."""
     languages: Languages = Languages.model_validate({"same": 1.0})
     """Query languages by weight, flat or by passage language; `same` is the passage's own."""
-    lengths: Lengths = Lengths({"default": USUAL_LENGTHS})
+    fallback_language: Annotated[str, AfterValidator(language_code)] | None = None
+    """Language to take for passages of none that is known, such as source code; null: that of their comments, or en."""
+    lengths: Lengths = Lengths.model_validate({})
     """Inclusive length ranges by question type, in words; as many characters where no spaces part words."""
+    forms: Weights = Field(default=USUAL_FORMS)
+    """How queries are put, by weight, among those that suit the question type."""
+    typing: Weights = Field(default=USUAL_TYPING)
+    """With capitals and marks as `written`, or `typed` into a search box without them, or `misspelt`, by weight."""
     guidance: str | None = None
     """A sentence or two on who searches here and why; becomes part of the prompt."""
     examples: str | None = None
@@ -87,8 +127,10 @@ class Retrieval(Task):
         kinds = ("default", *QUESTION_TYPES, *self.type_names())
         if strangers := [name for name in self.lengths.root if name not in kinds]:
             raise ValueError(f"lengths names {strangers[0]!r}, which is not one of {', '.join(dict.fromkeys(kinds))}")
-        if unknown := [level for level in self.levels() if level not in DIFFICULTIES]:
-            raise ValueError(f"difficulty {unknown[0]!r} is not one of {', '.join(DIFFICULTIES)}")
+        named = {"difficulty": (self.levels(), DIFFICULTIES), "form": (self.forms, FORMS)}
+        for what, (given, allowed) in {**named, "typing": (self.typing, USUAL_TYPING)}.items():
+            if unknown := [name for name in given if name not in allowed]:
+                raise ValueError(f"{what} {unknown[0]!r} is not one of {', '.join(allowed)}")
         return self
 
     def type_names(self) -> tuple[str, ...]:
@@ -126,24 +168,39 @@ class Retrieval(Task):
         return tuple(key for key, count in offered.items() if count > 1)
 
     def begin(self, prompts: Prompts, settings: TaskSettings) -> _Fixed:
-        """The system part of the prompt, rendered once for a run."""
+        """The system part of the prompt, rendered once for a run; templates that ask for no form get none."""
         own = {} if self.question_types == "auto" else self.question_types.meanings()
         meanings: Mapping[str, str] = {**prompts.definitions.question_types, **own}
+        forms, typings = (
+            {name: weight for name, weight in weights.items() if weight > 0} if prompts.asks_for(variable) else {}
+            for variable, weights in (("form", self.forms), ("typing", self.typing))
+        )
         system = prompts.system(
             types={name: meanings[name] for name in self.type_names()},
             difficulties={level: prompts.definitions.difficulties[level] for level in self.levels()},
             guidance=self.guidance,
+            forms=forms,
+            typings=typings,
             personas=settings.top_k > 0,
             choices=self.choices(settings.top_k),
         )
         echoes = echo_keys(text for example in prompts.examples for text in (example.reply.query, example.passage))
-        return _Fixed(system, echoes)
+        return _Fixed(system, echoes, forms, typings)
 
     def requests(self, passage: Candidates, draw: Draw) -> Requests:
-        """Stage one chooses a configuration, unless nothing is left to choose; stage two writes the query."""
-        inputs = self._choices(passage, draw)
+        """Stage one chooses a configuration, unless nothing is left to choose; stage two writes the query.
+
+        The languages are settled before anything is asked of a model.
+        """
+        rng, register = draw.random("requirement"), draw.random("register")
+        spoken = self._spoken(passage.passage)
+        code = self.languages.choose(spoken, rng)
+        if code is None:
+            raise UnusableReply("no_language", f"task.languages has no rule for {spoken!r}")
+        typing = _drawn(draw.fixed.typings, register)
+        inputs = replace(self._choices(passage, draw), typing=typing)
         personas, types, levels = inputs.candidates.personas, inputs.question_types, inputs.difficulties
-        if len(personas) > 1 or len(types) > 1 or len(levels) > 1:
+        if personas or len(types) > 1 or len(levels) > 1:
             config: QueryConfig = yield Ask(
                 stage="config",
                 messages=draw.prompts.config_messages(draw.fixed.system, inputs, draw.text(passage.passage)),
@@ -152,20 +209,15 @@ class Retrieval(Task):
                 inputs=inputs,
             )
         else:
-            config = QueryConfig(personas[0] if personas else None, types[0], levels[0] if levels else None)
-        rng = draw.random("requirement")
-        spoken = passage.passage.language
-        code = self.languages.choose(spoken, rng)
-        if code is None:
-            raise UnusableReply("no_language", f"task.languages has no rule for {spoken!r}")
-        if code == "und":
-            raise UnusableReply("no_language", "the passage's language is unknown and the query should share it")
+            config = QueryConfig(None, types[0], levels[0] if levels else None)
+        fitting = {name: weight for name, weight in draw.fixed.forms.items() if config.question_type in FORMS[name]}
+        form = _drawn({PLAIN: draw.fixed.forms.get(PLAIN, 0.0), **fitting}, register) if draw.fixed.forms else ""
         low, high = self.lengths.choose(config.question_type, rng)
         row = language(code)
         requirement = Requirement(code, *in_own_unit(row, low, high))
-        asked = QueryInputs(passage, config, requirement, tuple(each.text for each in draw.written))
+        asked = QueryInputs(passage, config, requirement, tuple(each.text for each in draw.written), form, typing)
         query: str = yield self._ask_query(asked, draw, length_phrase(row, low, high))
-        return Item(query, code, config, requirement)
+        return Item(query, code, config, requirement, {"form": form or None, "typing": typing or None})
 
     def check(self, prompts: Prompts) -> Iterable[str]:
         """Warns of worked examples that the prompt goes without."""
@@ -179,10 +231,17 @@ class Retrieval(Task):
             )
 
     def values(self) -> Mapping[str, Sequence[str]]:
-        return {"question_type": self.type_names(), "difficulty": self.levels()}
+        return {
+            "question_type": self.type_names(),
+            "difficulty": self.levels(),
+            "form": tuple(FORMS),
+            "typing": tuple(USUAL_TYPING),
+        }
 
     def query_languages(self, passage_language: str) -> Sequence[str]:
         """Languages with a weight above 0 for passages in this one."""
+        if passage_language == "und":
+            passage_language = self.fallback_language or "en"
         rules = self.languages.root
         weights = rules.get(passage_language) or rules.get(OTHER) or {}
         return [passage_language if name == SAME else name for name, weight in weights.items() if weight > 0]
@@ -202,13 +261,24 @@ class Retrieval(Task):
         used = tuple(  # only what this slot could choose as well
             config
             for config in before
-            if (not offered.personas or config.character in offered.personas)
+            if (config.character is None or config.character in offered.personas)
             and config.question_type in types
             and (not levels or config.difficulty in levels)
         )
-        if len(set(used)) == max(1, len(offered.personas)) * len(types) * max(1, len(levels)):
+        people = max(1, len(offered.personas))
+        named = {config for config in used if config.character is not None or not offered.personas}
+        if len(named) == people * len(types) * max(1, len(levels)):
             used = ()  # all were there; from now on any may come again
-        return ConfigInputs(offered, types, levels, used)
+        return ConfigInputs(offered, types, levels, used, may_end=self.question_types == "auto")
+
+    def _spoken(self, passage: Passage) -> str:
+        """The passage's language; for one that none could be told of, that of its comments, else English."""
+        if passage.language != "und":
+            return passage.language
+        if self.fallback_language is not None:
+            return self.fallback_language
+        found = detect("\n".join(match[0] for match in _COMMENT.finditer(passage.text))).code
+        return "en" if found == "und" else found
 
     def _ask_query(self, inputs: QueryInputs, item: Draw, phrase: str) -> Ask[str]:
         prompts: Prompts = item.prompts

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 from collections import Counter
 
 import pytest
@@ -12,7 +13,8 @@ from synth.prompts import Prompts
 from synth.shipped import shipped
 from synth.stage import ChatReply, ConfigInputs
 from synth.tasks import TaskSettings, Writer
-from synth.tasks.retrieval import DIFFICULTIES, QUESTION_TYPES, Retrieval
+from synth.tasks._options import USUAL_LENGTHS
+from synth.tasks.retrieval import DIFFICULTIES, FORMS, QUESTION_TYPES, USUAL_FORMS, USUAL_TYPING, Retrieval
 from synth.types import Candidates, Pair, Passage, Rejected
 
 PROMPTS = Prompts.load(shipped("prompts", "retrieval"))
@@ -92,7 +94,7 @@ def test_an_item_is_two_calls_and_its_pair_says_what_was_asked():
         DIFFICULTIES[0],
     )
     assert (pair.requirement.language, pair.requirement.length_unit) == ("en", "words")
-    assert (pair.requirement.length_min, pair.requirement.length_max) in {(3, 7), (8, 24)}
+    assert (pair.requirement.length_min, pair.requirement.length_max) == USUAL_LENGTHS[pair.config.question_type]
     assert (pair.model, pair.attempts, pair.repaired) == ("scripted", 2, False)
     assert (pair.usage.prompt_tokens, pair.usage.completion_tokens) == (200, 20)
 
@@ -312,7 +314,7 @@ def near(counts, weights):
         ({"de": {"fr": 1}, "other": {"same": 1}}, "it", {"it"}),
         ({"zho_Hans": {"English": 1}}, "zh-Hans", {"en"}),
         ({"de": {"fr": 1}}, "it", None),
-        ({"same": 1}, "und", None),
+        ({"same": 1}, "und", {"en"}),
     ],
 )
 def test_the_query_language_follows_the_passages(languages, passage, asked):
@@ -409,7 +411,106 @@ def test_stage_one_offers_exactly_what_the_job_allows():
     assert isinstance(request.inputs, ConfigInputs)
     enums = {name: tuple(part["enum"]) for name, part in request.schema["properties"].items()}
     assert enums == {
-        "Character": ("A", "B", "C", "D", "E"),
-        "Question_Type": QUESTION_TYPES,
+        "Character": ("A", "B", "C", "D", "E", "none"),
+        "Question_Type": (*QUESTION_TYPES, "none"),
         "Difficulty": DIFFICULTIES,
     }
+
+
+def test_a_character_may_be_none_and_then_the_query_prompt_names_nobody():
+    answer = {"Character": "none", "Question_Type": "summary", "Difficulty": "phd"}
+    chat = Scripted(config=lambda _: answer)
+    (pair,) = generate(chat)
+    assert (pair.config.character, pair.config.question_type) == (None, "summary")
+    assert "Character:" not in chat.stage("query")[0].messages[-1][1]
+
+
+def test_a_passage_without_candidates_is_asked_for_no_character():
+    chat = Scripted()
+    (pair,) = generate(chat, given=candidates(people=()), top_k=5)
+    assert set(chat.stage("config")[0].schema["properties"]) == {"Question_Type", "Difficulty"}
+    assert pair.config.character is None
+
+
+def test_an_exhausted_passage_is_asked_no_further():
+    end = {"Character": "none", "Question_Type": "none", "Difficulty": "phd"}
+    first = {"Character": PEOPLE[0], "Question_Type": "summary", "Difficulty": "phd"}
+    chat = Scripted(config=one_by_one(first, end))
+    pair, *rest = generate(chat, {"queries_per_passage": 4})
+    assert isinstance(pair, Pair)
+    assert [(item.reason, len(item.attempts)) for item in rest] == [
+        ("exhausted", 1),
+        ("exhausted", 0),
+        ("exhausted", 0),
+    ]
+    assert len(chat.stage("config")) == 2
+
+
+def test_a_drawn_question_type_cannot_be_answered_with_none():
+    answer = {"Character": PEOPLE[0], "Question_Type": "none", "Difficulty": "phd"}
+    chat = Scripted(config=lambda _: answer)
+    (item,) = generate(chat, {"question_types": {"summary": 1}})
+    assert item.reason == "enum"
+    assert "Question_Type" not in chat.stage("config")[0].schema["properties"]
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "asked"),
+    [
+        ("let x = f(y) + g(z); // on calcule la somme des deux valeurs avant de rendre la main", {}, "fr"),
+        ("# wartet, bis der Server antwortet, und gibt dann die Verbindung zurück\nx = f(y)", {}, "de"),
+        ("x = f(y) + g(z)", {}, "en"),
+        ("x = f(y) + g(z)", {"fallback_language": "German"}, "de"),
+    ],
+)
+def test_source_code_is_asked_about_in_the_language_of_its_comments(text, options, asked):
+    chat = Scripted()
+    (pair,) = generate(chat, options, candidates(language="und", text=text))
+    assert pair.requirement.language == asked
+
+
+def test_what_no_language_rule_covers_costs_no_call():
+    chat = Scripted()
+    (item,) = generate(chat, {"languages": {"de": {"fr": 1}}}, candidates(language="it"))
+    assert (item.reason, chat.asked) == ("no_language", [])
+
+
+def test_a_type_is_never_asked_for_outside_its_lengths_or_in_a_form_that_does_not_suit_it():
+    chat = Scripted(config=any_choice)
+    seen = Counter()
+    for position in range(100):
+        for item in generate(chat, {"queries_per_passage": 10, "attempts": 1}, candidates(position=position)):
+            if isinstance(item, Pair):
+                kind, form = item.config.question_type, item.columns["form"]
+                assert (item.requirement.length_min, item.requirement.length_max) == USUAL_LENGTHS[kind]
+                assert kind in FORMS[form]
+                seen[form] += 1
+                seen[item.columns["typing"]] += 1
+    assert seen.keys() == {*USUAL_FORMS, *USUAL_TYPING}
+    drawn = sum(seen[name] for name in USUAL_TYPING)
+    assert drawn > 500
+    assert abs(seen["written"] / drawn - USUAL_TYPING["written"]) < 0.08
+
+
+def any_choice(request):
+    inputs, rng = request.inputs, random.Random(request.seed)  # noqa: S311 - a test
+    offered = {"Character": (*inputs.candidates.personas, "none"), "Question_Type": inputs.question_types}
+    return {key: rng.choice(values) for key, values in {**offered, "Difficulty": inputs.difficulties}.items()}
+
+
+def test_form_and_typing_are_said_in_the_prompt_and_explained():
+    chat = Scripted(config=lambda _: {"Character": PEOPLE[0], "Question_Type": "yes_or_no", "Difficulty": "phd"})
+    (pair,) = generate(chat, {"forms": {"conditional": 1}, "typing": {"typed": 1}})
+    system, ask = (text for _, text in chat.stage("query")[0].messages)
+    assert "Form: conditional\nTyping: typed\n" in ask
+    assert f"conditional: {PROMPTS.definitions.forms['conditional']}" in system
+    assert "misspelt" not in system
+    assert pair.columns == {"form": "conditional", "typing": "typed"}
+
+
+def test_templates_that_ask_for_no_form_get_none(tmp_path):
+    for name in ("config", "query"):
+        (tmp_path / f"{name}.j2").write_text("{{ passage }}")
+    settings = TaskSettings(seed=7, max_tokens=256, repair=True, top_k=5)
+    (pair,) = asyncio.run(Writer(Retrieval(), Prompts.load(tmp_path), settings).write(candidates(), Scripted()))
+    assert pair.columns == {"form": None, "typing": None}

@@ -40,7 +40,8 @@ def reply(body):
     prompt = body["messages"][-1]["content"]
     seed = zlib.crc32(json.dumps(body, sort_keys=True).encode())
     if "Query" not in schema:
-        return {name: part["enum"][seed % len(part["enum"])] for name, part in schema.items()}
+        choices = {name: [each for each in part["enum"] if each != "none"] for name, part in schema.items()}
+        return {name: offered[seed % len(offered)] for name, offered in choices.items()}
     number = re.search(r"report number (\d+)", prompt)
     words = re.findall(r"the (\w+)", prompt[number.start() :])[:20] if number else WORDS
     picked = [words[(seed >> n) % len(words)] for n in range(0, 12, 3)]

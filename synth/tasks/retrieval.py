@@ -200,7 +200,7 @@ class Retrieval(Task):
         typing = _drawn(draw.fixed.typings, register)
         inputs = replace(self._choices(passage, draw), typing=typing)
         personas, types, levels = inputs.candidates.personas, inputs.question_types, inputs.difficulties
-        if personas or len(types) > 1 or len(levels) > 1:
+        if len(personas) > 1 or len(types) > 1 or len(levels) > 1:
             config: QueryConfig = yield Ask(
                 stage="config",
                 messages=draw.prompts.config_messages(draw.fixed.system, inputs, draw.text(passage.passage)),
@@ -209,7 +209,7 @@ class Retrieval(Task):
                 inputs=inputs,
             )
         else:
-            config = QueryConfig(None, types[0], levels[0] if levels else None)
+            config = QueryConfig(personas[0] if personas else None, types[0], levels[0] if levels else None)
         fitting = {name: weight for name, weight in draw.fixed.forms.items() if config.question_type in FORMS[name]}
         form = _drawn({PLAIN: draw.fixed.forms.get(PLAIN, 0.0), **fitting}, register) if draw.fixed.forms else ""
         low, high = self.lengths.choose(config.question_type, rng)
@@ -265,9 +265,9 @@ class Retrieval(Task):
             and config.question_type in types
             and (not levels or config.difficulty in levels)
         )
-        people = max(1, len(offered.personas))
+        every = max(1, len(offered.personas)) * len(types) * max(1, len(levels))
         named = {config for config in used if config.character is not None or not offered.personas}
-        if len(named) == people * len(types) * max(1, len(levels)):
+        if len(named) == every:
             used = ()  # all were there; from now on any may come again
         return ConfigInputs(offered, types, levels, used, may_end=self.question_types == "auto")
 

@@ -449,8 +449,8 @@ def test_an_exhausted_passage_is_asked_no_further():
 def test_a_drawn_question_type_cannot_be_answered_with_none():
     answer = {"Character": PEOPLE[0], "Question_Type": "none", "Difficulty": "phd"}
     chat = Scripted(config=lambda _: answer)
-    (item,) = generate(chat, {"question_types": {"summary": 1}})
-    assert item.reason == "enum"
+    (pair,) = generate(chat, {"question_types": {"summary": 1}})
+    assert pair.config.question_type == "summary"
     assert "Question_Type" not in chat.stage("config")[0].schema["properties"]
 
 

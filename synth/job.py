@@ -20,6 +20,7 @@ from synth.errors import JobError
 from synth.rules import Rules
 from synth.scores import Scorer
 from synth.sources import INSTRUCTION, Corpus, PairData, ReadLimits
+from synth.sources.options import HUB
 from synth.stage import ClientSettings, EmbedStage, LlmStage, Stage, name_of
 from synth.tables import PAIRS, carried_name
 from synth.tasks import Task
@@ -124,6 +125,15 @@ class JobFile(Stage):
     limits: Limits = Limits()
     run: RunOptions = RunOptions()
     out: Annotated[str, AfterValidator(_plain_folder)] | None = None
+
+    @property
+    def input_paths(self) -> list[str]:
+        """The paths and patterns of the inputs on this machine."""
+        entries = [
+            *(each.path for each in self.corpus or ()),
+            *(path for each in self.data or () for path in each.path),
+        ]
+        return [path for path in entries if not path.startswith(HUB)]
 
 
 @dataclass(frozen=True, slots=True)

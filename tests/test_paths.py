@@ -7,6 +7,7 @@ import pytest
 from exporting import pairs
 from running import rows
 
+import synth
 from synth import Run
 from synth.cli import main
 from synth.errors import JobError
@@ -68,3 +69,108 @@ def test_a_pattern_begins_after_the_last_folder_that_exists(name, tmp_path):
         inspect([Corpus(path="none.jsonl")], tmp_path / name, LIMITS)
     with pytest.raises(JobError, match="nothing matches"):
         inspect([Corpus(path="none*.jsonl")], tmp_path / name, LIMITS)
+
+
+TEXT = "The ferry to the island leaves the harbour at seven every morning and returns at noon."
+PAIR = {"query": "when does the ferry leave", "passage": TEXT}
+
+
+def job(path, *, pairs=False):
+    section = {"data": {"path": path}} if pairs else {"corpus": {"path": path}, "llm": {"use": "extractive"}}
+    return section | {"personas": None, "scores": [{"use": "length"}], "keep": {}, "run": {"shard_size": 2}}
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder of texts, one of pairs, and links to the first and into it."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("notes/deep", "data/deep"):
+        Path(name).mkdir(parents=True)
+        Path(name, "one.txt").write_text(TEXT)
+        Path(name, "pairs.jsonl").write_text(json.dumps(PAIR) + "\n")
+    Path("link").symlink_to("notes")
+    return tmp_path
+
+
+def everything(place):
+    return sorted(str(path) for path in place.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("path", "out", "pairs"),
+    [
+        ("notes", "notes/out", False),
+        ("notes", "notes", False),
+        ("notes", "notes/deep/a/b", False),
+        ("notes/", "link/out", False),
+        ("link", "notes/out", False),
+        (".", "outputs/one", False),
+        ("notes/**/*.txt", "notes", False),
+        ("notes/**/*.md", "notes/out", False),
+        ("data/**/*.jsonl", "data/out", True),
+        ("data/*/*/*.parquet", "data/out", True),
+        ("data/*/*", "data/out", True),
+        ("notes/deep/one.txt", "notes", False),
+        ("notes/deep/*.txt", "notes", False),
+        ("link/deep/one.txt", "notes", False),
+        ("data/deep/pairs.jsonl", "data/deep/pairs.jsonl", True),
+        ("data/deep", "data/deep/filtered", True),
+    ],
+)
+def test_an_output_folder_among_the_inputs_is_refused_before_anything_is_written(path, out, pairs, place, capsys):
+    Path("job.yaml").write_text(json.dumps(job(path, pairs=pairs) | {"out": out}))
+    before = everything(place)
+    assert main(["run", "job.yaml"]) == 2
+    assert "Choose another folder with -o." in capsys.readouterr().err
+    assert main(["check", "job.yaml", "--offline"]) == 2
+    assert "job.yaml:1: out: " in capsys.readouterr().out
+    assert everything(place) == before
+
+
+@pytest.mark.parametrize(
+    ("path", "out", "pairs"),
+    [
+        ("data/deep/*.jsonl", "data/deep/out", True),
+        ("data/*/*.jsonl", "data/out", True),
+        ("notes/*/*.txt", "notes/out", False),
+        ("notes/deep/one.txt", "notes/deep/out", False),
+        ("notes", "notes/.synth/out", False),
+        ("notes", "notes-out", False),
+    ],
+)
+def test_an_output_folder_whose_files_are_no_inputs_may_be_near_them(path, out, pairs, place):
+    (place / "job.yaml").write_text(json.dumps(job(path, pairs=pairs) | {"embed": None}))
+    assert main(["run", "job.yaml", "-o", out]) == 0
+    assert main(["run", "job.yaml", "-o", out]) == 0
+    assert main(["verify", out]) == 0
+
+
+def test_a_link_to_a_file_of_the_output_folder_is_no_input(place, capsys):
+    (place / "job.yaml").write_text(json.dumps(job("notes")))
+    assert main(["run", "job.yaml", "-o", "out"]) == 0
+    (place / "notes/copy.txt").symlink_to("../out/README.md")
+    assert main(["run", "job.yaml", "-o", "out"]) == 2
+    assert "this input is in the output folder out" in capsys.readouterr().err
+
+
+def test_filter_mine_export_and_python_keep_apart_too(tmp_path, monkeypatch, capsys):
+    out = pairs(tmp_path, negatives=0)
+    monkeypatch.chdir(tmp_path)
+    for words in (
+        ["filter", "out", "-o", "out"],
+        ["filter", "out", "-o", "out/filtered"],
+        ["filter", "pairs.jsonl", "-o", "."],
+        ["mine", "out", "--corpus", "out/kept/*.parquet"],
+        ["mine", "out", "--corpus", "."],
+    ):
+        assert main(words) == 2, words
+        assert "Choose another folder with -o." in capsys.readouterr().err
+    Path("in").mkdir()
+    Path("pairs.jsonl").rename("in/pairs.jsonl")
+    assert main(["filter", "in", "-o", "more", "-s", "embed=null", "-s", "scores=[{use: length}]"]) == 0
+    assert main(["export", "more", "--to", "jsonl", "-o", "in/files"]) == 2
+    assert "in/files: is inside the input in" in capsys.readouterr().err
+    with pytest.raises(JobError, match="is inside the input"):
+        synth.filter("in", out="in/out", embed=None, scores=["length"], progress=False)
+    assert sorted(path.name for path in Path("in").iterdir()) == ["pairs.jsonl"]
+    assert (out / "kept").is_dir()

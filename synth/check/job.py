@@ -23,7 +23,7 @@ from synth.prompts import PromptFolder
 from synth.runs.preflight import unsuited
 from synth.runs.run import writer_of
 from synth.shipped import find
-from synth.sources import Corpus, InputFile, PassageRow, ReadLimits, inspect
+from synth.sources import Corpus, InputFile, PassageRow, ReadLimits, inspect, require_apart
 from synth.stage import ChatReply, ChatRequest
 from synth.tasks import Task, Writer
 from synth.types import Candidates, Notify, Passage
@@ -36,6 +36,11 @@ def _files(draft: Draft, base: Path, findings: Findings) -> list[InputFile]:
     specs = given if isinstance(given, list) else [given] if isinstance(given, dict) else []
     limits = ReadLimits(max_line_bytes=draft.file.limits.max_line_bytes, strict=False) if draft.file else ReadLimits()
     files: list[InputFile] = []
+    if draft.file and draft.file.out:
+        try:
+            require_apart(draft.file.input_paths, base, base / draft.file.out)
+        except JobError as exc:
+            findings.problem(Problem(("out",), exc.message, exc.hint))
     for index, spec in enumerate(specs):
         path = ("corpus", str(index)) if isinstance(given, list) else ("corpus",)
         corpus, _ = validate(Corpus, spec)

@@ -20,6 +20,8 @@ from synth.job import Job
 from synth.runs.history import History
 from synth.runs.run import job_of
 from synth.shards import OutputFolder, StepFolder, disk
+from synth.sources import require_apart
+from synth.sources.files import EXPORT
 from synth.sources.options import WILDCARDS
 from synth.splits import SplitOptions
 from synth.types import Notify
@@ -61,6 +63,7 @@ def export(out: Path, args: ExportArgs, notify: Notify) -> tuple[Export, Facts]:
     job, _ = job_of(out)
     view, step, asked = pairs_of(folder, args.view, options.negatives, notify)
     target = _target(args.out, folder.path)
+    require_apart(job.file.input_paths, job.base, target, EXPORT)
     if options.hub and args.push is None and WILDCARDS & set(str(target)):
         notify(f"{args.out}: `datasets` takes *, ? and [ in a path for a pattern; move the files to load them by path.")
     seed = job.file.seed if args.seed is None else args.seed

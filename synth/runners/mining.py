@@ -16,6 +16,7 @@ from synth.runners.generation import Models
 from synth.runners.progress import Counters, Phase, Snapshot
 from synth.runs.run import OpenRun, job_of
 from synth.shards import OutputFolder
+from synth.sources import require_apart
 from synth.stage import Services, open_models
 from synth.steps.mine import CorpusSource, Counts, Mining, Plan, finished
 from synth.types import Notify
@@ -47,6 +48,7 @@ def plan_of(out: Path, args: MineArgs, notify: Notify) -> Plan:
         raise JobError(what, "Name one: -s 'embed={use: sentence_transformers, model: all-MiniLM-L6-v2}'")
     if "chat" in options.needs and "llm" not in options.models and job.llm is None:
         raise JobError("--use written needs a language model.", "Name one: --llm '{use: vllm_server, …}'")
+    require_apart(args.corpus, Path.cwd(), folder.path)
     run = replace(OpenRun.recorded(folder), job=job)
     view = "kept" if args.view in (None, "kept") else f"views/{args.view}"
     step = folder.step(view)

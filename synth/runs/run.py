@@ -7,6 +7,7 @@ definitions that it uses, so that an upgrade of the package changes nothing in t
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +31,7 @@ from synth.runs.history import (
 )
 from synth.shards import OutputFolder
 from synth.shipped import find
-from synth.sources import InputFile, PairSet, inspect, inspect_pairs, pairs_schema
+from synth.sources import InputFile, PairSet, inspect, inspect_pairs, pairs_schema, require_apart
 from synth.tasks import Observer, Task, TaskSettings, Writer
 from synth.types import Notify
 
@@ -63,11 +64,13 @@ class OpenRun:
     ) -> OpenRun:
         """Open the run in `out`, creating it when it is new; with `go_on` changed settings make a new revision of it.
 
-        `known` is its history, where it was read already. Raises OutputError naming the changed settings when `out`
-        was started as something else, and those that no revision can change also with `go_on`.
+        `known` is its history, where it was read already. Raises JobError where `out` and the inputs are not apart,
+        OutputError naming the changed settings when `out` was started as something else, and those that no revision can
+        change also with `go_on`.
         """
         for scorer in job.scores:
             scorer.require()
+        require_apart(job.file.input_paths, job.base, out)
         folder = OutputFolder.open(out, write=True, notify=notify)
         if known is None and (folder.path / file_name(1)).exists():
             known = History.read(folder)
@@ -85,6 +88,7 @@ class OpenRun:
                 prompts = _frozen_prompts(folder, before, prompts, job, notify)
             inputs = _corpus_files(job, before, library, notify)
         templates = dict(prompts.files) if prompts else {}
+        require_apart((each.path for each in inputs if os.path.realpath(each.path) != each.path), job.base, out)
         described = identity.describe(job, inputs, templates, library.sha256 if library else None, sample)
         if pairs and go_on and before is not None and len(inputs) > len(before.inputs):
             require_same_columns(folder, job, pairs, before)

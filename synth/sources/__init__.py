@@ -5,6 +5,7 @@ becomes or why it is rejected. Inside: options → columns → text, parquet, hu
 what kind, how many rows) → readers (any file, and the loop over all) → passages, pairs (the two types of row).
 """
 
+from synth.sources.files import require_apart
 from synth.sources.options import INSTRUCTION, Corpus, PairData, ReadLimits
 from synth.sources.pairs import inspect_pairs, pair_files, pairs_schema, read_pairs
 from synth.sources.passages import carried_schema, inspect, read_passages
@@ -30,5 +31,6 @@ __all__ = [
     "pairs_schema",
     "read_pairs",
     "read_passages",
+    "require_apart",
     "sample_rows",
 ]

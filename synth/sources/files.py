@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,6 +78,41 @@ def expand(named: str, base: Path, key: str, kinds: Collection[FileKind]) -> lis
     if not found:
         raise JobError(f"{key}: nothing matches {pattern!r} in {fixed}.", "Check the pattern.")
     return in_order(found, fixed)
+
+
+RUN = "README.md job.json prompts/query.j2 prompts/examples.jsonl prompts/definitions.yaml index/a/manifest.json"
+RUN += " kept/00000000.parquet rejected/kept/00000000.parquet scores/name/00000000.parquet"
+EXPORT = "README.md TRAIN.md train.py export.json train.jsonl qrels/test.tsv data/train-0.parquet"
+"""Names like those of the files that runs and exports write."""
+
+
+def require_apart(inputs: Iterable[str], base: Path, out: Path, writes: str = RUN) -> None:
+    """Raises JobError where what is written to `out` would be read as an input, or where an input lies in `out`."""
+    target = Path(os.path.realpath(out.expanduser()))
+    for named in inputs:
+        path = Path(os.path.abspath(base / Path(named).expanduser()))  # noqa: PTH100 - as in `expand`
+        there = next(each for each in (path, *path.parents) if os.path.lexists(each))
+        root, pattern = Path(os.path.realpath(there)), path.relative_to(there).parts
+        if target == root or target in root.parents:
+            raise JobError(f"{named}: this input is in the output folder {out}.", "Choose another folder with -o.")
+        if root not in target.parents:
+            continue
+        own = target.relative_to(root).parts
+        seen = (own + tuple(name.split("/")) for name in writes.split()) if pattern else [own]
+        if any(_matches(parts, pattern or ("**",)) for parts in seen):
+            what = f"{out}: is inside the input {named}, so that its files would be read as inputs."
+            raise JobError(what, "Choose another folder with -o.")
+
+
+def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether a pattern takes a path below its folder; hidden files are taken by none."""
+    if not pattern or not parts:
+        return not parts and all(each == "**" for each in pattern)
+    if parts[0].startswith("."):
+        return False
+    if pattern[0] == "**":
+        return _matches(parts, pattern[1:]) or _matches(parts[1:], pattern)
+    return fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
 
 
 def in_order(paths: Iterable[Path], folder: Path) -> list[FoundFile]:

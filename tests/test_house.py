@@ -21,7 +21,8 @@ UNSAFE = {
     "trust_remote_code": re.compile(r"trust_remote_code\s*[=:]\s*True"),
     "shell": re.compile(r"\bshell\s*=\s*True|\bos\.system\("),
 }
-ADAPTERS = ("synth/llm/", "synth/embed/", "synth/servers/")
+ADAPTERS = ("synth/llm/", "synth/embed/", "synth/servers/", "synth/prompts/templates.py")
+"""The last adapts Jinja2, which hands on the arguments of every call."""
 
 PLUGINS = ("llm", "embed", "rerank", "tasks", "scores", "negatives", "exports")
 OTHER_TESTS = {"contract", "faults", "trainers", "vllm"}

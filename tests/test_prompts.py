@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from synth.cli import main
 from synth.errors import JobError
 from synth.languages import language
 from synth.languages.words import in_own_unit
@@ -161,6 +162,61 @@ def test_a_template_that_takes_too_long_is_stopped(tmp_path, source, monkeypatch
     monkeypatch.setattr("synth.prompts.templates.RENDER_SECONDS", 0.2)
     with pytest.raises(JobError, match=r"config\.j2: line 2: rendering took more than 0.2 seconds"):
         Prompts.load(folder_with(tmp_path, config="{{ passage }}\n" + source))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ 9 ** 999999999 }}",
+        "{% if title %}{{ title|length ** (10 ** 9) }}{% endif %}",
+        "{{ 'x' * 10 ** 10 }}",
+        "{{ 10 ** 10 * passage }}",
+        "{{ ([passage] * 10 ** 9)|length }}",
+        "{{ range(10 ** 9)|sum }}",
+        "{{ range(10 ** 9)|list|length }}",
+        "{{ passage|center(10 ** 10) }}",
+        "{{ passage.ljust(10 ** 10) }}",
+        "{% filter indent(10 ** 10) %}{{ passage }}{% endfilter %}",
+        "{{ ['x']|map('center', 10 ** 10)|list }}",
+        "{{ '%9999999999d' % 1 }}",
+        "{{ '%9999999999d'|format(1) }}",
+        "{{ '%*d' % (10 ** 10, 1) }}",
+        "{{ '{:>9999999999}'.format(passage) }}",
+    ],
+)
+@pytest.mark.timeout(10)
+def test_an_operation_that_could_not_be_interrupted_is_refused(tmp_path, source):
+    with pytest.raises(JobError, match=r"config\.j2: line 2: .* is over 1,000,000"):
+        Prompts.load(folder_with(tmp_path, config="{{ passage }}\n" + source))
+
+
+def test_the_limits_leave_room_for_what_templates_do(tmp_path):
+    source = (
+        "{{ passage }}{{ '-' * 70 }}{{ '%s: %05.1f' % (title, 2 ** 10) }}{{ '%d%%'|format(5) }}{{ '{:>8}'.format(1) }}"
+    )
+    assert whole(Prompts.load(folder_with(tmp_path, config=source)))
+
+
+def test_a_template_that_blocks_for_some_passages_only_ends_every_command_with_2(tmp_path, capsys):
+    folder = folder_with(tmp_path, query="{{ passage }}{% if title == 'slow' %}{{ passage * 10 ** 9 }}{% endif %}")
+    (tmp_path / "docs.jsonl").write_text(json.dumps({"id": "d0", "text": "A passage about ferries.", "title": "slow"}))
+    job = tmp_path / "job.yaml"
+    job.write_text(
+        json.dumps(
+            {
+                "corpus": {"path": str(tmp_path / "docs.jsonl"), "language": "en", "title": "title"},
+                "personas": None,
+                "llm": {"use": "extractive"},
+                "task": {"use": "retrieval", "prompts": str(folder)},
+                "scores": [{"use": "length"}],
+            }
+        )
+    )
+    for command in (["check"], ["preview"], ["run", "-o", str(tmp_path / "out")]):
+        code = main([command[0], str(job), *command[1:]])
+        assert code == 2, command
+    captured = capsys.readouterr()
+    assert (captured.out + captured.err).count("query.j2: line 1: the length of a product is over 1,000,000") == 3
 
 
 def test_a_template_may_yield_several_messages(tmp_path):

@@ -1,22 +1,22 @@
 """Jinja2 templates of one folder, rendered to text or to chat messages within a time limit.
 
-Templates are not sandboxed, because a job can run any Python class anyway. The limit only stops a mistake
-from hanging a run.
+Jinja2's sandbox serves for its hooks only, because a job can run any Python class anyway. The limits stop a mistake
+from hanging a run: loops look at the clock, and an operation that nothing could interrupt must be small.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence, Sized
+from functools import lru_cache, wraps
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, Self
 
 from jinja2 import (
-    Environment,
     FunctionLoader,
     StrictUndefined,
     Template,
@@ -25,6 +25,7 @@ from jinja2 import (
     meta,
     nodes,
 )
+from jinja2.sandbox import SandboxedEnvironment, safe_range
 
 from synth.errors import JobError
 from synth.shipped import find
@@ -35,11 +36,16 @@ Messages = tuple[tuple[str, str], ...]
 RENDER_SECONDS = 2.0
 """CPU time that one rendering may take."""
 
+_MOST = 1_000_000
+"""Largest number that a function or filter takes, most bits of a power, most characters or items of a product."""
+_WIDE = re.compile(r"%(?:\([^)]*\))?[-+ #0]*(?:\d*\.)?(?:\d{7}|\*)|\{[^{}]*:[^{}]*\d{7}")
+"""Formats that make a short value as long as that."""
+
 _ROLES = ("system", "user", "assistant")
 _TICK = "__tick__"
 _RENDER_ERRORS = (
     *(TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError),
-    TimeoutError,
+    *(TimeoutError, MemoryError),
 )
 
 
@@ -119,8 +125,62 @@ def decode(path: Path, content: bytes) -> str:
         raise JobError(f"{path}: byte {exc.start} is not UTF-8.", "Save the file as UTF-8.") from exc
 
 
-class _Environment(Environment):
-    """An environment whose loops and macros look at the clock."""
+def _small(size: float, what: str) -> None:
+    if size > _MOST:
+        raise OverflowError(f"{what} is over {_MOST:,}")
+
+
+class _Environment(SandboxedEnvironment):
+    """An environment whose loops and calls look at the clock, and whose other operations cannot take long."""
+
+    intercepted_binops = frozenset({"*", "**", "%"})
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.start()
+        self.globals = {"range": safe_range, _TICK: self.tick}
+        self.filters = {name: self._bounded(each) for name, each in self.filters.items()}
+        self.filters["format"] = lambda text, *args, **named: self.call_binop(None, "%", str(text), named or args)
+
+    def start(self) -> None:
+        """Gives RENDER_SECONDS from now."""
+        self._wall, self._cpu = time.monotonic() + RENDER_SECONDS, time.thread_time() + RENDER_SECONDS
+
+    def tick(self, *given: Any) -> str:
+        """Raises TimeoutError when the time is up, OverflowError for a large number among the arguments of a call."""
+        if time.monotonic() > self._wall and time.thread_time() > self._cpu:  # the first costs a tenth of the second
+            raise TimeoutError(f"rendering took more than {RENDER_SECONDS:g} seconds")
+        for each in given:
+            _small(each if isinstance(each, int) else 0, "a number given to a function or filter")
+        return ""
+
+    def _bounded(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def call(*args: Any, **named: Any) -> Any:
+            self.tick(*args, *named.values())
+            return function(*args, **named)
+
+        return call
+
+    def call(self, context: Any, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
+        self.tick(*args, *kwargs.values())
+        return context.call(obj, *args, **kwargs)
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        if operator == "**" and isinstance(left, int) and isinstance(right, int):
+            _small(left.bit_length() * right, "the number of bits of a power")
+        elif operator == "*":
+            for text, times in ((left, right), (right, left)):
+                size = len(text) * times if isinstance(text, Sized) and isinstance(times, int) else 0
+                _small(size, "the length of a product")
+        elif isinstance(left, str) and _WIDE.search(left):
+            _small(math.inf, "the width in a format")
+        return super().call_binop(context, operator, left, right)
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        wrapped = super().wrap_str_format(value)
+        _small(math.inf if wrapped and _WIDE.search(value.__self__) else 0, "the width in a format")
+        return wrapped
 
     def _generate(
         self,
@@ -142,7 +202,6 @@ class Templates:
     def __init__(self, folder: Path, sources: Mapping[str, str]) -> None:
         self._folder = folder
         self._sources = sources
-        self._until = time.thread_time() + RENDER_SECONDS
         self._env = _Environment(
             loader=FunctionLoader(self._source),
             undefined=StrictUndefined,
@@ -151,7 +210,6 @@ class Templates:
             lstrip_blocks=True,
             auto_reload=False,
         )
-        self._env.globals = {"range": range, _TICK: self._tick}
         self._compiled = {name: self._compile(name) for name in sources}
 
     def __contains__(self, name: str) -> bool:
@@ -178,16 +236,11 @@ class Templates:
 
     def render(self, name: str, values: Mapping[str, Any]) -> str:
         """The text of template `name`; raises JobError with file and line when rendering fails or takes too long."""
-        self._until = time.thread_time() + RENDER_SECONDS
+        self._env.start()
         try:
             return self._compiled[name].render(values)
         except _RENDER_ERRORS as exc:
             raise self._failure(name, exc) from exc
-
-    def _tick(self) -> str:
-        if time.thread_time() > self._until:
-            raise TimeoutError(f"rendering took more than {RENDER_SECONDS:g} seconds")
-        return ""
 
     def check_names(self, name: str, known: Mapping[str, Any], used: Sequence[str] = ()) -> None:
         """Raises JobError where template `name` uses a variable that is not `known`, in any branch, or none of `used`.

@@ -274,9 +274,10 @@ def draft_job(document: Document, overrides: Sequence[str] = ()) -> Draft:
     file, stages, found = _sections(data)
     if as_written(data, found, given):
         file, stages, found = _sections(data)
+    unknown = any(each.path[:1] in (("scores",), ("task",)) for each in found)  # their columns, while one is refused
     problems = [*document.problems, *found, *_between_sections(data, file), *_between_scorers(data, stages)]
-    rules, found = Rules.parse(data.get("keep"), stages.get("scores", ()))
-    if rules is not None and file is not None and not found:
+    rules, found = Rules.parse(data.get("keep"), stages.get("scores", ()), stored=unknown)
+    if rules is not None and file is not None and not found and not unknown:
         found = rules.absent(_columns(file.corpus, stages)) if file.corpus else []
     problems += [Problem(("keep", *each.path), each.message, each.cure) for each in found]
     return Draft(document, data, file, stages, rules, problems)

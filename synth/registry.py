@@ -37,7 +37,15 @@ def find(kind: str, name: str, base: type[Stage] | None = None) -> type[Stage]:
     known = names(kind)
     if ":" in name:
         module_name, _, attribute = name.partition(":")
-        cls = getattr(_load(module_name, name), attribute, None)
+        module = _load(module_name, name)
+        cls = getattr(module, attribute, None)
+        own = [each for each in vars(module).values() if isinstance(each, type) and issubclass(each, base)]
+        package = module_name.partition(".")[0]  # what it imports from elsewhere is not its own
+        there = [f"{module_name}:{each.__name__}" for each in own if each.__module__.partition(".")[0] == package]
+        known = there or known
+        if cls is None:
+            hint = f"These exist: {', '.join(there)}." if there else f"It has no subclass of {base.__name__} at all."
+            raise JobError(f"the module {module_name} has no {attribute!r}.", hint)
     elif name in known:
         module = _load(f"synth.{kind}.{name}", name)
         exported = list(getattr(module, "__all__", ()))
@@ -66,8 +74,10 @@ def _load(module_name: str, name: str) -> ModuleType:
         return importlib.import_module(module_name)
     except ImportError as exc:
         hint = "Install its package, or put the module into the folder of the job file."
+        if module_name.endswith(".py"):
+            hint = f"Write {name.replace('.py:', ':').replace('/', '.')!r}."
         raise JobError(f"{name!r} cannot be imported: {exc}.", hint) from exc
-    except Exception as exc:
+    except (Exception, SystemExit) as exc:
         raise JobError(f"{name!r} cannot be imported: {type(exc).__name__}: {exc}.", "Fix the module.") from exc
 
 

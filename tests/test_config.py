@@ -134,6 +134,11 @@ def test_options_of_a_task_without_use_are_those_of_the_usual_one(job):
             "extractive",
         ),
         (
+            changed("use: extractive", 'use: "synth.scores.cosine:Cosin"'),
+            "job.yaml:4: llm.use: the module synth.scores.cosine has no 'Cosin'",
+            "no subclass of LlmStage",
+        ),
+        (
             changed("use: extractive", 'use: "nowhere:Thing"'),
             "job.yaml:4: llm.use: 'nowhere:Thing' cannot",
             "folder of the job file",
@@ -150,6 +155,32 @@ def test_a_mistake_is_named_with_its_place_and_its_cure(job, text, where, cure):
     assert cure in message
     assert "zebra" not in message
     assert "mistakes" not in message, "one mistake is reported once"
+
+
+@pytest.mark.parametrize(
+    ("scores", "keep"),
+    [
+        (f'{{use: "{__name__}:Shoutin"}}', "shouting: {is: true}"),
+        (f'{{use: "{__name__}:Shouting", loud: 3}}', "shouting: {is: true}"),
+        ("{use: cosin}", "cosine: {above: 0.7}"),
+        ("{use: cosine, as: [x]}", "mini: {above: 0.7}"),
+        ("{use: near_duplicates}", "unique: {by: query_cluster, best: length}"),
+    ],
+)
+def test_a_scorer_that_is_refused_is_the_only_mistake(job, scores, keep):
+    text = changed("[{use: cosine}, {use: length}]", f"[{scores}, {{use: length}}]").replace(
+        "cosine: {above: 0.7}", keep
+    )
+    message = refused(job, text)
+    assert "job.yaml:9: scores.0" in message
+    assert "mistakes" not in message
+
+
+def test_a_task_that_is_refused_is_the_only_mistake(job):
+    text = changed("use: retrieval", 'use: "no_module_here:Titles"').replace("cosine: {above: 0.7}", "words: {min: 3}")
+    message = refused(job, text)
+    assert "job.yaml:7: task.use: 'no_module_here:Titles' cannot be imported" in message
+    assert "mistakes" not in message
 
 
 def test_five_mistakes_are_reported_together(job):

@@ -56,13 +56,23 @@ def test_a_plugin_is_named_as_the_job_names_it():
     assert name_of(registry.find("llm", "extractive")()) == "extractive"
 
 
+def test_a_module_that_ends_the_process_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "a_script.py").write_text("raise SystemExit(0)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(JobError, match="cannot be imported: SystemExit"):
+        registry.find("scores", "a_script:Words")
+
+
 @pytest.mark.parametrize(
     ("name", "wrong"),
     [
         ("cosin", "Did you mean 'cosine'?"),
         ("zzz", '"package.module:Class"'),
         (f"{__name__}:NoStage", "is not a subclass of"),
-        (f"{__name__}:Missing", "is not a subclass of"),
+        (f"{__name__}:Missing", f"has no 'Missing'. These exist: {__name__}:"),
+        (f"{__name__}:", f"has no ''. These exist: {__name__}:"),
+        ("json:Missing", "has no 'Missing'. It has no subclass of Stage at all."),
+        ("my/scorer.py:Words", "Write 'my.scorer:Words'"),
         ("no_such_module_here:Thing", "cannot be imported"),
         (":Thing", "cannot be imported"),
         ("_batch", "unknown name '_batch'"),

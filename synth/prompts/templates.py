@@ -25,7 +25,7 @@ from jinja2 import (
     meta,
     nodes,
 )
-from jinja2.sandbox import SandboxedEnvironment, safe_range
+from jinja2.sandbox import SandboxedEnvironment
 
 from synth.errors import JobError
 from synth.shipped import find
@@ -138,7 +138,7 @@ class _Environment(SandboxedEnvironment):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.start()
-        self.globals = {"range": safe_range, _TICK: self.tick}
+        self.globals = {"range": range, _TICK: self.tick}
         self.filters = {name: self._bounded(each) for name, each in self.filters.items()}
         self.filters["format"] = lambda text, *args, **named: self.call_binop(None, "%", str(text), named or args)
 
@@ -147,11 +147,12 @@ class _Environment(SandboxedEnvironment):
         self._wall, self._cpu = time.monotonic() + RENDER_SECONDS, time.thread_time() + RENDER_SECONDS
 
     def tick(self, *given: Any) -> str:
-        """Raises TimeoutError when the time is up, OverflowError for a large number among the arguments of a call."""
+        """Raises TimeoutError when the time is up, OverflowError for a large number or range among arguments."""
         if time.monotonic() > self._wall and time.thread_time() > self._cpu:  # the first costs a tenth of the second
             raise TimeoutError(f"rendering took more than {RENDER_SECONDS:g} seconds")
         for each in given:
-            _small(each if isinstance(each, int) else 0, "a number given to a function or filter")
+            size = each if isinstance(each, int) else len(each) if isinstance(each, range) else 0
+            _small(size, "a number given to a function or filter")
         return ""
 
     def _bounded(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -163,7 +164,8 @@ class _Environment(SandboxedEnvironment):
         return call
 
     def call(self, context: Any, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
-        self.tick(*args, *kwargs.values())
+        if obj is not range:  # a loop over it looks at the clock
+            self.tick(*args, *kwargs.values())
         return context.call(obj, *args, **kwargs)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:

@@ -139,7 +139,7 @@ def look_at_pairs(job: Job, findings: Findings) -> PairsReport:
     report = PairsReport()
     limits = ReadLimits(max_line_bytes=job.limits.max_line_bytes, strict=False)
     try:
-        sets = sources.inspect_pairs(job.data, job.base, limits)
+        sets = sources.inspect_pairs(job.data, job.base, limits, notify=findings.warn)
         own = sources.pairs_schema(sets, limits)
         report.layouts = [each.describe() for each in sets]
         report.rows = rows = sources.count_rows(sources.pair_files(sets))

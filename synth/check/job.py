@@ -45,7 +45,7 @@ def _files(draft: Draft, base: Path, findings: Findings) -> list[InputFile]:
         path = ("corpus", str(index)) if isinstance(given, list) else ("corpus",)
         corpus, _ = validate(Corpus, spec)
         try:
-            seen = inspect([corpus], base, limits) if corpus is not None else []
+            seen = inspect([corpus], base, limits, notify=findings.warn) if corpus is not None else []
         except JobError as exc:
             findings.problem(Problem((*path, "path"), exc.message.removeprefix("corpus.path: "), exc.hint))
         except SynthError as exc:

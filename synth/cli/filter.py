@@ -29,7 +29,7 @@ def filter(  # noqa: A001 - the command's name
         list[str] | None,
         typer.Argument(
             metavar="DATA...",
-            help="Files and patterns of one layout, BEIR folders, folders of runs.",
+            help="Files and patterns of one layout, folders of data sets, folders of runs.",
             show_default=False,
         ),
     ] = None,

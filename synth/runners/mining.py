@@ -58,7 +58,7 @@ def plan_of(out: Path, args: MineArgs, notify: Notify) -> Plan:
     lacks = (options.column_problem(step.schema(index).names) for index in shards)
     if (lack := next(lacks)) and all(lacks):
         raise JobError(f"{step.path}: {lack[0]}.", lack[1])
-    return Plan(run, use, options, view, CorpusSource.of(run, args.corpus, args.document))
+    return Plan(run, use, options, view, CorpusSource.of(run, args.corpus, args.document, notify))
 
 
 def options_of(file: Path | None, flags: Mapping[str, str | bool | None]) -> tuple[str, Negatives]:

@@ -217,7 +217,7 @@ def _as_today(old: Any, now: Any) -> Any:
 
 def _pair_sets(job: Job, before: Record | None, notify: Notify) -> tuple[PairSet, ...]:
     """The existing data of a job. It says what it recognised before anything is written."""
-    found = inspect_pairs(job.data, job.base, job.read_limits(), before.inputs if before else ())
+    found = inspect_pairs(job.data, job.base, job.read_limits(), before.inputs if before else (), notify)
     sets = tuple(replace(each, files=tuple(in_order(before, each.files))) for each in found)
     for each in sets:
         notify(each.describe())
@@ -231,7 +231,7 @@ def _corpus_files(job: Job, before: Record | None, library: Library | None, noti
     if library and options and len(library.sentences) < options.top_k:
         notify(f"{library.name}: {len(library.sentences)} personas, fewer than top_k = {options.top_k}")
     known = before.inputs if before else ()
-    inputs = in_order(before, inspect(job.corpora, job.base, job.read_limits(), known))
+    inputs = in_order(before, inspect(job.corpora, job.base, job.read_limits(), known, notify))
     for each in inputs:
         if each.rows == 0:
             notify(f"{each.path}: holds no row")

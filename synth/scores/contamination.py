@@ -19,7 +19,7 @@ from synth.sources.columns import TEXT_NAMES, keys_of, usual_name
 from synth.sources.files import FoundFile, look
 from synth.sources.parquet import schema
 from synth.sources.readers import columns_of, first_objects, raw_rows
-from synth.sources.records import Selection
+from synth.sources.records import COLUMNAR, Selection
 from synth.sources.text import header, lines, opened
 from synth.stage import Services
 
@@ -129,7 +129,7 @@ def _texts(file: InputFile, column: str | None) -> Iterator[tuple[int, object]]:
 
 
 def _column(file: InputFile) -> str:
-    if file.kind == "parquet":
+    if file.kind in COLUMNAR:
         available: list[str] = list(schema(file.path).names)
     elif file.kind in ("csv", "tsv"):
         available = list(header(file.path, _LIMITS))

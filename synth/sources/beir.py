@@ -6,9 +6,10 @@ queries as `passage_<name>` and `query_<name>`, and the name of the judgements' 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Iterator, Sequence
 from math import isfinite
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -30,20 +31,8 @@ _QUERY_IDS = ("query-id", "query_id", "queryid", "qid", "query")
 _PASSAGE_IDS = ("corpus-id", "corpus_id", "doc_id", "doc-id", "docid", "passage_id", "pid", "document_id", "did")
 _SCORES = ("score", "relevance", "label", "rel", "relevancy")
 _QUERY_TEXTS = ("query", "question", *TEXT_NAMES)
-_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".parquet", ".tsv", ".csv", ".tsv.gz", ".csv.gz")
-
-
-def parts(folder: Path) -> list[Path]:
-    """The files of a BEIR folder, none if it is not one."""
-    found: list[Path] = []
-    for role in _ROLES:
-        inner = sorted((folder / role).iterdir()) if (folder / role).is_dir() else []
-        mine = [*inner, *(each for each in sorted(folder.iterdir()) if each.name.split(".")[0] == role)]
-        mine = [each for each in mine if each.is_file() and each.name.endswith(_SUFFIXES)]
-        if not mine:
-            return []
-        found += mine
-    return found
+_PART = re.compile(r"-[0-9]{5}-of-[0-9]{5}$")
+"""The number of a part in the name of a file."""
 
 
 def layout(entry: PairData, files: Sequence[InputFile], limits: ReadLimits) -> PairSet | None:
@@ -101,7 +90,7 @@ class Joined:
     def raw_rows(self, file: InputFile, wanted: Wanted | None) -> Iterator[RawRows]:
         """The judgements of one file as pairs; one that is not above 0, or whose text is missing, has a fault."""
         columns = _columns("qrels", file, self._limits)
-        split = PurePosixPath(file.relative).name.split(".")[0] if "/" in file.relative else None
+        split = _PART.sub("", PurePosixPath(file.relative).name.split(".")[0]) if "/" in file.relative else None
         for raw in _read(file, tuple(columns.values()), self._own, self._limits, wanted):
             faults = dict(raw.faults)
             queries = [str(value) for value in raw.values[columns["query"]]]

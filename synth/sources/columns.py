@@ -12,8 +12,10 @@ from synth.sources.records import LanguageSource, LayoutKind
 
 TEXT_NAMES = (
     *("text", "passage", "content", "body", "contents", "chunk", "document", "passage_text", "page_content"),
-    *("chunk_text", "paragraph", "doc", "article", "abstract", "context"),
+    *("chunk_text", "paragraph", "doc", "article", "abstract", "context", "positive"),
 )
+LIST_NAMES = ("pos", "positive_messages", "positive_passages")
+"""Columns with a list of passages in each row, as trainers read them."""
 ID_NAMES = ("id", "_id", "passage_id", "chunk_id", "doc_id", "docid", "document_id", "pid", "uuid")
 PAIR_NAMES = (
     *(("query", name) for name in ("passage", "positive", "pos", "positive_passage", "document", "doc", "context")),
@@ -44,7 +46,7 @@ class Columns(NamedTuple):
 
 def find_columns(corpus: Corpus, available: Sequence[str], path: str) -> Columns:
     """The columns that the corpus names or that have a usual name. Raises InputError for one that `path` lacks."""
-    text = corpus.text if corpus.text != "auto" else usual_name(TEXT_NAMES, available)
+    text = corpus.text if corpus.text != "auto" else usual_name((*TEXT_NAMES, *LIST_NAMES), available)
     if text is None:
         what = f"no column has a usual name of a text (columns: {', '.join(available)})"
         raise InputError(f"{path}: {what}.", "Name it in the job: corpus.text.")
@@ -120,6 +122,18 @@ def values_at(rows: Sequence[Mapping[str, Any]], column: str) -> list[Any]:
     return found
 
 
+def content(value: Any) -> Any:
+    """The text of chat messages without the system's, or of an object with a text; any other value as it is."""
+    if isinstance(value, Mapping):
+        value = [value] if "content" in value else value.get("text", value)
+    if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
+        return value
+    texts = [each.get("content") for each in value if each.get("role") != "system"]
+    if len(texts) == 1 or not all(isinstance(text, str) for text in texts):
+        return texts[0] if texts else None
+    return "\n".join(texts) if texts else None
+
+
 def _leaf_paths(row: Mapping[str, Any], prefix: str = "", levels: int = 4) -> Iterator[str]:
     for key, value in row.items():
         yield prefix + key
@@ -134,6 +148,8 @@ def find_pair(data: PairData, available: Sequence[str], path: str) -> tuple[Layo
             return "flag", "query", "pos"
         if {"messages", "positive_messages"} <= set(available):
             return "messages", "messages", "positive_messages"
+        if {"query", "positive_passages"} <= set(available):
+            return "tevatron", "query", "positive_passages"
     query, passage = _usual_pair(data, available)
     for name, key in ((query, "query"), (passage, "passage")):
         if name is None:

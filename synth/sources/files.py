@@ -6,10 +6,11 @@ counted, so that a cut file or one of another kind ends the job before the first
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -17,11 +18,15 @@ from typing import NamedTuple
 
 from synth.errors import InputError, JobError, SystemFault
 from synth.sources import parquet, text
+from synth.sources.layouts import data_files
 from synth.sources.options import WILDCARDS, ReadLimits
-from synth.sources.records import FileKind, InputFile
+from synth.sources.records import COLUMNAR, FileKind, InputFile
+from synth.types import Notify
 
 _SUFFIXES: dict[str, FileKind] = {
     ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".json": "jsonl",
@@ -30,13 +35,16 @@ _SUFFIXES: dict[str, FileKind] = {
     ".txt": "text",
     ".md": "text",
 }
-_KINDS = "Parquet, JSON lines (.jsonl, .ndjson, .json), CSV and TSV (these three also .gz or .zst), .txt and .md"
+_KINDS = "Parquet, Arrow, JSON lines (.jsonl, .ndjson, .json), CSV and TSV (these three also .gz or .zst), .txt and .md"
 _OTHER_KINDS = {
     b"PK\x03\x04": ("a zip archive", "Unpack it."),
     b"BZh": ("packed with bzip2", "Unpack it, or pack it with gzip."),
     b"\xfd7zXZ": ("packed with xz", "Unpack it, or pack it with gzip."),
     b"PAR1": ("a Parquet file", "Rename it to .parquet."),
 }
+_NAMED = 3
+"""Names that a line on left out files has."""
+_POINTER = b"version https://git-lfs.github.com/spec/"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff", b"{\x00", b"\x00{")
 
 
@@ -47,24 +55,27 @@ class FoundFile(NamedTuple):
     relative: str
 
 
-def expand(named: str, base: Path, key: str, kinds: Collection[FileKind]) -> list[FoundFile]:
-    """The sorted files that a path or pattern below `base` names; of a folder those of `kinds`. Raises JobError."""
+def expand(named: str, base: Path, *, pairs: bool, notify: Notify | None) -> list[FoundFile]:
+    """The sorted files that a path or pattern below `base` names; of a folder those that are its data.
+
+    `notify` gets a line on the files of a folder that are left out. Raises JobError, InputError, and SystemFault for a
+    folder that cannot be read.
+    """
+    try:
+        return _expand(named, base, "data.path" if pairs else "corpus.path", notify)
+    except PermissionError as exc:
+        hint = "Change its permissions, or name the other folders."
+        raise SystemFault(f"{exc.filename}: no permission to read it.", hint) from exc
+
+
+def _expand(named: str, base: Path, key: str, notify: Notify | None) -> list[FoundFile]:
     path = Path(os.path.abspath(base / Path(named).expanduser()))  # noqa: PTH100 - resolve() would follow links
     if os.path.lexists(path) and not path.is_dir():
         return in_order([path], path.parent)
     if path.is_dir() and path.suffix in _SUFFIXES:
         raise InputError(f"{path}: a folder with the name of a file.", f"For the files in it write {named}/*.")
     if path.is_dir():
-        found = []
-        for root, folders, names in os.walk(path):
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            visible = (name for name in names if not name.startswith("."))
-            found += [Path(root, name) for name in visible if _claimed(name) in kinds]
-        if not found:
-            endings = " or ".join(suffix for suffix, kind in _SUFFIXES.items() if kind in kinds)
-            hint = f"For other files use a pattern, such as {named.rstrip('/')}/*.parquet."
-            raise JobError(f"{key}: no {endings} file in the folder {path}.", hint)
-        return in_order(found, path)
+        return _of_folder(named, path, key, notify)
     # a name that exists is a name: only what follows the last folder that is there can be a pattern
     fixed = next(parent for parent in path.parents if parent.is_dir())
     pattern = str(path.relative_to(fixed))
@@ -75,6 +86,11 @@ def expand(named: str, base: Path, key: str, kinds: Collection[FileKind]) -> lis
         found = [file for file, parts in matching if not any(part.startswith(".") for part in parts)]
     except ValueError as exc:
         raise JobError(f"{key}: invalid pattern {pattern!r} ({exc}).", "`**` must be a whole path component.") from exc
+    steps = Path(pattern).parts[:-1]
+    entered = (each for n in range(len(steps) + 1) for each in ([fixed] if n == 0 else fixed.glob("/".join(steps[:n]))))
+    for folder in entered:  # those that cannot be read match nothing
+        if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK, effective_ids=True):
+            raise PermissionError(errno.EACCES, "", str(folder))
     if not found:
         raise JobError(f"{key}: nothing matches {pattern!r} in {fixed}.", "Check the pattern.")
     return in_order(found, fixed)
@@ -115,6 +131,18 @@ def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
     return fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
 
 
+def _of_folder(named: str, path: Path, key: str, notify: Notify | None) -> list[FoundFile]:
+    root, files, others = data_files(path, _claimed, pairs=key == "data.path")
+    if not files:
+        what = "no file of data" if key == "data.path" else "no .txt or .md file, and no file of data,"
+        raise JobError(f"{key}: {what} in the folder {path}.", f"Supported are {_KINDS}; name others with a pattern.")
+    if notify and others:
+        names = [str(each.relative_to(root)) for each in sorted(others)[:_NAMED]]
+        names += [f"and {len(others) - _NAMED:,} more"] if len(others) > _NAMED else []
+        notify(f"{named}: reads {len(files):,} of {len(files) + len(others):,} files; not {', '.join(names)}")
+    return in_order(files, root)
+
+
 def in_order(paths: Iterable[Path], folder: Path) -> list[FoundFile]:
     """Files of a folder by the bytes of their path in it. Raises InputError for a name that is not UTF-8."""
     found = []
@@ -143,7 +171,7 @@ def look(index: int, source: str, found: FoundFile, limits: ReadLimits, known: I
         size=status.st_size,
         mtime_ns=status.st_mtime_ns,
         sha256=_sha256(path),
-        rows=parquet.count(str(path)) if kind == "parquet" else text.count(str(path), kind, limits),
+        rows=parquet.count(str(path)) if kind in COLUMNAR else text.count(str(path), kind, limits),
         target=os.path.realpath(path) if path.is_symlink() else None,
     )
 
@@ -177,12 +205,14 @@ def _claimed(name: str) -> FileKind | None:
 
 def check_content(path: Path, kind: FileKind, size: int) -> None:
     """Raises InputError when the first bytes of a file belong to another kind."""
-    if kind == "parquet" and size == 0:
-        raise InputError(f"{path}: an empty file, not Parquet.", "Write it again, or leave it out.")
-    if kind == "parquet":
-        return
-    with text.opened(path) as stream:
+    if kind in COLUMNAR and size == 0:
+        raise InputError(f"{path}: an empty file, not {kind.title()}.", "Write it again, or leave it out.")
+    with path.open("rb") if kind in COLUMNAR else text.opened(path) as stream:
         head = stream.read(512)
+    if head.startswith(_POINTER):
+        raise InputError(f"{path}: a pointer of Git LFS, not the file itself.", "Fetch it: git lfs pull")
+    if kind in COLUMNAR:
+        return
     for magic, (what, hint) in _OTHER_KINDS.items():
         if head.startswith(magic):
             raise InputError(f"{path}: {what}.", hint)

@@ -14,7 +14,7 @@ from synth.stage import Stage
 HUB = "hf://"
 WILDCARDS = frozenset("*?[")
 INSTRUCTION = "Given a question, retrieve passages that answer it"
-_SUFFIXES = re.compile(r"(\.(parquet|jsonl|ndjson|json|csv|tsv|txt|md))?(\.(gz|zst))?$", re.IGNORECASE)
+_SUFFIXES = re.compile(r"(\.(parquet|arrow|feather|jsonl|ndjson|json|csv|tsv|txt|md))?(\.(gz|zst))?$", re.IGNORECASE)
 _STEPS = frozenset({"generated", "kept", "mined"})
 _Path = Annotated[str, Field(pattern=r"^[^\x00]+$")]
 
@@ -28,15 +28,17 @@ class LanguageColumn(BaseModel):
 
 
 class Corpus(Stage):
-    """One set of passages: a file, a pattern, a folder of .txt and .md files, or a data set on the hub."""
+    """One set of passages: a file, a pattern, a folder, or a data set on the hub."""
 
     name: str | None = Field(default=None, min_length=1)
     """The value of the column `source`; by default the stem of the path, without its wildcards."""
     path: _Path
     """`data/a.parquet`, `data/*.jsonl.gz`, `notes/`, or `hf://owner/name[@revision][#[config/]split]` (split `train`).
 
-    Parquet, JSON lines (.jsonl, .ndjson, .json) and CSV or TSV with a header line; the last three also as .gz or .zst.
-    Folders are searched recursively; links to other folders are not followed, hidden files are skipped.
+    Parquet, Arrow, JSON lines (.jsonl, .ndjson, .json) and CSV or TSV with a header line; the last three also as .gz or
+    .zst. A folder has .txt and .md files, or a layout that is recognised: a data set of the hub or of `save_to_disk`,
+    BEIR, MTEB, a run or an export of synth. Files in it that are not read are named, except hidden ones; links to
+    other folders are not followed.
     """
     id: str | None = "auto"
     """Column of your own id (text or whole number); `auto` looks for the usual names.
@@ -90,17 +92,17 @@ def _as_list(value: object) -> object:
 
 
 class PairData(Stage):
-    """Existing pairs: files, patterns, a BEIR folder, or the output folder of an earlier run.
+    """Existing pairs: files, patterns, or a folder as for `corpus`, also the output folder of an earlier run.
 
     The layout is recognised: two columns, sentence-transformers' tuples (anchor, positive, negative_1 …),
-    FlagEmbedding's query/pos/neg, ms-swift's messages, BEIR. Each element of a list of positives becomes a pair;
-    negatives are carried.
+    FlagEmbedding's query/pos/neg, ms-swift's messages, Tevatron, BEIR, MTEB. Each element of a list of positives
+    becomes a pair; negatives are carried.
     """
 
     name: str | None = Field(default=None, min_length=1)
     """The value of the column `source`; by default the stem of the first path, without its wildcards."""
     path: Annotated[tuple[_Path, ...], BeforeValidator(_as_list), Field(strict=False, min_length=1)]
-    """One path or several: Parquet, JSON lines, CSV, TSV (the last three also .gz or .zst), a pattern, or a folder."""
+    """One path or several: Parquet, Arrow, JSON lines, CSV or TSV (also .gz or .zst), a pattern, or a folder."""
     query: str = "auto"
     """Column of the query; `doc.question` reaches into a struct; `auto` looks for the usual names."""
     passage: str = "auto"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from math import isfinite, nan
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,8 +16,8 @@ from synth.shards import ShardMeta
 from synth.sources import beir
 from synth.sources.carried import json_columns, unite
 from synth.sources.checks import check_present, excerpt
-from synth.sources.columns import find_pair, pair_language, require
-from synth.sources.files import FoundFile, expand, in_order, look
+from synth.sources.columns import content, find_pair, pair_language, require
+from synth.sources.files import FoundFile, expand, look
 from synth.sources.options import PairData, ReadLimits
 from synth.sources.parquet import column_names, is_text
 from synth.sources.readers import Rows, file_schema, language_at, raw_rows, read_rows
@@ -25,7 +25,6 @@ from synth.sources.records import (
     Block,
     Fault,
     FileKey,
-    FileKind,
     InputFile,
     PairRow,
     PairSet,
@@ -33,15 +32,19 @@ from synth.sources.records import (
     Selection,
 )
 from synth.sources.text import Wanted
+from synth.types import Notify
 
-_KINDS: tuple[FileKind, ...] = ("parquet", "jsonl", "csv", "tsv")
 _SHARD = re.compile(r"[0-9]{8}\.parquet")
-_LISTED = ("flag", "messages")
+_LISTED = ("flag", "messages", "tevatron")
 """Layouts with a list of positives in each row."""
 
 
 def inspect_pairs(
-    data: Sequence[PairData], base: Path, limits: ReadLimits, known: Iterable[InputFile] = ()
+    data: Sequence[PairData],
+    base: Path,
+    limits: ReadLimits,
+    known: Iterable[InputFile] = (),
+    notify: Notify | None = None,
 ) -> tuple[PairSet, ...]:
     """Files and layout of every entry; a file of `known` is not hashed again. Raises JobError, InputError."""
     earlier = {file.path: file for file in known}
@@ -54,7 +57,7 @@ def inspect_pairs(
         if entry.on_hub:
             raise JobError(f"data.path: {entry.path[0]}: pairs are read from files.", "Download the data set first.")
         files = tuple(
-            look(index, entry.source, each, limits, earlier.get(str(each.path))) for each in _find(entry, base)
+            look(index, entry.source, each, limits, earlier.get(str(each.path))) for each in _find(entry, base, notify)
         )
         sets.append(beir.layout(entry, files, limits) or _layout(entry, files, limits))
     if not any(each.rows for each in sets):
@@ -62,18 +65,13 @@ def inspect_pairs(
     return tuple(sets)
 
 
-def _find(entry: PairData, base: Path) -> Iterable[FoundFile]:
+def _find(entry: PairData, base: Path, notify: Notify | None) -> Iterable[FoundFile]:
     """The files of an entry, each with a relative path that no other has: with as many of its folders as it takes."""
     found: dict[Path, FoundFile] = {}
     for named in entry.path:
-        folder = base / Path(named).expanduser()
-        if (folder / "job.json").is_file() and (folder / "generated").is_dir():
-            folder /= "generated"
-        shards = [each for each in folder.iterdir() if _SHARD.fullmatch(each.name)] if folder.is_dir() else []
-        joined = beir.parts(folder) if folder.is_dir() else []
-        if joined and len(entry.path) > 1:
+        one = expand(named, base, pairs=True, notify=notify)
+        if len(entry.path) > 1 and {each.relative.split("/")[0].split(".")[0] for each in one} >= {"corpus", "queries"}:
             raise JobError(f"data.path: {named}: a BEIR folder among other paths.", "Make it an entry of its own.")
-        one = in_order(shards or joined, folder) if shards or joined else expand(named, base, "data.path", _KINDS)
         for each in one:
             taken = {other.relative for other in found.values()}
             count, relative = len(PurePosixPath(each.relative).parts), each.relative
@@ -101,7 +99,7 @@ def _layout(entry: PairData, files: Sequence[InputFile], limits: ReadLimits) -> 
         _refuse_newer(files)
     for schema, other in schemas:
         for name in (query, passage):
-            _check_type(schema, name, other, listed=kind == "messages" or (kind == "flag" and name == passage))
+            _check_type(schema, name, other, listed=kind == "messages" or (kind in _LISTED and name == passage))
     others = [name for name in names if kind == "messages" or name not in (query, passage, entry.label)]
     carried = others if entry.carry == "all" else entry.carry
     for name in carried:
@@ -205,9 +203,9 @@ class _Pairs(Rows[PairRow]):
     def outcome(self, raw: RawRows, place: int) -> list[PairRow] | Fault:
         layout, values = self._layout, raw.values
         query, passages = values[layout.query][place], values[layout.passage][place]
-        if layout.kind == "messages":
-            query = _content(query)
-            passages = [_content(each) for each in passages] if isinstance(passages, list) else passages
+        if layout.kind in ("messages", "tevatron"):
+            query = content(query)
+            passages = [content(each) for each in passages] if isinstance(passages, list) else passages
         listed = layout.kind in _LISTED
         wrong = _check_positives(passages, query) if listed else check_present(passages, "the passage")
         if fault := check_present(query, "the query") or wrong:
@@ -242,18 +240,6 @@ def _check_positives(passages: Any, query: Any) -> Fault | None:
         if fault := check_present(passage, f"positive {place} of {len(passages)}"):
             return fault
     return None
-
-
-def _content(messages: Any) -> Any:
-    """The text of a list of chat messages without the system's; any other value as it is."""
-    if isinstance(messages, Mapping):
-        messages = [messages]
-    if not isinstance(messages, list) or not all(isinstance(each, dict) for each in messages):
-        return messages
-    texts = [each.get("content") for each in messages if each.get("role") != "system"]
-    if len(texts) == 1 or not all(isinstance(text, str) for text in texts):
-        return texts[0] if texts else None
-    return "\n".join(texts) if texts else None
 
 
 def _label(value: Any) -> float | Fault | None:

@@ -1,4 +1,4 @@
-"""Parquet in batches of bounded size: no file, however packed, unpacks more than `limits.max_batch_bytes` at once.
+"""Parquet and Arrow in batches of bounded size: no Parquet, however packed, unpacks more than `limits.max_batch_bytes`.
 
 Two encodings of Parquet let a few bytes represent a long text again and again: dictionaries and shared prefixes. The
 most that one row can take is known before it is unpacked (the size of the dictionary page), and decides how many rows
@@ -29,6 +29,8 @@ _SHARE = 8
 """A batch aims at this part of the cap: rows of one group differ in size."""
 _DICTIONARY = b"\x15\x04\x15"
 """How the header of a dictionary page starts: a number follows, type 2 with its sign bit, a number follows."""
+_ARROW_FILE = b"ARROW1"
+"""How Arrow's file format starts; its stream format has no such mark."""
 _SIGNATURE = 28
 """Bytes after the footer of a file that has encrypted columns: a nonce and a tag."""
 _VALUE = 8
@@ -36,11 +38,15 @@ _VALUE = 8
 
 
 def count(path: str) -> int:
+    if _is_arrow(path):
+        return sum(batch.num_rows for batch in _arrow_batches(path))
     with _open(path) as file:
         return int(file.metadata.num_rows)
 
 
 def schema(path: str) -> pa.Schema:
+    if _is_arrow(path):
+        return next(_arrow_batches(path)).schema
     with _open(path) as file:
         return file.schema_arrow
 
@@ -74,21 +80,30 @@ def column_names(schema: pa.Schema) -> list[str]:
 
 def read(path: str, selection: Selection, limits: ReadLimits, wanted: Wanted | None) -> Iterator[RawRows]:
     """The wanted rows, one row group after the other. Raises InputError for a damaged page or one beyond the limits."""
+    first = 0
+    for batch, where in _named_batches(path, selection, limits):
+        numbers: Sequence[int] = range(first, first + batch.num_rows)
+        picked = batch
+        if wanted is not None:
+            numbers = [number for number in numbers if wanted(number)]
+            picked = batch.take(pa.array([number - first for number in numbers], pa.int64()))
+        first += batch.num_rows
+        if numbers:
+            yield _raw_rows(picked, numbers, selection, limits, where)
+
+
+def _named_batches(path: str, selection: Selection, limits: ReadLimits) -> Iterator[tuple[pa.RecordBatch, str]]:
+    """Batches of the columns that are wanted, and where in the file they are."""
+    if _is_arrow(path):
+        yield from ((batch, path) for batch in _arrow_batches(path, limits))
+        return
     with _open(path) as file:
         known = file.schema_arrow.names
         present = [name for name in selection.values if name in known or name.partition(".")[0] in known]
         names = list(dict.fromkeys([*present, *(name for name in selection.schema.names if name in selection.carried)]))
-        first = 0
         for group in range(file.num_row_groups):
             for batch in _batches(file, group, names, limits, path):
-                numbers: Sequence[int] = range(first, first + batch.num_rows)
-                picked = batch
-                if wanted is not None:
-                    numbers = [number for number in numbers if wanted(number)]
-                    picked = batch.take(pa.array([number - first for number in numbers], pa.int64()))
-                first += batch.num_rows
-                if numbers:
-                    yield _raw_rows(picked, numbers, selection, limits, f"{path}: row group {group}")
+                yield batch, f"{path}: row group {group}"
 
 
 def _batches(
@@ -207,6 +222,44 @@ def _is_lossy(kind: pa.DataType) -> bool:
     if kind.num_fields:
         return any(_is_lossy(kind.field(place).type) for place in range(kind.num_fields))
     return str(kind).startswith(("timestamp[ns", "duration[ns", "time64[ns"))
+
+
+def _is_arrow(path: str) -> bool:
+    return path.lower().endswith((".arrow", ".feather"))
+
+
+def _arrow_batches(path: str, limits: ReadLimits | None = None) -> Iterator[pa.RecordBatch]:
+    """Batches of Arrow's stream or file format, an empty one first; slices of bounded size where limits are given.
+
+    Raises InputError for a damaged file and for rows beyond the limits.
+    """
+    try:
+        with pa.OSFile(path) as source:
+            is_file = source.read(len(_ARROW_FILE)) == _ARROW_FILE
+            source.seek(0)
+            reader = pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source)
+            yield pa.RecordBatch.from_pylist([], reader.schema)
+            for batch in map(reader.get_batch, range(reader.num_record_batches)) if is_file else reader:
+                _check(batch)
+                for start in range(0, batch.num_rows, _ROWS):
+                    part = batch.slice(start, _ROWS)
+                    if limits is not None and part.nbytes > limits.max_batch_bytes:
+                        what = f"{part.num_rows} rows take {part.nbytes} bytes, more than {limits.max_batch_bytes}"
+                        raise InputError(f"{path}: {what}.", "Write the file with shorter texts.")
+                    yield part
+    except PermissionError as exc:
+        raise SystemFault(f"{path}: no permission to read it.", "Change its permissions, then run again.") from exc
+    except (OSError, pa.ArrowException) as exc:
+        raise InputError(f"{path}: not a complete Arrow file ({exc}).", "Write or download it again.") from exc
+
+
+def _check(batch: pa.RecordBatch) -> None:
+    """Raises ArrowInvalid where offsets lead outside of the data; a text that is not UTF-8 is left to its row."""
+    try:
+        batch.validate(full=True)
+    except pa.ArrowInvalid as exc:
+        if "UTF8" not in str(exc):
+            raise
 
 
 @contextmanager

@@ -21,16 +21,21 @@ from synth.errors import InputError, JobError
 from synth.sources import parquet
 from synth.sources.carried import infer_type, plain_type, unite
 from synth.sources.checks import FirstSeen, check_string, check_text, digest, excerpt, storable
-from synth.sources.columns import language_source, values_at
+from synth.sources.columns import LIST_NAMES, content, language_source, values_at
 from synth.sources.files import expand, look
 from synth.sources.options import Corpus, ReadLimits
 from synth.sources.readers import Rows, columns_of, first_objects, language_at, raw_rows, read_rows
-from synth.sources.records import Block, Fault, FileKey, InputFile, PassageRow, RawRows, Selection
+from synth.sources.records import COLUMNAR, Block, Fault, FileKey, InputFile, PassageRow, RawRows, Selection
 from synth.sources.text import Wanted
+from synth.types import Notify
 
 
 def inspect(
-    corpora: Sequence[Corpus], base: Path, limits: ReadLimits, known: Iterable[InputFile] = ()
+    corpora: Sequence[Corpus],
+    base: Path,
+    limits: ReadLimits,
+    known: Iterable[InputFile] = (),
+    notify: Notify | None = None,
 ) -> list[InputFile]:
     """The files of all corpora, sorted in each; one of `known` is not hashed again. Raises JobError, InputError."""
     earlier = {file.path: file for file in known}
@@ -45,7 +50,7 @@ def inspect(
 
             files.append(inspect_hub(index, corpus))
             continue
-        for found in expand(corpus.path, base, "corpus.path", frozenset({"text"})):
+        for found in expand(corpus.path, base, pairs=False, notify=notify):
             file = look(index, corpus.source, found, limits, earlier.get(str(found.path)))
             if file.rows:
                 columns_of(corpus, file, limits)
@@ -63,7 +68,7 @@ def carried_schema(corpora: Sequence[Corpus], files: Sequence[InputFile], limits
         if not corpus.carry:
             continue
         columns_of(corpus, file, limits)
-        if file.kind == "parquet":
+        if file.kind in COLUMNAR:
             known = parquet.schema(file.path)
             kinds = [plain_type(parquet.type_of(known, name)) for name in corpus.carry]
         elif file.kind in ("csv", "tsv"):
@@ -128,7 +133,10 @@ class _Passages(Rows[PassageRow]):
         text = raw.values[columns.text][place]
         given_id = raw.values[columns.id][place] if columns.id is not None else None
         title = raw.values[columns.title][place] if columns.title is not None else None
-        fault = check_text(text, corpus) or _check_labels(given_id, title)
+        listed = columns.text in LIST_NAMES and isinstance(text, list)
+        texts = [content(each) for each in text] if listed else [text]
+        checked = (check_text(each, corpus) for each in texts or [None])
+        fault = next((each for each in checked if each), None) or _check_labels(given_id, title)
         if fault is not None:
             return fault
         code = language_at(self._language, raw, place)
@@ -142,12 +150,12 @@ class _Passages(Rows[PassageRow]):
                 new = (0, f"{ident!r} in {self._name(earlier)} and {self._name(number)}")
                 count, example = self.repeated.get(source, new)
                 self.repeated[source] = (count + 1, example)
-        if corpus.duplicates == "first" and (first := self._texts.add(digest(text), number)) is not None:
-            return Fault("duplicate", f"the same text as {self._name(first)}")
-        pieces = [text]
-        if len(text) > corpus.max_chars:
-            cut = corpus.on_long == "truncate"
-            pieces = [truncate(text, corpus.max_chars)] if cut else chunk(text, corpus.max_chars)
+        if corpus.duplicates == "first":
+            firsts = [self._texts.add(digest(each), number) for each in texts]
+            texts = [each for each, first in zip(texts, firsts, strict=True) if first is None]
+            if not texts:
+                return Fault("duplicate", f"the same text as {self._name(firsts[0] or 0)}")
+        pieces = [piece for each in texts for piece in _pieces(each, corpus)]
         ids = [ident] if len(pieces) == 1 else [f"{ident}#{n}" for n in range(len(pieces))]
         shown = str(title) if title else None
         return [
@@ -168,6 +176,10 @@ class _Passages(Rows[PassageRow]):
     def _name(self, number: int) -> str:
         first, source, source_row = self._starts[bisect_right(self._starts, number, key=lambda start: start[0]) - 1]
         return f"{source} row {source_row + number - first}"
+
+
+def _pieces(text: str, corpus: Corpus) -> list[str]:
+    return [truncate(text, corpus.max_chars)] if corpus.on_long == "truncate" else chunk(text, corpus.max_chars)
 
 
 def _check_labels(ident: object, title: object) -> Fault | None:

@@ -16,7 +16,18 @@ from synth.sources.checks import storable
 from synth.sources.columns import Columns, find_columns, keys_of, values_at
 from synth.sources.files import current
 from synth.sources.options import Corpus, ReadLimits
-from synth.sources.records import Block, Fault, FileKey, InputFile, LanguageSource, RawRows, RejectedRow, Row, Selection
+from synth.sources.records import (
+    COLUMNAR,
+    Block,
+    Fault,
+    FileKey,
+    InputFile,
+    LanguageSource,
+    RawRows,
+    RejectedRow,
+    Row,
+    Selection,
+)
 from synth.sources.text import ObjectRow, Wanted
 
 PEEK = 1000
@@ -111,7 +122,7 @@ def raw_rows(
     file: InputFile, selection: Selection, limits: ReadLimits, wanted: Wanted | None = None
 ) -> Iterator[RawRows]:
     """The wanted rows of one file in order. Raises InputError where the file cannot be read on."""
-    if file.kind == "parquet":
+    if file.kind in COLUMNAR:
         yield from parquet.read(file.path, selection, limits, wanted)
         return
     block: list[ObjectRow] = []
@@ -154,7 +165,7 @@ def columns_of(corpus: Corpus, file: InputFile, limits: ReadLimits) -> Columns:
             hint = "Remove id, title and carry from this corpus."
             raise InputError(f"{file.path}: a text file has no columns.", hint)
         return columns
-    if file.kind != "parquet":
+    if file.kind not in COLUMNAR:
         csv = file.kind in ("csv", "tsv")
         available = text.header(file.path, limits) if csv else keys_of(first_objects(file, limits))
         return find_columns(corpus, available, file.path)
@@ -180,7 +191,7 @@ def first_objects(file: InputFile, limits: ReadLimits) -> Sequence[Mapping[str, 
 @lru_cache(maxsize=1024)
 def file_schema(file: InputFile, limits: ReadLimits) -> pa.Schema:
     """Columns of a file as they are carried; remembered, since JSON lines are read whole for it. Raises InputError."""
-    if file.kind == "parquet":
+    if file.kind in COLUMNAR:
         known = parquet.schema(file.path)
         schema = pa.schema([pa.field(each.name, carried.plain_type(each.type)) for each in known])
     elif file.kind in ("csv", "tsv"):

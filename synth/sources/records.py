@@ -8,8 +8,10 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import pyarrow as pa
 
-FileKind = Literal["parquet", "jsonl", "csv", "tsv", "text", "hub"]
-LayoutKind = Literal["columns", "tuples", "flag", "messages", "beir", "shards"]
+FileKind = Literal["parquet", "arrow", "jsonl", "csv", "tsv", "text", "hub"]
+COLUMNAR = ("parquet", "arrow")
+"""Kinds whose files state the types of their columns."""
+LayoutKind = Literal["columns", "tuples", "flag", "messages", "tevatron", "beir", "shards"]
 FileKey = tuple[int, str]
 """Identifies a file within a job: `corpus_index` and `relative`."""
 
@@ -43,8 +45,9 @@ class InputFile:
 
     @property
     def role(self) -> str:
-        """The part that it plays in a BEIR folder: `corpus`, `queries` or `qrels`."""
-        return self.relative.split("/")[0].split(".")[0]
+        """The part that it plays in a BEIR or MTEB folder: `corpus`, `queries` or `qrels`."""
+        part = self.relative.split("/")[0].split(".")[0]
+        return "qrels" if part == "data" else part
 
 
 class Fault(NamedTuple):
@@ -202,6 +205,7 @@ class PairSet:
             "tuples": f"sentence-transformers tuples, {self.query!r} with {self.passage!r}, negatives carried",
             "flag": f"FlagEmbedding lines, {self.query!r} with each of {self.passage!r}, negatives carried",
             "messages": f"ms-swift messages, {self.query!r} with each of {self.passage!r}, negatives carried",
+            "tevatron": f"Tevatron lines, {self.query!r} with each of {self.passage!r}, negatives carried",
             "beir": "a BEIR folder, a pair for each judgement above 0",
             "shards": f"shards of synth, {self.query!r} and {self.passage!r}",
         }[self.kind]

@@ -49,11 +49,11 @@ class CorpusSource:
     document: str | None = None
 
     @classmethod
-    def of(cls, run: OpenRun, paths: Sequence[str], document: str | None) -> CorpusSource:
+    def of(cls, run: OpenRun, paths: Sequence[str], document: str | None, notify: Notify) -> CorpusSource:
         """Find the files. Raises JobError, InputError for a file that cannot be read as its name says."""
         carry = () if document is None else (document,)
         options = tuple(CorpusOptions(path=path, min_chars=1, carry=carry) for path in paths)
-        files = inspect(options, Path.cwd(), run.job.read_limits()) if options else []
+        files = inspect(options, Path.cwd(), run.job.read_limits(), notify=notify) if options else []
         return cls(run, options, tuple(files), document)
 
     @property

@@ -66,7 +66,7 @@ class Records:
         roles: dict[int, set[str]] = {}
         for each in self.last.inputs if self.existing else ():
             roles.setdefault(each["corpus_index"], set()).add(_role(each))
-        # Of a BEIR folder only the judgements become pairs.
+        # Of a BEIR or MTEB folder only the judgements become pairs.
         rows = sum(
             int(each["rows"])
             for each in self.last.inputs
@@ -122,7 +122,8 @@ def check_prompts(layout: Layout, records: Records, report: Report) -> None:
 
 
 def _role(file: Mapping[str, Any]) -> str:
-    return str(file["relative"]).split("/")[0].split(".")[0]
+    part = str(file["relative"]).split("/")[0].split(".")[0]
+    return "qrels" if part == "data" else part
 
 
 def check_inputs(records: Records, report: Report) -> None:

@@ -200,7 +200,7 @@ def test_files_of_several_layouts_in_one_entry_are_told_apart_by_entries(tmp_pat
 
 
 def test_what_is_half_recognised_is_told_with_the_half_that_is_missing(tmp_path):
-    jsonl(tmp_path / "a.jsonl", {"query": "q", "positive_passages": [{"text": "p"}]})
+    jsonl(tmp_path / "a.jsonl", {"query": "q", "answers_found": [{"text": "p"}]})
     with pytest.raises(InputError, match="no column has a usual name of a passage"):
         Read(tmp_path, "a.jsonl")
     jsonl(tmp_path / "b.jsonl", {"query": {"text": "q"}, "passage": "p"})

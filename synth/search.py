@@ -238,16 +238,16 @@ def _texts(index: Index, number: int) -> Iterator[str]:
 class Vectors:
     """The vectors of an index in half precision, zeros for a passage without one. Rows count from 0 over all parts."""
 
-    def __init__(self, index: Index, width: int, counts: Mapping[int, int]) -> None:
-        """`counts`: how many passages each part has."""
-        self.width, self._index = width, index
+    def __init__(self, index: Index, width: int, counts: Mapping[int, int], name: str = "vectors") -> None:
+        """`counts`: how many passages each part of `name` has."""
+        self.width, self._index, self._name = width, index, name
         self._numbers, self._ends = list(counts), np.cumsum([0, *counts.values()])[1:]
 
     def blocks(self) -> Iterator[tuple[int, NDArray[Any]]]:
         """(first row, float16 (m, width)) of all vectors, m at most `BLOCK`."""
         first = 0
         for number in self._numbers:
-            vectors = self._index.get(part("vectors", number), "<f2", self.width)
+            vectors = self._index.get(part(self._name, number), "<f2", self.width)
             for start in range(0, len(vectors), BLOCK):
                 yield first + start, vectors[start : start + BLOCK]
             first += len(vectors)
@@ -258,7 +258,7 @@ class Vectors:
         places = np.searchsorted(self._ends, rows, side="right")
         for place in np.unique(places).tolist():
             here = places == place
-            vectors = self._index.get(part("vectors", self._numbers[place]), "<f2", self.width)
+            vectors = self._index.get(part(self._name, self._numbers[place]), "<f2", self.width)
             found[here] = vectors[rows[here] - self._ends[place] + len(vectors)]
         return found
 

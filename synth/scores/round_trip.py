@@ -1,29 +1,36 @@
-"""Whether a query finds its own passage among all passages."""
+"""Whether a query finds its own passage among the passages of a pass."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic import Field
 
 from synth.batching import embedded
 from synth.errors import OutputError, ServerRefused
 from synth.scores._scorer import PairBatch, ScoreColumn, Scorer
-from synth.search import Excluded, Index, Vectors, digest, part, products, retrieve
+from synth.search import BLOCK, Excluded, Index, Rows, Vectors, digest, part, products, retrieve
 from synth.stage import Encoder, Role, Services
 
 __all__ = ["RoundTrip"]
 
 _WORDS = 2  # of eight bytes, in a digest
+DRAWN = 50_000
+"""Where there are more other passages, so many of them are drawn, unless `among` says otherwise."""
 
 
 class RoundTrip(Scorer):
-    """Rank and margin of a pair's own passage when its query searches all distinct passages of the pass.
+    """Rank and margin of a pair's own passage when its query searches the distinct passages of the pass.
+
+    Up to 50,000 other passages are all searched. Of more, 50,000 are drawn, or as many as `among` says, so the time
+    grows with the number of pairs and not with its square. The draw depends on the texts alone and is the same for all
+    pairs: a rank then is one among 50,001, the own passage and the drawn ones.
 
     `round_trip_rank` is 1 where no other passage is strictly nearer to the query (so a tie counts in favour of the
     pair), `round_trip_margin` the own cosine minus that of the best other passage, null where there is none: below 0
@@ -40,8 +47,21 @@ class RoundTrip(Scorer):
         ScoreColumn("round_trip_margin", pa.float64(), low=-2.0, high=2.0, missing="keep"),
     )
 
+    among: Annotated[int, Field(ge=1)] | None = None
+    """How many other passages each own passage stands among; null: all, or 50,000 drawn ones where there are more."""
+
+    def identity(self) -> dict[str, Any]:
+        """Without an `among` of null: ranks from before the option count as they are."""
+        return {name: value for name, value in super().identity().items() if (name, value) != ("among", None)}
+
     def index_bytes(self, pairs: int, dimensions: int) -> int:
-        return pairs * (2 * dimensions + 8 * _WORDS)
+        drawn = 0 if pairs <= self._drawn else self._drawn * (2 * dimensions + 8)
+        return pairs * (2 * dimensions + 8 * _WORDS) + drawn
+
+    @property
+    def _drawn(self) -> int:
+        """One more than the others: a passage that was drawn itself has no fewer of them."""
+        return (self.among or DRAWN) + 1
 
     async def build(self, shards: Iterator[PairBatch], folder: Path, services: Services) -> None:
         """Embed every passage that no earlier shard has, shard by shard; a killed build goes on at its shard.
@@ -72,7 +92,11 @@ class RoundTrip(Scorer):
                 )
             seen |= new.keys()
             count = batch.shard + 1
-        index.finish({"passages": len(seen), "width": width, "shards": count})
+        facts = {"passages": len(seen), "width": width, "shards": count}
+        if len(seen) > self._drawn and width:
+            facts |= {"drawn": self._drawn}
+            _Passages(index, facts).draw(self._drawn)
+        index.finish(facts)
 
     async def score(self, batch: PairBatch, services: Services) -> pa.Table:
         """Search the index with every query of the batch. Raises OutputError where a passage is not in the index."""
@@ -80,7 +104,8 @@ class RoundTrip(Scorer):
         assert services.encoder is not None  # noqa: S101 - a job without one is refused
         if not batch.pairs.num_rows:
             return self.table([], [])
-        passages = _Passages(Index(batch.index))
+        index = Index(batch.index)
+        passages = _Passages(index, index.complete())
         queries = batch.texts("query")
         distinct = tuple(dict.fromkeys(queries))
         asked = (await _unit_vectors(services.encoder, distinct, "query")).astype(np.float32)
@@ -97,14 +122,30 @@ class RoundTrip(Scorer):
 
 
 class _Passages(Vectors):
-    def __init__(self, index: Index) -> None:
-        facts = index.complete()
+    def __init__(self, index: Index, facts: Mapping[str, Any]) -> None:
+        self._drawn = int(facts.get("drawn", 0))
         numbers = [n for n in range(int(facts["shards"])) if index.has(part("digests", n))]
         digests = {n: index.get(part("digests", n), "<u8", _WORDS) for n in numbers}
         super().__init__(index, int(facts["width"]), {n: len(each) for n, each in digests.items()})
         self._digests = np.concatenate([np.empty((0, _WORDS), "<u8"), *digests.values()])
 
-    def rows(self, texts: list[str]) -> NDArray[np.int64]:
+    def draw(self, count: int) -> None:
+        """Copy the vectors of the passages with the lowest digests, so that a search reads them only."""
+        rows = np.lexsort(self._digests.T)[:count]
+        for start in range(0, count, BLOCK):
+            self._index.put(part("drawn", start // BLOCK), self.gather(rows[start : start + BLOCK]))
+        self._index.put("drawn.rows", rows.astype("<i8"))
+
+    def others(self, own: Rows) -> tuple[Vectors, Rows]:
+        """What to search, and the row there that each pair leaves out: its own, or the last one of the draw."""
+        if not self._drawn:
+            return self, own
+        place = {row: n for n, row in enumerate(self._index.get("drawn.rows", "<i8").tolist())}
+        counts = {n: min(BLOCK, self._drawn - start) for n, start in enumerate(range(0, self._drawn, BLOCK))}
+        left_out = np.array([place.get(row, self._drawn - 1) for row in own.tolist()], np.int64)
+        return Vectors(self._index, self.width, counts, "drawn"), left_out
+
+    def rows(self, texts: list[str]) -> Rows:
         wanted = [digest(text) for text in texts]
         starts = np.frombuffer(b"".join(wanted), "<u8")[::_WORDS]
         candidates = np.flatnonzero(np.isin(self._digests[:, 0], starts))
@@ -122,7 +163,8 @@ def _search(passages: _Passages, queries: NDArray[np.float32], texts: list[str])
     rows = passages.rows(texts)
     unknown = ~(queries.any(axis=1) & passages.gather(rows).any(axis=1))
     own = products(queries, np.arange(len(rows)), passages, rows)
-    hits = retrieve(queries, passages, 1, Excluded.of(list(enumerate(rows[:, None]))), own)
+    others, left_out = passages.others(rows)
+    hits = retrieve(queries, others, 1, Excluded.of(list(enumerate(left_out[:, None]))), own)
     best = hits.scores[:, 0]
     alone = np.isneginf(best)
     margins = own - np.where(alone, 0.0, best)

@@ -26,6 +26,7 @@ from synth.registry import find
 from synth.rerank.chat_logprobs import p_yes
 from synth.scores import PairBatch
 from synth.scores.near_duplicate import rows_per_band
+from synth.search import Index, _Tile, digest, part
 from synth.shards.journal import claim
 from synth.stage import ChatReply, ClientSettings, Encoded, Services
 from synth.steps.generate import JournaledChat
@@ -245,6 +246,95 @@ def test_round_trip_knows_nothing_of_texts_that_are_refused(tmp_path):
     assert [rank is None for rank in found["round_trip_rank"]] == [False, True, True, False]
     alone = over(made("round_trip"), Pass([("q", "p")]), tmp_path / "j", Services(encoder=Rounded(6)))
     assert alone == {"round_trip_rank": [1], "round_trip_margin": [None]}
+
+
+def products_of(monkeypatch):
+    """Pairs of a query and a passage that are multiplied in a search."""
+    counted, see = [], _Tile.see
+
+    def counting(self, first, block, absent, room):
+        counted.append(len(self._queries) * len(block))
+        see(self, first, block, absent, room)
+
+    monkeypatch.setattr(_Tile, "see", counting)
+    return counted
+
+
+ASKED = [(f"query {n}", f"passage {n // 2}") for n in range(90)]
+
+
+def test_round_trip_among_as_many_as_there_are_is_the_whole_search(tmp_path):
+    services = Services(encoder=Rounded(5))
+    whole = over(made("round_trip"), Pass(ASKED), tmp_path / "all", services)
+    for among in (44, 45, 1000):
+        assert over(made("round_trip", among=among), Pass(ASKED), tmp_path / str(among), services) == whole
+    assert over(made("round_trip", among=43), Pass(ASKED), tmp_path / "43", services) != whole
+
+
+@pytest.mark.parametrize("among", [1, 7, 43])
+def test_round_trip_ranks_each_own_passage_among_the_same_drawn_ones(tmp_path, among):
+    """By a plain loop: the other passages with the lowest digests, as many for a pair whose own one was drawn."""
+    found = over(made("round_trip", among=among), Pass(ASKED), tmp_path / "i", Services(encoder=Rounded(5)))
+    passages = sorted({p for _, p in ASKED}, key=lambda text: np.frombuffer(digest(text), "<u8")[::-1].tolist())
+    for n, (query, own) in enumerate(ASKED):
+        others = [text for text in passages[: among + 1] if text != own][:among]
+        assert len(others) == among
+        alone = brute_force(Rounded(5), [(query, text) for text in (own, *others)])
+        assert found["round_trip_rank"][n] == alone["round_trip_rank"][0]
+        assert found["round_trip_margin"][n] == alone["round_trip_margin"][0]
+
+
+def test_the_draw_does_not_depend_on_the_order_of_the_pairs_nor_on_the_shards(tmp_path):
+    services, scorer = Services(encoder=Rounded(5)), made("round_trip", among=9)
+    shuffled = random.Random(1).sample(ASKED, len(ASKED))  # noqa: S311 - an order, not secrets
+    ranks = over(scorer, Pass(ASKED), tmp_path / "a", services)["round_trip_rank"]
+    again = over(scorer, Pass(shuffled, 31), tmp_path / "b", services)["round_trip_rank"]
+    assert dict(zip(ASKED, ranks, strict=True)) == dict(zip(shuffled, again, strict=True))
+
+
+def test_a_draw_goes_on_after_a_kill(tmp_path, monkeypatch):
+    monkeypatch.setattr("synth.scores.round_trip.BLOCK", 4)
+    encoder, scorer = Rounded(8), made("round_trip", among=9)
+    whole = over(scorer, Pass(ASKED), tmp_path / "a", Services(encoder=encoder))
+    size = sum(path.stat().st_size for path in (tmp_path / "a").iterdir() if path.suffix in {".bin", ".rows"})
+    assert size == scorer.index_bytes(45, 8)
+    put = Index.put
+
+    def killed(self, name, array):
+        if name == part("drawn", 1):
+            raise KeyboardInterrupt
+        put(self, name, array)
+
+    monkeypatch.setattr(Index, "put", killed)
+    with pytest.raises(KeyboardInterrupt):
+        over(scorer, Pass(ASKED), tmp_path / "b", Services(encoder=encoder))
+    monkeypatch.setattr(Index, "put", put)
+    encoder.calls.clear()
+    assert over(scorer, Pass(ASKED), tmp_path / "b", Services(encoder=encoder)) == whole
+    assert "document" not in {role for role, _ in encoder.calls}
+    assert files_in(tmp_path / "a") == files_in(tmp_path / "b")
+
+
+def test_the_cost_of_a_draw_grows_with_the_pairs_and_not_with_their_square(tmp_path, monkeypatch):
+    counted = products_of(monkeypatch)
+    for pairs in (100, 200, 400):
+        rows = [(f"query {n}", f"passage {n}") for n in range(pairs)]
+        for among, wanted in ((9, 10 * pairs), (None, pairs * pairs)):
+            counted.clear()
+            folder = tmp_path / f"{pairs}-{among}"
+            over(made("round_trip", among=among), Pass(rows, 50), folder, Services(encoder=Rounded(4)))
+            assert sum(counted) == wanted
+
+
+def test_by_default_so_many_are_drawn_where_there_are_more(tmp_path, monkeypatch):
+    monkeypatch.setattr("synth.scores.round_trip.DRAWN", 43)
+    services = Services(encoder=Rounded(5))
+    found = over(made("round_trip"), Pass(ASKED), tmp_path / "a", services)
+    assert found == over(made("round_trip", among=43), Pass(ASKED), tmp_path / "b", services)
+    assert json.loads((tmp_path / "a" / "manifest.json").read_text())["drawn"] == 44
+    before = made("round_trip").identity()
+    assert "among" not in before
+    assert before != made("round_trip", among=43).identity()
 
 
 def test_round_trip_refuses_an_index_of_other_passages(tmp_path):

@@ -39,6 +39,7 @@ def keep(
 
     Killed, the same command resumes; the default view is exchanged at once, when the new one is complete.
     """
+    from synth.results.advice import advice
     from synth.results.keep import apply
     from synth.rules.ruleset import chosen
     from synth.runs.run import job_of
@@ -57,6 +58,8 @@ def keep(
     dropped = ", ".join(f"{count:,} by {reason}" for reason, count in done.dropped_by.items())
     shards = "1 shard" if done.shards == 1 else f"{done.shards:,} shards"
     say(f"kept {done.kept:,} of {done.rows:,}{share} in {shards}; dropped {dropped or 'nothing'}")
+    for line in advice(folder, done.view):
+        say(line)
     if done.swapped:
         say("the previous shards stay in a hidden folder for readers that have it open; `synth gc` removes it")
     say(f"look at them: synth show {out}" + (f" --view {name}" if name else ""))

@@ -69,6 +69,7 @@ def run_target(
     """Run a job, print its summary. Raises SynthError for every way it can end but well."""
     from synth import pipeline
     from synth.cli.stopping import Stopping, seconds_until
+    from synth.results.advice import advice
     from synth.results.render import summary_view
 
     seconds = seconds_until(deadline) if deadline else None
@@ -83,6 +84,6 @@ def run_target(
             embedder = target.job.embed.model if target.job.embed else ""
             made = counters.pairs + counters.unusable
             show(*summary_view(finished.summary, embedder=embedder, seconds=counters.seconds, made=made))
-            say(f"\npairs that passed the rules: {out / 'kept'}")
-            say(f"look at more of them: synth show {out} -n 5")
+            found = [f"pairs that passed the rules: {out / 'kept'}", f"look at more of them: synth show {out} -n 5"]
+            say("\n" + "\n".join(advice(finished.run.folder) or found))
     finished.require_usable()

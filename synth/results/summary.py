@@ -57,7 +57,7 @@ def scores_in(folder: OutputFolder, view: str) -> frozenset[str]:
 def reasons(folder: OutputFolder, step: str, without: Collection[str] = ()) -> dict[str, int]:
     """Rejected rows of a step by reason, the most frequent first, ties by name; `without` are ids to leave out."""
     found: Counter[str] = Counter()
-    for table in _tables(rejected_files(folder, step), {"id", "reason"}):
+    for table in tables_of(rejected_files(folder, step), {"id", "reason"}):
         left = table.filter(pc.invert(pc.is_in(table["id"], pa.array(without, pa.string())))) if without else table
         _count(found, left, "reason")
     return _ordered(found)
@@ -116,9 +116,9 @@ def summarise(run: OpenRun, view: View) -> Summary:
     _, kept, dropped = totals(view_folder)
     mixes = _LANGUAGES if existing else _MIXES
     made, scored = _Pairs(), _Scored(view, every=1 + pairs // _SHUFFLED_ROWS)
-    made.add(_tables(files_of(generated), mixes if existing else _Pairs.columns))
+    made.add(tables_of(files_of(generated), mixes if existing else _Pairs.columns))
     if not existing:
-        made.add(_tables(rejected_files(run.folder, "generated"), _TOKENS))
+        made.add(tables_of(rejected_files(run.folder, "generated"), _TOKENS))
     scored.add(kept_files, kept=True)
     scored.add(dropped_files, kept=False)
     copied = np.concatenate(scored.copied) if scored.copied else np.empty(0)
@@ -150,7 +150,7 @@ def summarise(run: OpenRun, view: View) -> Summary:
     )
 
 
-def _tables(files: Iterable[Path], wanted: Collection[str]) -> Iterator[pa.Table]:
+def tables_of(files: Iterable[Path], wanted: Collection[str]) -> Iterator[pa.Table]:
     """Of each file the columns `wanted` that it has. Raises OutputError for a damaged file."""
     for path in files:
         with readable(path):
@@ -208,14 +208,14 @@ class _Scored:
     def add(self, files: Sequence[Path], *, kept: bool) -> None:
         """Measure these rows."""
         columns = {"cosine", "cosine_shuffled", "copied_share", "length", "length_min", "length_max"}
-        for table in _tables(files, {*columns, "passage_truncated", "query_language", *self._groups}):
+        for table in tables_of(files, {*columns, "passage_truncated", "query_language", *self._groups}):
             names = set(table.column_names)
             if "cosine" in names:
                 self.has_cosine = True
-                bins = np.floor(_numbers(table, "cosine") * _BINS).clip(0, _BINS - 1).astype(np.int64)
+                bins = np.floor(numbers(table, "cosine") * _BINS).clip(0, _BINS - 1).astype(np.int64)
                 self.bins += np.bincount(bins, minlength=_BINS)
             if "copied_share" in names:
-                self.copied.append(_numbers(table, "copied_share"))
+                self.copied.append(numbers(table, "copied_share"))
             if "passage_truncated" in names:
                 self.truncated += pc.sum(table["passage_truncated"]).as_py() or 0
             if {"length", "length_min", "length_max"} <= names:
@@ -251,7 +251,7 @@ class _Scored:
 _COSINE = ("cosine_sum", "cosine_count")
 
 
-def _numbers(table: pa.Table, name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+def numbers(table: pa.Table, name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
     """The values of a column that are neither null nor NaN."""
     column = table[name].drop_null()
     return np.asarray(column.filter(pc.invert(pc.is_nan(column))).to_numpy(), np.float64)

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from synth.errors import InputError, SystemFault
+from synth.batching import encode_all
+from synth.errors import InputError, RequestRejected, SystemFault
 from synth.stage import Encoder
 
 ABOUT = "about"
@@ -31,6 +32,8 @@ ENCODE_BLOCK = 4096
 """Personas encoded per call."""
 SEARCHED = 4
 """How many times the number of candidates is searched, for passages whose nearest personas are taken."""
+_NAMED = 5
+"""Personas without a vector that the error names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,16 +145,27 @@ def _from_parquet(path: Path, field: str) -> Iterator[tuple[str, str]]:
 async def encode_library(
     library: Library, encoder: Encoder, model: str, *, remember: bool = True
 ) -> NDArray[np.float32]:
-    """Unit vectors (personas, width), from the cache or encoded now; `model` names all that decides them."""
+    """Unit vectors (personas, width), from the cache or encoded now; `model` names all that decides them.
+
+    Raises InputError naming the personas that the embedder refuses.
+    """
     folder = cache_folder()
     key = hashlib.sha256(f"2/{library.sha256}/{model}/float32".encode()).hexdigest()[:24]
     cached = folder / f"{key}.npy"
     if (vectors := _load(cached, len(library.sentences))) is not None:
         return vectors
-    blocks = [
-        (await encoder.encode(library.about[start : start + ENCODE_BLOCK], "document")).vectors
-        for start in range(0, len(library.about), ENCODE_BLOCK)
-    ]
+    blocks, without = [], dict[int, RequestRejected]()
+    for start in range(0, len(library.about), ENCODE_BLOCK):
+        encoded, refused = await encode_all(encoder, library.about[start : start + ENCODE_BLOCK], "document")
+        sound = np.isfinite(encoded.vectors).all(axis=1) & encoded.vectors.any(axis=1)
+        nothing = RequestRejected("embedding", "no finite vector other than zero")
+        without |= {start + int(n): refused.get(int(n), nothing) for n in np.flatnonzero(~sound)}
+        blocks.append(encoded.vectors)
+    if without:
+        named = [f"{library.sentences[n]!r} ({why})" for n, why in list(without.items())[:_NAMED]]
+        more = f" and {len(without) - _NAMED:,} more" if len(without) > _NAMED else ""
+        what = f"the embedder gives no vector for {len(without):,} of {len(library.about):,} personas"
+        raise InputError(f"{library.name}: {what}: {', '.join(named)}{more}.", "Change or remove them.")
     vectors = np.ascontiguousarray(np.concatenate(blocks), dtype=np.float32)
     if remember:
         _store(cached, vectors)

@@ -1,4 +1,4 @@
-"""A chat request to ask and a vllm_server backend to ask it of, for tests of transports."""
+"""A chat request to ask and a vllm_server backend to ask it of, for tests of transports; one request to any model."""
 
 import asyncio
 import contextlib
@@ -7,7 +7,7 @@ from loopback import FastClock
 
 from synth.batching import gathered
 from synth.llm.vllm_server import VllmServer
-from synth.stage import Candidates, ChatRequest, ClientSettings, ConfigInputs, ReplyKey
+from synth.stage import Candidates, ChatRequest, ClientSettings, ConfigInputs, LlmStage, ReplyKey
 from synth.types import Passage
 
 SCHEMA = {
@@ -46,5 +46,34 @@ def complete(*servers, requests=None, **options):
     async def run():
         async with opened(*servers, **options) as model:
             return await gathered(model.complete(r) for r in requests or [ask()])
+
+    return asyncio.run(run())
+
+
+def described(kind, url, **options):
+    """The options of a served model at `url`."""
+    where = {"base_url": url} if "base_url" in kind.model_fields else {"base_urls": [url]}
+    return kind(model="tiny", **where, **options)
+
+
+def asked(kind, url, texts=("a text",), *, said=None, probe=False, **options):
+    """What the model that a job describes so makes of one request, or of a probe."""
+    stage = described(kind, url, **options)
+    client = ClientSettings(
+        notify=said.append if said is not None else lambda _: None, clock=FastClock(), request_timeout=5.0, startup=60.0
+    )
+
+    async def run():
+        model = stage.open(client) if isinstance(stage, LlmStage) else stage.open(client, "find answers")
+        try:
+            if probe:
+                return (await model.probe())[0]
+            if isinstance(stage, LlmStage):
+                return await model.complete(ask())
+            if hasattr(model, "encode"):
+                return await model.encode(list(texts), "document")
+            return await model.score([("a query", text) for text in texts])
+        finally:
+            await model.close()
 
     return asyncio.run(run())

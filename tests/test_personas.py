@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from synth.embed.sentence_transformers import SentenceTransformersEmbedder
-from synth.errors import InputError, SystemFault
+from synth.errors import InputError, RequestRejected, SystemFault
 from synth.personas import Library, Personas, cache_folder, encode_library, load_library, nearest
 from synth.shipped import shipped
 from synth.stage import ClientSettings, Encoded
@@ -142,6 +142,30 @@ def test_a_damaged_cache_is_made_anew(cache, library, damage):
     assert np.array_equal(asyncio.run(encode_library(library, encoder, "m")), first)
     assert len(encoder.texts) == 3
     assert np.array_equal(np.load(path), first)
+
+
+@pytest.mark.parametrize("bad", [[0.0, 0.0], [np.nan, 1.0], [np.inf, 0.0]])
+def test_a_persona_without_a_vector_is_named(cache, library, bad):
+    class Broken(Counting):
+        async def encode(self, texts, role):
+            found = await super().encode(texts, role)
+            found.vectors[[n for n, text in enumerate(texts) if "diver" in text]] = bad
+            return found
+
+    with pytest.raises(InputError, match=r"people\.txt: .* 1 of 3 personas: 'a diver' \(embedding: "):
+        asyncio.run(encode_library(library, Broken(), "m"))
+    assert not list(cache.glob("*")), "a library without all of its vectors is not remembered"
+
+
+def test_a_persona_that_the_embedder_refuses_is_named(library):
+    class Refusing(Counting):
+        async def encode(self, texts, role):
+            if any("night" in text for text in texts):
+                raise RequestRejected("too_long", "at most 3 words")
+            return await super().encode(texts, role)
+
+    with pytest.raises(InputError, match=r"'a nurse on night shift' \(too_long: at most 3 words\)"):
+        asyncio.run(encode_library(library, Refusing(), "m"))
 
 
 def test_a_cache_that_cannot_be_written_is_none(tmp_path, monkeypatch, library):

@@ -21,7 +21,7 @@ from pydantic import Field, field_validator
 
 from synth.batching import gathered, halved
 from synth.errors import RequestRejected, ServerRefused
-from synth.servers.faults import TransientError, shown
+from synth.servers.faults import TransientError, by_index, shown
 from synth.servers.fleet import Fleet, Served
 from synth.servers.probe import ANSWER, QUESTION, UNRELATED
 from synth.stage import EmbedStage, Encoded, ProbeResult, Role
@@ -64,25 +64,12 @@ Row = NDArray[np.float32]
 
 
 def read_rows(answer: Any, count: int) -> list[Row | None]:
-    """One row for each of `count` inputs, placed by `index`; None where it is null, not numbers, not finite or zero.
+    """One row for each of `count` inputs; None where it is null, not numbers, not finite or zero.
 
-    Base64 is little-endian float32. Raises TransientError when the answer is not a list of embeddings whose indices are
-    0 to count-1, once each.
+    An entry without `index` belongs to the input at its own place. Base64 is little-endian float32. Raises
+    TransientError when the answer is not a list of embeddings whose indices are 0 to count-1, once each.
     """
-    data = answer.get("data") if isinstance(answer, dict) else None
-    if not isinstance(data, list):
-        raise TransientError("HTTP 200 with something that is not embeddings")
-    rows: list[Row | None] = [None] * count
-    seen = [False] * count
-    for entry in data:
-        index = entry.get("index") if isinstance(entry, dict) else None
-        if type(index) is not int or not 0 <= index < count or seen[index]:
-            raise TransientError(f"HTTP 200 with an embedding for input {index!r} of {count}")
-        seen[index] = True
-        rows[index] = _row(entry.get("embedding"))
-    if not all(seen):
-        raise TransientError(f"HTTP 200 with {sum(seen)} embeddings for {count} inputs")
-    return rows
+    return [_row(entry.get("embedding")) for entry in by_index(answer, count, "embedding")]
 
 
 def _row(value: Any) -> Row | None:
@@ -91,7 +78,7 @@ def _row(value: Any) -> Row | None:
             row = np.frombuffer(base64.b64decode(value, validate=True), "<f4").astype(np.float32, copy=False)
         else:
             row = np.array(value, np.float32)
-    except (TypeError, ValueError, binascii.Error):
+    except (TypeError, ValueError, OverflowError, binascii.Error):
         return None
     if row.ndim != 1:
         return None
@@ -154,10 +141,6 @@ class ServedEmbedOptions(EmbedOptions):
     batch_size: int = Field(default=64, gt=0)
     """Texts in one request."""
 
-    @property
-    def canary(self) -> dict[str, Any]:
-        return self.body(["yes"])
-
     def body(self, texts: Sequence[str]) -> dict[str, Any]:
         """A request for base64 vectors, which have a quarter of the bytes of JSON numbers and need no parsing."""
         return {"model": self.model, "input": list(texts), "encoding_format": "base64"}
@@ -174,10 +157,13 @@ class ServedEncoder(Served):
     """
 
     def __init__(self, options: ServedEmbedOptions, instruction: str, fleet: Fleet) -> None:
-        super().__init__(fleet)
+        canary = ["yes", "no"][: options.batch_size]
+        super().__init__(fleet, (options.body(canary), partial(self._read, count=len(canary))))
         self._options = options
         self._instruction = instruction
         self._width: int | None = None
+        self._proven = False
+        """Whether there was ever a vector."""
 
     async def encode(self, texts: Sequence[str], role: Role) -> Encoded:
         """Unit vectors of the texts, each distinct one asked for once.
@@ -209,6 +195,8 @@ class ServedEncoder(Served):
 
         async def refused(text: str, rejection: RequestRejected) -> tuple[Row | None, bool]:
             if rejection.reason != "too_long" or self._options.truncate == "error":
+                if not self._proven and rejection.reason == "bad_request":
+                    await self._fleet.require_answer()
                 raise RequestRejected(rejection.reason, f"{rejection.detail} (text: {_start(text)})") from None
             return await self._beginning(text, rejection), True
 
@@ -218,7 +206,7 @@ class ServedEncoder(Served):
     async def _ask(self, texts: Sequence[str], more: Mapping[str, Any] | None = None) -> list[Row | None]:
         affinity = zlib.crc32(texts[0].encode("utf-8", "replace"))
         request = self._options.body(texts) | dict(more or {})
-        return await self._fleet.call(request, affinity, partial(read_rows, count=len(texts)))
+        return await self._fleet.call(request, affinity, partial(self._read, count=len(texts)))
 
     async def _beginning(self, text: str, rejection: RequestRejected) -> Row:
         for attempt in itertools.count():
@@ -240,6 +228,14 @@ class ServedEncoder(Served):
             raise RequestRejected("embedding", f"{what}, also when asked alone (text: {_start(text)})")
         return row
 
+    def _read(self, answer: Any, count: int) -> list[Row | None]:
+        """As `read_rows`; until there was a vector, an answer without any raises TransientError too."""
+        rows = read_rows(answer, count)
+        if not self._proven and all(row is None for row in rows):
+            raise TransientError("HTTP 200 without a vector of finite numbers")
+        self._proven = True
+        return rows
+
     def _sound(self, rows: list[Row | None]) -> list[Row | None]:
         widths = Counter(row.size for row in rows if row is not None)
         if not widths:
@@ -256,8 +252,8 @@ class ServedEncoder(Served):
 
     async def _examine(self, url: str) -> ProbeResult:
         texts = [self._options.wrapped(text, role, self._instruction) for text, role in PROBE_TEXTS]
-        answer = await self._fleet.transport.send(url, self._options.body(texts))
-        return judge(shown(url), read_rows(answer, len(texts)), self._options.dimensions)
+        rows = await self._fleet.ask(url, self._options.body(texts), partial(read_rows, count=len(texts)))
+        return judge(shown(url), rows, self._options.dimensions)
 
 
 def _start(text: str) -> str:

@@ -24,7 +24,7 @@ class OpenAIEmbedder(Provider, ServedEmbedOptions):
     tuning: ClassVar[frozenset[str]] = Provider.tuning | {"batch_size"}
 
     def open(self, client: ClientSettings, instruction: str) -> ServedEncoder:
-        return ServedEncoder(self, instruction, self.fleet("embeddings", self.canary, client, slots=_SLOTS))
+        return ServedEncoder(self, instruction, self.fleet("embeddings", client, slots=_SLOTS))
 
     def shortened(self, text: str, attempt: int) -> tuple[str, Mapping[str, Any]] | None:
         keep = int(len(text) * 0.75 ** (attempt + 1))

@@ -20,7 +20,7 @@ class VllmServerEmbedder(VllmServers, ServedEmbedOptions):
     tuning: ClassVar[frozenset[str]] = VllmServers.tuning | {"batch_size"}
 
     def open(self, client: ClientSettings, instruction: str) -> ServedEncoder:
-        return ServedEncoder(self, instruction, self.fleet("/embeddings", self.canary, client, per_server=_PER_SERVER))
+        return ServedEncoder(self, instruction, self.fleet("/embeddings", client, per_server=_PER_SERVER))
 
     def shortened(self, text: str, attempt: int) -> tuple[str, Mapping[str, Any]] | None:
         return (text, {"truncate_prompt_tokens": -1}) if attempt == 0 else None

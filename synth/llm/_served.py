@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,17 +14,24 @@ from synth.stage import ChatReply, ChatRequest, JsonSchema, LlmStage, ProbeResul
 
 
 def read_reply(answer: Any) -> ChatReply:
-    """The first choice of a completion, with text None when it is empty. Raises TransientError for anything else."""
+    """The first choice of a completion, with text None when it is empty; text in parts is joined.
+
+    Raises TransientError for anything else.
+    """
     try:
         choice = (answer["choices"] or [{}])[0]
         message = choice.get("message") or {}
         text, refusal = message.get("content"), message.get("refusal")
     except (TypeError, KeyError, AttributeError):
         raise TransientError("HTTP 200 with something that is not a chat completion") from None
+    if isinstance(text, list | dict):
+        text, refusal = _joined(text if isinstance(text, list) else [text], refusal)
     if not (text is None or isinstance(text, str)):
         raise TransientError("HTTP 200 with a message whose content is not text")
     if text is None and refusal:
         text = str(refusal)
+    if not text and choice.get("error"):
+        raise TransientError("HTTP 200 with an error in place of a message")
     usage = usage if isinstance(usage := answer.get("usage"), dict) else {}
     return ChatReply(
         text=text,
@@ -33,6 +40,22 @@ def read_reply(answer: Any) -> ChatReply:
         prompt_tokens=_count(usage.get("prompt_tokens")),
         completion_tokens=_count(usage.get("completion_tokens")),
     )
+
+
+def _joined(parts: Sequence[Any], refusal: Any) -> tuple[str | None, Any]:
+    """The text of a message in parts, without thoughts; and its refusal. Raises TransientError for unknown parts."""
+    texts: list[str] = []
+    for part in parts:
+        kind, text = (part.get("type"), part.get("text")) if isinstance(part, dict) else ("text", part)
+        if kind in {"thinking", "reasoning", "redacted_thinking"}:
+            continue
+        if kind == "refusal":
+            refusal = part.get("refusal")
+        elif kind in {"text", "output_text"} and isinstance(text, str):
+            texts.append(text)
+        else:
+            raise TransientError("HTTP 200 with a message whose content is not text")
+    return "".join(texts) if texts else None, refusal
 
 
 def _count(value: Any) -> int:
@@ -59,10 +82,6 @@ _UNCONSTRAINED = (
 class ServedLlm(LlmStage):
     """A language model on servers: how they want their requests."""
 
-    @property
-    def canary(self) -> Mapping[str, Any]:
-        return self.frame([("user", "Say yes.")], 0, 1)
-
     @abstractmethod
     def frame(self, messages: Sequence[tuple[str, str]], seed: int, max_tokens: int) -> dict[str, Any]:
         """The request without a schema."""
@@ -77,9 +96,11 @@ class ServedChat(Served):
     """A ChatModel over a fleet."""
 
     def __init__(self, options: ServedLlm, fleet: Fleet) -> None:
-        super().__init__(fleet)
+        super().__init__(fleet, (options.frame([("user", "Say yes.")], 0, 1), self._read))
         self._options = options
         self._names = {options.model, ""}
+        self._spoke = False
+        """Whether any reply had a text."""
 
     @property
     def troubled(self) -> bool:
@@ -89,7 +110,7 @@ class ServedChat(Served):
         """The model's reply, unchecked. Raises RequestRejected, ServerRefused, ServerUnavailable, SystemFault."""
         body = self._options.frame(request.messages, request.seed, request.max_tokens)
         body |= self._options.shape(request.schema, request.schema_name)
-        reply = await self._fleet.call(body, request.key.position, read_reply, blame_job_first=True)
+        reply = await self._fleet.call(body, request.key.position, self._read, blame_job_first=True)
         if reply.model not in self._names:
             self._names.add(reply.model)
             self._fleet.client.notify(
@@ -97,10 +118,20 @@ class ServedChat(Served):
             )
         return reply
 
+    def _read(self, answer: Any) -> ChatReply:
+        """As `read_reply`; until a reply has a text, one with its text in another place raises TransientError too."""
+        reply = read_reply(answer)
+        self._spoke = self._spoke or bool(reply.text)
+        message = (answer["choices"] or [{}])[0].get("message") or {}
+        elsewhere = [name for name in ("reasoning_content", "reasoning", "tool_calls") if message.get(name)]
+        if not self._spoke and elsewhere and reply.finish_reason != "length":
+            raise TransientError(f"HTTP 200 with {elsewhere[0]} and no content")
+        return reply
+
     async def _examine(self, url: str) -> ProbeResult:
         shape = self._options.shape(_PROBE_SCHEMA, "probe")
         body = self._options.frame([("user", "Reply with a JSON object that has a `word`.")], 0, 256)
-        reply = read_reply(await self._fleet.transport.send(url, body | shape))
+        reply = await self._fleet.ask(url, body | shape, self._read)
         found = ProbeResult(shown(url), reachable=True, engines=await self._fleet.engines(url))
         if shape.get("response_format", {}).get("type") != "json_schema":
             return found

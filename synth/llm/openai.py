@@ -34,7 +34,7 @@ class OpenAI(Provider, ServedLlm):
     """Further fields of the request; they replace ours of the same name."""
 
     def open(self, client: ClientSettings) -> ServedChat:
-        return ServedChat(self, self.fleet("chat", self.canary, client, slots=_SLOTS))
+        return ServedChat(self, self.fleet("chat", client, slots=_SLOTS))
 
     def frame(self, messages: Sequence[tuple[str, str]], seed: int, max_tokens: int) -> dict[str, Any]:
         """The arguments of `create` without a schema. The seed is folded to 31 bits: many servers read a C int."""

@@ -44,7 +44,7 @@ class VllmServer(VllmServers, ServedLlm):
         return value
 
     def open(self, client: ClientSettings) -> ServedChat:
-        fleet = self.fleet("/chat/completions", self.canary, client, per_server=_PER_SERVER, adaptive=True)
+        fleet = self.fleet("/chat/completions", client, per_server=_PER_SERVER, adaptive=True)
         return ServedChat(self, fleet)
 
     def frame(self, messages: Sequence[tuple[str, str]], seed: int, max_tokens: int) -> dict[str, Any]:

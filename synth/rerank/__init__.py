@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from synth.batching import Pairs, gathered, halved
 from synth.errors import RequestRejected
 from synth.servers.faults import shown
-from synth.servers.fleet import Fleet, Served
+from synth.servers.fleet import Canary, Fleet, Served
 from synth.servers.probe import PROBE_PAIRS, judge
 from synth.stage import ProbeResult
 
@@ -33,12 +33,12 @@ class ServedReranker(Served):
     first such rejection is reported.
     """
 
-    def __init__(self, fleet: Fleet, batch_size: int, ask: Ask) -> None:
-        super().__init__(fleet)
+    def __init__(self, fleet: Fleet, canary: Canary, batch_size: int, ask: Ask) -> None:
+        super().__init__(fleet, canary)
         self.batch_size = batch_size
         self._ask = ask
         self._room = asyncio.Semaphore(self.slots)
-        self._notified = False
+        self._notified = self._proven = False
 
     async def score(self, pairs: Pairs) -> NDArray[np.float64]:
         """One value for each pair, NaN for a rejected one: float64 (n,)."""
@@ -49,9 +49,14 @@ class ServedReranker(Served):
     async def _batch(self, pairs: Pairs) -> list[float]:
         async def ask(some: Pairs) -> list[float]:
             affinity = zlib.crc32(some[0][1].encode("utf-8", "replace"))
-            return await self._ask(some, lambda body, read: self._fleet.call(body, affinity, read))
+            scores = await self._ask(some, lambda body, read: self._fleet.call(body, affinity, read))
+            self._proven = True
+            return scores
 
         async def refused(_pair: tuple[str, str], rejection: RequestRejected) -> float:
+            if not self._proven and rejection.reason in {"bad_request", "score"}:
+                await self._fleet.require_answer()
+                self._proven = True
             if not self._notified:
                 self._notified = True
                 self._fleet.client.notify(f"reranker: a pair gets no score ({rejection}); later ones are not reported")
@@ -62,6 +67,6 @@ class ServedReranker(Served):
 
     async def _examine(self, url: str) -> ProbeResult:
         async def send(body: Mapping[str, Any], read: Callable[[Any], Any]) -> Any:
-            return read(await self._fleet.transport.send(url, body))
+            return await self._fleet.ask(url, body, read)
 
         return judge(shown(url), await self._ask(PROBE_PAIRS, send))

@@ -14,6 +14,7 @@ from synth.errors import RequestRejected
 from synth.prompts import neutralise
 from synth.rerank import Send, ServedReranker
 from synth.servers.faults import TransientError
+from synth.servers.probe import PROBE_PAIRS
 from synth.servers.sdk import Provider
 from synth.stage import ClientSettings, RerankStage
 
@@ -49,9 +50,9 @@ class ChatLogprobsReranker(Provider, RerankStage):
 
     def open(self, client: ClientSettings, instruction: str) -> ServedReranker:
         """A Reranker over this server. Raises JobError when the key or CA file is missing."""
-        canary = self.body("yes", "yes", instruction, self.top_logprobs)
-        fleet = self.fleet("chat", canary, client, slots=_SLOTS)
-        return ServedReranker(fleet, 1, partial(self._ask, instruction))
+        canary = self.body(*PROBE_PAIRS[0], instruction, self.most_logprobs), _verdict
+        fleet = self.fleet("chat", client, slots=_SLOTS)
+        return ServedReranker(fleet, canary, 1, partial(self._ask, instruction))
 
     def body(self, query: str, document: str, instruction: str, listed: int) -> dict[str, Any]:
         asked = f"<Instruct>: {instruction}\n<Query>: {neutralise(query)[0]}\n<Document>: {neutralise(document)[0]}"
@@ -96,21 +97,28 @@ def p_yes(listed: Mapping[str, float]) -> float | None:
     return sums["yes"] / total
 
 
+def _verdict(answer: Any) -> float:
+    score = p_yes(_first_token(answer))
+    if score is None:
+        raise RequestRejected("score", "yes or no is not among the likeliest tokens")
+    return score
+
+
 def _first_token(answer: Any) -> dict[str, float]:
     """Log-probabilities of the first token by text.
 
     Raises TransientError when the answer is not a completion and RequestRejected when it has no log-probabilities.
     """
-    choices = answer.get("choices") if isinstance(answer, dict) else None
-    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        raise TransientError("HTTP 200 with something that is not a chat completion")
-    content = (choices[0].get("logprobs") or {}).get("content")
-    if not content:
-        raise RequestRejected("score", "the server returns no log-probabilities")
+    try:
+        logprobs = answer["choices"][0].get("logprobs") or {}
+        if not (content := logprobs.get("content")):
+            raise RequestRejected("score", "the server returns no log-probabilities")
+        listed = [(each["token"], float(each["logprob"])) for each in content[0].get("top_logprobs") or content[:1]]
+    except (AttributeError, TypeError, ValueError, LookupError):
+        raise TransientError("HTTP 200 with something that is not a chat completion with log-probabilities") from None
     found: dict[str, float] = {}
-    for entry in content[0].get("top_logprobs") or [content[0]]:
-        token, logprob = entry.get("token"), entry.get("logprob")
-        if not isinstance(token, str) or not isinstance(logprob, int | float) or math.isnan(logprob):
+    for token, logprob in listed:
+        if not isinstance(token, str) or math.isnan(logprob):
             raise TransientError("HTTP 200 with damaged log-probabilities")
         found[token] = max(logprob, found.get(token, -math.inf))
     return found

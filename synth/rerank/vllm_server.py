@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -10,8 +11,9 @@ from pydantic import Field
 from synth.batching import Pairs
 from synth.prompts import neutralise
 from synth.rerank import Send, ServedReranker
-from synth.servers.faults import TransientError
+from synth.servers.faults import TransientError, by_index
 from synth.servers.http import VllmServers
+from synth.servers.probe import PROBE_PAIRS
 from synth.stage import ClientSettings, RerankStage
 
 __all__ = ["VllmServerReranker"]
@@ -41,9 +43,10 @@ class VllmServerReranker(VllmServers, RerankStage):
 
     def open(self, client: ClientSettings, instruction: str) -> ServedReranker:
         """A Reranker over these servers. Raises JobError when the key or CA file is missing."""
-        canary = self.body([("yes", "yes")], instruction)
-        fleet = self.fleet("/score", canary, client, per_server=_PER_SERVER)
-        return ServedReranker(fleet, self.batch_size, partial(self._ask, instruction))
+        pairs = PROBE_PAIRS[: self.batch_size]
+        canary = self.body(pairs, instruction), partial(_scores, count=len(pairs))
+        fleet = self.fleet("/score", client, per_server=_PER_SERVER)
+        return ServedReranker(fleet, canary, self.batch_size, partial(self._ask, instruction))
 
     def body(self, pairs: Pairs, instruction: str) -> dict[str, Any]:
         """The request for some pairs; control tokens in the texts are broken up, the template's own stay."""
@@ -63,16 +66,16 @@ class VllmServerReranker(VllmServers, RerankStage):
 
 
 def _scores(answer: Any, count: int) -> list[float]:
-    """The scores by `index`. Raises TransientError unless there is one number in 0..1 for each of `count` pairs."""
-    data = answer.get("data") if isinstance(answer, dict) else None
-    if not isinstance(data, list) or len(data) != count:
-        raise TransientError("HTTP 200 with something that is not scores")
-    found: dict[int, float] = {}
-    for entry in data:
-        index, score = (entry.get("index"), entry.get("score")) if isinstance(entry, dict) else (None, None)
-        if type(index) is not int or not isinstance(score, int | float) or not 0 <= score <= 1:
-            raise TransientError(f"HTTP 200 with a score of {score!r} for pair {index!r}; it must lie in 0..1")
-        found[index] = float(score)
-    if found.keys() != set(range(count)):
-        raise TransientError(f"HTTP 200 with {len(found)} scores for {count} pairs")
-    return [found[index] for index in range(count)]
+    """One score for each of `count` pairs, NaN where it is null or NaN.
+
+    Raises TransientError when the answer is not scores, has none at all, or one outside 0..1.
+    """
+    found: list[float] = []
+    for entry in by_index(answer, count, "score"):
+        score = math.nan if entry.get("score") is None else entry["score"]
+        if not isinstance(score, int | float) or score < 0 or score > 1:
+            raise TransientError(f"HTTP 200 with a score of {score!r}; it must lie in 0..1")
+        found.append(float(score))
+    if all(map(math.isnan, found)):
+        raise TransientError("HTTP 200 without a score")
+    return found

@@ -1,6 +1,7 @@
 """What a failed call means.
 
-TransientError    may pass with time: down, overloaded, throttled, garbled; the call is tried again
+TransientError    may pass with time: down, overloaded, throttled; the call is tried again
+GarbledAnswerError   the same for HTTP 200 with another body, which at first is asked again only twice
 NotFoundError     HTTP 404: the server has no such model or path
 RequestRejected   this request will never be answered
 ServerRefused     no request will ever be answered
@@ -19,7 +20,7 @@ import re
 import ssl
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from http import HTTPStatus
@@ -165,13 +166,13 @@ def proxy_of(url: str) -> str | None:
     return proxy if "://" in proxy else f"http://{proxy}"
 
 
-Kind = Literal["unreachable", "overloaded", "throttled", "denied", "failed", "waiting"]
+Kind = Literal["unreachable", "overloaded", "throttled", "denied", "spent", "failed", "garbled", "waiting"]
 MAX_QUOTE = 500
 _REJECTED = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY})
 _TRANSIENT: dict[int, Kind] = {
     HTTPStatus.UNAUTHORIZED: "denied",
     HTTPStatus.FORBIDDEN: "denied",
-    HTTPStatus.PAYMENT_REQUIRED: "throttled",
+    HTTPStatus.PAYMENT_REQUIRED: "spent",
     HTTPStatus.TOO_MANY_REQUESTS: "throttled",
     HTTPStatus.SERVICE_UNAVAILABLE: "overloaded",
     HTTPStatus.REQUEST_TIMEOUT: "failed",
@@ -192,6 +193,17 @@ class TransientError(Exception):
         super().__init__(message)
         self.kind: Kind = kind
         self.pause = pause
+
+
+class GarbledAnswerError(TransientError):
+    """HTTP 200 with something that is not an answer; `quote` is its beginning, safe to print."""
+
+    def __init__(self, message: str, quote: str) -> None:
+        super().__init__(message, "garbled")
+        self.quote = quote
+
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        return GarbledAnswerError, (str(self), self.quote)
 
 
 class NotFoundError(Exception):
@@ -228,35 +240,84 @@ class Answer:
         return self.status in range(200, 300)
 
 
-def parse_json(answer: Answer, server: str) -> Any:
-    """The JSON of a 2xx answer. Raises TransientError when it is not JSON: half an answer, or a proxy's error page."""
-    with suppress(ValueError):
-        return from_json(answer.body)  # takes a fifth of the time of `json.loads`, which accepts a little more
+def parse_json(answer: Answer, server: str, wall: float, redact: Redactor) -> Any:
+    """The JSON of a 2xx answer.
+
+    Raises the error of `status_error` for an error object in it, and GarbledAnswerError when it is not JSON: half an
+    answer, or a proxy's page.
+    """
     try:
-        return json.loads(answer.body)
-    except (ValueError, RecursionError):
-        kind = "HTML" if answer.body.lstrip()[:1] == b"<" else "something that is not JSON"
-        raise TransientError(f"{server}: HTTP {answer.status} with {kind}") from None
+        value = from_json(answer.body)  # takes a fifth of the time of `json.loads`, which accepts a little more
+    except ValueError:
+        try:
+            value = json.loads(answer.body)
+        except (ValueError, RecursionError):
+            kind = "HTML" if answer.body.lstrip()[:1] == b"<" else "something that is not JSON"
+            quote = redact(answer.body.decode("utf-8", "replace"))
+            raise GarbledAnswerError(f"{server}: HTTP {answer.status} with {kind}", quote) from None
+    if isinstance(value, dict) and not (value.get("choices") or value.get("data")):
+        error = value.get("error")
+        if error or value.get("object") == "error":
+            code = str(error.get("code") if isinstance(error, dict) else value.get("code"))
+            status = int(code) if code.isdecimal() and int(code) in range(400, 600) else answer.status
+            raise status_error(replace(answer, status=status), server, wall, redact)
+    return value
+
+
+def by_index(answer: Any, count: int, what: str) -> list[dict[str, Any]]:
+    """The entries of an answer in the order of the `count` inputs; one without `index` stands at its own place.
+
+    Raises TransientError unless there is exactly one for each input.
+    """
+    data = answer.get("data") if isinstance(answer, dict) else None
+    if not data or not isinstance(data, list):
+        raise TransientError(f"HTTP 200 with something that is not {what}s")
+    found: dict[int, dict[str, Any]] = {}
+    for place, entry in enumerate(data):
+        index = entry.get("index") if isinstance(entry, dict) else "?"
+        index = place if index is None else index
+        if type(index) is not int or not 0 <= index < count or index in found:
+            raise TransientError(f"HTTP 200 with {what} {place + 1} for input {index!r} of {count}")
+        found[index] = entry
+    if len(found) != count:
+        raise TransientError(f"HTTP 200 with {len(found)} {what}s for {count} inputs")
+    return [found[index] for index in range(count)]
+
+
+_EXHAUSTED = re.compile(
+    r"insufficient[_ ](quota|balance|credit|fund)|credit balance is too low|out of credits|arrearage|账户余额不足"
+    r"|exceeded_current_quota|billing_(hard_limit|not_active)|billing hard limit",
+    re.IGNORECASE,
+)
+_LATER = re.compile(r"(try again|retry) (in|after)", re.IGNORECASE)
 
 
 def status_error(answer: Answer, server: str, wall: float, redact: Redactor) -> Exception:
-    """The error for a non-2xx answer; `wall` is seconds since 1970, for HTTP dates."""
+    """The error for an answer that is none; `wall` is seconds since 1970, for HTTP dates."""
     status = answer.status
     error = _error_object(answer.body)
     text = redact(str(error.get("message") or answer.body.decode("utf-8", "replace")))
     message = f"{server}: HTTP {status}: {text}" if text else f"{server}: HTTP {status}"
+    pause = retry_after(answer.headers, wall)
+    said = " ".join(str(each) for each in (error.get("code"), error.get("type"), text))
+    spent = status < HTTPStatus.INTERNAL_SERVER_ERROR and _EXHAUSTED.search(said) and not (pause or _LATER.search(text))
     kind = _TRANSIENT.get(status, "failed" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else None)
+    kind = "spent" if spent else kind
     if kind is not None:
-        return TransientError(message, kind, retry_after(answer.headers, wall))
+        return TransientError(message, kind, pause)
     if status in _REJECTED:
-        return RequestRejected(_reason(status, error, text), text or f"HTTP {status}")
+        param = error.get("param")
+        named = f" (param: {redact(param)})" if isinstance(param, str) and param not in text else ""
+        return RequestRejected(_reason(status, error, text), f"{text}{named}" or f"HTTP {status}")
     if status == HTTPStatus.NOT_FOUND:
         return NotFoundError(message)
     if status in range(300, 400):
         target = redact(shown(answer.headers.get("location", ""))) or "nowhere"
         hint = "Write the final URL in the job: redirects are not followed, because they could send passages elsewhere."
         return ServerRefused(f"{server} redirects to {target}.", hint)
-    return ServerRefused(f"{message}.", "Check that this is the base URL of an OpenAI-compatible server.")
+    hint = "Check that this is the base URL of an OpenAI-compatible server."
+    lasting = ServerRefused(f"{message}.", hint)
+    return GarbledAnswerError(f"{server}: HTTP {status} with an error", text) if answer.ok else lasting
 
 
 def _error_object(body: bytes) -> Mapping[str, Any]:
@@ -264,7 +325,7 @@ def _error_object(body: bytes) -> Mapping[str, Any]:
         value = json.loads(body)
     except (ValueError, RecursionError):
         return {}
-    inner = value.get("error", value) if isinstance(value, dict) else value
+    inner = value.get("error") or value if isinstance(value, dict) else value
     if isinstance(inner, str):
         return {"message": inner}
     return inner if isinstance(inner, dict) else {}

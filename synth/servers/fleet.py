@@ -10,6 +10,7 @@ our own (canaries) show whether the server is healthy.
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import random
 from abc import ABC, abstractmethod
@@ -21,9 +22,20 @@ from typing import Any, TypeVar
 from pydantic import SecretStr
 
 from synth.errors import RequestRejected, ServerRefused, SynthError
-from synth.servers.faults import Kind, NotFoundError, Redactor, TransientError, is_loopback, shown
+from synth.servers.faults import (
+    MAX_QUOTE,
+    Answer,
+    GarbledAnswerError,
+    Kind,
+    NotFoundError,
+    Redactor,
+    TransientError,
+    is_loopback,
+    parse_json,
+    shown,
+)
 from synth.servers.limiter import AdaptiveLimit, Load
-from synth.servers.pool import MAX_PAUSE, Pool, Server
+from synth.servers.pool import FINAL, MAX_GARBLED, MAX_PAUSE, WRONG_SECTION, Pool, Server
 from synth.stage import ClientSettings, ProbeResult
 
 T = TypeVar("T")
@@ -31,7 +43,7 @@ T = TypeVar("T")
 _RANK_HEADER = "X-data-parallel-rank"
 OTHERS = 20
 MAX_CHARGES = 5
-_CANARY_AFTER: dict[Kind, int] = {"failed": 2, "overloaded": 8}
+_CANARY_AFTER: dict[Kind, int] = {"failed": 2, "garbled": 2, "overloaded": 8}
 """Failures of one item on one server after which canaries show whether the item is at fault."""
 
 
@@ -61,6 +73,13 @@ class Transport(ABC):
     @abstractmethod
     async def close(self) -> None: ...
 
+    def quoted(self, answer: Any) -> str:
+        """The beginning of an answer, safe to print."""
+        return self._redact(json.dumps(answer, ensure_ascii=False, default=str)[: 2 * MAX_QUOTE])
+
+    def _parsed(self, answer: Answer, url: str) -> Any:
+        return parse_json(answer, shown(url), self._clock.wall(), self._redact)
+
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
@@ -84,13 +103,16 @@ class _History:
     healthy: bool = False
 
 
+Canary = tuple[Mapping[str, Any], Callable[[Any], Any]]
+"""The body of a tiny request, and what reads its answer as those of the run are read."""
+
+
 class Fleet:
     """Sends requests to the servers at `urls`, all of which serve `model`, until they are answered.
 
-    `slots` requests are worth having in flight. `canary` is the body of a tiny request that shows whether a server
-    works. `check_models` looks into `/v1/models` before a server gets work, as is right for vLLM, which lists exactly
-    what it serves. `most` is the most requests for one server at once, when the right number is to be found; None means
-    unlimited. `load` asks a server for its load, where it reports any.
+    `slots` requests are worth having in flight. `check_models` looks into `/v1/models` before a server gets work, as is
+    right for vLLM, which lists exactly what it serves. `most` is the most requests for one server at once, when the
+    right number is to be found; None means unlimited. `load` asks a server for its load, where it reports any.
     """
 
     def __init__(
@@ -101,7 +123,6 @@ class Fleet:
         *,
         model: str,
         slots: int,
-        canary: Mapping[str, Any],
         check_models: bool = False,
         most: int | None = None,
         load: Callable[[str], Awaitable[Load | None]] | None = None,
@@ -111,13 +132,14 @@ class Fleet:
         self.client = client
         self.model = model
         self.slots = slots
-        self._canary = canary
         self._check_models = check_models
         self._load = load
         self._clock = clock = client.clock
         self._pool = Pool(urls, client, lambda url: AdaptiveLimit(most, clock, load and partial(load, url)))
         self._card: ModelCard | None = None
         self._admitted_urls: set[str] = set()
+        self.canary: Canary = ({}, lambda _: None)
+        """A tiny request that shows whether a server works; the model behind the fleet sets it."""
         self._jitter = random.Random()  # noqa: S311 - spreads load, decides nothing that is written
 
     @property
@@ -151,14 +173,24 @@ class Fleet:
         result: T = await policy(self._attempt, body, affinity, read, history)
         return result
 
+    async def require_answer(self) -> None:
+        """Raises ServerRefused when the canary is rejected: then the job is at fault, not an item."""
+        try:
+            await self.call(self.canary[0], 0, self.canary[1])
+        except RequestRejected as rejection:
+            names = ", ".join(map(shown, self.urls))
+            what = f"{names} rejects the simplest request: {rejection.detail or rejection.reason}"
+            raise ServerRefused(f"{what.rstrip('.')}.", WRONG_SECTION) from None
+
     async def models(self, url: str) -> list[ModelCard]:
         """The models that a server lists, empty when it has no list."""
         try:
             listed = await self.transport.models(url)
-        except (NotFoundError, RequestRejected):
+        except (NotFoundError, RequestRejected, GarbledAnswerError):
             return []
         cards = []
-        for entry in listed.get("data") or () if isinstance(listed, dict) else ():
+        entries = listed.get("data") if isinstance(listed, dict) else listed
+        for entry in entries if isinstance(entries, list) else ():
             if isinstance(entry, dict):
                 root, length = entry.get("root"), entry.get("max_model_len")
                 root, length = root if isinstance(root, str) else None, length if isinstance(length, int) else None
@@ -183,11 +215,9 @@ class Fleet:
             sent = True
             engine = self._pool.engine(server, affinity)
             headers = {_RANK_HEADER: str(engine)} if engine is not None else None
-            answer = await self._send(server.url, body, headers)
-            try:
-                result = read(answer)
-            except TransientError as error:
-                raise TransientError(f"{server.name}: {error}", error.kind) from None
+            result = await self.ask(server.url, body, read, headers)
+        except NotFoundError as exc:
+            raise await self._not_found(server.url, str(exc)) from None
         except TransientError as error:
             self._pool.failed(server, error, started, trial=trial)
             if sent:
@@ -231,7 +261,7 @@ class Fleet:
                         await self._check_model(server.url)
                     server.engines = [0] * (await self.engines(server.url) or 1)
                     self._admitted_urls.add(server.url)
-        if trial:
+        if trial and (server.proven or server.garbled == MAX_GARBLED - 1):
             await self._run_canary(server)
         history.healthy = False
         if history.tries.get(server.url, 0) >= _CANARY_AFTER.get(history.kind, math.inf):
@@ -244,7 +274,7 @@ class Fleet:
 
     async def _run_canary(self, server: Server) -> None:
         try:
-            await self._send(server.url, self._canary)
+            await self.ask(server.url, *self.canary)
         except RequestRejected:  # a clear no is a sign of life as well
             self._pool.answered(server, usable=False)
         else:
@@ -252,7 +282,7 @@ class Fleet:
 
     def _wait(self, error: BaseException | None, history: _History) -> float:
         assert isinstance(error, TransientError)  # noqa: S101 - nothing else is retried
-        if error.kind in {"unreachable", "denied"} and self._pool.ready():
+        if error.kind in {"unreachable", *FINAL} and self._pool.ready():
             return 0.0  # that server is down now, another is not
         requested = error.pause or 0.0
         if error.kind == "waiting":
@@ -263,14 +293,18 @@ class Fleet:
             seconds = max(longest * self._jitter.uniform(0.5, 1.0), requested)
         return max(0.0, min(seconds, self._pool.remaining()))
 
-    async def _send(self, url: str, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Any:
+    async def ask(
+        self, url: str, body: Mapping[str, Any], read: Callable[[Any], T], headers: Mapping[str, str] | None = None
+    ) -> T:
+        """What `read` makes of the answer to one request, which is not tried again.
+
+        Raises GarbledAnswerError where `read` raises TransientError, and what `Transport.send` raises.
+        """
+        answer = await self.transport.send(url, body, headers)
         try:
-            answer = await self.transport.send(url, body, headers)
-        except NotFoundError as exc:
-            raise await self._not_found(url, str(exc)) from None
-        if isinstance(answer, dict) and answer.get("error") and not answer.get("choices"):
-            raise TransientError(f"{shown(url)}: HTTP 200 with an error in it")
-        return answer
+            return read(answer)
+        except TransientError as error:
+            raise GarbledAnswerError(f"{shown(url)}: {error}", self.transport.quoted(answer)) from None
 
     async def _check_model(self, url: str) -> None:
         cards = await self.models(url)
@@ -298,9 +332,10 @@ class Fleet:
 class Served(ABC):
     """Base of the models behind a fleet."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, canary: Canary) -> None:
         self.slots = fleet.slots
         self._fleet = fleet
+        fleet.canary = canary
 
     async def probe(self) -> list[ProbeResult]:
         """One result per server: what it serves, and what `_examine` finds."""
@@ -313,16 +348,12 @@ class Served(ABC):
     async def _examine(self, url: str) -> ProbeResult: ...
 
     async def _probe(self, url: str) -> ProbeResult:
-        fleet, remote = self._fleet, not is_loopback(url)
+        fleet, remote, cards = self._fleet, not is_loopback(url), list[ModelCard]()
         try:
             cards = await fleet.models(url)
             found = await self._examine(url)
         except (NotFoundError, TransientError, SynthError) as exc:
-            missing = isinstance(exc, NotFoundError)
-            asked = f" (POST {fleet.transport.path}) for the model {fleet.model!r}"
-            problem = f"{exc}{asked}: was the server started for this kind of model?" if missing else str(exc)
-            answered = missing or isinstance(exc, RequestRejected)
-            return ProbeResult(shown(url), reachable=answered, problems=(problem,), remote=remote)
+            found = _unanswered(shown(url), exc, fleet)
         models, problems = tuple(card.id for card in cards), found.problems
         if models and fleet.model not in models:
             problems += (f"does not list the model {fleet.model!r}; it lists {', '.join(models[:10])}.",)
@@ -331,9 +362,26 @@ class Served(ABC):
             problems=problems,
             models=models,
             max_model_len=next((card.max_model_len for card in cards if card.id == fleet.model), None),
-            version=await fleet.transport.version(url),
+            version=await fleet.transport.version(url) if found.reachable else None,
             remote=remote,
         )
+
+
+def _unanswered(server: str, exc: Exception, fleet: Fleet) -> ProbeResult:
+    """What a failed probe shows. A server that says no, or something else than an answer, is there."""
+    problem = str(exc)
+    if isinstance(exc, NotFoundError):
+        asked = f" (POST {fleet.transport.path}) for the model {fleet.model!r}"
+        problem = f"{exc}{asked}: was the server started for this kind of model?"
+    elif isinstance(exc, GarbledAnswerError):
+        problem = f"{exc}: {exc.quote}"
+    elif isinstance(exc, TransientError) and exc.kind in FINAL:
+        problem = f"{exc}. {FINAL[exc.kind]}"
+    absent = isinstance(exc, ServerRefused) or (isinstance(exc, TransientError) and exc.kind in _ABSENT)
+    return ProbeResult(server, reachable=not absent, problems=(problem,))
+
+
+_ABSENT: frozenset[Kind] = frozenset({"unreachable", "failed", "overloaded"})
 
 
 def _charge(history: _History, server: Server, error: TransientError) -> None:
@@ -343,7 +391,8 @@ def _charge(history: _History, server: Server, error: TransientError) -> None:
     history.marks[url] = server.answered
     history.tries[url] = history.tries.get(url, 0) + 1
     history.kind = error.kind
-    history.charges += {"failed": others >= OTHERS, "overloaded": history.healthy}.get(error.kind, False)
+    working = others >= OTHERS
+    history.charges += {"failed": working, "garbled": working, "overloaded": history.healthy}.get(error.kind, False)
     if history.charges >= MAX_CHARGES:
         # without the server's name: rejected rows must not depend on where a job runs
         message = str(error).removeprefix(f"{server.name}: ")

@@ -24,7 +24,6 @@ from synth.servers.faults import (
     TransientError,
     expand_urls,
     lasting_fault,
-    parse_json,
     proxy_of,
     shown,
     status_error,
@@ -106,9 +105,7 @@ class VllmServers(ServerAuth):
     def urls(self) -> list[str]:
         return expand_urls(self.base_urls)
 
-    def fleet(
-        self, path: str, canary: Mapping[str, Any], client: ClientSettings, *, per_server: int, adaptive: bool = False
-    ) -> Fleet:
+    def fleet(self, path: str, client: ClientSettings, *, per_server: int, adaptive: bool = False) -> Fleet:
         """These servers behind one call, each with up to `per_server` requests at once unless the job says how many.
 
         `adaptive` finds the best number below that while working. Raises JobError when the key or CA file is missing.
@@ -123,7 +120,6 @@ class VllmServers(ServerAuth):
             client,
             model=self.model,
             slots=slots,
-            canary=canary,
             check_models=True,
             most=most,
             load=load,
@@ -147,15 +143,15 @@ class HttpTransport(Transport):
         except ValueError:  # a lone surrogate, which only the escapes of `json.dumps` can carry
             data = json.dumps(body).encode()
         request = partial(self._session().post, url + self.path, data=data, headers=headers)
-        return parse_json(await self._answer(url, request, self._timeout), shown(url))
+        return self._parsed(await self._answer(url, request, self._timeout), url)
 
     async def models(self, url: str) -> Any:
-        return parse_json(await self._get(url, url + "/models"), shown(url))
+        return self._parsed(await self._get(url, url + "/models"), url)
 
     async def version(self, url: str) -> str | None:
         """VLLM's version, None when the server does not report one."""
         try:
-            found = parse_json(await self._get(url, url.removesuffix("/v1") + "/version"), shown(url))
+            found = self._parsed(await self._get(url, url.removesuffix("/v1") + "/version"), url)
         except (NotFoundError, TransientError, SynthError):
             return None
         version = found.get("version") if isinstance(found, dict) else None

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from synth.errors import RequestRejected, ServerRefused, ServerUnavailable
-from synth.servers.faults import TransientError, shown
+from synth.servers.faults import GarbledAnswerError, Kind, TransientError, shown
 from synth.servers.limiter import AdaptiveLimit, WaitingQueue
 from synth.stage import ClientSettings
 
@@ -20,8 +20,17 @@ DOWN_AFTER = 3
 DOWN_SILENCE = 5.0
 MAX_PAUSE = 30.0
 MAX_DENIALS = 3
+MAX_GARBLED = 3
+"""Answers that cannot be read, one after the other and with none before that could be, after which the job is at fault:
+the server is of another kind, or answers in another format."""
 BAD_FROM_START = 20
 """Rejections in a row, with no success before, after which the job is at fault and not its passages."""
+FINAL: dict[Kind, str] = {
+    "denied": "Name the variable of the API key in api_key_env, and check the key and its permissions.",
+    "spent": "The quota or credit with the provider is used up, and waiting does not bring it back.",
+}
+"""Failures that end a run from the start, and after `MAX_DENIALS` in a row later, with what to do."""
+WRONG_SECTION = "Correct the model's section of the job: the server does not accept what it asks for."
 _MAX_REMEMBERED = 1 << 16
 """Passages whose server is remembered, more than are ever open at once."""
 _TRIAL_WAIT = 2.0
@@ -42,6 +51,10 @@ class Server:
     open_at: float = -math.inf
     last_answer: float = -math.inf
     last_throttle: float = -math.inf
+    proven: bool = False
+    """Whether an answer could be read."""
+    garbled: int = 0
+    """Answers before that."""
     down: bool = False
     on_trial: bool = False
     denials: int = 0
@@ -74,6 +87,7 @@ class Pool:
         self._client = client
         self._clock = client.clock
         self._failing_since: float | None = None
+        self._last_failure: TransientError | None = None
         self._last_answer = -math.inf
         self._rejections_in_row = 0
 
@@ -152,6 +166,7 @@ class Pool:
         self._last_answer = server.last_answer = self._clock.now()
         self._failing_since = None
         self.succeeded = self.succeeded or usable
+        server.proven = server.proven or usable
         if server.down:
             server.down = False
             self._client.notify(f"{server.name} is back")
@@ -162,29 +177,34 @@ class Pool:
         self._rejections_in_row = self._rejections_in_row + 1 if rejection.reason == "bad_request" else 0
         if not self.succeeded and self._rejections_in_row >= BAD_FROM_START:
             what = f"{server.name} rejected the first {BAD_FROM_START} requests: {rejection.detail}."
-            hint = "Correct the model's section of the job: the server does not accept what it asks for."
-            raise ServerRefused(what, hint)
+            raise ServerRefused(what, WRONG_SECTION)
 
     def failed(self, server: Server, error: TransientError, started: float, *, trial: bool) -> None:
         """Record the failure of a request sent at `started`.
 
-        Raises ServerRefused for a key that is not accepted and ServerUnavailable when the outage has lasted too long.
+        Raises ServerRefused for a key that is not accepted and for first answers that cannot be read, and
+        ServerUnavailable when the outage has lasted too long.
         """
         now = self._clock.now()
         server.failures += 1
+        self._last_failure = error
+        unreadable = isinstance(error, GarbledAnswerError) and not server.proven
+        if unreadable and (trial or not server.down):  # requests that were in flight together count once
+            server.garbled += 1
+            if server.garbled >= MAX_GARBLED:
+                raise _unusable(error)
         if self._failing_since is None:
             self._failing_since = max(self._last_answer, started)
-        if error.kind == "denied":
+        if error.kind in FINAL:
             server.denials += trial
             if not self.succeeded or server.denials >= MAX_DENIALS:
-                hint = "Check the API key in the variable named by api_key_env, and its permissions."
-                raise ServerRefused(f"{error}.", hint)
+                raise ServerRefused(f"{error}.", FINAL[error.kind])
         if error.kind in {"throttled", "overloaded"}:
             self._pause(server, now, error.pause)
             self._notify_throttle(server, error, now)
             server.limiter.refused()
         silent = now - server.last_answer >= DOWN_SILENCE and server.failures >= DOWN_AFTER
-        gone = error.kind in {"unreachable", "denied"} or (silent and error.kind != "throttled")
+        gone = unreadable or error.kind in {"unreachable", *FINAL} or (silent and error.kind != "throttled")
         if gone and not server.down:
             server.down = True
             server.limiter.dismiss()
@@ -203,6 +223,9 @@ class Pool:
         """
         if self.remaining() > 0:
             return
+        error = self._last_failure if error.kind == "waiting" and self._last_failure else error
+        if not self.succeeded and isinstance(error, GarbledAnswerError):
+            raise _unusable(error)
         names, limit = ", ".join(server.name for server in self.servers), "outage" if self.succeeded else "startup"
         since = f"for {self._limit():.0f} s (limits.{limit}); last: {error}."
         if not self.succeeded and all(s.down and s.last_answer == -math.inf for s in self.servers):
@@ -236,3 +259,9 @@ class Pool:
             state = "limits the rate" if error.kind == "throttled" else "is overloaded or still loading"
             self._client.notify(f"{server.name} {state}, pausing {server.open_at - now:.0f} s ({error})")
         server.last_throttle = now
+
+
+def _unusable(error: TransientError) -> ServerRefused:
+    quote = f": {error.quote}" if isinstance(error, GarbledAnswerError) else ""
+    hint = "No answer could be read. Check base_url and model: does the server serve this kind of model?"
+    return ServerRefused(f"{error}{quote}".rstrip(".") + ".", hint)

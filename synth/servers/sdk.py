@@ -16,7 +16,6 @@ from synth.servers.faults import (
     TransientError,
     expand_urls,
     lasting_fault,
-    parse_json,
     proxy_of,
     shown,
     status_error,
@@ -90,14 +89,14 @@ class Provider(ServerAuth):
             raise JobError("field api_key_env: OpenAI requires a key.", "Name the variable that contains it.")
         return super().key()
 
-    def fleet(self, resource: Resource, canary: Mapping[str, Any], client: ClientSettings, *, slots: int) -> Fleet:
+    def fleet(self, resource: Resource, client: ClientSettings, *, slots: int) -> Fleet:
         """This provider as a fleet of one, with `slots` requests in flight unless the job says how many.
 
         Raises JobError when the key or CA file is missing.
         """
         slots = client.concurrency or slots
         transport = SdkTransport(self, resource, client, slots + 1)
-        return Fleet(self.urls(), transport, client, model=self.model, slots=slots, canary=canary)
+        return Fleet(self.urls(), transport, client, model=self.model, slots=slots)
 
 
 class SdkTransport(Transport):
@@ -123,20 +122,21 @@ class SdkTransport(Transport):
         if self._resource == "embeddings":
             create = client.embeddings.with_raw_response.create
         asked = create(**body, extra_headers={**self._extra_headers, **(headers or {})})
-        return await self._exchange(asked, shown(url), self._timeout)
+        return await self._exchange(asked, url, self._timeout)
 
     async def models(self, url: str) -> Any:
         listed: Any = self._connected().models.with_raw_response.list(extra_headers=dict(self._extra_headers))
-        return await self._exchange(listed, shown(url), min(GET_TIMEOUT, self._timeout))
+        return await self._exchange(listed, url, min(GET_TIMEOUT, self._timeout))
 
     async def close(self) -> None:
         if self._client is not None:
             await self._client.close()
             self._client = None
 
-    async def _exchange(self, request: Awaitable[Any], server: str, timeout: float) -> Any:
+    async def _exchange(self, request: Awaitable[Any], url: str, timeout: float) -> Any:
         import openai  # noqa: PLC0415 - heavy, needed only by runs with a server
 
+        server = shown(url)
         try:
             async with exchange(server, timeout, self._redact):  # the SDK's client lets errors of aiohttp through
                 raw = await request
@@ -144,7 +144,7 @@ class SdkTransport(Transport):
             raise sdk_error(exc, server, self._clock.wall(), self._redact) from None  # its text may contain the key
         except UnicodeEncodeError:
             raise RequestRejected("encoding", "the text has half of a surrogate pair") from None
-        return parse_json(Answer(raw.status_code, raw.headers, raw.content), server)
+        return self._parsed(Answer(raw.status_code, raw.headers, raw.content), url)
 
     def _connected(self) -> openai.AsyncOpenAI:
         if self._client is not None:

@@ -77,13 +77,14 @@ def test_a_wrong_key_ends_the_run_at_once_and_is_not_shown(server, status, monke
     assert server.log[0].headers["authorization"] == "Bearer sk-canary-77"
 
 
-def test_a_key_that_fails_in_the_middle_is_tried_three_times(server):
+@pytest.mark.parametrize("status", [401, 402])
+def test_a_key_that_fails_in_the_middle_is_tried_three_times(server, status):
     async def run():
         async with opened(server) as model:
             await model.complete(ask())
-            server.fail(Fault(401))
+            server.fail(Fault(status))
             await model.complete(ask(1))
-            server.rule = lambda _: Fault(401)
+            server.rule = lambda _: Fault(status)
             before = len(server.log)
             with pytest.raises(ServerRefused):
                 await model.complete(ask(2))

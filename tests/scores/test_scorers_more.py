@@ -20,7 +20,7 @@ from loopback import Fault, Loopback, say
 from pydantic import ValidationError
 
 from synth.cli import main
-from synth.errors import InputError, JobError, OutputError, RequestRejected
+from synth.errors import InputError, JobError, OutputError, RequestRejected, ServerRefused
 from synth.hashing import jaccard, shingles, tokens, windows
 from synth.registry import find
 from synth.rerank.chat_logprobs import p_yes
@@ -658,10 +658,12 @@ def test_the_chat_reranker_reads_the_verdict_off_the_first_token():
         )
         assert reranked(scorer, [("q", "d")]) == [pytest.approx(0.625)]
         assert [seen.body["top_logprobs"] for seen in server.posts] == [5, 20]
-        server.chat = lambda _: logprobs(maybe=0.5, perhaps=0.3)
-        assert reranked(scorer, [("q", "d")]) == [None]
-        server.chat = lambda _: say("yes")
-        assert reranked(scorer, [("q", "d")]) == [None]
+        for without in (logprobs(maybe=0.5, perhaps=0.3), say("yes")):
+            server.chat = lambda body, bad=without: bad if "<Query>: q" in str(body) else logprobs(yes=0.5, no=0.3)
+            assert reranked(scorer, [("q", "d")]) == [None]
+            server.chat = lambda _, bad=without: bad
+            with pytest.raises(ServerRefused, match="rejects the simplest request"):
+                reranked(scorer, [("q", "d")])
 
 
 def test_a_missing_token_counts_only_where_it_cannot_matter():

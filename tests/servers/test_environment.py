@@ -1,10 +1,8 @@
 """What of the environment reaches a server: the key that the job names, and nothing else."""
 
-import asyncio
-
 import pytest
-from asking import ask
-from loopback import FastClock, Fault, Loopback
+from asking import asked
+from loopback import Fault, Loopback
 
 from synth.embed.openai import OpenAIEmbedder
 from synth.embed.vllm_server import VllmServerEmbedder
@@ -13,7 +11,6 @@ from synth.llm.openai import OpenAI
 from synth.llm.vllm_server import VllmServer
 from synth.rerank.chat_logprobs import ChatLogprobsReranker
 from synth.rerank.vllm_server import VllmServerReranker
-from synth.stage import ClientSettings, LlmStage
 
 KINDS = [OpenAI, VllmServer, OpenAIEmbedder, VllmServerEmbedder, ChatLogprobsReranker, VllmServerReranker]
 AMBIENT = {
@@ -28,26 +25,6 @@ AMBIENT = {
 }
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of aiohttp, for the openai package
 every = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.__module__}")
-
-
-def asked(kind, url, **options):
-    """One request to the model that a job describes so."""
-    where = {"base_url": url} if "base_url" in kind.model_fields else {"base_urls": [url]}
-    stage = kind(model="tiny", **where, **options)
-    client = ClientSettings(notify=lambda _: None, clock=FastClock(), request_timeout=5.0, startup=60.0)
-
-    async def run():
-        model = stage.open(client) if isinstance(stage, LlmStage) else stage.open(client, "find answers")
-        try:
-            if isinstance(stage, LlmStage):
-                return await model.complete(ask())
-            if hasattr(model, "encode"):
-                return await model.encode(["a text"], "query")
-            return await model.score([("a query", "a text")])
-        finally:
-            await model.close()
-
-    return asyncio.run(run())
 
 
 @pytest.fixture

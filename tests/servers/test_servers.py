@@ -166,7 +166,7 @@ def test_error_bodies_are_short_unprintables_escaped_and_the_key_gone():
         (400, b"[[[", "bad_request"),
         (401, b"", "denied"),
         (403, b"", "denied"),
-        (402, b"", "throttled"),
+        (402, b"", "spent"),
         (429, b"", "throttled"),
         (503, b"", "overloaded"),
         (500, b"<html>", "failed"),

@@ -146,7 +146,7 @@ def look_at_pairs(job: Job, findings: Findings) -> PairsReport:
         columns = ingest.pair_columns(sets, own)
         report.carried = {each.name: str(each.type) for each in list(columns)[len(columns) - len(own) :]}
         report.renamed = ingest.renamed(sets, own)
-        blocks = sources.read_pairs(sets, own, limits, only=sources.sample_rows(rows, MOST_ROWS))
+        blocks = sources.read_pairs(sets, own, limits, only=sources.sample_rows(rows, MOST_ROWS), notify=findings.warn)
         for outcome in (outcome for block in blocks for outcome in block.outcomes):
             if isinstance(outcome, PairRow):
                 report.pairs += 1

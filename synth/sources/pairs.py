@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Container, Iterable, Iterator, Sequence
+from contextlib import suppress
 from math import isfinite, nan
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -35,6 +37,8 @@ from synth.sources.text import Wanted
 from synth.types import Notify
 
 _SHARD = re.compile(r"[0-9]{8}\.parquet")
+_PROMPT = r"(?:Instruct: |<Instruct>: |<instruct>)[^\n]+\n(?:Query:|<Query>:|<query>) ?"
+"""What exports put before a query, as Qwen3-Embedding and E5 do: it is for one model, and no part of the query."""
 _LISTED = ("flag", "messages", "tevatron")
 """Layouts with a list of positives in each row."""
 
@@ -166,9 +170,16 @@ def read_pairs(
     *,
     only: Container[int] | None = None,
     seen: Container[FileKey] = (),
+    notify: Notify | None = None,
 ) -> Iterator[Block[PairRow]]:
-    """What the rows of all files become, as `read_rows` gives it; `carried` is what `pairs_schema` gave."""
-    return read_rows(_Pairs(sets, carried, limits), pair_files(sets), limits, only, seen)
+    """What the rows of all files become, as `read_rows` gives it; `carried` is what `pairs_schema` gave.
+
+    `notify` gets a line on prompts that were removed from queries.
+    """
+    pairs = _Pairs(sets, carried, limits)
+    yield from read_rows(pairs, pair_files(sets), limits, only, seen)
+    for source, (count, prompt) in pairs.prompted.items():
+        (notify or str)(f"{source}: the prompt of a model was removed from {count:,} queries, such as {prompt[:200]!r}")
 
 
 class _Pairs(Rows[PairRow]):
@@ -178,11 +189,13 @@ class _Pairs(Rows[PairRow]):
         self._sets = {each.files[0].corpus_index: each for each in sets}
         self._schema, self._limits, self._detect = schema, limits, detect
         self._joined: dict[int, beir.Joined] = {}
+        self.prompted: dict[str, tuple[int, str]] = {}
 
     def open(self, file: InputFile, number: int, source_row: int) -> None:  # noqa: ARG002 - passages use it
         index = file.corpus_index
         pairs = self._sets[index]
         self._file, self._source_row, self._layout = file, source_row, pairs
+        self._prompt = _prompt_in(Path(file.path))
         if pairs.kind == "beir" and index not in self._joined:
             self._joined = {index: beir.Joined(pairs, self._schema, self._limits)}  # the one before is not needed again
 
@@ -210,6 +223,12 @@ class _Pairs(Rows[PairRow]):
         wrong = _check_positives(passages, query) if listed else check_present(passages, "the passage")
         if fault := check_present(query, "the query") or wrong:
             return fault
+        if prompt := self._prompt.match(query):
+            count, example = self.prompted.get(layout.source, (0, prompt[0]))
+            self.prompted[layout.source] = (count + 1, example)
+            query = query[prompt.end() :]
+            if fault := check_present(query, "the query"):
+                return fault
         label = None if layout.label is None else _label(values[layout.label][place])
         if isinstance(label, Fault):
             return label
@@ -228,6 +247,17 @@ class _Pairs(Rows[PairRow]):
 
     def describe(self, raw: RawRows, place: int) -> tuple[str, str]:
         return f"{self._file.relative}:{raw.numbers[place]}", ""
+
+
+def _prompt_in(file: Path) -> re.Pattern[str]:
+    """What may precede the queries of a file: a prompt of the usual form, or that of the export it belongs to."""
+    for folder in list(file.parents)[:3]:
+        with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
+            record = json.loads((folder / "export.json").read_bytes())
+            prompt = record["options"]["query_template"].removesuffix("{query}")
+            if prompt:
+                return re.compile(f"{re.escape(prompt.replace('{instruction}', record['instruction']))}|{_PROMPT}")
+    return re.compile(_PROMPT)
 
 
 def _check_positives(passages: Any, query: Any) -> Fault | None:

@@ -249,7 +249,7 @@ class _Pairs(_Ingest[PairRow]):
         self._columns, self._ours = pair_columns(first, carried), [each.name for each in _own_columns(first)]
         if record.number == 1 and (new := renamed(first, carried)):
             self.notify(f"columns renamed: {describe_renamed(new)}")
-        return read_pairs(self._sets(record), carried, self.limits, only=only, seen=seen)
+        return read_pairs(self._sets(record), carried, self.limits, only=only, seen=seen, notify=self.notify)
 
     def table(self, shard: _Shard[PairRow]) -> pa.Table:
         rows = shard.rows

@@ -1,7 +1,9 @@
 """What `synth export` writes, read again as pairs and as a corpus."""
 
+import json
+
 import pytest
-from exporting import INSTRUCTION, pairs
+from exporting import pairs
 
 from synth import registry
 from synth.cli import main
@@ -46,7 +48,7 @@ def as_pairs(path):
     data = [PairData(path=str(path), query_language="en", passage_language="en")]
     sets = inspect_pairs(data, path, LIMITS)
     found = [each for block in read_pairs(sets, pairs_schema(sets, LIMITS), LIMITS) for each in block.outcomes]
-    return sorted((each.query.removeprefix(f"Instruct: {INSTRUCTION}\nQuery:"), each.passage) for each in found)
+    return sorted((each.query, each.passage) for each in found)
 
 
 def as_corpus(path):
@@ -64,6 +66,17 @@ def test_an_export_is_read_back_as_the_same_pairs(exported, name):
 @pytest.mark.parametrize("name", FORMATS)
 def test_an_export_is_read_back_as_the_same_passages(exported, name):
     assert as_corpus(exported / name) == sorted(passage for _, passage in WANTED)
+
+
+@pytest.mark.parametrize("template", ["query: {query}", "[{instruction}] {query}", "{query}"])
+@pytest.mark.parametrize("name", ["ms-swift", "tevatron"])
+def test_a_template_of_ones_own_is_read_back_too(out, tmp_path, name, template):
+    export(
+        out,
+        ExportArgs(name, tmp_path / "x", negatives=0, settings=[f"query_template={json.dumps(template)}"]),
+        as_json=True,
+    )
+    assert as_pairs(tmp_path / "x") == WANTED
 
 
 def test_a_run_is_read_back_as_the_same_pairs_and_passages(out):

@@ -31,12 +31,12 @@ ENGLISH = {"query_language": "en", "passage_language": "en"}
 class Read:
     """Everything that the data in `path` become."""
 
-    def __init__(self, folder, path, *, limits=LIMITS, only=None, **options):
+    def __init__(self, folder, path, *, limits=LIMITS, only=None, notify=None, **options):
         data = [PairData.model_validate({"path": path, **ENGLISH, **options})]
         self.sets = inspect_pairs(data, folder, limits)
         self.layout = self.sets[0]
         self.schema = pairs_schema(self.sets, limits)
-        blocks = list(read_pairs(self.sets, self.schema, limits, only=only))
+        blocks = list(read_pairs(self.sets, self.schema, limits, only=only, notify=notify))
         outcomes = [outcome for block in blocks for outcome in block.outcomes]
         self.pairs = [outcome for outcome in outcomes if isinstance(outcome, PairRow)]
         self.rejected = [outcome for outcome in outcomes if isinstance(outcome, RejectedRow)]
@@ -61,6 +61,29 @@ def jsonl(path, *rows):
 
 def pairs(count, **more):
     return [{"query": f"question {n}", "passage": f"answer {n}", **more} for n in range(count)]
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "Instruct: Given a question, retrieve passages that answer it\nQuery:",
+        "Instruct: Given a question, retrieve passages that answer it\nQuery: ",
+        "<Instruct>: Find the law\n<Query>: ",
+        "<instruct>Find: the law\n<query>",
+    ],
+)
+def test_the_prompt_of_a_model_is_no_part_of_a_query(tmp_path, prompt):
+    rows = [{"query": f"{prompt}what is {n}?", "passage": f"it is {n}"} for n in range(3)]
+    asked = {"query": "Instruct: a hen to lay. Query: how?", "passage": "with patience"}
+    bare = {"query": prompt, "passage": "nothing was asked"}
+    jsonl(tmp_path / "pairs.jsonl", *rows, asked, bare)
+    said = []
+    read = Read(tmp_path, "pairs.jsonl", notify=said.append)
+    assert [query for query, _ in read.texts()] == [*(f"what is {n}?" for n in range(3)), asked["query"]]
+    assert read.reasons() == ["empty"]
+    (line,) = said
+    assert line.startswith("pairs: the prompt of a model was removed from 4 queries")
+    read.balance()
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,6 @@ class Beir(Benchmark):
 
 
 def _tsv(*values: str) -> str:
-    line = io.StringIO()
-    csv.writer(line, delimiter="\t", lineterminator="\n").writerow(values)
-    return line.getvalue()
+    line = io.StringIO(newline="")
+    csv.writer(line, delimiter="\t").writerow(values)  # quotes what has a character of its line end
+    return line.getvalue().removesuffix("\r\n") + "\n"

@@ -76,12 +76,13 @@ def find(head: str, *, tabs: bool) -> Dialect:
 
 
 def _shows(head: str, dialect: Dialect, marks: Iterable[str]) -> bool:
-    """Whether the header is quoted, or a quoted field has one of these inside, so that a writer had to quote it."""
+    """Whether a writer that quotes was at work: it quoted the header, an empty field, or one with a mark inside."""
     quote, end = re.escape(dialect.quotechar or ""), re.escape(dialect.delimiter)
     quoted = re.compile(
         rf"(?<![^{end}\r\n]){quote}([^{quote}]*+(?:{quote}{quote}[^{quote}]*+)*+){quote}(?![^{end}\r\n])"
     )
-    return head.startswith(quote) or any(mark in found[1] for found in quoted.finditer(head) for mark in marks)
+    fields = (found[1] for found in quoted.finditer(head))
+    return head.startswith(quote) or any(not each or any(mark in each for mark in marks) for each in fields)
 
 
 @lru_cache(maxsize=64)

@@ -134,8 +134,9 @@ def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
 def _of_folder(named: str, path: Path, key: str, notify: Notify | None) -> list[FoundFile]:
     root, files, others = data_files(path, _claimed, pairs=key == "data.path")
     if not files:
-        what = "no file of data" if key == "data.path" else "no .txt or .md file, and no file of data,"
-        raise JobError(f"{key}: {what} in the folder {path}.", f"Supported are {_KINDS}; name others with a pattern.")
+        what = "no file of data" if key == "data.path" else "no .txt, .md or data file"
+        hint = f"Supported are {_KINDS}; a README or LICENSE is not counted. Name others with a pattern."
+        raise JobError(f"{key}: {what} in the folder {path}.", hint)
     if notify and others:
         names = [str(each.relative_to(root)) for each in sorted(others)[:_NAMED]]
         names += [f"and {len(others) - _NAMED:,} more"] if len(others) > _NAMED else []

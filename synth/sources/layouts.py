@@ -44,8 +44,8 @@ def data_files(
         data = [each for each in every if kind_of(each.name) not in (None, "text") and each.name not in _METADATA]
         texts = [each for each in every if kind_of(each.name) == "text"]
         hub = [each for each in data if each.parent == folder / "data"]
-        only_pages = data and all(_PAGES.fullmatch(each.name) for each in texts)
-        found = hub or data if pairs or hub or only_pages else texts
+        only_pages = len(texts) < len(every) and all(_PAGES.fullmatch(each.name) for each in texts)
+        found = hub or data if pairs or hub or only_pages or (data and _is_cloned(folder)) else texts
     known = set(found)
     return folder, found, [each for each in every if each not in known]
 
@@ -59,7 +59,7 @@ def _recognised(folder: Path, every: Sequence[Path], *, pairs: bool) -> Sequence
 
 
 def _visible(folder: Path) -> list[Path]:
-    """All files below a folder but hidden ones. Raises PermissionError for a folder that cannot be read."""
+    """All files below a folder, and links to folders, but hidden ones. Raises PermissionError."""
 
     def refuse(exc: OSError) -> NoReturn:
         raise exc
@@ -68,6 +68,7 @@ def _visible(folder: Path) -> list[Path]:
     for root, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(root, name) for name in names if not name.startswith(".")]
+        found += [path for name in folders if (path := Path(root, name)).is_symlink()]  # not followed
     return found
 
 
@@ -135,6 +136,12 @@ def _carded(folder: Path, every: Iterable[Path], *, pairs: bool) -> list[Path]:
         what = f"{card}: no file is called {', '.join(patterns)}, as its configuration {name} has it"
         raise InputError(f"{what}.", "Download the files, or name others with a pattern.")
     return list(found)
+
+
+def _is_cloned(folder: Path) -> bool:
+    """Whether the folder is a repository of data, as every one of the Hub is."""
+    attributes = folder / ".gitattributes"
+    return attributes.is_file() and b"filter=lfs" in attributes.read_bytes()
 
 
 def _patterns(value: Any) -> Iterable[str]:

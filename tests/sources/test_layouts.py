@@ -102,6 +102,21 @@ def test_a_hub_data_set_without_a_data_folder(tmp_path, name):
     holds(tmp_path, unread=["README.md", "LICENSE.txt", "dataset_infos.json"])
 
 
+def test_a_clone_is_its_data_whatever_pages_it_has(tmp_path):
+    write(tmp_path / ".gitattributes", text="*.parquet filter=lfs diff=lfs merge=lfs -text\n")
+    write(tmp_path / "docs" / "guidelines.md", text="Guidelines for annotators, which are not a passage.")
+    write(tmp_path / "train.jsonl", rows(*range(4)))
+    holds(tmp_path, unread=["docs/guidelines.md"])
+
+
+def test_pages_beside_files_that_cannot_be_read_are_not_a_corpus(tmp_path):
+    write(tmp_path / "README.md", text="# A readme that is long enough for a passage")
+    write(tmp_path / "data.zip", text="PK")
+    with pytest.raises(JobError, match=r"no \.txt, \.md or data file") as caught:
+        inspect([Corpus(path=str(tmp_path))], tmp_path, LIMITS)
+    assert "a README or LICENSE is not counted" in caught.value.hint
+
+
 CARDS = {
     "text": "data_files: 'parts/*.jsonl'",
     "list": "data_files: [parts/a.jsonl, parts/b.jsonl]",
@@ -193,10 +208,11 @@ def test_a_folder_of_texts_stays_one_and_says_what_it_leaves_out(tmp_path):
     write(tmp_path / "README.md", text=PAIRS[0][1])
     write(tmp_path / "a" / "b.txt", text=PAIRS[1][1])
     write(tmp_path / "index.csv", text="a,b\n")
+    (tmp_path / "elsewhere").symlink_to(tmp_path.parent)
     said = []
     files = inspect([Corpus(path=str(tmp_path))], tmp_path, LIMITS, notify=said.append)
     assert [each.relative for each in files] == ["README.md", "a/b.txt"]
-    assert said == [f"{tmp_path}: reads 2 of 3 files; not index.csv"]
+    assert said == [f"{tmp_path}: reads 2 of 4 files; not elsewhere, index.csv"]
 
 
 def test_a_pointer_of_git_lfs_is_no_data(tmp_path):

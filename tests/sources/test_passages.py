@@ -79,7 +79,7 @@ def parquet(path, **columns):
     [
         ("missing.jsonl", "missing.jsonl"),
         ("none/*.parquet", "*.parquet"),
-        ("folder", "no .txt or .md"),
+        ("folder", "no .txt, .md or data file"),
     ],
 )
 def test_a_path_that_matches_nothing_is_a_mistake_of_the_job(tmp_path, path, said):

@@ -309,7 +309,7 @@ def filter(  # noqa: A001 - named after the command
     columns = {key: name for key, name in (("query", query), ("passage", passage), ("label", label)) if name}
     workspace = _Workspace(out)
     sections["data"] = {"path": workspace.path_of(pairs, "query"), **columns}
-    sections |= _given(embed=embed, scores=scores or pipeline.PAIR_SCORES, keep=keep)
+    sections |= _given(embed=embed, scores=scores, keep=keep)
     return workspace.run("synth.filter", sections, progress=progress)
 
 

@@ -33,6 +33,8 @@ SPARE_DESCRIPTORS = 64
 
 
 Spec = dict[str, Any]
+SCORES = ("cosine", "round_trip", "language", "length", "copying")
+"""What pairs are scored by, unless a job says otherwise."""
 
 
 class PersonaOptions(Stage):
@@ -120,7 +122,7 @@ class JobFile(Stage):
     llm: Spec | None = None
     embed: Spec | None = None
     task: Spec = Field(default={"use": "retrieval"})
-    scores: list[Spec] = Field(default=[{"use": "cosine"}, {"use": "language"}, {"use": "length"}, {"use": "copying"}])
+    scores: list[Spec] = Field(default=[{"use": name} for name in SCORES])
     keep: dict[str, Any] | None = None
     limits: Limits = Limits()
     run: RunOptions = RunOptions()

@@ -26,8 +26,6 @@ from synth.runs.run import OpenRun, job_of
 from synth.shards.journal import turn
 from synth.steps import ingest, keep, score
 
-PAIR_SCORES = ("cosine", "language", "length", "copying")
-"""What existing pairs are scored by, unless a job says otherwise."""
 EMBEDDER = {"use": "sentence_transformers", "model": "all-MiniLM-L6-v2"}
 """The embedder where none is named: on this machine, an English model."""
 

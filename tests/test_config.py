@@ -52,7 +52,9 @@ def test_what_a_job_leaves_out_has_its_default(job):
     got = job("corpus: {path: a}\nllm: {use: extractive}\nembed: {use: sentence_transformers}\n")
     assert (got.file.seed, got.run.shard_size, got.run.workers, got.run.concurrency) == (0, 1000, 1, "auto")
     assert (got.limits.outage, got.limits.max_line_bytes, got.limits.max_unusable_share) == (1800.0, 64_000_000, 0.5)
-    assert [type(scorer).__name__ for scorer in got.scores] == ["Cosine", "LanguageCheck", "Length", "Copying"]
+    assert [type(scorer).__name__ for scorer in got.scores] == [
+        "Cosine", "RoundTrip", "LanguageCheck", "Length", "Copying",
+    ]  # fmt: skip
     assert [(c.column, c.value) for c in got.rules.conditions if c.column == "cosine"] == [("cosine", 0.7)]
     assert (got.file.personas.top_k, got.file.personas.pool) == (5, 5)
     assert got.task.queries_per_passage == 1

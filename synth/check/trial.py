@@ -93,7 +93,11 @@ class Trial:
         async with AsyncExitStack() as stack:
             models = Models(job.client(notify), job.instruction, Counters(), stack)
             personas = await models.personas(job, self.library, remember=False)
-            opened = [(scorer, scorer.open(models.client, job.instruction)) for scorer in job.scores]
+            here = [scorer for scorer in job.scores if scorer.scope == "shard"]
+            later = {name for each in job.scores if each not in here for name, _ in each.named_outputs()}
+            if unused := sorted(later & job.rules.columns()):
+                notify(f"keep: {', '.join(unused)} needs all pairs of a run, so rules on it are left out here")
+            opened = [(scorer, scorer.open(models.client, job.instruction)) for scorer in here]
             scorers = [(scorer, models.services(job, scorer.needs, own)) for scorer, own in opened]
             return [await self._try(each, models.chat(job), personas, scorers) for each in chosen]
 
@@ -122,7 +126,7 @@ class Trial:
                 scores = await scorer.score(batch, own)
                 for scored in scores.schema:
                     table = table.append_column(scored, scores[scored.name])
-            verdict = self.job.rules.apply(table)
+            verdict = self.job.rules.only(table.column_names).apply(table)
             verdicts = zip(verdict.kept.tolist(), verdict.failed.to_pylist(), strict=True)
             named = ({"kept": kept, "failed": failed} for kept, failed in verdicts)
             rows = [row | more for row, more in zip(table.to_pylist(), named, strict=True)]

@@ -94,7 +94,7 @@ def target(
     """
     from synth.document import Document
     from synth.job import build_job
-    from synth.pipeline import EMBEDDER, PAIR_SCORES, Target, resolve, sample_folder
+    from synth.pipeline import EMBEDDER, Target, resolve, sample_folder
     from synth.rules.ruleset import mapping
 
     if job is not None:
@@ -115,8 +115,7 @@ def target(
             raise JobError("--embed-url names no model.", "Add --embed-model, as the server calls it.")
         embed = {"use": "vllm_server", "base_urls": [flags["--embed-url"]], **model}
     columns = {name: flags[f"--{name}-column"] for name in _COLUMNS if f"--{name}-column" in flags}
-    scores = [{"use": name} for name in PAIR_SCORES]
-    spec: dict[str, Any] = {"data": _entries(data, columns), "embed": embed, "scores": scores}
+    spec: dict[str, Any] = {"data": _entries(data, columns), "embed": embed}
     if keep := mapping(rules):
         spec["keep"] = keep
     document = Document("synth filter", spec, {}, ())

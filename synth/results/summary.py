@@ -195,7 +195,7 @@ class _Scored:
         self.bins = np.zeros(_BINS, np.int64)
         self.has_cosine = False
         self.truncated = 0
-        self.rules = view.rules.only("cosine")
+        self.rules = view.rules.only({"cosine"})
         """Applied to shuffled cosines: what they would keep if every query stood with another row's passage."""
         self.shuffled: list[pa.Table] = []
         self.copied: list[np.ndarray[Any, np.dtype[np.float64]]] = []

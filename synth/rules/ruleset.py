@@ -160,10 +160,10 @@ class Rules:
         stacked = np.array(failures, np.bool_).reshape(len(failures), table.num_rows)
         return Verdict(tuple(labels), stacked)
 
-    def only(self, column: str) -> Rules:
-        """The part of these rules that judges `column`."""
-        conditions = tuple(each for each in self.conditions if each.column == column)
-        return Rules(conditions, self.reject_missing & {column})
+    def only(self, columns: Collection[str]) -> Rules:
+        """The part of these rules that judges `columns`, row by row."""
+        conditions = tuple(each for each in self.conditions if each.column in columns)
+        return Rules(conditions, self.reject_missing & set(columns))
 
     def share(self, table: pa.Table) -> float | None:
         """The share of rows that would be kept, 0 to 1; None for a table without rows. Raises what `apply` raises."""

@@ -234,6 +234,17 @@ def test_preview_opens_the_models_that_scorers_bring(folder, server, monkeypatch
     assert Reranker.closed
 
 
+def test_preview_leaves_out_what_needs_all_pairs(folder, server, capsys):
+    scores = [{"use": "cosine"}, {"use": "round_trip"}]
+    keep = {"round_trip_rank": {"below": 4}, "cosine": {"above": 2 / 3}}
+    assert cli.main(["preview", job(folder, server, scores=scores, keep=keep), "-n", "1", "--json"]) == 0
+    said = capsys.readouterr()
+    (pair, *_) = json.loads(said.out)["passages"][0]["pairs"]
+    assert "round_trip_rank" not in pair
+    assert pair["kept"] == (pair["cosine"] > 2 / 3)
+    assert "round_trip_rank needs all pairs of a run" in said.err
+
+
 def test_preview_of_one_id_in_words(folder, server, capsys):
     assert cli.main(["preview", job(folder, server), "--id", "en-2"]) == 0
     out = capsys.readouterr().out

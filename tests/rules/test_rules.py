@@ -276,11 +276,11 @@ def test_rules_name_their_columns_and_describe_themselves():
 
 def test_one_column_of_the_rules_can_be_held_against_other_values():
     parsed = rules({"cosine": {"above": GROUPED}, "language_ok": True, "unique": {"by": "c", "best": "cosine"}})
-    part = parsed.only("cosine")
+    part = parsed.only({"cosine"})
     assert part.columns() == {"cosine", "query_language"}
     assert part.share(table(cosine=[0.65, 0.65, None, 0.1], query_language=["de", "en", "de", "de"])) == 0.25
     assert part.share(table(cosine=pa.array([], pa.float64()), query_language=pa.array([], pa.string()))) is None
-    assert parsed.only("copied_share").share(table(copied_share=[0.1])) == 1.0
+    assert parsed.only({"copied_share"}).share(table(copied_share=[0.1])) == 1.0
 
 
 def test_chunked_tables_are_judged_row_by_row():

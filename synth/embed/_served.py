@@ -22,7 +22,8 @@ from pydantic import Field, field_validator
 from synth.batching import gathered, halved
 from synth.errors import RequestRejected, ServerRefused
 from synth.servers.faults import TransientError, by_index, shown
-from synth.servers.fleet import Fleet, Served
+from synth.servers.fleet import Canary, Fleet, Served
+from synth.servers.http import ServerAuth
 from synth.servers.probe import ANSWER, QUESTION, UNRELATED
 from synth.stage import EmbedStage, Encoded, ProbeResult, Role
 
@@ -135,15 +136,28 @@ def judge(server: str, rows: Sequence[Row | None], dimensions: int | None) -> Pr
     )
 
 
-class ServedEmbedOptions(EmbedOptions):
+class ServedEmbedOptions(ServerAuth, EmbedOptions):
     """The same of a model on servers."""
 
+    extra_body: dict[str, Any] = Field(default_factory=dict)
+    """Further fields of the request. They replace ours of the same name; null leaves one of ours out. Those under
+    `query` and `document` go with texts of that kind: `{query: {input_type: query}, document: {input_type: passage}}`.
+    """
     batch_size: int = Field(default=64, gt=0)
     """Texts in one request."""
 
-    def body(self, texts: Sequence[str]) -> dict[str, Any]:
+    @field_validator("extra_body")
+    @classmethod
+    def _by_role(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for role in ("query", "document"):
+            if not isinstance(fields := value.get(role, {}), dict) or "input" in fields:
+                raise ValueError(f"{role} expects the fields of requests with such texts: {{input_type: {role}}}")
+        return value
+
+    def body(self, texts: Sequence[str], role: Role) -> dict[str, Any]:
         """A request for base64 vectors, which have a quarter of the bytes of JSON numbers and need no parsing."""
-        return {"model": self.model, "input": list(texts), "encoding_format": "base64"}
+        body = {"model": self.model, "input": list(texts), "encoding_format": "base64"}
+        return self.extended(body, {"query": None, "document": None} | self.extra_body.get(role, {}))
 
     @abstractmethod
     def shortened(self, text: str, attempt: int) -> tuple[str, Mapping[str, Any]] | None:
@@ -157,13 +171,12 @@ class ServedEncoder(Served):
     """
 
     def __init__(self, options: ServedEmbedOptions, instruction: str, fleet: Fleet) -> None:
-        canary = ["yes", "no"][: options.batch_size]
-        super().__init__(fleet, (options.body(canary), partial(self._read, count=len(canary))))
         self._options = options
         self._instruction = instruction
         self._width: int | None = None
-        self._proven = False
-        """Whether there was ever a vector."""
+        self._proven: set[Role] = set()
+        """Texts of which role ever had vectors."""
+        super().__init__(fleet, self._canary("document"))
 
     async def encode(self, texts: Sequence[str], role: Role) -> Encoded:
         """Unit vectors of the texts, each distinct one asked for once.
@@ -181,59 +194,63 @@ class ServedEncoder(Served):
 
         async def one(batch: list[str]) -> list[tuple[Row, bool]]:
             async with room:
-                return await self._embed(batch)
+                return await self._embed(batch, role)
 
         found = [item for batch in await gathered(map(one, batches)) for item in batch]
         vectors = unit([row for row, _ in found], self._options.dimensions)
         return repeated(distinct, vectors, [truncated for _, truncated in found], wrapped)
 
-    async def _embed(self, texts: list[str]) -> list[tuple[Row, bool]]:
+    async def _embed(self, texts: list[str], role: Role) -> list[tuple[Row, bool]]:
         """Vectors of the texts, and whether only their beginnings were embedded."""
 
         async def ask(some: Sequence[str]) -> list[tuple[Row | None, bool]]:
-            return [(row, False) for row in self._sound(await self._ask(some))]
+            return [(row, False) for row in self._sound(await self._ask(some, role))]
 
         async def refused(text: str, rejection: RequestRejected) -> tuple[Row | None, bool]:
             if rejection.reason != "too_long" or self._options.truncate == "error":
-                if not self._proven and rejection.reason == "bad_request":
-                    await self._fleet.require_answer()
+                if role not in self._proven and rejection.reason == "bad_request":
+                    await self._fleet.require_answer(self._canary(role))
                 raise RequestRejected(rejection.reason, f"{rejection.detail} (text: {_start(text)})") from None
-            return await self._beginning(text, rejection), True
+            return await self._beginning(text, role, rejection), True
 
         found = zip(texts, await halved(texts, ask, refused), strict=True)
-        return [(row if row is not None else await self._again(text), truncated) for text, (row, truncated) in found]
+        return [(row if row is not None else await self._again(text, role), cut) for text, (row, cut) in found]
 
-    async def _ask(self, texts: Sequence[str], more: Mapping[str, Any] | None = None) -> list[Row | None]:
+    async def _ask(self, texts: Sequence[str], role: Role, more: Mapping[str, Any] | None = None) -> list[Row | None]:
         affinity = zlib.crc32(texts[0].encode("utf-8", "replace"))
-        request = self._options.body(texts) | dict(more or {})
-        return await self._fleet.call(request, affinity, partial(self._read, count=len(texts)))
+        request = self._options.body(texts, role) | dict(more or {})
+        return await self._fleet.call(request, affinity, partial(self._read, role, count=len(texts)))
 
-    async def _beginning(self, text: str, rejection: RequestRejected) -> Row:
+    async def _beginning(self, text: str, role: Role, rejection: RequestRejected) -> Row:
         for attempt in itertools.count():
             if (cut := self._options.shortened(text, attempt)) is None:
                 break
             try:
-                (row,) = self._sound(await self._ask([cut[0]], cut[1]))
+                (row,) = self._sound(await self._ask([cut[0]], role, cut[1]))
             except RequestRejected as again:
                 if again.reason != "too_long":
                     raise
             else:
-                return row if row is not None else await self._again(cut[0])
+                return row if row is not None else await self._again(cut[0], role)
         raise rejection
 
-    async def _again(self, text: str) -> Row:
-        (row,) = await self._ask([text])
+    async def _again(self, text: str, role: Role) -> Row:
+        (row,) = await self._ask([text], role)
         if row is None or row.size != self._width:
             what = "no finite vector other than zero" if row is None else f"{row.size} dimensions, not {self._width}"
             raise RequestRejected("embedding", f"{what}, also when asked alone (text: {_start(text)})")
         return row
 
-    def _read(self, answer: Any, count: int) -> list[Row | None]:
+    def _canary(self, role: Role) -> Canary:
+        texts = ["yes", "no"][: self._options.batch_size]
+        return self._options.body(texts, role), partial(self._read, role, count=len(texts))
+
+    def _read(self, role: Role, answer: Any, count: int) -> list[Row | None]:
         """As `read_rows`; until there was a vector, an answer without any raises TransientError too."""
         rows = read_rows(answer, count)
         if not self._proven and all(row is None for row in rows):
             raise TransientError("HTTP 200 without a vector of finite numbers")
-        self._proven = True
+        self._proven.add(role)
         return rows
 
     def _sound(self, rows: list[Row | None]) -> list[Row | None]:
@@ -251,8 +268,11 @@ class ServedEncoder(Served):
         return [row if row is not None and row.size == width else None for row in rows]
 
     async def _examine(self, url: str) -> ProbeResult:
-        texts = [self._options.wrapped(text, role, self._instruction) for text, role in PROBE_TEXTS]
-        rows = await self._fleet.ask(url, self._options.body(texts), partial(read_rows, count=len(texts)))
+        rows: list[Row | None] = []
+        for role, each in itertools.groupby(PROBE_TEXTS, key=lambda each: each[1]):
+            texts = [self._options.wrapped(text, role, self._instruction) for text, _ in each]
+            body = self._options.body(texts, role)
+            rows += await self._fleet.ask(url, body, partial(read_rows, count=len(texts)))
         return judge(shown(url), rows, self._options.dimensions)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from synth.servers.faults import TransientError, shown
 from synth.servers.fleet import Fleet, Served
+from synth.servers.http import ServerAuth
 from synth.stage import ChatReply, ChatRequest, JsonSchema, LlmStage, ProbeResult
 
 
@@ -79,7 +80,7 @@ _UNCONSTRAINED = (
 )
 
 
-class ServedLlm(LlmStage):
+class ServedLlm(ServerAuth, LlmStage):
     """A language model on servers: how they want their requests."""
 
     @abstractmethod
@@ -96,7 +97,8 @@ class ServedChat(Served):
     """A ChatModel over a fleet."""
 
     def __init__(self, options: ServedLlm, fleet: Fleet) -> None:
-        super().__init__(fleet, (options.frame([("user", "Say yes.")], 0, 1), self._read))
+        canary = options.frame([("user", "Say yes.")], 0, 1) | options.shape(_PROBE_SCHEMA, "probe")
+        super().__init__(fleet, (options.extended(canary), self._read))
         self._options = options
         self._names = {options.model, ""}
         self._spoke = False
@@ -109,7 +111,7 @@ class ServedChat(Served):
     async def complete(self, request: ChatRequest) -> ChatReply:
         """The model's reply, unchecked. Raises RequestRejected, ServerRefused, ServerUnavailable, SystemFault."""
         body = self._options.frame(request.messages, request.seed, request.max_tokens)
-        body |= self._options.shape(request.schema, request.schema_name)
+        body = self._options.extended(body | self._options.shape(request.schema, request.schema_name))
         reply = await self._fleet.call(body, request.key.position, self._read, blame_job_first=True)
         if reply.model not in self._names:
             self._names.add(reply.model)
@@ -129,11 +131,12 @@ class ServedChat(Served):
         return reply
 
     async def _examine(self, url: str) -> ProbeResult:
-        shape = self._options.shape(_PROBE_SCHEMA, "probe")
         body = self._options.frame([("user", "Reply with a JSON object that has a `word`.")], 0, 256)
-        reply = await self._fleet.ask(url, body | shape, self._read)
+        body = self._options.extended(body | self._options.shape(_PROBE_SCHEMA, "probe"))
+        reply = await self._fleet.ask(url, body, self._read)
         found = ProbeResult(shown(url), reachable=True, engines=await self._fleet.engines(url))
-        if shape.get("response_format", {}).get("type") != "json_schema":
+        shape = body.get("response_format")
+        if not isinstance(shape, dict) or shape.get("type") != "json_schema":
             return found
         try:
             constrained = json.loads(reply.text or "") == {"word": _TOKEN}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -30,23 +30,24 @@ class OpenAI(Provider, ServedLlm):
     """What the server calls it; older ones know only `max_tokens`."""
     structured: Literal["json_schema", "json_object", "none"] = "json_schema"
     """How replies are made to follow their schema; with the last two, only the prompt asks for it."""
-    extra_body: dict[str, Any] = Field(default_factory=dict)
-    """Further fields of the request; they replace ours of the same name."""
+    cures: ClassVar[Mapping[str, str]] = {
+        "max_completion_tokens": "max_tokens_field: max_tokens",
+        "max_tokens": "max_tokens_field: max_completion_tokens",
+        "response_format": "structured: json_object",
+    }
 
     def open(self, client: ClientSettings) -> ServedChat:
         return ServedChat(self, self.fleet("chat", client, slots=_SLOTS))
 
     def frame(self, messages: Sequence[tuple[str, str]], seed: int, max_tokens: int) -> dict[str, Any]:
-        """The arguments of `create` without a schema. The seed is folded to 31 bits: many servers read a C int."""
-        sampling = {"temperature": self.temperature, "top_p": self.top_p}
-        further = {"top_k": self.top_k, "min_p": self.min_p}
+        """The request without a schema. The seed is folded to 31 bits: many servers read a C int."""
+        sampling = {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k, "min_p": self.min_p}
         return {
             "model": self.model,
             "messages": [{"role": role, "content": content} for role, content in messages],
             "seed": (seed ^ (seed >> 31)) & 0x7FFFFFFF,
             self.max_tokens_field: max_tokens,
             **{name: value for name, value in sampling.items() if value is not None},
-            "extra_body": {name: value for name, value in further.items() if value is not None} | self.extra_body,
         }
 
     def shape(self, schema: JsonSchema, name: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from synth.llm._served import ServedChat, ServedLlm
 from synth.servers.http import VllmServers
@@ -15,10 +15,6 @@ __all__ = ["VllmServer"]
 
 _PER_SERVER = 1024
 """The most requests for one server at once; the best number below it is found while working."""
-_OURS = frozenset(
-    {"model", "messages", "seed", "max_tokens", "max_completion_tokens", "response_format", "stream", "n"}
-    | {"temperature", "top_p", "top_k", "min_p", "chat_template_kwargs"}
-)
 
 
 class VllmServer(VllmServers, ServedLlm):
@@ -33,15 +29,6 @@ class VllmServer(VllmServers, ServedLlm):
     min_p: float = Field(default=0.0, ge=0, le=1)
     thinking: bool = False
     """Let the model think first; then also set its own sampling values (Qwen3: 0.6, 0.95, 20, 0)."""
-    extra_body: dict[str, Any] = Field(default_factory=dict)
-    """Further fields of the request."""
-
-    @field_validator("extra_body")
-    @classmethod
-    def _new_fields(cls, value: dict[str, Any]) -> dict[str, Any]:
-        if taken := sorted(_OURS & set(value)):
-            raise ValueError(f"{taken[0]} has an option of its own or is set by synth")
-        return value
 
     def open(self, client: ClientSettings) -> ServedChat:
         fleet = self.fleet("/chat/completions", client, per_server=_PER_SERVER, adaptive=True)
@@ -59,5 +46,4 @@ class VllmServer(VllmServers, ServedLlm):
             "top_k": self.top_k,
             "min_p": self.min_p,
             "chat_template_kwargs": {"enable_thinking": self.thinking},
-            **self.extra_body,
         }

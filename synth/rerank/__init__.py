@@ -55,7 +55,7 @@ class ServedReranker(Served):
 
         async def refused(_pair: tuple[str, str], rejection: RequestRejected) -> float:
             if not self._proven and rejection.reason in {"bad_request", "score"}:
-                await self._fleet.require_answer()
+                await self._fleet.require_answer(self._fleet.canary)
                 self._proven = True
             if not self._notified:
                 self._notified = True

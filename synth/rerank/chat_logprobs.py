@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -46,7 +46,12 @@ class ChatLogprobsReranker(Provider, RerankStage):
     max_tokens_field: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens"
     """What the server calls it; older ones know only `max_tokens`."""
     extra_body: dict[str, Any] = Field(default_factory=lambda: {"chat_template_kwargs": {"enable_thinking": False}})
-    """Further fields of the request; {} for OpenAI itself, which rejects fields it does not know."""
+    """Further fields of the request; {} for OpenAI itself, which rejects fields it does not know. They replace ours of
+    the same name, and null leaves one of ours out."""
+    cures: ClassVar[Mapping[str, str]] = {
+        "max_completion_tokens": "max_tokens_field: max_tokens",
+        "max_tokens": "max_tokens_field: max_completion_tokens",
+    }
 
     def open(self, client: ClientSettings, instruction: str) -> ServedReranker:
         """A Reranker over this server. Raises JobError when the key or CA file is missing."""
@@ -55,16 +60,17 @@ class ChatLogprobsReranker(Provider, RerankStage):
         return ServedReranker(fleet, canary, 1, partial(self._ask, instruction))
 
     def body(self, query: str, document: str, instruction: str, listed: int) -> dict[str, Any]:
+        """The request for one pair, with so many tokens listed."""
         asked = f"<Instruct>: {instruction}\n<Query>: {neutralise(query)[0]}\n<Document>: {neutralise(document)[0]}"
-        return {
+        body = {
             "model": self.model,
             "messages": [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": asked}],
             "temperature": 0.0,
             self.max_tokens_field: 1,
             "logprobs": True,
             "top_logprobs": listed,
-            "extra_body": self.extra_body,
         }
+        return self.extended(body)
 
     async def _ask(self, instruction: str, pairs: Pairs, send: Send) -> list[float]:
         return [await self._verdict(instruction, pair, send) for pair in pairs]

@@ -58,7 +58,7 @@ class VllmServerReranker(VllmServers, RerankStage):
         }
         if self.max_tokens_per_doc is not None:
             body["max_tokens_per_doc"] = self.max_tokens_per_doc
-        return body
+        return self.extended(body)
 
     async def _ask(self, instruction: str, pairs: Pairs, send: Send) -> list[float]:
         scores: list[float] = await send(self.body(pairs, instruction), partial(_scores, count=len(pairs)))

@@ -345,6 +345,23 @@ def _reason(status: int, error: Mapping[str, Any], text: str) -> str:
     return "too_long" if too_long else "bad_request"
 
 
+_NEEDED = frozenset({"model", "messages", "input", "queries", "documents"})
+
+
+def named_field(words: str, body: Mapping[str, Any]) -> str | None:
+    """The field of a request that a server's refusal is about; None where it names none that may be left out.
+
+    A name within the field's value counts, and so does its beginning, as long as it cannot be an ordinary word.
+    """
+    said: list[str] = [word for word in re.findall(r"\w+", words) if word not in _NEEDED]
+    within = {name: set(re.findall(r"\w+_\w+", json.dumps(value, default=str))) for name, value in body.items()}
+    for word in said:
+        if word in body:
+            return word
+    near = (n for word in said if "_" in word for n in within if n.startswith(word) or word in within[n])
+    return next((name for name in near if name not in _NEEDED), None)
+
+
 def lasting_fault(exc: BaseException, server: str, redact: Redactor) -> SystemFault | ServerRefused | None:
     """The error for a fault that waiting does not cure, None for every other one.
 

@@ -31,11 +31,12 @@ from synth.servers.faults import (
     Redactor,
     TransientError,
     is_loopback,
+    named_field,
     parse_json,
     shown,
 )
 from synth.servers.limiter import AdaptiveLimit, Load
-from synth.servers.pool import FINAL, MAX_GARBLED, MAX_PAUSE, WRONG_SECTION, Pool, Server
+from synth.servers.pool import FINAL, MAX_GARBLED, MAX_PAUSE, Pool, Server
 from synth.stage import ClientSettings, ProbeResult
 
 T = TypeVar("T")
@@ -113,6 +114,7 @@ class Fleet:
     `slots` requests are worth having in flight. `check_models` looks into `/v1/models` before a server gets work, as is
     right for vLLM, which lists exactly what it serves. `most` is the most requests for one server at once, when the
     right number is to be found; None means unlimited. `load` asks a server for its load, where it reports any.
+    `cures` are what a job writes to leave out a field of a request.
     """
 
     def __init__(
@@ -126,6 +128,7 @@ class Fleet:
         check_models: bool = False,
         most: int | None = None,
         load: Callable[[str], Awaitable[Load | None]] | None = None,
+        cures: Mapping[str, str] | None = None,
     ) -> None:
         self.urls = urls
         self.transport = transport
@@ -134,6 +137,7 @@ class Fleet:
         self.slots = slots
         self._check_models = check_models
         self._load = load
+        self._cures = cures or {}
         self._clock = clock = client.clock
         self._pool = Pool(urls, client, lambda url: AdaptiveLimit(most, clock, load and partial(load, url)))
         self._card: ModelCard | None = None
@@ -173,14 +177,23 @@ class Fleet:
         result: T = await policy(self._attempt, body, affinity, read, history)
         return result
 
-    async def require_answer(self) -> None:
+    async def require_answer(self, canary: Canary) -> None:
         """Raises ServerRefused when the canary is rejected: then the job is at fault, not an item."""
+        body, read = canary
         try:
-            await self.call(self.canary[0], 0, self.canary[1])
+            await self.call(body, 0, read)
         except RequestRejected as rejection:
             names = ", ".join(map(shown, self.urls))
             what = f"{names} rejects the simplest request: {rejection.detail or rejection.reason}"
-            raise ServerRefused(f"{what.rstrip('.')}.", WRONG_SECTION) from None
+            raise ServerRefused(f"{what.rstrip('.')}.", self.cure(rejection, body)) from None
+
+    def cure(self, rejection: RequestRejected, body: Mapping[str, Any]) -> str:
+        """What to do where a server rejects every request: by the field of `body` that its words name."""
+        name = named_field(rejection.detail, body)
+        if name is None:
+            return "Correct the model's section of the job, or add what is missing as extra_body."
+        key = self._cures.get(name) or f"extra_body: {{{name}: null}}"
+        return f"To leave {name} out, write `{key}` in the model's section of the job."
 
     async def models(self, url: str) -> list[ModelCard]:
         """The models that a server lists, empty when it has no list."""
@@ -224,7 +237,7 @@ class Fleet:
                 _charge(history, server, error)
             raise
         except RequestRejected as rejection:
-            self._pool.rejected(server, rejection)
+            self._pool.rejected(server, rejection, self.cure(rejection, body))
             if history.blame_job_first and rejection.reason == "bad_request" and not self._pool.succeeded:
                 raise TransientError(str(rejection), "waiting") from None
             raise
@@ -375,6 +388,8 @@ def _unanswered(server: str, exc: Exception, fleet: Fleet) -> ProbeResult:
         problem = f"{exc}{asked}: was the server started for this kind of model?"
     elif isinstance(exc, GarbledAnswerError):
         problem = f"{exc}: {exc.quote}"
+    elif isinstance(exc, RequestRejected):
+        problem = f"{exc}. {fleet.cure(exc, fleet.canary[0])}"
     elif isinstance(exc, TransientError) and exc.kind in FINAL:
         problem = f"{exc}. {FINAL[exc.kind]}"
     absent = isinstance(exc, ServerRefused) or (isinstance(exc, TransientError) and exc.kind in _ABSENT)

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_core import to_json
 
 from synth.errors import JobError, ServerRefused, SynthError
@@ -41,8 +41,12 @@ CONNECT_TIMEOUT = 10.0
 GET_TIMEOUT = 30.0
 
 
+_TEXTS = frozenset({"messages", "input", "queries", "documents", "stream", "n"})
+"""Fields of a request without which nothing can be asked, or whose answer could not be read."""
+
+
 class ServerAuth(ModelStage):
-    """Credentials and TLS of a server; `api_key_env` is the name of a variable, never the key itself."""
+    """Credentials, TLS and further fields of requests; `api_key_env` names a variable, and never is the key itself."""
 
     tuning: ClassVar[frozenset[str]] = frozenset({"api_key_env", "ca_file", "trust_env"})
 
@@ -52,6 +56,18 @@ class ServerAuth(ModelStage):
     """PEM file of a certificate authority to trust in addition to the system's."""
     trust_env: bool = False
     """Use HTTP_PROXY and the other proxy variables; servers on this machine are always reached directly."""
+    extra_body: dict[str, Any] = Field(default_factory=dict)
+    """Further fields of the request. They replace ours of the same name; null leaves one of ours out, such as
+    `seed: null`."""
+    cures: ClassVar[Mapping[str, str]] = {}
+    """What a job writes to leave out a field that the server refuses, where that is not `extra_body`."""
+
+    @field_validator("extra_body")
+    @classmethod
+    def _leaves_texts(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if taken := sorted(_TEXTS & value.keys()):
+            raise ValueError(f"{taken[0]} is written by synth and cannot be changed")
+        return value
 
     @field_validator("api_key_env")
     @classmethod
@@ -59,6 +75,17 @@ class ServerAuth(ModelStage):
         if value is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
             raise ValueError("must be the name of an environment variable, such as OPENAI_API_KEY, not the key itself")
         return value
+
+    def identity(self) -> dict[str, Any]:
+        """As of every stage. Where `extra_body` came later, an empty one does not count: older folders lack it."""
+        found = super().identity()
+        later = self.service != "chat" and type(self).model_fields["extra_body"].default_factory is dict
+        return {name: value for name, value in found.items() if name != "extra_body" or value or not later}
+
+    def extended(self, body: Mapping[str, Any], more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """A request with the fields of `extra_body`, and of `more`; one that is null there is left out."""
+        fields = {**body, **self.extra_body, **(more or {})}
+        return {name: value for name, value in fields.items() if value is not None}
 
     def key(self) -> SecretStr | None:
         """The API key. Raises JobError when the variable is unset, empty or not usable as a header value."""
@@ -123,6 +150,7 @@ class VllmServers(ServerAuth):
             check_models=True,
             most=most,
             load=load,
+            cures=self.cures,
         )
 
 

@@ -30,7 +30,6 @@ FINAL: dict[Kind, str] = {
     "spent": "The quota or credit with the provider is used up, and waiting does not bring it back.",
 }
 """Failures that end a run from the start, and after `MAX_DENIALS` in a row later, with what to do."""
-WRONG_SECTION = "Correct the model's section of the job: the server does not accept what it asks for."
 _MAX_REMEMBERED = 1 << 16
 """Passages whose server is remembered, more than are ever open at once."""
 _TRIAL_WAIT = 2.0
@@ -171,13 +170,13 @@ class Pool:
             server.down = False
             self._client.notify(f"{server.name} is back")
 
-    def rejected(self, server: Server, rejection: RequestRejected) -> None:
+    def rejected(self, server: Server, rejection: RequestRejected, cure: str) -> None:
         """Record a rejection. Raises ServerRefused when the server rejects every request from the start."""
         self.answered(server, usable=False)
         self._rejections_in_row = self._rejections_in_row + 1 if rejection.reason == "bad_request" else 0
         if not self.succeeded and self._rejections_in_row >= BAD_FROM_START:
             what = f"{server.name} rejected the first {BAD_FROM_START} requests: {rejection.detail}."
-            raise ServerRefused(what, WRONG_SECTION)
+            raise ServerRefused(what, cure)
 
     def failed(self, server: Server, error: TransientError, started: float, *, trial: bool) -> None:
         """Record the failure of a request sent at `started`.

@@ -96,11 +96,11 @@ class Provider(ServerAuth):
         """
         slots = client.concurrency or slots
         transport = SdkTransport(self, resource, client, slots + 1)
-        return Fleet(self.urls(), transport, client, model=self.model, slots=slots)
+        return Fleet(self.urls(), transport, client, model=self.model, slots=slots, cures=self.cures)
 
 
 class SdkTransport(Transport):
-    """One resource of the SDK's client; a request's body is the keyword arguments of the resource's `create`.
+    """One resource of the SDK's client.
 
     Raises JobError when the key or the CA file cannot be read.
     """
@@ -121,7 +121,9 @@ class SdkTransport(Transport):
         create: Any = client.chat.completions.with_raw_response.create
         if self._resource == "embeddings":
             create = client.embeddings.with_raw_response.create
-        asked = create(**body, extra_headers={**self._extra_headers, **(headers or {})})
+        texts = {name: body[name] for name in ("messages", "input") if name in body}
+        extra_headers = {**self._extra_headers, **(headers or {})}
+        asked = create(model=body.get("model", ""), **texts, extra_body=body, extra_headers=extra_headers)
         return await self._exchange(asked, url, self._timeout)
 
     async def models(self, url: str) -> Any:
@@ -188,11 +190,20 @@ def _client_class() -> Any:
     import openai  # noqa: PLC0415 - as above
 
     class Client(openai.AsyncOpenAI):
-        """Sends the headers of the job, and none that come from OPENAI_CUSTOM_HEADERS or describe this machine."""
+        """Sends the headers and the body of the job, and nothing of its own.
+
+        Other headers come from OPENAI_CUSTOM_HEADERS or describe this machine; `encoding_format` would come back after
+        a job left it out.
+        """
 
         def __init__(self, headers: Mapping[str, str], **options: Any) -> None:
             super().__init__(**options)
             self._headers: dict[str, str | openai.Omit] = dict(headers)
+
+        async def _prepare_options(self, options: Any) -> Any:
+            if options.extra_json is not None:
+                options.json_data, options.extra_json = options.extra_json, None
+            return options
 
         @property
         def default_headers(self) -> dict[str, str | openai.Omit]:

@@ -175,7 +175,7 @@ class FaultServer:
         self._count += 1
         line = {"id": self._count, "path": path, "seed": seed, "delivery": self._deliveries[key]}
         self._write(line | {"event": "came", "item": None if item is None else list(vars(item).values())})
-        tiny = seed == 0 or body.get("input") == ["yes"]
+        tiny = seed == 0 or body.get("input") == ["yes", "no"]
         fault = None if tiny else self._fault(key, item)  # probes and canaries: the server itself is well
         try:
             await asyncio.sleep(self.profile.latency)

@@ -92,9 +92,9 @@ class Finished:
     counters: Counters
 
     def require_usable(self) -> None:
-        """Raises TooManyUnusable when more items are unusable than the job allows."""
+        """Raises TooManyUnusable when more items are unusable than the job allows; `exhausted` ones do not count."""
         limit = self.run.job.limits.max_unusable_share
-        unusable = sum(self.summary.unusable.values())
+        unusable = sum(count for reason, count in self.summary.unusable.items() if reason != "exhausted")
         if self.summary.items and unusable / self.summary.items > limit:
             top = ", ".join(f"{reason} {count}" for reason, count in list(self.summary.unusable.items())[:3])
             what = f"{unusable:,} of {self.summary.items:,} items are unusable ({top})"

@@ -101,6 +101,15 @@ class Trial:
             scorers = [(scorer, models.services(job, scorer.needs, own)) for scorer, own in opened]
             return [await self._try(each, models.chat(job), personas, scorers) for each in chosen]
 
+    async def offers(self, chosen: Sequence[Positioned], notify: Any) -> Sequence[Candidates]:
+        """The personas that these passages would be offered as one shard; ones that the embedder refuses have none."""
+        async with AsyncExitStack() as stack:
+            models = Models(self.job.client(notify), self.job.instruction, Counters(), stack)
+            personas = await models.personas(self.job, self.library)
+            rows = [(position, row) for position, row, _ in chosen]
+            records = [Passage(n, row.id, row.text, row.language, row.source, row.title) for n, row in rows]
+            return (await candidates_of(self.job, records, personas))[0]
+
     async def _try(
         self,
         chosen: Positioned,

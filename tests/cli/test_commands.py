@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -251,6 +252,23 @@ def test_preview_of_one_id_in_words(folder, server, capsys):
     assert "passage 1: docs/en-2, en" in out
     assert "verdict    accepted" in out
     assert "scores     cosine" in out
+
+
+def test_personas_of_a_sample_with_cosines_and_the_most_offered(folder, server, capsys):
+    library = folder / "people.jsonl"
+    library.write_text('{"persona": "A ferry captain.", "about": "ferry island boat"}\n{"persona": "A baker."}\n')
+    name = job(
+        folder, server, personas={"path": str(library), "top_k": 1, "pool": 1, "min_similarity": -1, "max_share": 1}
+    )
+    assert cli.main(["personas", name, "-n", "3", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    offered = [each["personas"] for each in found["passages"]]
+    assert [len(each) for each in offered] == [1, 1, 1]
+    assert found["most_offered"] == dict(Counter(each["persona"] for (each,) in offered).most_common())
+    assert cli.main(["personas", name, "-n", "3", "-s", "personas.min_similarity=1"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert out.count("none is near enough") == 3
+    assert "0 of 3 passages have a persona; 3 have none of personas.min_similarity = 1 or more." in out
 
 
 def test_preview_says_why_a_reply_is_refused(folder, server, capsys):

@@ -328,3 +328,28 @@ def test_a_second_interrupt_leaves_at_once_and_loses_nothing(place, server):
     server.rule = lambda _: None
     run(job, place / "out")
     audit(place / "out")
+
+
+def test_personas_may_have_an_embedder_of_their_own(place, server):
+    server.models = ("tiny", "multilingual")
+    own = {"use": "vllm_server", "model": "multilingual", "base_urls": [server.url]}
+    people = {"path": str(place / "people.txt"), "top_k": 3, "min_similarity": -1}
+    run(write(place, server, personas={**people, "embed": own}), place / "out")
+    asked = {model: set() for model in ("tiny", "multilingual")}
+    for seen in server.posts:
+        if "input" in seen.body:
+            asked[seen.body["model"]].update(seen.body["input"])
+    passages = {row["text"] for row in rows(place / "out", "passages")}
+    assert {text for text in asked["multilingual"] if text.startswith("a person")}
+    assert not {text for text in asked["tiny"] if text.startswith("a person")}
+    assert passages <= asked["multilingual"] & asked["tiny"]
+    with pytest.raises(OutputError, match=r"embed\.model"):
+        run(write(place, server, personas=people), place / "out")
+
+
+def test_a_job_whose_personas_have_an_embedder_needs_no_other(place, server):
+    server.models = ("tiny", "multilingual")
+    own = {"use": "vllm_server", "model": "multilingual", "base_urls": [server.url]}
+    people = {"path": str(place / "people.txt"), "top_k": 3, "embed": own}
+    run(write(place, server, personas=people, embed=None, scores=[{"use": "length"}], keep=None), place / "out")
+    assert len(audit(place / "out")) == 40

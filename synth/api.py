@@ -374,11 +374,13 @@ class _Workspace:
         """The path of the rows. Those in memory are written beside the output folder, named by their content."""
         if isinstance(rows, (str, Path)):
             return str(rows)
-        table = _table(rows, text)
         folder = self._out.with_name(f"{self._out.name}.input")
         folder.mkdir(parents=True, exist_ok=True)
         unnamed = folder / "rows.parquet.tmp"
-        pq.write_table(table, unnamed)
+        try:
+            pq.write_table(_table(rows, text), unnamed)
+        except pa.ArrowException as exc:
+            raise JobError(f"rows cannot be written as Parquet: {exc}.", "Give each column one type.") from exc
         with unnamed.open("rb") as file:
             name = hashlib.file_digest(file, "sha256").hexdigest()[:16]
         path = folder / f"rows-{name}.parquet"

@@ -24,6 +24,7 @@ from synth.hashing import mix
 from synth.scores import PairBatch
 from synth.scores.near_duplicate import NearDuplicate
 from synth.shards import OutputFolder, StepFolder
+from synth.sources.checks import id_text
 from synth.stage import Services
 
 Group = Literal["passage_id", "doc", "cluster"]
@@ -198,7 +199,7 @@ def _keys(
         names = [name for name in ("id", "query", "passage", "passage_id", "source") if name in there]
         for row in step.read_columns(index, [*names, *own]).to_pylist():
             passage = text_key(row["passage"])
-            ident = row.get("passage_id")
+            ident = id_text(row.get("passage_id"))
             found[0].append(text_key(row["query"]))
             found[1].append(passage)
             found[2].append(passage if ident is None else text_key("id", row.get("source"), ident))

@@ -101,6 +101,9 @@ EXTERNAL_PAIRS = pa.schema(
 """Pairs made elsewhere: `group` (the row of all pairs that came from one) and `positive` (the place in its list) only
 where the data lists positives, `label` only where a column is named."""
 
+JUDGEMENT = "label"
+"""The column that says whether a passage answers its query; a column of this name that means something else moves."""
+
 
 def passages(table: pa.Table) -> list[Passage]:
     """The records of a `passages/` shard, in row order."""
@@ -117,7 +120,7 @@ def _at(record: Any, path: str) -> Any:
 
 def carried_name(name: str) -> str:
     """The name among pairs of a column that a corpus carries."""
-    return f"input_{name}" if name in PASSAGES.names or name in PAIRS.names else name
+    return f"input_{name}" if name in PASSAGES.names or name in PAIRS.names or name == JUDGEMENT else name
 
 
 def pair_table(
@@ -142,7 +145,7 @@ def pair_table(
     own, ours = [field for field in source.schema if field.name not in PASSAGES.names], table.column_names
     picked = source.take(pa.array([pair.passage.position - first for pair in pairs], pa.int64())) if own else source
     for field in own:
-        name = f"input_{field.name}" if field.name in ours else field.name
+        name = f"input_{field.name}" if field.name in ours or field.name == JUDGEMENT else field.name
         table = table.append_column(pa.field(name, field.type), picked[field.name])
     return table
 

@@ -196,7 +196,7 @@ def test_several_folders_of_any_layout_and_files_make_one_pass(place, capsys):
     ("words", "said"),
     [
         (("--above", "nosuch=1"), "keep: nosuch: column nosuch does not exist"),
-        (("--min", "lable=1"), "Did you mean label?"),
+        (("--min", "querry_language=1"), "Did you mean query_language?"),
         (
             ("-s", "scores=[{use: cosine, query_vector: a, passage_vector: b}]"),
             "scores: cosine: column 'a' does not exist",
@@ -305,7 +305,7 @@ def test_columns_named_like_scores_are_carried_aside(place):
     assert run(data, "-o", "out", *ENGLISH, "-s", READY, "--above", "cosine=-1") == 0
     made = table(place / "out").to_pylist()
     assert [row["input_cosine"] for row in made] == [9.5] * 4
-    assert [row["label"] for row in made] == ["x"] * 4
+    assert [row["input_label"] for row in made] == ["x"] * 4
     assert [(row["input_id"], row["input_input_id"]) for row in made] == [(n, f"mine-{n}") for n in range(4)]
     assert all(row["cosine"] <= 1 for row in table(place / "out", "kept").to_pylist())
 

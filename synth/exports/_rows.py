@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from synth.hashing import item_random
 from synth.shards import OutputFolder, StepFolder
-from synth.sources.checks import FirstSeen, digest
+from synth.sources.checks import FirstSeen, digest, id_text
 from synth.tables import NEGATIVE
 from synth.types import Negative, position_and_slot
 
@@ -151,7 +151,7 @@ class Source:
                 each["id"],
                 each["query"] or "",
                 each["passage"] or "",
-                None if ident is None else str(ident),
+                id_text(ident),
                 relevance=1 if label is None else int(label) if label > 1 else int(label > 0),
                 reranker=score if isinstance(score, float) else None,
                 negatives=_passages(each.get("negatives")),
@@ -278,7 +278,7 @@ class Corpus:
             for row in step.read_columns(index, [n for n in (text, ident, "title") if n in there]).to_pylist():
                 if (row[text] or "").strip():
                     own, title = row.get(ident), row.get("title")
-                    self.name(row[text], None if own is None else str(own), title if isinstance(title, str) else "")
+                    self.name(row[text], id_text(own), title if isinstance(title, str) else "")
 
     def name(self, text: str, wanted: str | None, title: str = "") -> str:
         """The id of a passage, which is written if it is new."""

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from synth.errors import InputError
 from synth.sources.carried import json_columns, table_of, unite
+from synth.sources.checks import id_text
 from synth.sources.columns import ID_NAMES, TEXT_NAMES, pair_language, usual_name
 from synth.sources.options import PairData, ReadLimits
 from synth.sources.readers import file_schema, raw_rows
@@ -82,8 +83,9 @@ class Joined:
         for file in pairs.pair_files:
             columns = _columns("qrels", file, limits)
             for raw in _read(file, (columns["query"], columns["passage"]), pa.schema([]), limits):
-                queries.update(map(str, raw.values[columns["query"]]))
-                passages.update(map(str, raw.values[columns["passage"]]))
+                for names, key in ((queries, "query"), (passages, "passage")):
+                    found = _ids(raw.values[columns[key]])
+                    names.update(found, map(_whole, found))
         self._queries = _Texts(pairs.files, "queries", queries, limits)
         self._corpus = _Texts(pairs.files, "corpus", passages, limits)
 
@@ -93,8 +95,8 @@ class Joined:
         split = _PART.sub("", PurePosixPath(file.relative).name.split(".")[0]) if "/" in file.relative else None
         for raw in _read(file, tuple(columns.values()), self._own, self._limits, wanted):
             faults = dict(raw.faults)
-            queries = [str(value) for value in raw.values[columns["query"]]]
-            passages = [str(value) for value in raw.values[columns["passage"]]]
+            queries = self._queries.known(raw.values[columns["query"]])
+            passages = self._corpus.known(raw.values[columns["passage"]])
             scores = [_score(value, place, faults) for place, value in enumerate(raw.values[columns["score"]])]
             for place, judged in enumerate(zip(queries, passages, scores, strict=True)):
                 if place not in faults and (fault := self._check(*judged)):
@@ -118,6 +120,8 @@ class Joined:
         if score is not None and score <= 0:
             return Fault("not_relevant", f"query {query} and passage {passage} are judged {score:g}")
         for side, name, what in ((self._queries, query, "query"), (self._corpus, passage, "passage")):
+            if not name:
+                return Fault("unresolved", f"the judgement has no {what} id")
             if name not in side.rows:
                 return Fault("unresolved", f"no {what} has the id {name!r}")
             if fault := side.faults.get(name):
@@ -138,8 +142,9 @@ class _Texts:
             columns = _columns(role, file, limits)
             for raw in _read(file, tuple(columns.values()), schema, limits):
                 picked = []
-                for place, ident in enumerate(map(str, raw.values[columns["id"]])):
-                    if ident not in judged or ident in self.rows:
+                for place, written in enumerate(_ids(raw.values[columns["id"]])):
+                    ident = written if written in judged else _whole(written)
+                    if not ident or ident not in judged or ident in self.rows:
                         continue
                     if place in raw.faults:
                         self.faults[ident] = raw.faults[place]
@@ -150,12 +155,25 @@ class _Texts:
                     tables.append(raw.carried.take(pa.array(picked, pa.int64())))
         self._others = pa.concat_tables(tables).combine_chunks()
 
+    def known(self, values: Sequence[Any]) -> list[str]:
+        """The ids that judgements name, as they are known here; "" for none."""
+        return [each if each in self.rows or _whole(each) not in self.rows else _whole(each) for each in _ids(values)]
+
     def texts(self, ids: Sequence[str]) -> list[Any]:
         return [self.contents[self.rows[each]] if each in self.rows else None for each in ids]
 
     def at(self, ids: Sequence[str]) -> pa.Table:
         """The other columns of these ids, null for an unknown one."""
         return self._others.take(pa.array([self.rows.get(each) for each in ids], pa.int64()))
+
+
+def _ids(values: Sequence[Any]) -> list[str]:
+    return [id_text(value) or "" for value in values]
+
+
+def _whole(ident: str) -> str:
+    """The id without the ".0" of a text file that was written from a column of floats."""
+    return ident.removesuffix(".0")
 
 
 def _read(

@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from synth.errors import InputError
 from synth.sources.checks import storable, surrogate
@@ -48,10 +50,61 @@ def common(first: pa.DataType, second: pa.DataType) -> pa.DataType | None:
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
-    """The type in which a Parquet column is carried: a dictionary becomes its values, a view plain text."""
+    """The type in which a Parquet column is carried: one that `datasets` reads, too.
+
+    A dictionary becomes its values, a view plain text, a UUID text, another extension what it is stored as, and a map a
+    list of keys and values.
+    """
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    return pa.string() if pa.types.is_string_view(kind) else kind
+    return pa.string() if pa.types.is_string_view(kind) else _loadable(kind)
+
+
+def _loadable(kind: pa.DataType) -> pa.DataType:
+    found = kind
+    if isinstance(kind, pa.BaseExtensionType):
+        special = {"arrow.uuid": pa.string(), "arrow.bool8": pa.bool_()}
+        found = special.get(kind.extension_name) or _loadable(kind.storage_type)
+    elif pa.types.is_decimal32(kind) or pa.types.is_decimal64(kind):
+        found = pa.decimal128(kind.precision, kind.scale)
+    elif pa.types.is_map(kind):
+        found = pa.list_(pa.struct([("key", _loadable(kind.key_type)), ("value", _loadable(kind.item_type))]))
+    elif pa.types.is_struct(kind):
+        found = pa.struct([(each.name, _loadable(each.type)) for each in kind.fields])
+        found = kind if found == kind else found
+    elif pa.types.is_dictionary(kind) or kind.num_fields:
+        inner, view = _loadable(kind.value_type), pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind)
+        if view or inner != kind.value_type:
+            found = inner if pa.types.is_dictionary(kind) else pa.large_list(inner)
+    return found
+
+
+def converted(column: pa.Array, wanted: pa.DataType) -> pa.Array:
+    """A column in its `plain_type`, which is `wanted`."""
+    kind = column.type
+    if kind == wanted:
+        found = column
+    elif pa.types.is_dictionary(kind):
+        found = converted(column.dictionary_decode(), wanted)
+    elif isinstance(kind, pa.BaseExtensionType) and kind.extension_name == "arrow.uuid":
+        found = pa.array([None if each is None else str(each) for each in column.to_pylist()], wanted)
+    elif isinstance(kind, pa.BaseExtensionType):
+        found = converted(column.storage, wanted)
+    elif pa.types.is_struct(kind):
+        parts = [converted(part, field.type) for part, field in zip(column.flatten(), wanted, strict=True)]
+        found = pa.StructArray.from_arrays(parts, fields=list(wanted), mask=column.is_null())
+    elif pa.types.is_map(kind):
+        key, value = wanted.value_type
+        parts = [converted(column.keys, key.type), converted(column.items, value.type)]
+        values = pa.StructArray.from_arrays(parts, fields=[key, value])
+        found = pa.ListArray.from_arrays(pa.array(column.offsets.to_numpy()), values, wanted, mask=column.is_null())
+    elif pa.types.is_nested(kind):
+        ends = np.cumsum([0, *pc.fill_null(pc.list_value_length(column), 0).to_pylist()])
+        values = converted(column.flatten(), wanted.value_type)
+        found = pa.LargeListArray.from_arrays(pa.array(ends), values, wanted, mask=column.is_null())
+    else:
+        found = column.cast(wanted)
+    return found
 
 
 def json_schema(objects: Iterable[Mapping[str, Any]]) -> pa.Schema:
@@ -89,6 +142,30 @@ def infer_type(values: Sequence[Any]) -> pa.DataType | None:
         return None
     # Arrow checks only the first value of a kind where scalars are concerned
     return kind if all(fits(value, kind, math.inf) for value in values) else None
+
+
+def widened(kind: pa.DataType, values: Sequence[Any], *, exact: bool) -> pa.DataType:
+    """The type with room for these JSON values, too; a value without room changes nothing, and will be rejected.
+
+    `exact`: whether all whole numbers before would be exact as floats.
+    """
+
+    def united(known: pa.DataType, more: Sequence[Any]) -> pa.DataType | None:
+        found = infer_type(more)
+        both = None if found is None else common(known, found)
+        inexact = both is not None and pa.types.is_integer(known) and pa.types.is_floating(both) and not exact
+        return None if both is None or inexact or not _storable(both) else both
+
+    whole = united(kind, values)
+    if whole is None:
+        for value in values:
+            kind = united(kind, [value]) or kind
+    return whole or kind
+
+
+def is_exact(values: Iterable[Any]) -> bool:
+    """Whether all whole numbers among these are exact as floats."""
+    return not any(isinstance(value, int) and abs(value) > _EXACT for value in values)
 
 
 def fits(value: Any, kind: pa.DataType, largest: float = _EXACT) -> bool:

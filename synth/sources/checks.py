@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from array import array
+from decimal import Decimal
 from hashlib import blake2b
 
 from synth.sources.options import Corpus
@@ -13,6 +14,9 @@ from synth.sources.records import EXCERPT, Fault
 _INVISIBLE = re.compile(
     r"[\s\u00ad\u034f\u061c\u115f\u1160\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufeff\uffa0]*"
 )
+
+_EXACT = 2**53
+"""Below it, every whole number is a float of its own."""
 
 
 def check_text(text: object, corpus: Corpus) -> Fault | None:
@@ -52,6 +56,15 @@ def check_string(text: str, what: str) -> Fault | None:
     if "\0" in text:
         return Fault("nul", f"{what} has a NUL at character {text.index(chr(0))}", excerpt(text))
     return None
+
+
+def id_text(value: object) -> str | None:
+    """An id as the text that it is compared by, None for none. 3.0 is "3": numbers with a gap are read as floats."""
+    if isinstance(value, (float, Decimal)):
+        if value != value:  # noqa: PLR0124 - NaN
+            return None
+        value = int(value) if -_EXACT < value < _EXACT and value == int(value) else value
+    return None if value is None or value == "" else str(value)
 
 
 def surrogate(text: str) -> int | None:

@@ -189,7 +189,8 @@ def _carried(column: pa.Array, field: pa.Field, faults: dict[int, Fault]) -> pa.
     except pa.ArrowInvalid:  # some value is not UTF-8
         _python_values(column, field.name, faults)
         column = column.take(pa.array([None if place in faults else place for place in range(len(column))], pa.int64()))
-    if carried.common(carried.plain_type(column.type), field.type) == field.type:
+    column = carried.converted(column, carried.plain_type(column.type))
+    if carried.common(column.type, field.type) == field.type:
         with suppress(pa.ArrowInvalid):  # some value does not fit
             return column.cast(field.type)
     return carried.array(_python_values(column, field.name, faults), field, faults)

@@ -10,22 +10,23 @@ import re
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from decimal import Decimal
 from hashlib import blake2b
 from itertools import pairwise
 from pathlib import Path
+from uuid import UUID
 
 import pyarrow as pa
 import regex
 
 from synth.errors import InputError, JobError
-from synth.sources import parquet
-from synth.sources.carried import infer_type, plain_type, unite
-from synth.sources.checks import FirstSeen, check_string, check_text, digest, excerpt, storable
-from synth.sources.columns import LIST_NAMES, content, language_source, values_at
+from synth.sources.carried import unite
+from synth.sources.checks import FirstSeen, check_string, check_text, digest, excerpt, id_text, storable
+from synth.sources.columns import LIST_NAMES, content, language_source
 from synth.sources.files import expand, look
 from synth.sources.options import Corpus, ReadLimits
-from synth.sources.readers import Rows, columns_of, first_objects, language_at, raw_rows, read_rows
-from synth.sources.records import COLUMNAR, Block, Fault, FileKey, InputFile, PassageRow, RawRows, Selection
+from synth.sources.readers import Rows, columns_of, language_at, raw_rows, read_rows, types_of
+from synth.sources.records import Block, Fault, FileKey, InputFile, PassageRow, RawRows, Selection
 from synth.sources.text import Wanted
 from synth.types import Notify
 
@@ -65,22 +66,9 @@ def carried_schema(corpora: Sequence[Corpus], files: Sequence[InputFile], limits
     used = [(corpora[file.corpus_index], file) for file in files if file.rows != 0]
     schemas = []
     for corpus, file in used:
-        if not corpus.carry:
-            continue
-        columns_of(corpus, file, limits)
-        if file.kind in COLUMNAR:
-            known = parquet.schema(file.path)
-            kinds = [plain_type(parquet.type_of(known, name)) for name in corpus.carry]
-        elif file.kind in ("csv", "tsv"):
-            kinds = [pa.string() for _ in corpus.carry]
-        else:
-            rows = first_objects(file, limits)
-            kinds = [infer_type(values_at(rows, name)) for name in corpus.carry]
-        if None in kinds:
-            name, what = corpus.carry[kinds.index(None)], "several types, or one that Arrow does not support"
-            hint = "Make the types equal, or leave the column out of `carry`."
-            raise InputError(f"{file.path}: field {name}: its values have {what}.", hint)
-        schemas.append((pa.schema(zip(corpus.carry, kinds, strict=True)), file.path))
+        if corpus.carry:
+            columns_of(corpus, file, limits)
+            schemas.append((types_of(file, corpus.carry, limits), file.path))
     return unite(schemas)
 
 
@@ -169,9 +157,8 @@ class _Passages(Rows[PassageRow]):
         return storable(self._id(given, raw.numbers[place])), excerpt(text) if isinstance(text, str) else ""
 
     def _id(self, given: object, number: int) -> str:
-        if given is None or given == "":
-            return self._file.relative if self._file.kind == "text" else f"{self._file.relative}:{number}"
-        return str(given)
+        at = self._file.relative if self._file.kind == "text" else f"{self._file.relative}:{number}"
+        return id_text(given) or at
 
     def _name(self, number: int) -> str:
         first, source, source_row = self._starts[bisect_right(self._starts, number, key=lambda start: start[0]) - 1]
@@ -182,8 +169,12 @@ def _pieces(text: str, corpus: Corpus) -> list[str]:
     return [truncate(text, corpus.max_chars)] if corpus.on_long == "truncate" else chunk(text, corpus.max_chars)
 
 
+_IDS = (str, int, float, Decimal, UUID)
+
+
 def _check_labels(ident: object, title: object) -> Fault | None:
-    if ident is not None and (not isinstance(ident, (str, int)) or isinstance(ident, bool)):
+    whole = not isinstance(ident, float | Decimal) or (id_text(ident) or "0").removeprefix("-").isdecimal()
+    if not (ident is None or (whole and isinstance(ident, _IDS) and not isinstance(ident, bool))):
         return Fault("type", f"the id is of type {type(ident).__name__}")
     if title is not None and not isinstance(title, str):
         return Fault("type", f"the title is of type {type(title).__name__}")

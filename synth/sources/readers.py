@@ -168,15 +168,51 @@ def columns_of(corpus: Corpus, file: InputFile, limits: ReadLimits) -> Columns:
     if file.kind not in COLUMNAR:
         csv = file.kind in ("csv", "tsv")
         available = text.header(file.path, limits) if csv else keys_of(first_objects(file, limits))
+        if file.kind == "jsonl" and not {corpus.text, corpus.title, *corpus.carry} <= {"auto", None, *available}:
+            available = list(dict.fromkeys([*available, *parquet.column_names(file_schema(file, limits))]))
         return find_columns(corpus, available, file.path)
     schema = parquet.schema(file.path)
     columns = find_columns(corpus, parquet.column_names(schema), file.path)
     for name in columns[:4]:
         kind = pa.string() if name is None else parquet.type_of(schema, str(name))
-        if not (parquet.is_text(kind) or pa.types.is_null(kind) or (name == columns.id and pa.types.is_integer(kind))):
+        if not (parquet.is_text(kind) or pa.types.is_null(kind) or (name == columns.id and _may_be_id(kind))):
             hint = "Name another column in the job, or convert this one."
             raise InputError(f"{file.path}: column {name!r} is {kind}, not text.", hint)
     return columns
+
+
+def _may_be_id(kind: pa.DataType) -> bool:
+    number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    return number or getattr(kind, "extension_name", "") == "arrow.uuid"
+
+
+@lru_cache(maxsize=1024)
+def types_of(file: InputFile, names: tuple[str, ...], limits: ReadLimits) -> pa.Schema:
+    """These columns of a file of a corpus as they are carried; JSON lines are read whole for it, and once.
+
+    Raises InputError for a column whose first values have several types.
+    """
+    if file.kind in COLUMNAR:
+        known = parquet.schema(file.path)
+        return pa.schema([(name, carried.plain_type(parquet.type_of(known, name))) for name in names])
+    if file.kind in ("csv", "tsv"):
+        return pa.schema([(name, pa.string()) for name in names])
+    rows = iter(first_objects(file, limits))
+    if file.kind == "jsonl":
+        rows = (row.values for row in _object_rows(file, limits) if not isinstance(row.values, Fault))
+    found: dict[str, pa.DataType] = {}
+    exact = dict.fromkeys(names, True)
+    while block := list(islice(rows, PEEK)):
+        for name in names:
+            values = values_at(block, name)
+            known = found.get(name)
+            kind = carried.infer_type(values) if known is None else carried.widened(known, values, exact=exact[name])
+            if kind is None:
+                what = "its values have several types, or one that Arrow does not support"
+                hint = "Make the types equal, or leave the column out of `carry`."
+                raise InputError(f"{file.path}: field {name}: {what}.", hint)
+            found[name], exact[name] = kind, exact[name] and carried.is_exact(values)
+    return pa.schema(list(found.items()))
 
 
 def first_objects(file: InputFile, limits: ReadLimits) -> Sequence[Mapping[str, Any]]:

@@ -43,7 +43,7 @@ from synth.sources import (
     sample_rows,
 )
 from synth.sources.records import FileKey, Row
-from synth.tables import EXTERNAL_PAIRS, PASSAGES, rejected_row_table
+from synth.tables import EXTERNAL_PAIRS, JUDGEMENT, PAIRS, PASSAGES, rejected_row_table
 from synth.types import QueryConfig, Written, position_and_slot
 
 Progress = Callable[[int, int], None]
@@ -292,7 +292,14 @@ def renamed(sets: Sequence[PairSet], carried: pa.Schema) -> dict[str, str]:
     # every column of every scorer of ours, whether the job names it or not: scorers may be added later
     scorers = [registry.find("scores", name) for name in registry.names("scores")]
     taken = {column.name for scorer in scorers if issubclass(scorer, Scorer) for column in scorer.outputs}
-    taken |= {each.name for each in _own_columns(sets)}
+    taken |= {JUDGEMENT, *(each.name for each in _own_columns(sets))}
+    # the columns of generated pairs mean something in shards of synth only; an id of a passage is one in any data
+    known = {"passage_id"}
+    if all(each.kind == "shards" for each in sets):
+        known |= {
+            each.name for each in carried if each.name in PAIRS.names and each.type == PAIRS.field(each.name).type
+        }
+    taken |= set(PAIRS.names) - known
     free = set(carried.names) - taken
     found: dict[str, str] = {}
     for old in carried.names:

@@ -29,6 +29,7 @@ from synth.search import Corpus, CorpusText, build, products, usable
 from synth.shards import Origin, OutputFolder, Shard, StepFolder
 from synth.sources import Corpus as CorpusOptions
 from synth.sources import InputFile, PassageRow, inspect, read_passages
+from synth.sources.checks import id_text
 from synth.stage import Services
 from synth.steps.generate import JournaledChat
 from synth.tables import parted, with_columns
@@ -107,8 +108,7 @@ class CorpusSource:
                 if passages:
                     yield each["id"], each["text"], f"{each['source']}\0{each['source_row']}", each
                 else:
-                    name = each.get("passage_id")
-                    yield str(each["id"] if name is None else name), each["passage"] or "", "", each
+                    yield id_text(each.get("passage_id")) or each["id"], each["passage"] or "", "", each
 
 
 def positives(step: StepFolder, corpus: Corpus) -> Positives:

@@ -284,8 +284,9 @@ def test_carried_parquet_columns_are_untouched(tmp_path):
     found = Read(tmp_path, "a.parquet")
     assert found.schema.names == table.column_names[2:]
     for name in found.schema.names:
-        assert found.own[name].to_pylist() == table[name].to_pylist(), name
-        if name not in ("kind", "none"):
+        mapped = [[{"key": "k", "value": 1}], []]  # as `datasets` has no maps
+        assert found.own[name].to_pylist() == (mapped if name == "map" else table[name].to_pylist()), name
+        if name not in ("kind", "none", "map"):
             assert found.own[name].type == table[name].type, name
 
 

@@ -443,7 +443,6 @@ def test_text_in_parquet_that_is_not_utf_8_is_one_rejected_row(tmp_path):
         ({"language": {"column": "en"}}, "no column 'en'"),
         ({"text": "blob"}, "not text"),
         ({"text": "number"}, "not text"),
-        ({"id": "price"}, "not text"),
         ({"title": "number"}, "not text"),
     ],
 )
@@ -617,13 +616,12 @@ def test_types_that_cannot_be_united_name_both_files(tmp_path):
 @pytest.mark.parametrize(
     ("first", "late"),
     [
-        (1, 1.5),
+        (2**53 + 1, 1.5),
         (1, True),
         (1, 2**70),
         (1.5, 2**60 + 1),
         ("a", 1),
         ("a", "\ud800"),
-        ({"k": 1}, {"k": 1, "z": 2}),
         ([1], ["x"]),
     ],
 )

@@ -10,6 +10,7 @@ import re
 import unicodedata
 from functools import lru_cache
 from hashlib import blake2b, sha256
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,13 @@ def tokens(text: str) -> list[str]:
     """Words without the punctuation around them, and single characters of unspaced scripts; casefolded, in NFKC."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     return [bare for token in _TOKEN.findall(folded) if (bare := _bare(token))]
+
+
+def terms(text: str) -> list[str]:
+    """Search terms of a text: casefolded words, in unspaced scripts characters and pairs of neighbours."""
+    words = tokens(text)
+    pairs = [a + b for a, b in pairwise(words) if len(a) == len(b) == 1 and not (a + b).isascii()]
+    return words + pairs
 
 
 def windows(text: str, size: int) -> Shingles:

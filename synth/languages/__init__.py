@@ -4,7 +4,17 @@
 """
 
 from synth.languages.detection import Detected, detect, is_language
-from synth.languages.table import Language, language, languages
+from synth.languages.table import Language, code_of, language, languages
 from synth.languages.words import count_words, length_phrase
 
-__all__ = ["Detected", "Language", "count_words", "detect", "is_language", "language", "languages", "length_phrase"]
+__all__ = [
+    "Detected",
+    "Language",
+    "code_of",
+    "count_words",
+    "detect",
+    "is_language",
+    "language",
+    "languages",
+    "length_phrase",
+]

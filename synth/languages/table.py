@@ -83,6 +83,15 @@ def language(name: object) -> Language:
     raise JobError(f"unknown language {name!r}; {guess}.", _ACCEPTED)
 
 
+@cache
+def code_of(name: str | None) -> str | None:
+    """The code of a language of the table; None for `und` and what other data calls its languages."""
+    try:
+        return language(name).code
+    except JobError:
+        return None
+
+
 def _parse(line: str) -> Language:
     code, flores, name, second_script, detector, kin, words, extra = line.split("\t")
     iso639_3, script = flores.split("_")

@@ -8,25 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from synth.errors import JobError
-from synth.hashing import tokens
+from synth.hashing import terms
 from synth.search import Corpus, Excluded, Hits, products
 
 _K1, _B = 1.2, 0.75
 _FUSION = 60
-
-
-def terms(text: str) -> list[str]:
-    """Search terms of a text: casefolded words, in unspaced scripts characters and pairs of neighbours."""
-    words = tokens(text)
-    pairs = [a + b for a, b in pairwise(words) if len(a) == len(b) == 1 and not (a + b).isascii()]
-    return words + pairs
 
 
 def lexical(

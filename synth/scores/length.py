@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import pyarrow as pa
 
-from synth.errors import JobError
-from synth.languages import detect, language
+from synth.languages import code_of, detect
 from synth.measures import outside_range, text_length
 from synth.scores._scorer import PairBatch, ScoreColumn, Scorer
 from synth.stage import Services
@@ -30,16 +27,7 @@ class Length(Scorer):
         lows, highs = batch.values("length_min"), batch.values("length_max")
         got = [
             # in an unknown language, words are what stands between spaces, as in English
-            text_length(query, _known(code) or _known(detect(query).code) or "en", unit or "words")
+            text_length(query, code_of(code) or code_of(detect(query).code) or "en", unit or "words")
             for query, code, unit in zip(queries, codes, units, strict=True)
         ]
         return self.table(got, [outside_range(*row) for row in zip(got, lows, highs, strict=True)])
-
-
-@cache
-def _known(name: str | None) -> str | None:
-    """The code of a language of the table; None for `und` and what other data calls its languages."""
-    try:
-        return language(name).code
-    except JobError:
-        return None

@@ -21,6 +21,7 @@ from synth.languages import language
 from synth.measures import longest_shared_run
 from synth.registry import find, names
 from synth.scores import PairBatch, ScoreColumn, Scorer
+from synth.shipped import shipped
 from synth.stage import ClientSettings, Encoded, Services
 
 SHARED = Path(__file__).parents[2].parent / "shared"
@@ -258,6 +259,87 @@ def test_copying_takes_about_a_millisecond_a_pair():
     assert (time.process_time() - start) / 40 < 0.005
 
 
+# --- answerable
+
+SHIPPED = [
+    json.loads(line) for line in shipped("configs", "quickstart", "english.jsonl").read_text("utf-8").splitlines()
+]
+TEXTS = {row["id"]: row["text"] for row in SHIPPED}
+NEEDS = (
+    ("what do leafcutter ants use the chewed leaves for", "bio-01"),
+    ("Which parasitic mould threatens a fungus garden of Atta?", "bio-01"),
+    ("eel larva drifting from the Sargasso sea", "bio-02"),
+    ("why did the recruitment of glass eels collapse", "bio-02"),
+)
+GENERIC = (
+    "where can i find guidance for someone in this situation",
+    "what should people know before they start",
+    "how does it work, and why does it matter?",
+    "is there any more information about this",
+)
+
+
+def answerable(*pairs, **columns):
+    documents = (*TEXTS.values(), *(passage for _, passage in pairs))
+    return scored("answerable", batch(*pairs, documents=documents, **columns))["answerable"]
+
+
+def test_a_query_that_any_passage_might_answer_falls_and_one_that_needs_its_passage_does_not():
+    own = [(query, TEXTS[passage]) for query, passage in NEEDS]
+    found = answerable(*own, *((query, text) for query in GENERIC for _, text in own))
+    assert min(found[: len(own)]) > 0.3
+    generic = found[len(own) :]
+    assert sum(value < 0.2 for value in generic) >= 0.85 * len(generic)
+    assert max(generic) < min(found[: len(own)])
+    other = answerable(*own, *((query, TEXTS["med-01"]) for query, _ in NEEDS))
+    assert max(other[len(own) :]) < 0.2
+
+
+def test_the_words_of_identifiers_and_other_forms_of_a_word_count():
+    code = "impl Fuzzer { fn runTarget(&mut self, corpus_size: usize) {} }"
+    rows = [(f"how are {word} handled", code) for word in ("run_target", "run targets", "corpusSize", "Corpus-size")]
+    assert min(answerable(*rows, ("how are missed crashes handled", code))[:4]) > 0.4
+    assert answerable(*rows, ("how are missed crashes handled", code))[4] == 0
+
+
+@pytest.mark.parametrize(
+    ("passage", "own", "other"),
+    [
+        (
+            "大熊猫的前掌除了五根趾头之外，还有一个由桡侧籽骨增大而成的突起，通常称为伪拇指。",
+            "伪拇指是由哪块骨头形成的",
+            "青蒿素怎样提取",
+        ),
+        ("รถไฟขบวนแรกออกจากกรุงเทพเวลาเก้าโมงเช้า", "รถไฟขบวนแรกออกกี่โมง", "วิธีทำแกงเขียวหวาน"),
+    ],
+)
+def test_scripts_without_spaces_are_compared_by_neighbouring_characters(passage, own, other):
+    found = answerable((own, passage), (other, passage))
+    assert found[0] > 0.2 > found[1]
+
+
+def test_pairs_across_languages_and_queries_without_a_word_have_no_answerable():
+    german = "Wie alt ist der Leuchtturm?"
+    rows = [
+        (german, PASSAGES[1]),
+        (german, PASSAGES[0]),
+        (german, PASSAGES[1]),
+        ("?!", PASSAGES[1]),
+        (german, PASSAGES[0]),
+    ]
+    asked, held = ["deu_Latn", "de", None, "de", "German"], ["de", "en", "en", "de", "und"]
+    found = answerable(*rows, query_language=asked, passage_language=held)
+    assert [value is None for value in found] == [False, True, False, True, False]
+    assert scorer("answerable").outputs[0].missing == "keep"
+
+
+def test_answerable_does_not_depend_on_the_order_of_rows_and_works_on_one_pair():
+    rows = [(query, TEXTS[passage]) for query, passage in NEEDS]
+    assert answerable(*rows) == answerable(*rows[::-1])[::-1]
+    (alone,) = scored("answerable", batch(rows[0]))["answerable"]
+    assert 0 < alone < 1
+
+
 @pytest.mark.parametrize(
     ("name", "columns"),
     [
@@ -339,6 +421,7 @@ def test_the_scores_tell_recorded_faults_from_good_queries(capsys):
     pairs = batch(
         *[(row["query"], row["passage"]) for row in rows],
         query_language=[language(each["Language"]).code for each in asked],
+        passage_language=[row["passage_language"] for row in rows],
         question_type=[row["question_type"] for row in rows],
         length_min=lengths,
         length_max=lengths,
@@ -349,12 +432,15 @@ def test_the_scores_tell_recorded_faults_from_good_queries(capsys):
         "far_over_length": [(error or 0) > 0.5 for error in scored("length", pairs)["length_error"]],
         "copied_sentence": [(share or 0) > 0.8 for share in scored("copying", pairs)["copied_share"]],
     }
+    known = scored("answerable", pairs)["answerable"]
+    unanswerable = [value is not None and value < 0.2 for value in known]
     counts = Counter()
     for n, row in enumerate(rows):
         fault = row["fault"] if row["fault"] in verdicts else "good"
         counts[fault, "rows"] += 1
-        counts.update((fault, found) for found, flags in verdicts.items() if flags[n])
-    header = ["rows", *verdicts]
+        more = {"not answerable": unanswerable, "two languages": [value is None for value in known]}
+        counts.update((fault, found) for found, flags in (verdicts | more).items() if flags[n])
+    header = ["rows", *verdicts, *more]
     with capsys.disabled():
         print("\n" + " " * 16 + "".join(f"{name:>17}" for name in header))  # noqa: T201 - the table is the point
         for fault in (*verdicts, "good"):
@@ -362,6 +448,9 @@ def test_the_scores_tell_recorded_faults_from_good_queries(capsys):
     for fault in verdicts:
         assert counts[fault, fault] == counts[fault, "rows"] > 0
         assert counts["good", fault] == 0
+    assert {fault: counts[fault, "not answerable"] for fault in (*verdicts, "good")} == {
+        "wrong_language": 4, "far_over_length": 0, "copied_sentence": 0, "good": 0,
+    }  # fmt: skip
     shares = scored("copying", pairs)["copied_share"]
     copies = [share for share, row in zip(shares, rows, strict=True) if row["fault"] == "copied_sentence"]
     good = [share or 0 for share, row in zip(shares, rows, strict=True) if row["fault"] != "copied_sentence"]

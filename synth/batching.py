@@ -95,7 +95,8 @@ async def encode_all(encoder: Encoder, texts: Sequence[str], role: Role) -> tupl
         half.vectors if half.vectors.shape[1] else np.zeros((len(half.vectors), width), np.float32)
         for half in (first, second)
     ]
-    encoded = Encoded(np.concatenate(vectors), np.concatenate([first.truncated, second.truncated]))
+    truncated = np.concatenate([first.truncated, second.truncated])
+    encoded = Encoded(np.concatenate(vectors), truncated, first.silent or second.silent)
     return encoded, refused | {middle + n: exc for n, exc in later.items()}
 
 

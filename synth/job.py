@@ -188,9 +188,10 @@ class Job:
     def limits(self) -> Limits:
         return self.file.limits
 
-    def client(self, notify: Notify = tell) -> ClientSettings:
+    def client(self, notify: Notify = tell, stopping: Callable[[], bool] = lambda: False) -> ClientSettings:
         """How adapters shall treat servers; `notify` takes one line at a time."""
         return ClientSettings(
+            stopping=stopping,
             concurrency=self.run.in_flight(notify),
             request_timeout=self.run.request_timeout,
             outage=self.limits.outage,

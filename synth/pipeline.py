@@ -138,7 +138,8 @@ def run(target: Target, args: RunArgs | None = None, control: Control | None = N
 
 def _add_resume_hint(exc: SynthError, out: Path) -> None:
     command = f"synth run {out}"
-    if exc.exit_code in {5, 7, 75, 130} and command not in exc.hint and (out / "job.json").exists():
+    told = command in exc.hint or "same command" in exc.hint.lower()
+    if exc.exit_code in {5, 7, 75, 130} and not told and (out / "job.json").exists():
         exc.hint = f"{exc.hint} Resume with: {command}".strip()
 
 

@@ -76,6 +76,8 @@ class ClientSettings:
     outage: float = 1800.0
     startup: float = 900.0
     stall: float = 900.0
+    stopping: Callable[[], bool] = lambda: False
+    """While true, a request that failed is not sent again: its call raises Stopped."""
     notify: Callable[[str], None] = print
     """Called with one line when a server goes away, throttles or comes back; rare, safe to print."""
     clock: Clock = field(default_factory=Clock)
@@ -205,6 +207,8 @@ class Encoded:
 
     vectors: NDArray[np.float32]
     truncated: NDArray[np.bool_]
+    silent: bool = False
+    """Whether the model may cut a text and not say so: what is not marked as truncated is unknown then."""
 
 
 class Encoder(Protocol):

@@ -253,7 +253,8 @@ def examine(draft: Draft, base: Path, *, offline: bool, notify: Notify = lambda 
     if not offline:
         notify("asking the models")
     instruction = job.instruction if job is not None else str(getattr(draft.stages.get("task"), "instruction", ""))
-    servers = asyncio.run(ask_all(draft.stages, instruction, findings, offline=offline))
+    passages = [row.text for row in data.sample] if isinstance(data, DataReport) else []
+    servers = asyncio.run(ask_all(draft.stages, instruction, passages, findings, offline=offline))
     if job is not None and isinstance(data, DataReport):
         costs = expect(job, prompts, library, data, findings)
         _check_context(job, costs.longest_prompt, servers, findings)

@@ -62,7 +62,7 @@ def check(
         error.exit_code = found.code
         raise error
     if not as_json:
-        say("\nall is well; next:")
+        say(f"\n{'apart from the warnings ' if found.warnings else ''}all is well; next:")
         for command in ("run",) if job is not None and job.data else ("preview", "run"):
             say(f"  synth {command} {document.name}")
 

@@ -12,6 +12,7 @@ import zlib
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -146,6 +147,11 @@ class ServedEmbedOptions(ServerAuth, EmbedOptions):
     batch_size: int = Field(default=64, gt=0)
     """Texts in one request."""
 
+    @property
+    def silent(self) -> bool:
+        """Whether the server may cut a text that is too long instead of rejecting it."""
+        return False
+
     @field_validator("extra_body")
     @classmethod
     def _by_role(cls, value: dict[str, Any]) -> dict[str, Any]:
@@ -198,7 +204,8 @@ class ServedEncoder(Served):
 
         found = [item for batch in await gathered(map(one, batches)) for item in batch]
         vectors = unit([row for row, _ in found], self._options.dimensions)
-        return repeated(distinct, vectors, [truncated for _, truncated in found], wrapped)
+        encoded = repeated(distinct, vectors, [truncated for _, truncated in found], wrapped)
+        return replace(encoded, silent=self._options.silent)
 
     async def _embed(self, texts: list[str], role: Role) -> list[tuple[Row, bool]]:
         """Vectors of the texts, and whether only their beginnings were embedded."""

@@ -165,7 +165,7 @@ async def work(run: OpenRun, shards: int, counters: Counters, stop: StopRequest,
     watcher.cancel()
     try:
         await main
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, Stopped):
         if not stop():
             raise
     if not finished(run, shards):
@@ -206,7 +206,7 @@ class _Local:
         scored = done - set(self.score_and_keep.behind(done))
         count_items(self.run, self.counters, scored if self.run.pairs else done, scored)
         async with AsyncExitStack() as stack:
-            client = self.run.job.client(self.counters.notice)
+            client = self.run.job.client(self.counters.notice, self.stop)
             models = Models(client, self.run.job.instruction, self.counters, stack)
             generation = Generation(self.run, models, self.counters, self.stop.event, self._finish)
             stack.callback(generation.close)

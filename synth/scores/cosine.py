@@ -24,7 +24,7 @@ does not ask the system for their memory each time."""
 
 
 class Cosine(Scorer):
-    """Cosine of query and passage vectors, and whether the encoder saw only a part of the passage.
+    """Cosine of query and passage vectors, and whether the encoder saw only a part of the passage (null: unknown).
 
     `cosine_shuffled` is the same query's cosine with another passage of its shard, half the shard away: what a pair
     would score by chance, null where a shard has a single passage. A useful threshold
@@ -100,7 +100,7 @@ class Cosine(Scorer):
         own, shuffled = _cosines(asked, documents, left, right, other)
         return self.table(
             pa.array(own, mask=unasked | no_document[right]),
-            pa.array(documents.truncated[right], mask=no_document[right]),
+            pa.array(documents.truncated[right], mask=(no_document | (documents.silent & ~documents.truncated))[right]),
             pa.array(shuffled, mask=unasked | no_document[other] | (count == 1)),
         )
 

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from pydantic import SecretStr
 
-from synth.errors import RequestRejected, ServerRefused, SynthError
+from synth.errors import RequestRejected, ServerRefused, Stopped, SynthError
 from synth.servers.faults import (
     MAX_QUOTE,
     Answer,
@@ -42,6 +42,8 @@ from synth.stage import ClientSettings, ProbeResult
 T = TypeVar("T")
 
 _RANK_HEADER = "X-data-parallel-rank"
+_LOOK_SECONDS = 1.0
+"""How often a call that waits looks whether the run is stopping."""
 OTHERS = 20
 MAX_CHARGES = 5
 _CANARY_AFTER: dict[Kind, int] = {"failed": 2, "garbled": 2, "overloaded": 8}
@@ -167,15 +169,25 @@ class Fleet:
         # Entered only after a failure: tenacity costs a third of a request.
         from tenacity import AsyncRetrying, retry_if_exception_type  # noqa: PLC0415 - as above
 
-        await self._clock.sleep(first_wait)
+        await self._sleep(first_wait)
         policy = AsyncRetrying(
             retry=retry_if_exception_type(TransientError),
             wait=lambda state: self._wait(state.outcome.exception() if state.outcome else None, history),
-            sleep=self._clock.sleep,
+            sleep=self._sleep,
             reraise=True,
         )
         result: T = await policy(self._attempt, body, affinity, read, history)
         return result
+
+    async def _sleep(self, seconds: float) -> None:
+        """Sleep before a request is sent again. Raises Stopped as soon as the run is stopping."""
+        while not self.client.stopping():
+            if seconds <= 0:
+                return
+            step = min(seconds, _LOOK_SECONDS)
+            await self._clock.sleep(step)
+            seconds -= step
+        raise Stopped("stopping: no request is sent again")
 
     async def require_answer(self, canary: Canary) -> None:
         """Raises ServerRefused when the canary is rejected: then the job is at fault, not an item."""

@@ -32,6 +32,14 @@ _SECRET_HEADERS = frozenset({"authorization", "api-key", "x-api-key", "proxy-aut
 Resource = Literal["chat", "embeddings"]
 
 
+def is_openai(base_url: Any) -> bool:
+    """Whether a `base_url`, or null, is OpenAI itself."""
+    try:
+        return base_url is None or f".{urlsplit(base_url).hostname}".endswith(".openai.com")
+    except (TypeError, ValueError, AttributeError):
+        return False
+
+
 class Provider(ServerAuth):
     """An OpenAI-compatible provider: its URL, key, headers and query."""
 
@@ -59,12 +67,7 @@ class Provider(ServerAuth):
     def _names_the_key_of_openai(cls, data: Any) -> Any:
         if not isinstance(data, dict) or "api_key_env" in data:
             return data
-        url = data.get("base_url") or _OPENAI
-        try:
-            openai_itself = f".{urlsplit(url).hostname}".endswith(".openai.com")
-        except (TypeError, ValueError, AttributeError):
-            return data
-        return data | {"api_key_env": "OPENAI_API_KEY"} if openai_itself else data
+        return data | {"api_key_env": "OPENAI_API_KEY"} if is_openai(data.get("base_url")) else data
 
     @field_validator("base_url")
     @classmethod

@@ -95,6 +95,16 @@ def test_cosine_is_that_of_the_encoders_vectors():
     assert got["passage_truncated"] == [True, False, False]
 
 
+def test_what_an_encoder_may_have_cut_silently_is_unknown():
+    class Silent(HashEncoder):
+        async def encode(self, texts, role):
+            return replace(await super().encode(texts, role), silent=True)
+
+    got = scored("cosine", batch(*PAIRS, documents=PASSAGES), Services(encoder=Silent()))
+    assert got["passage_truncated"] == [True, None, None]
+    assert None not in got["cosine"]
+
+
 def test_each_text_is_embedded_once_and_passages_in_one_call_of_their_own():
     encoder = HashEncoder()
     scored("cosine", batch(*PAIRS, documents=PASSAGES), Services(encoder=encoder))

@@ -84,7 +84,8 @@ def export_run(out: Path, args: ExportArgs, *, as_json: bool) -> None:
     rows = ", ".join(f"{split} {count:,}" for split, count in counts.rows.items())
     say(f"{args.out}: {options.title}, {rows} rows of {counts.pairs:,} pairs, {facts.negatives()} negatives at most")
     for count, what in (
-        (counts.unusable, "pairs without a query or a passage that answers it"),
+        (counts.denied, "pairs left out: label 0 or less, judged not relevant"),
+        (counts.unusable - counts.denied, "pairs left out: without a query or a passage"),
         (counts.too_few, f"pairs left out: fewer than {facts.shape.least} negatives (--negatives, --on-short fill)"),
         (counts.filled, "pairs filled with random passages of others"),
         (counts.held_out, "passages left out of train, because another split shows them"),

@@ -97,6 +97,8 @@ class Counts:
     too_few: int = 0
     filled: int = 0
     unusable: int = 0
+    denied: int = 0
+    """Those of the unusable ones whose label is 0 or less."""
     held_out: int = 0
     extra_positives: int = 0
     teacher: bool = True
@@ -138,6 +140,7 @@ class Source:
                 if kept:
                     yield Batch(name, own.take(pa.array([n for n, _ in kept])), [row for _, row in kept])
             counts.unusable += sum(not row.usable for row in rows)
+            counts.denied += sum(row.relevance <= 0 for row in rows)
 
     def _read(self, index: int) -> tuple[pa.Table, list[Row]]:
         """The pairs' own columns, and the pairs; a user's column with the name of one of ours becomes `input_…`."""

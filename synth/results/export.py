@@ -198,7 +198,9 @@ def _require_rows(facts: Facts) -> None:
     """Raises JobError where a split would be empty."""
     counts = facts.counts
     if counts.pairs == counts.unusable:
-        what = "no pair has a query and a passage that answers it" if counts.pairs else "no pair passed its rules"
+        what = f"{counts.denied:,} of {counts.pairs:,} pairs have label 0 or less, so their passages answer no query"
+        if not counts.denied:
+            what = "no pair has a query and a passage" if counts.pairs else "no pair passed its rules"
         raise JobError(f"{facts.view}: {what}.", "Keep others: synth keep OUT --above … --as NAME, then --view NAME")
     for split, rows in counts.rows.items():
         if rows:

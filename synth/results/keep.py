@@ -48,6 +48,8 @@ def apply(folder: OutputFolder, rules: Rules, name: str | None, workers: int | N
     when nothing is scored yet; OutputError while a run is at work and the default view would be swapped under it.
     """
     reported = OpenRun.recorded(folder)
+    if (before := keep_step.record_of(folder, DEFAULT)) is not None:
+        rules = before.rules.defaults(rules)
     if name is not None and (not _NAME.fullmatch(name) or name in _TAKEN):
         what = f"--as {name}: cannot be the name of a view."
         raise JobError(what, "Use letters, digits, '_' and '-', such as strict.")

@@ -22,6 +22,7 @@ from synth.rules import Mask, Rules, known_columns
 from synth.runs.run import job_of
 from synth.scores import ScoreColumn
 from synth.shards import OutputFolder
+from synth.sources.columns import JUDGEMENT_NAMES
 from synth.steps import keep
 
 Numbers = NDArray[np.float64]
@@ -127,7 +128,11 @@ def sweep(folder: OutputFolder, args: SweepArgs) -> Sweep:
     stated = columns.get(args.score)
     lower = args.lower or (stated is not None and stated.better == "low")
     # A pass over existing pairs has given their column of labels this name.
-    label = "label" if args.label in {each.label for each in job.data} - {None} else args.label
+    own = {each.label for each in job.data} - {None}
+    if "auto" in own and args.label is not None and args.label.casefold() in JUDGEMENT_NAMES:
+        first = folder.step("generated").first()
+        own |= {args.label} - {*(folder.step("generated").schema(first).names if first is not None else ())}
+    label = "label" if args.label in own else args.label
     args = replace(args, lower=lower, label=label)
     record = keep.record_of(folder, keep.DEFAULT)
     rules = record.rules if record else Rules()

@@ -18,6 +18,7 @@ from synth.errors import JobError
 from synth.rules.conditions import Condition, Grouped, Mask, Unique, is_missing, no_threshold_error
 from synth.rules.parsing import Parser
 from synth.scores import ScoreColumn, Scorer
+from synth.tables import JUDGEMENT
 from synth.validation import plain
 
 DEFAULT_COSINE = 0.7
@@ -55,6 +56,8 @@ class Rules:
     conditions: tuple[Condition, ...] = ()
     reject_missing: frozenset[str] = frozenset()
     unique: Unique | None = None
+    unjudged: bool = False
+    """Whether the default rule on judgements is switched off."""
 
     @classmethod
     def parse(
@@ -62,11 +65,15 @@ class Rules:
     ) -> tuple[Rules | None, list[Problem]]:
         """The rules of a `keep:` value, or None and every problem with its path below `keep`.
 
-        No `keep` means cosine above 0.7 where a scorer makes a cosine, and no rule at all elsewhere. `scorers` are the
-        job's, None where they are unknown. With `stored` the rules are for stored scores, which may have more
-        columns than those scorers make, so absent columns are not reported here.
+        No `keep` means cosine above 0.7 where a scorer makes a cosine, and no rule at all elsewhere. A `label` of
+        null switches off the default rule on judgements. `scorers` are the job's, None where they are unknown. With
+        `stored` the rules are for stored scores, which may have more columns than those scorers make, so absent columns
+        are not reported here.
         """
         known = known_columns(scorers)
+        unjudged = isinstance(keep, dict) and keep.get(JUDGEMENT, "") is None
+        if unjudged and isinstance(keep, dict):
+            keep = {name: rule for name, rule in keep.items() if name != JUDGEMENT} or None
         if keep is None:
             outputs = [named for scorer in scorers or () for named in scorer.named_outputs()]
             cosine = next((name for name, column in outputs if column.name == "cosine"), None)
@@ -74,7 +81,7 @@ class Rules:
         parser = Parser(known)
         conditions, missing, unique = parser.read(keep)
         problems = parser.problems
-        rules = cls(tuple(conditions), missing, unique)
+        rules = cls(tuple(conditions), missing, unique, unjudged)
         if scorers is not None and not stored:
             made = {name for scorer in scorers for name, _ in scorer.named_outputs()}
             problems += [each for each in rules.absent(made) if each.path[0] in _makers()]
@@ -94,6 +101,18 @@ class Rules:
         if problems or rules is None:
             raise JobError("\n  ".join(document.describe(each) for each in problems))
         return rules
+
+    def judged(self) -> Rules:
+        """With the default rule of pairs that come with judgements, unless there is another on them, or none."""
+        if self.unjudged or any(each.column == JUDGEMENT for each in self.conditions):
+            return self
+        return replace(self, conditions=(Condition(JUDGEMENT, "above", 0.0), *self.conditions))
+
+    def defaults(self, new: Rules) -> Rules:
+        """New rules over the same pairs, with what these have by default."""
+        if self.unjudged:
+            return replace(new, unjudged=True)
+        return new.judged() if any(each.column == JUDGEMENT for each in self.conditions) else new
 
     @property
     def grouping(self) -> set[str]:
@@ -182,7 +201,7 @@ class Rules:
             rule["missing"] = "reject" if each.column in self.reject_missing else "keep"
         if self.unique:
             keep["unique"] = {"by": list(self.unique.by), "best": self.unique.best}
-        return keep
+        return keep | ({JUDGEMENT: None} if self.unjudged else {})
 
 
 @cache

@@ -82,6 +82,8 @@ class OpenRun:
         if job.task is None:
             pairs = _pair_sets(job, before, notify)
             inputs = in_order(before, [file for each in pairs for file in each.files])
+            if any(each.judged for each in pairs):
+                job = replace(job, rules=job.rules.judged())
         else:
             prompts, library = prepare(job)
             if before is not None:

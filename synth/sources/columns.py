@@ -30,6 +30,37 @@ PAIR_NAMES = (
 )
 """Pairs of names, the likeliest first; case does not matter."""
 
+JUDGEMENT_NAMES = (
+    *("label", "relevance", "is_relevant", "relevant", "relevancy", "rel", "judgement", "judgment", "is_positive"),
+    *("is_match", "is_duplicate", "is_correct", "labels"),
+)
+_SENTENCES = frozenset(
+    {"premise", "sentence1", "sentence_1", "sentence_a", "text1", "text_1", "text_a", "sent1", "title"}
+)
+"""Queries of pairs whose labels are classes as a rule, of inference or topic."""
+MOST_GRADES = 11
+
+
+def judgement(name: str, numbers: frozenset[float] | None, query: str, *, varies: bool) -> tuple[bool, str]:
+    """Whether a column called `name` holds judgements, and what was assumed; `numbers` are its values, None for text.
+
+    `varies`: whether some query has several different ones, as judgements have and classes have not.
+    """
+    if not numbers:
+        return False, "" if numbers is not None else f"{name!r} holds text, taken for classes"
+    shown = ", ".join(f"{number:g}" for number in sorted(numbers)[:MOST_GRADES])
+    folded, query = name.casefold(), query.casefold()
+    if len(numbers) > MOST_GRADES:
+        return False, f"{name!r} has more than {MOST_GRADES} different values, taken for classes or scores"
+    if not folded.startswith("label"):
+        return True, ""
+    if numbers <= {-1.0, 0.0, 1.0}:
+        return query != "premise", f"{name!r} ({shown}) taken for classes of inference" if query == "premise" else ""
+    if varies and query not in _SENTENCES and all(number.is_integer() for number in numbers):
+        return True, f"{name!r} ({shown}) taken for grades, as a query has several"
+    return False, f"{name!r} ({shown}) taken for classes"
+
+
 _QUERIES = frozenset(query for query, _ in PAIR_NAMES)
 _PASSAGES = frozenset(passage for _, passage in PAIR_NAMES)
 

@@ -111,8 +111,12 @@ class PairData(Stage):
     """`auto` reads a column of this name, else detects; a language applies to every row; anything else is a column."""
     passage_language: str | LanguageColumn = "auto"
     """The same for the passage."""
-    label: str | None = None
-    """Column that marks good pairs (a number or true/false); it becomes `label`. For BEIR it is the score."""
+    label: str | None = "auto"
+    """Column of judgements (a number, true or false), which becomes `label`: 0 or less means not relevant.
+
+    `auto` looks for one with a usual name, such as label or relevance, whose values can be judgements; null: none. Of
+    BEIR it is the score.
+    """
     instruction: str | None = None
     """One English sentence on the retrieval task, for query vectors and rerankers."""
     carry: Literal["all"] | Annotated[tuple[str, ...], Field(strict=False)] = "all"

@@ -6,7 +6,8 @@ import json
 import re
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import suppress
-from math import isfinite, nan
+from functools import lru_cache
+from math import inf, isfinite, isnan
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,7 +19,16 @@ from synth.shards import ShardMeta
 from synth.sources import beir
 from synth.sources.carried import json_columns, unite
 from synth.sources.checks import check_present, excerpt
-from synth.sources.columns import content, find_pair, pair_language, require
+from synth.sources.columns import (
+    JUDGEMENT_NAMES,
+    MOST_GRADES,
+    content,
+    find_pair,
+    judgement,
+    pair_language,
+    require,
+    usual_name,
+)
 from synth.sources.files import FoundFile, expand, look
 from synth.sources.options import PairData, ReadLimits
 from synth.sources.parquet import column_names, is_text
@@ -28,6 +38,7 @@ from synth.sources.records import (
     Fault,
     FileKey,
     InputFile,
+    LayoutKind,
     PairRow,
     PairSet,
     RawRows,
@@ -39,6 +50,8 @@ from synth.types import Notify
 _SHARD = re.compile(r"[0-9]{8}\.parquet")
 _PROMPT = r"(?:Instruct: |<Instruct>: |<instruct>)[^\n]+\n(?:Query:|<Query>:|<query>) ?"
 """What exports put before a query, as Qwen3-Embedding and E5 do: it is for one model, and no part of the query."""
+_PEEK = 100_000
+"""Queries that are compared to see whether one has several judgements."""
 _LISTED = ("flag", "messages", "tevatron")
 """Layouts with a list of positives in each row."""
 
@@ -104,22 +117,64 @@ def _layout(entry: PairData, files: Sequence[InputFile], limits: ReadLimits) -> 
     for schema, other in schemas:
         for name in (query, passage):
             _check_type(schema, name, other, listed=kind == "messages" or (kind in _LISTED and name == passage))
-    others = [name for name in names if kind == "messages" or name not in (query, passage, entry.label)]
+    label, assumed = entry.label, ""
+    if label == "auto":
+        label, assumed = _find_label(kind, names, query, passage, tuple(filled), limits)
+    others = [name for name in names if kind == "messages" or name not in (query, passage, label)]
     carried = others if entry.carry == "all" else entry.carry
     for name in carried:
         require(name, others, path)
-    if entry.label is not None:
-        require(entry.label, nested, path)
+    if label is not None:
+        require(label, nested, path)
     return PairSet(
         files=tuple(files),
         kind=kind,
         query=query,
         passage=passage,
-        label=entry.label,
+        label=label,
         query_language=pair_language(entry, "query_language", nested, path),
         passage_language=pair_language(entry, "passage_language", nested, path),
         carried=tuple(carried),
+        assumed=assumed,
     )
+
+
+def _find_label(
+    kind: LayoutKind, names: Sequence[str], query: str, passage: str, files: tuple[InputFile, ...], limits: ReadLimits
+) -> tuple[str | None, str]:
+    """The column that judges the pairs, None for none, and what was assumed of a column that may judge them."""
+    if kind == "shards" and "label" in names:
+        return "label", ""
+    said = ""
+    for usual in JUDGEMENT_NAMES if kind not in _LISTED else ():
+        name = usual_name([usual], names)
+        if name is None or name in (query, passage):
+            continue
+        numbers, varies = _values(files, name, query, limits)
+        judges, assumed = judgement(name, numbers, query, varies=varies)
+        said = said or assumed
+        if judges:
+            return name, assumed
+    return None, said
+
+
+@lru_cache(maxsize=64)
+def _values(
+    files: tuple[InputFile, ...], name: str, query: str, limits: ReadLimits
+) -> tuple[frozenset[float] | None, bool]:
+    """The numbers in a column as far as needed, None where it holds others, and whether a query has several."""
+    numbers, first, varies = set[float](), dict[int, float](), False
+    for raw in (raw for file in files for raw in raw_rows(file, Selection((name, query)), limits)):
+        for value, text in zip(raw.values[name], raw.values[query], strict=True):
+            number = _label(value)
+            if isinstance(number, Fault):
+                return None, varies
+            if number is not None:
+                numbers.add(number)
+                varies = varies or (len(first) < _PEEK and first.setdefault(hash(str(text)), number) != number)
+        if len(numbers) > MOST_GRADES:
+            break
+    return frozenset(numbers), varies
 
 
 def _refuse_newer(files: Sequence[InputFile]) -> None:
@@ -272,15 +327,18 @@ def _check_positives(passages: Any, query: Any) -> Fault | None:
     return None
 
 
+_WORDS = {"true": 1, "yes": 1, "relevant": 1, "false": 0, "no": 0, "irrelevant": 0, "not relevant": 0}
+
+
 def _label(value: Any) -> float | Fault | None:
     if value is None or value == "":
         return None
     if isinstance(value, str):
-        value = {"true": 1.0, "false": 0.0}.get(value.strip().casefold(), value)
+        value = _WORDS.get(value.strip().casefold(), value)
     try:
         label = float(value)
     except (TypeError, ValueError, OverflowError):
-        label = nan
-    if isfinite(label):
-        return label
+        label = inf
+    if isfinite(label) or isnan(label):
+        return None if isnan(label) else label
     return Fault("label", f"the label {str(value)[:80]!r} is not a number", excerpt(str(value)))

@@ -183,10 +183,17 @@ class PairSet:
     query_language: LanguageSource
     passage_language: LanguageSource
     carried: tuple[str, ...]
+    assumed: str = ""
+    """What was assumed of a column that may hold judgements."""
 
     @property
     def source(self) -> str:
         return self.files[0].source
+
+    @property
+    def judged(self) -> bool:
+        """Whether pairs may come with a judgement that is against them."""
+        return self.label is not None and self.kind != "beir"
 
     @property
     def pair_files(self) -> list[InputFile]:
@@ -210,5 +217,7 @@ class PairSet:
             "shards": f"shards of synth, {self.query!r} and {self.passage!r}",
         }[self.kind]
         label = f"; label from {self.label!r}" if self.label else ""
+        label += ", 0 or less is not relevant (the rule `label above 0`)" if self.judged else ""
+        label += f"; {self.assumed}: data.label changes that" if self.assumed else ""
         columns = f"; carries {', '.join(self.carried)}" if self.carried else ""
         return f"{self.source}: {what}; {self.rows:,} rows in {files}{label}{columns}"

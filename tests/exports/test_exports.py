@@ -414,8 +414,8 @@ def test_a_flag_that_would_do_nothing_is_refused(out, tmp_path):
 
 def test_a_view_without_pairs_is_not_blamed_on_the_split(tmp_path):
     rows = [{**pair(thing, "Cork"), "label": 0} for thing in THINGS]
-    out = pairs(tmp_path, rows, negatives=0, data={"path": str(tmp_path / "pairs.jsonl"), "label": "label"})
-    with pytest.raises(JobError, match="kept: no pair has a query and a passage that answers it"):
+    out = pairs(tmp_path, rows, negatives=0, keep={"label": None, "cosine": {"min": -1}})
+    with pytest.raises(JobError, match="kept: 10 of 10 pairs have label 0 or less"):
         made(out, tmp_path / "x", "hub")
 
 

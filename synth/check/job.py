@@ -20,11 +20,16 @@ from synth.errors import JobError, SynthError
 from synth.job import Draft, Job, PersonaOptions
 from synth.personas import Library, load_library
 from synth.prompts import PromptFolder
+from synth.results.advice import advice
+from synth.results.summary import FEW_PASSAGES, RANK
+from synth.rules.conditions import LOWER
 from synth.runs.preflight import unsuited
 from synth.runs.run import writer_of
+from synth.shards import OutputFolder
 from synth.shipped import find
 from synth.sources import Corpus, InputFile, PassageRow, ReadLimits, inspect, require_apart
 from synth.stage import ChatReply, ChatRequest
+from synth.steps.keep import DEFAULT, record_of
 from synth.tasks import Task, Writer
 from synth.types import Candidates, Notify, Passage
 from synth.validation import validate
@@ -206,6 +211,31 @@ def _check_context(job: Job, longest: int | None, servers: Sequence[Asked], find
         )
 
 
+_SMALL, _HIGH = "MiniLM", 0.55
+"""An embedder that gives many good pairs a lower cosine."""
+
+
+def _check_rules(job: Job, items: int, findings: Findings) -> None:
+    """Warn of rules that cannot tell good pairs: a threshold of another model, a rank among a few passages."""
+    model = job.embed.model if job.embed else ""
+    columns = job.rules.columns()
+    lower = [each for each in job.rules.only({"cosine"}).conditions if each.operator in LOWER]
+    high = [each.label() for each in lower if isinstance(each.value, int | float) and each.value > _HIGH]
+    if high and _SMALL in model and RANK not in columns:
+        findings.warn(
+            f"keep: {high[0]} suits Qwen3-Embedding; {model} gives most good pairs less. Keep by "
+            "`round_trip_rank: {below: 4}` and a cosine above 0.4."
+        )
+    if RANK in columns and items < FEW_PASSAGES:
+        findings.warn(f"keep: {RANK}: a rank among so few passages tells little; there are at most {items}.")
+    out = job.base / (job.file.out or Path("outputs", Path(job.source).stem))
+    with suppress(SynthError):
+        folder = OutputFolder.open(out)
+        record = record_of(folder, DEFAULT)
+        if record is not None and record.rules == job.rules and (lines := advice(folder)):
+            findings.warn(f"{out}, the last run: {'. '.join(map(str.strip, lines))}")
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """All that a check found; parts that mistakes elsewhere made impossible are None or empty."""
@@ -258,4 +288,6 @@ def examine(draft: Draft, base: Path, *, offline: bool, notify: Notify = lambda 
     if job is not None and isinstance(data, DataReport):
         costs = expect(job, prompts, library, data, findings)
         _check_context(job, costs.longest_prompt, servers, findings)
+    if job is not None and data is not None:
+        _check_rules(job, data.expected, findings)
     return Report(data, servers, costs, findings)

@@ -85,5 +85,6 @@ def run_target(
             made = counters.pairs + counters.unusable
             show(*summary_view(finished.summary, embedder=embedder, seconds=counters.seconds, made=made))
             found = [f"pairs that passed the rules: {out / 'kept'}", f"look at more of them: synth show {out} -n 5"]
-            say("\n" + "\n".join(advice(finished.run.folder) or found))
+            lines = advice(finished.run.folder)
+            say("\n" + "\n".join([*lines, *(found if finished.summary.kept or not lines else ())]))
     finished.require_usable()

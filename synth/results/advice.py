@@ -1,4 +1,4 @@
-"""What to try after a run that kept nothing: which rule dropped most, and what would keep some."""
+"""What to try after a run: where it kept nothing, and where the cosine drops what the rank of the own passage keeps."""
 
 from __future__ import annotations
 
@@ -9,24 +9,45 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from synth.results.summary import numbers, reasons, rejected_files, tables_of, totals
+from synth.results.summary import (
+    FEW_PASSAGES,
+    RANK,
+    files_of,
+    numbers,
+    reasons,
+    rejected_files,
+    searched,
+    tables_of,
+    totals,
+)
+from synth.results.sweep import at_most
 from synth.rules import Rules
 from synth.rules.conditions import LOWER, UPPER, Condition
 from synth.shards import OutputFolder
-from synth.steps.keep import DEFAULT, record_of
+from synth.steps.keep import DEFAULT, Record, record_of
 
 _SHARE = 0.25
 """So many of the pairs that no other rule drops are enough to look at."""
+_FEWEST, _MANY = 20, 0.25
+"""Cosine and rank disagree where so many pairs, and such a share of those found first, are dropped."""
+_CALIBRATED = 0.95
+"""The share of them that the proposed threshold keeps."""
 
 
 def advice(folder: OutputFolder, view: str = DEFAULT) -> list[str]:
-    """Lines for whoever finds a view empty; none while it keeps a pair. Raises OutputError for a damaged shard."""
+    """Lines on a view that is empty or drops what its ranks call good; often none.
+
+    Raises OutputError for a damaged shard.
+    """
     out = shlex.quote(str(folder.path))
     rows, kept, _ = totals(folder.step(view))
     record = record_of(folder, view)
-    if kept or record is None:
+    if record is None:
         return []
+    if kept:
+        return _too_strict(folder, record) if view == DEFAULT else []
     if not rows:
         (reason, count), *_ = [*reasons(folder, "generated").items(), ("", 0)]
         why = f": {count:,} items ended as {reason!r}" if count else ""
@@ -51,6 +72,30 @@ def advice(folder: OutputFolder, view: str = DEFAULT) -> list[str]:
     if condition is not None and condition.operator in (*LOWER, *UPPER):
         lines.append(f"  what each threshold keeps: synth sweep {out} --score {shlex.quote(condition.column)}")
     return [*lines, f"  what was dropped: synth show {out} --rejected"]
+
+
+def _too_strict(folder: OutputFolder, record: Record) -> list[str]:
+    """Where the rule on the cosine drops many pairs whose query finds its own passage first: that, and a threshold."""
+    cosine = record.rules.only({"cosine"})
+    strict = tuple(each for each in cosine.conditions if each.operator in LOWER)
+    if not strict or searched(folder, record.scores).get("passages", 0) < FEW_PASSAGES:
+        return []
+    files = [*files_of(folder.step(DEFAULT)), *rejected_files(folder, DEFAULT)]
+    table = pa.concat_tables(tables_of(files, {RANK, *cosine.columns()}), promote_options="permissive")
+    first = table.filter(pc.and_(pc.equal(table[RANK], 1), pc.is_valid(table["cosine"])))
+    dropped = int((~replace(cosine, conditions=strict).apply(first).kept).sum())
+    exact = at_most(numbers(first, "cosine"), _CALIBRATED, lower=False)
+    if exact is None or dropped < max(_FEWEST, _MANY * first.num_rows):
+        return []
+    looser = Condition("cosine", "above", math.floor(exact * 100) / 100)
+    rules = replace(record.rules, conditions=(looser, *(one for one in record.rules.conditions if one not in strict)))
+    flags = _flags(rules)
+    command = f": synth keep {shlex.quote(str(folder.path))} {flags}" if flags else ""
+    found, label = first.num_rows, " and ".join(each.label() for each in strict)
+    return [
+        f"cosine and rank disagree: {label!r} drops {dropped:,} of {found:,} queries that find their passage first",
+        f"  {looser.label()} keeps {_CALIBRATED:.0%} of them{command}",
+    ]
 
 
 def _looser(condition: Condition, table: pa.Table) -> Condition | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from synth.results.summary import Summary
+from synth.results.summary import FEW_PASSAGES, Summary
 from synth.tables import PAIRS, REJECTED_ITEMS, REJECTED_ROWS
 from synth.terminal import columns, facts, heading, shorten, width, words
 
@@ -82,6 +82,16 @@ def _counts(summary: Summary) -> Iterator[tuple[str, str]]:
     if summary.shuffled_share is not None:
         chance = f"the cosine rule keeps {summary.shuffled_share:.1%} of randomly shuffled pairs"
         yield "chance level", f"{chance} (a useful threshold keeps almost none)"
+    if found := summary.own_passage:
+        shares = f"found first by {found['first']:.0%} of the queries, among three by {found['first_three']:.0%}"
+        yield "own passage", f"{shares}{_searched(found)}"
+
+
+def _searched(found: Mapping[str, Any]) -> str:
+    if "passages" not in found:
+        return ""
+    few = ", too few to tell much" if found["passages"] < FEW_PASSAGES else ""
+    return f" (of {found['passages']:,} {'drawn ' if found['drawn'] else ''}passages{few})"
 
 
 def _mixes(summary: Summary, made: int, seconds: float) -> Iterator[tuple[str, str]]:

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from synth.runs.run import OpenRun
+from synth.search import Index
 from synth.shards import OutputFolder, StepFolder
 from synth.shards.folder import readable
 from synth.sources import sample_rows
@@ -63,6 +64,9 @@ def reasons(folder: OutputFolder, step: str, without: Collection[str] = ()) -> d
     return _ordered(found)
 
 
+RANK = "round_trip_rank"
+FEW_PASSAGES = 20
+"""Among fewer passages a rank tells little."""
 _BINS = 10
 _SHUFFLED_ROWS = 200_000
 """About so many, spread over the run, are enough for a share."""
@@ -102,6 +106,18 @@ class Summary:
     """The columns of those rows that scorers made."""
     existing: bool = False
     """Whether the pairs existed before: then the run has no passages, and an unusable row is not an item."""
+    own_passage: Mapping[str, Any] = field(default_factory=dict)
+    """How high `round_trip` ranks it: shares of the `ranked` pairs, and what `searched` gives; empty without ranks."""
+
+
+def searched(folder: OutputFolder, scores: Iterable[str]) -> dict[str, Any]:
+    """How many `passages` the ranks of `round_trip` are among, and whether they are `drawn`; empty where unknown."""
+    for name in scores:
+        if name.startswith("scores/round_trip-"):
+            for index in sorted((folder.path / "index").glob(f"{name.rpartition('-')[2]}-*")):
+                facts = Index(index).manifest() or {}
+                return {"passages": facts.get("drawn", facts["passages"]), "drawn": "drawn" in facts} if facts else {}
+    return {}
 
 
 def summarise(run: OpenRun, view: View) -> Summary:
@@ -147,6 +163,7 @@ def summarise(run: OpenRun, view: View) -> Summary:
         dropped_rows=rows_at(dropped_files, sample_rows(dropped, 2)),
         scores=sorted(scores_in(run.folder, view.name)),
         existing=existing,
+        own_passage=scored.own_passage() | searched(run.folder, view.scores) if scored.ranks.total() else {},
     )
 
 
@@ -199,6 +216,8 @@ class _Scored:
         """Applied to shuffled cosines: what they would keep if every query stood with another row's passage."""
         self.shuffled: list[pa.Table] = []
         self.copied: list[np.ndarray[Any, np.dtype[np.float64]]] = []
+        self.ranks: Counter[int] = Counter()
+        """Pairs whose own passage is found first (0), among the first three (1), or later (2)."""
         self.lengths: Counter[str] = Counter()
         """Queries within, below and above the range they were asked in."""
         self._groups = sorted(self.rules.columns() - {"cosine"})
@@ -207,7 +226,7 @@ class _Scored:
 
     def add(self, files: Sequence[Path], *, kept: bool) -> None:
         """Measure these rows."""
-        columns = {"cosine", "cosine_shuffled", "copied_share", "length", "length_min", "length_max"}
+        columns = {"cosine", "cosine_shuffled", "copied_share", "length", "length_min", "length_max", RANK}
         for table in tables_of(files, {*columns, "passage_truncated", "query_language", *self._groups}):
             names = set(table.column_names)
             if "cosine" in names:
@@ -216,6 +235,9 @@ class _Scored:
                 self.bins += np.bincount(bins, minlength=_BINS)
             if "copied_share" in names:
                 self.copied.append(numbers(table, "copied_share"))
+            if RANK in names:
+                found = np.digitize(numbers(table, RANK), [2, 4])
+                self.ranks.update({place: int((found == place).sum()) for place in range(3)})
             if "passage_truncated" in names:
                 self.truncated += pc.sum(table["passage_truncated"]).as_py() or 0
             if {"length", "length_min", "length_max"} <= names:
@@ -234,6 +256,12 @@ class _Scored:
                 self._seen += known.num_rows
                 sampled = known.take(pa.array(rows, pa.int64()))
                 self.shuffled.append(sampled.rename_columns(["cosine", *self._groups]))
+
+    def own_passage(self) -> dict[str, Any]:
+        """As in the summary: how many pairs have a rank, and the shares of those that are found early."""
+        ranked = self.ranks.total()
+        first, near = self.ranks[0] / ranked, (self.ranks[0] + self.ranks[1]) / ranked
+        return {"ranked": ranked, "first": first, "first_three": near}
 
     def by_language(self) -> list[dict[str, Any]]:
         """Per query language: pairs, kept, mean cosine."""

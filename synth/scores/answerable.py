@@ -26,8 +26,8 @@ class Answerable(Scorer):
     """The share of a query's rare words that its passage holds: 0 for a query that any passage might answer.
 
     Words are weighted by how few passages and queries of the shard have them (squared logarithm), so what and where
-    count little, and so does the topic of the whole corpus. Only the passage's text is looked at: a word that stands in
-    its title alone does not count. Words match by their first six characters, parts of identifiers count as words, and
+    count little, and so does the topic of the whole corpus. Only the passage's text is looked at: a word of its
+    title alone does not count. Words match by their first six characters, parts of identifiers count as words, and
     scripts without spaces are compared by characters and pairs of them. Null where query and passage are known to be in
     different languages, or a query has no word.
 

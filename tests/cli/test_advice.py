@@ -1,6 +1,8 @@
 """A run that keeps nothing says which rule dropped most, and a command that keeps some."""
 
 import json
+import math
+import re
 import shlex
 
 import pytest
@@ -69,6 +71,77 @@ def test_other_rules_say_so_too(filtered, capsys):
     assert main(["keep", "out", "--min", "length=100", "--as", "long"]) == 0
     promised, kept = follow(capsys.readouterr().out, capsys)
     assert promised == kept > 0
+
+
+@pytest.fixture
+def ranked(tmp_path, monkeypatch, capsys):
+    """Filter 40 pairs with cosines from 0.40 to 0.79, each with its own passage first; returns standard output."""
+    monkeypatch.chdir(tmp_path)
+
+    def vector(text):
+        number = int(re.search(r"number (\d+)", text)[1])
+        found = [0.0] * 42
+        found[number] = 1.0 if text.startswith("Passage") else 0.4 + number / 100
+        found[41] = math.sqrt(1 - found[number] ** 2)
+        return found
+
+    with Loopback() as server:
+        server.embed = vector
+        served = ("--embed-url", server.url, "--embed-model", "tiny", "-s", "run.shard_size=15")
+
+        def run(*flags, count=40, scores="[{use: cosine}, {use: round_trip}]", out="out"):
+            rows = [{"query": f"which is number {n}", "passage": f"Passage number {n} is here."} for n in range(count)]
+            (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+            assert main(["filter", "pairs.jsonl", "-o", out, *served, "-s", f"scores={scores}", *flags]) == 0
+            return capsys.readouterr().out
+
+        yield run
+
+
+def test_a_cosine_that_drops_what_is_found_first_is_called_too_strict(ranked, capsys):
+    said = " ".join(ranked("--above", "cosine=0.7", "--above", "round_trip_margin=0").split())
+    assert "'cosine above 0.7' drops 31 of 40 queries that find their passage first" in said
+    assert "found first by 100% of the queries, among three by 100% (of 40 passages)" in said
+    command = re.search(r"cosine above (\S+) keeps 95% of them: synth (keep .*?round_trip_margin=0)", said)
+    assert main([*shlex.split(command[2]), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["kept"] >= 0.95 * 40
+    assert "disagree" not in ranked("--above", "cosine=0.55", out="other")
+
+
+@pytest.mark.parametrize(
+    ("more", "flags"),
+    [
+        ({"count": 19}, ["--above", "cosine=0.7"]),
+        ({"scores": "[{use: cosine}]"}, ["--above", "cosine=0.7"]),
+        ({}, ["--below", "cosine=0.5"]),
+        ({}, ["--below", "round_trip_rank=4"]),
+    ],
+)
+def test_it_says_nothing_without_ranks_passages_or_such_a_rule(ranked, more, flags):
+    assert "disagree" not in ranked(*flags, **more)
+
+
+def test_few_passages_and_a_draw_are_named_in_the_summary(ranked):
+    said = " ".join(ranked(count=12).split())
+    assert "(of 12 passages, too few to tell much)" in said
+    said = " ".join(ranked(scores="[{use: round_trip, among: 30}]", out="drawn").split())
+    assert "(of 31 drawn passages)" in said
+
+
+def test_check_says_what_the_last_run_showed(ranked, tmp_path, capsys):
+    rules = {"cosine": {"above": 0.7}}
+    ranked("--above", "cosine=0.7")
+    job = {"data": {"path": "pairs.jsonl"}, "out": "out", "scores": [{"use": "cosine"}, {"use": "round_trip"}]}
+    job["embed"] = {"use": "sentence_transformers", "model": "all-MiniLM-L6-v2"}
+    for keep, found in ((rules, True), ({"round_trip_rank": {"below": 4}}, False)):
+        (tmp_path / "job.yaml").write_text(json.dumps(job | {"keep": keep}))
+        assert main(["check", "job.yaml", "--offline", "--json"]) == 0
+        said = " ".join(json.loads(capsys.readouterr().out)["warnings"])
+        assert ("cosine and rank disagree" in said) is found
+        assert ("suits Qwen3-Embedding" in said) is found
+    (tmp_path / "pairs.jsonl").write_text(json.dumps({"query": "number 1", "passage": "Passage number 1"}) + "\n")
+    assert main(["check", "job.yaml", "--offline", "--json"]) == 0
+    assert "a rank among so few passages tells little" in capsys.readouterr().out
 
 
 def test_a_run_without_a_pair_points_to_the_replies(tmp_path, monkeypatch, capsys):

@@ -38,6 +38,12 @@ class Dialect(NamedTuple):
         options: dict[str, Any] = self._asdict()
         del options["carriage"]
         options["quoting"] = csv.QUOTE_MINIMAL if self.quotechar else csv.QUOTE_NONE
+        if self.escapechar:  # before another character it is itself, which no writer would have left so
+            special = {self.escapechar, self.delimiter, '"', "'", "\r", "\n"}
+            pair = re.compile(rf"{re.escape(self.escapechar)}(.)", re.DOTALL)
+            lines = (
+                pair.sub(lambda m: m[0] if m[1] in special else f"{self.escapechar}{m[0]}", line) for line in lines
+            )
         return csv.reader(lines, strict=True, **options)
 
     def width(self, record: str) -> int:

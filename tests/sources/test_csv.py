@@ -76,6 +76,14 @@ def test_carriage_returns_alone_end_lines(tmp_path, quoting):
     assert len(read(tmp_path, write(tmp_path / "d.tsv", f"id\ttext\r1\t{GOOD}\r2\t{GOOD}"))) == 2
 
 
+def test_an_escape_character_before_any_other_is_itself(tmp_path):
+    write(tmp_path / "a.csv", 'id,text\n1,"Saved in C:\\docs\\new, \\"as is\\""\n2,"It is C:\\temp, too"\n')
+    assert texts(read(tmp_path, "a.csv", min_chars=1)) == [
+        ("1", 'Saved in C:\\docs\\new, "as is"'),
+        ("2", "It is C:\\temp, too"),
+    ]
+
+
 def test_spaces_before_a_quote_belong_to_no_field(tmp_path):
     write(tmp_path / "a.csv", f'id, text\n1, "{GOOD.format(1)}"\n2, "{GOOD.format(2)}"\n')
     assert texts(read(tmp_path, "a.csv")) == [("1", GOOD.format(1)), ("2", GOOD.format(2))]

@@ -25,7 +25,7 @@ from synth.steps import ingest
 from synth.steps.generate import candidates_of
 from synth.tables import pair_table
 from synth.tables import passages as passage_records
-from synth.types import Candidates, Pair, Passage, Rejected
+from synth.types import Candidates, Notify, Pair, Passage, Rejected
 
 Positioned = tuple[int, PassageRow, pa.Table]
 """Position, passage, and its carried columns."""
@@ -80,18 +80,18 @@ def choose(job: Job, inputs: Sequence[InputFile], count: int, passage_id: str | 
 class Trial:
     """A job ready to be tried out: nothing it does touches a disk but to read. Raises JobError and InputError."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, notify: Notify) -> None:
         for scorer in job.scores:
             scorer.require()
-        self.job = job
+        self.job, self.notify = job, notify
         self.prompts, self.library = prepare(job)
-        self.inputs = inspect(job.corpora, job.base, job.read_limits())
+        self.inputs = inspect(job.corpora, job.base, job.read_limits(), notify=notify)
 
-    async def run(self, chosen: Sequence[Positioned], notify: Any) -> list[Tried]:
+    async def run(self, chosen: Sequence[Positioned]) -> list[Tried]:
         """Generate and score for the chosen passages, one after the other. Raises what models raise."""
         job = self.job
         async with AsyncExitStack() as stack:
-            models = Models(job.client(notify), job.instruction, Counters(), stack)
+            models = Models(job.client(self.notify), job.instruction, Counters(), stack)
             personas = await models.personas(job, self.library, remember=False)
             here = [scorer for scorer in job.scores if scorer.scope == "shard"]
             later = {name for each in job.scores if each not in here for name, _ in each.named_outputs()}

@@ -39,11 +39,11 @@ def preview(
     job = load_job(path, settings)
     if job.data:
         raise JobError(f"{path}: filters existing pairs, so no model is asked.", f"Try: synth run {path} --sample 5")
-    trial = Trial(job)
+    trial = Trial(job, tell)
     chosen = choose(job, trial.inputs, count, passage_id)
     if not as_json:
         tell(f"{path}: asking the models about {len(chosen)} {'passage' if len(chosen) == 1 else 'passages'}")
-    tried = asyncio.run(trial.run(chosen, tell))
+    tried = asyncio.run(trial.run(chosen))
     calls = [call for each in tried for call in each.calls]
     system = next((text for call in calls[:1] for role, text in call.request.messages if role == "system"), None)
     if as_json:

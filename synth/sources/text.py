@@ -140,7 +140,8 @@ def count(path: str, kind: FileKind, limits: ReadLimits) -> int:
             for _ in found:
                 total += 1
     except InputError as exc:
-        raise InputError(f"{exc.message} {total:,} rows can be read before that.", exc.hint) from exc
+        before = f" {total:,} rows can be read before that." if total else ""
+        raise InputError(f"{exc.message}{before}", exc.hint) from exc
     return total
 
 

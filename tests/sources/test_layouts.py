@@ -8,12 +8,14 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
+import catalogue
 import datasets
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from synth.cli import main
 from synth.errors import InputError, JobError, SystemFault
 from synth.sources import (
     Corpus,
@@ -254,3 +256,14 @@ def test_a_folder_that_cannot_be_read_is_a_fault_and_not_left_out(path, named):
                 inspect([Corpus(path=str(tree / path))], tree, LIMITS)
         finally:
             (tree / "secret").chmod(0o755)
+
+
+@pytest.mark.parametrize("command", ["run", "check", "preview"])
+def test_every_command_says_what_it_leaves_out(tmp_path, capsys, command):
+    write(tmp_path / "in" / "README.md", text="# A readme that is long enough for a passage")
+    write(tmp_path / "in" / "data" / "train.jsonl", rows(0, 1))
+    job = catalogue.job(tmp_path) | {"corpus": {"path": str(tmp_path / "in"), "language": "en"}}
+    write(tmp_path / "job.yaml", text=json.dumps(job))
+    out = ["-o", str(tmp_path / "out")] if command == "run" else []
+    assert main([command, str(tmp_path / "job.yaml"), *out]) == 0, capsys.readouterr()
+    assert "reads 1 of 2 files; not README.md" in " ".join("".join(capsys.readouterr()).split())

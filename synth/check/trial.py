@@ -96,15 +96,15 @@ class Trial:
             here = [scorer for scorer in job.scores if scorer.scope == "shard"]
             later = {name for each in job.scores if each not in here for name, _ in each.named_outputs()}
             if unused := sorted(later & job.rules.columns()):
-                notify(f"keep: {', '.join(unused)} needs all pairs of a run, so rules on it are left out here")
+                self.notify(f"keep: {', '.join(unused)} needs all pairs of a run, so rules on it are left out here")
             opened = [(scorer, scorer.open(models.client, job.instruction)) for scorer in here]
             scorers = [(scorer, models.services(job, scorer.needs, own)) for scorer, own in opened]
             return [await self._try(each, models.chat(job), personas, scorers) for each in chosen]
 
-    async def offers(self, chosen: Sequence[Positioned], notify: Any) -> Sequence[Candidates]:
+    async def offers(self, chosen: Sequence[Positioned]) -> Sequence[Candidates]:
         """The personas that these passages would be offered as one shard; ones that the embedder refuses have none."""
         async with AsyncExitStack() as stack:
-            models = Models(self.job.client(notify), self.job.instruction, Counters(), stack)
+            models = Models(self.job.client(self.notify), self.job.instruction, Counters(), stack)
             personas = await models.personas(self.job, self.library)
             rows = [(position, row) for position, row, _ in chosen]
             records = [Passage(n, row.id, row.text, row.language, row.source, row.title) for n, row in rows]

@@ -44,12 +44,12 @@ def personas(
     from synth.check.trial import Trial, choose
 
     job = _job(corpus, settings)
-    trial = Trial(job)
+    trial = Trial(job, tell)
     if trial.library is None:
         raise JobError(f"{corpus}: the job has no personas.", "Remove `personas: null`.")
     chosen = choose(job, trial.inputs, count, None)
     tell(f"{corpus}: comparing {len(chosen):,} passages with {len(trial.library.sentences):,} personas")
-    found = asyncio.run(trial.offers(chosen, tell))
+    found = asyncio.run(trial.offers(chosen))
     if as_json:
         say(json.dumps({"passages": [_facts(each) for each in found], "most_offered": _most(found)}))
         return

@@ -250,17 +250,19 @@ def _arrow_batches(path: str, limits: ReadLimits | None = None) -> Iterator[pa.R
                     yield part
     except PermissionError as exc:
         raise SystemFault(f"{path}: no permission to read it.", "Change its permissions, then run again.") from exc
-    except (OSError, pa.ArrowException) as exc:
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as exc:
         raise InputError(f"{path}: not a complete Arrow file ({exc}).", "Write or download it again.") from exc
 
 
 def _check(batch: pa.RecordBatch) -> None:
     """Raises ArrowInvalid where offsets lead outside of the data; a text that is not UTF-8 is left to its row."""
-    try:
-        batch.validate(full=True)
-    except pa.ArrowInvalid as exc:
-        if "UTF8" not in str(exc):
-            raise
+    for column in batch.columns:
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid:
+            if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+                raise
+            column.view(pa.binary() if pa.types.is_string(column.type) else pa.large_binary()).validate(full=True)
 
 
 @contextmanager
@@ -270,7 +272,7 @@ def _open(path: str) -> Iterator[pq.ParquetFile]:
         file = pq.ParquetFile(path, buffer_size=1 << 20, page_checksum_verification=True)
     except PermissionError as exc:
         raise SystemFault(f"{path}: no permission to read it.", "Change its permissions, then run again.") from exc
-    except (OSError, pa.ArrowException) as exc:
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as exc:
         if "encrypt" in str(exc):
             raise _encrypted(path) from exc
         raise InputError(f"{path}: not a complete Parquet file ({exc}).", "Write or download it again.") from exc
@@ -281,7 +283,10 @@ def _open(path: str) -> Iterator[pq.ParquetFile]:
             size = int.from_bytes(raw.read(4), "little")
         if size == file.metadata.serialized_size + _SIGNATURE:
             raise _encrypted(path)
-        yield file
+        try:
+            yield file
+        except UnicodeDecodeError as exc:  # the name of a column
+            raise InputError(f"{path}: its footer is damaged ({exc}).", "Write or download it again.") from exc
 
 
 def _encrypted(path: str) -> InputError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,11 @@ PAIRS = [(f"who keeps lighthouse {n}?", f"The lighthouse number {n} is kept by n
 
 def rows(*numbers):
     return [dict(zip(("query", "passage"), PAIRS[n], strict=True)) for n in numbers]
+
+
+def passages_of(path, folder):
+    corpora = [Corpus(path=path, language="en")]
+    return list(read_passages(corpora, inspect(corpora, folder, LIMITS), LIMITS))
 
 
 def write(path, found=None, *, text=None):
@@ -181,6 +187,28 @@ def test_arrow_files_in_both_formats(tmp_path):
             (tmp_path / "cut.arrow").write_bytes(content)
             with pytest.raises(InputError, match=r"cut\.arrow"):
                 pairs_of(tmp_path / "cut.arrow")
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
+def test_names_of_columns_that_are_not_utf8_are_damage(tmp_path, name):
+    found = pl.DataFrame([{"text": PAIRS[0][1], "wxyz": 1}])
+    found.write_parquet(tmp_path / name) if name.endswith("parquet") else found.write_ipc(tmp_path / name)
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes().replace(b"wxyz", b"wx\xffz"))
+    with pytest.raises(InputError, match=name):
+        passages_of(name, tmp_path)
+
+
+def test_offsets_that_lead_outside_of_an_arrow_file_are_damage(tmp_path):
+    text = PAIRS[0][1]
+    for column in (pa.array([text]), pa.array([[text]])):
+        batch = pa.record_batch({"text": column})
+        with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as file, pa.ipc.new_stream(file, batch.schema) as writer:
+            writer.write_batch(batch)
+        whole = (tmp_path / "a.arrow").read_bytes()
+        end = whole.rindex(struct.pack("<ii", 0, len(text))) + 4
+        (tmp_path / "a.arrow").write_bytes(whole[:end] + struct.pack("<i", -9) + whole[end + 4 :])
+        with pytest.raises(InputError, match=r"a\.arrow"):
+            inspect([Corpus(path="a.arrow")], tmp_path, LIMITS)
 
 
 def test_beir_and_mteb_folders_are_a_corpus_too(tmp_path):

@@ -43,7 +43,8 @@ def data_files(
     if not found:
         data = [each for each in every if kind_of(each.name) not in (None, "text") and each.name not in _METADATA]
         texts = [each for each in every if kind_of(each.name) == "text"]
-        hub = [each for each in data if each.parent == folder / "data"]
+        # single JSON files in `data` are more often what belongs to pages of a site
+        hub = [each for each in data if each.parent == folder / "data" and (pairs or each.suffix != ".json")]
         only_pages = len(texts) < len(every) and all(_PAGES.fullmatch(each.name) for each in texts)
         found = hub or data if pairs or hub or only_pages or (data and _is_cloned(folder)) else texts
     known = set(found)

@@ -245,6 +245,14 @@ def test_a_folder_of_texts_stays_one_and_says_what_it_leaves_out(tmp_path):
     assert said == [f"{tmp_path}: reads 2 of 4 files; not elsewhere, index.csv"]
 
 
+def test_the_pages_of_a_site_stay_a_folder_of_texts(tmp_path):
+    write(tmp_path / "README.md", text=PAIRS[0][1])
+    write(tmp_path / "pages" / "a.md", text=PAIRS[1][1])
+    write(tmp_path / "data" / "menu.json", text="[]")
+    files = inspect([Corpus(path=str(tmp_path))], tmp_path, LIMITS)
+    assert [each.relative for each in files] == ["README.md", "pages/a.md"]
+
+
 def test_a_pointer_of_git_lfs_is_no_data(tmp_path):
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 9\n"
     for name in ("a.parquet", "a.jsonl", "a.csv", "a.txt", "a.arrow"):

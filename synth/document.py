@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from synth.errors import JobError
+from synth.names import note
 
 MAX_BYTES = 1_000_000
 MAX_NODES = 100_000
@@ -82,6 +83,7 @@ class Document:
 
 def load_document(path: Path) -> Document:
     """Read one YAML file. Raises JobError when it cannot be read, is not a mapping, or exceeds a limit."""
+    note(path.parts)
     try:
         raw = path.read_bytes()
     except FileNotFoundError as exc:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from synth.errors import JobError, OutputError, SystemFault
+from synth.names import path_of
 from synth.runs.run import job_of
 from synth.shards.journal import locked
 from synth.steps import score
@@ -43,7 +44,7 @@ def collect(
 
     Raises JobError for an unknown view, OutputError for a folder that is not a run's, SystemFault.
     """
-    root = out.expanduser().resolve()
+    root = path_of(out).resolve()
     if not (root / "job.json").is_file():
         raise OutputError(f"{out}: has no job.json, so it is not the folder of a run.")
     found = Collection(root, age, dry_run=dry_run)

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from synth import registry
 from synth.document import Document, Problem, load_document
 from synth.errors import JobError
+from synth.names import note
 from synth.rules import Rules
 from synth.scores import Scorer
 from synth.sources import INSTRUCTION, Corpus, PairData, ReadLimits
@@ -277,6 +278,10 @@ def draft_job(document: Document, overrides: Sequence[str] = ()) -> Draft:
     file, stages, found = _sections(data)
     if as_written(data, found, given):
         file, stages, found = _sections(data)
+    if file is not None:
+        inputs = (*(file.corpus or ()), *(file.data or ()))
+        note(part for each in (*file.input_paths, file.out or "") for part in Path(each).parts)
+        note(each.source for each in inputs)
     unknown = any(each.path[:1] in (("scores",), ("task",)) for each in found)  # their columns, while one is refused
     problems = [*document.problems, *found, *_between_sections(data, file), *_between_scorers(data, stages)]
     rules, found = Rules.parse(data.get("keep"), stages.get("scores", ()), stored=unknown)

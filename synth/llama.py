@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from synth.errors import InputError, JobError
+from synth.names import path_of
 
 SHIPPED = "SmolLM2-135M-Instruct"
 """Weights that come from a Python package, so that a fresh machine needs no model hub."""
@@ -49,7 +50,7 @@ def find_model(model: str) -> ModelFile:
 
     Raises JobError when the file does not exist, InputError when it is not a GGUF file or altered.
     """
-    path = _shipped() if model == SHIPPED else Path(model).expanduser()
+    path = _shipped() if model == SHIPPED else path_of(model)
     try:
         with path.open("rb") as file:
             if model == SHIPPED and (found := hashlib.file_digest(file, "sha256").hexdigest()) != _SHA256:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from synth.batching import encode_all
 from synth.errors import InputError, RequestRejected, SystemFault
+from synth.names import path_of
 from synth.stage import Encoder
 
 ABOUT = "about"
@@ -167,15 +168,14 @@ async def encode_library(
         what = f"the embedder gives no vector for {len(without):,} of {len(library.about):,} personas"
         raise InputError(f"{library.name}: {what}: {', '.join(named)}{more}.", "Change or remove them.")
     vectors = np.ascontiguousarray(np.concatenate(blocks), dtype=np.float32)
-    if remember:
+    if remember and folder.is_absolute():  # it is not for a user without a home
         _store(cached, vectors)
     return vectors
 
 
 def cache_folder() -> Path:
     """Where persona vectors are kept: `$XDG_CACHE_HOME/synth/personas`, by default below `~/.cache`."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "synth" / "personas"
+    return path_of(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "synth" / "personas"
 
 
 def _load(path: Path, rows: int) -> NDArray[np.float32] | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from synth.errors import JobError
+from synth.names import path_of
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -22,7 +23,7 @@ def find(kind: Literal["prompts", "personas", "configs"], name: str, base: Path)
 
     A bare name (`retrieval`) and a path that starts with the kind (`personas/general.jsonl`) both find shipped ones.
     """
-    own = (base / Path(name).expanduser()).resolve()
+    own = (base / path_of(name)).resolve()
     if own.exists():
         return own
     ours = shipped(kind, *Path(name.removeprefix(f"{kind}/")).parts)

@@ -6,6 +6,8 @@ nothing is read as markup.
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import re
 import shutil
@@ -14,6 +16,9 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, TextIO
 
+from synth.errors import SystemFault
+from synth.names import shown
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
@@ -21,12 +26,14 @@ if TYPE_CHECKING:
 _WIDEST = 100
 _COLUMNS = 80
 
-_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 
 def safe(text: str) -> str:
     """The text with control characters (but newline and tab) and bidirectional controls written as escapes."""
-    return _UNSAFE.sub(_escaped, text)
+    return _UNSAFE.sub(_escaped, shown(text))
 
 
 def _escaped(match: re.Match[str]) -> str:
@@ -37,9 +44,12 @@ def _escaped(match: re.Match[str]) -> str:
 def say(text: str = "", *, to: TextIO | None = None, wrap: bool = False) -> None:
     """Print a line to standard output; a reader that went away ends the printing, not the run.
 
+    Raises SystemFault where standard output is lost otherwise, as on a full disk. What standard error loses is lost.
     `wrap` breaks it between words, on a terminal only: elsewhere a line stays whole, for grep and editors.
     """
-    stream = to or sys.stdout
+    stream, text = to or sys.stdout, safe(text)
+    if stream is None or getattr(stream, "closed", False):
+        return
     if wrap and stream.isatty():
         fit = textwrap.TextWrapper(width(), break_long_words=False, break_on_hyphens=False)
         lines = text.split("\n")
@@ -47,7 +57,7 @@ def say(text: str = "", *, to: TextIO | None = None, wrap: bool = False) -> None
             fit.subsequent_indent = " " * (len(line) - len(line.lstrip()) + 2)
             lines[n] = line if len(line) <= fit.width else fit.fill(line)
         text = "\n".join(lines)
-    _write(safe(text) + "\n", stream)
+    _write(text + "\n", stream)
 
 
 def _write(line: str, stream: TextIO) -> None:
@@ -58,15 +68,16 @@ def _write(line: str, stream: TextIO) -> None:
             encoding = stream.encoding or "ascii"
             stream.write(line.encode(encoding, "backslashreplace").decode(encoding))
         stream.flush()
-    except BrokenPipeError:
+    except OSError as exc:
         silence(stream)
-    except ValueError:  # the stream was closed
-        return
+        if stream is sys.stdout and exc.errno not in (errno.EPIPE, errno.EIO):  # EIO: its terminal is gone
+            raise SystemFault(f"standard output: {exc.strerror}.", "Send it elsewhere.") from exc
 
 
 def tell(text: str) -> None:
     """Print a line to standard error: notices, progress, errors. On a terminal it wraps between words."""
-    say(text, to=sys.stderr, wrap=True)
+    if sys.stderr is not None:
+        say(text, to=sys.stderr, wrap=True)
 
 
 def width() -> int:
@@ -78,10 +89,12 @@ def show(*parts: RenderableType) -> None:
     """Print what rich draws to standard output, one below the other; texts have to be `rich.text.Text`."""
     from rich.console import Console, Group  # noqa: PLC0415 - only where something is drawn
 
-    console = Console(file=sys.stdout, width=width(), highlight=False, markup=False, emoji=False)
-    with console.capture() as drawn:
-        console.print(Group(*parts))
-    _write("\n".join(line.rstrip() for line in drawn.get().splitlines()) + "\n", sys.stdout)
+    if sys.stdout is None or sys.stdout.closed:
+        return
+    drawn, colours = io.StringIO(), sys.stdout.isatty() or None
+    console = Console(file=drawn, force_terminal=colours, width=width(), highlight=False, markup=False, emoji=False)
+    console.print(Group(*parts))
+    _write("\n".join(line.rstrip() for line in drawn.getvalue().splitlines()) + "\n", sys.stdout)
 
 
 def words(text: str = "", style: str = "") -> Text:

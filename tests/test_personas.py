@@ -57,6 +57,18 @@ def brute_force(passages, personas, count):
     return [sorted(range(len(personas)), key=lambda n, row=row: (-row[n], n))[:count] for row in passages @ personas.T]
 
 
+@pytest.mark.parametrize("home", ["/dev/null", "~nobody-of-this-name"])
+def test_without_a_home_nothing_is_remembered(library, monkeypatch, tmp_path, home):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", home)
+    for _ in range(2):
+        encoder = Counting()
+        assert len(asyncio.run(encode_library(library, encoder, "m"))) == 3
+        assert len(encoder.texts) == 3
+    assert not list(tmp_path.glob("~*"))
+
+
 def test_the_shipped_library_is_large_short_and_balanced():
     people = [json.loads(line) for line in GENERAL.read_text(encoding="utf-8").splitlines()]
     for column in ("persona", "about"):

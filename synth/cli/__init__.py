@@ -6,14 +6,18 @@ import errno
 import functools
 import importlib
 import os
+import re
 import sys
 import traceback
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import typer
 
 from synth.cli import app as application
 from synth.errors import SynthError
+from synth.names import note
 from synth.terminal import silence, tell
 
 # In the order of the help page. Importing a module attaches its commands to `app`.
@@ -24,10 +28,14 @@ for _name in _MODULES:
 
 def main(argv: list[str] | None = None) -> int:  # noqa: PLR0911 - one per way to end
     """Run a command; returns its exit code, and prints an error as `error: WHAT IS WRONG. WHAT TO DO.`."""
+    argv = sys.argv[1:] if argv is None else argv
+    with suppress(OSError):
+        note(Path.cwd().parts)
+    note(part for each in argv for part in re.split("[/=]", each))
     if "_SYNTH_COMPLETE" in os.environ:  # the shell asks for completions
         return int(_command().main(prog_name="synth", standalone_mode=False) or 0)
     try:
-        with _command().make_context("synth", sys.argv[1:] if argv is None else argv) as context:
+        with _command().make_context("synth", argv) as context:
             context.command.invoke(context)
     except typer.Exit as exc:
         return exc.exit_code

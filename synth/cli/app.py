@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from synth.errors import JobError
+from synth.terminal import say
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -48,10 +49,10 @@ def _synth(
     if version:
         from importlib import metadata
 
-        typer.echo(f"synth {metadata.version('synth')}")
+        say(f"synth {metadata.version('synth')}")
         raise typer.Exit
     if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
+        say(context.get_help())
         raise typer.Exit(2)
 
 

@@ -13,6 +13,7 @@ from synth.cli import app as options
 from synth.cli.app import AsJson, Settings, command
 from synth.cli.run import run_target
 from synth.errors import JobError
+from synth.names import path_of
 
 if TYPE_CHECKING:
     from synth.pipeline import Target
@@ -129,7 +130,7 @@ def _entries(data: Sequence[str], columns: Mapping[str, str]) -> dict[str, Any] 
     """The section `data:`: one entry for each folder, which has a layout of its own, one for all files together."""
     paths: dict[str | None, list[str]] = {}
     for path in data:
-        paths.setdefault(path if Path(path).expanduser().is_dir() else None, []).append(path)
+        paths.setdefault(path if path_of(path).is_dir() else None, []).append(path)
     if len(paths) == 1:
         return {"path": list(data), **columns}
     from synth.sources import PairData

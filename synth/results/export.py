@@ -17,6 +17,7 @@ from synth.document import Document
 from synth.errors import JobError, OutputError, ServerRefused, ServerUnavailable
 from synth.exports import Counts, Export, Facts, Files, Shape, Source
 from synth.job import Job
+from synth.names import path_of
 from synth.runs.history import History
 from synth.runs.run import job_of
 from synth.shards import OutputFolder, StepFolder, disk
@@ -233,7 +234,7 @@ def _record(args: ExportArgs, options: Export, facts: Facts) -> dict[str, Any]:
 
 def _target(out: Path, run: Path) -> Path:
     """The folder to write. Raises JobError inside the run's folder, OutputError where files are not all ours."""
-    target = out.expanduser().resolve()
+    target = path_of(out).resolve()
     if target == run or run in target.parents:
         what = f"{out}: is inside the folder of the run, which holds only its own files."
         raise JobError(what, "Choose another -o.")

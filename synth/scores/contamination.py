@@ -13,6 +13,7 @@ from pydantic import Field
 
 from synth.errors import InputError, JobError
 from synth.hashing import shingles, tokens, windows
+from synth.names import path_of
 from synth.scores._scorer import PairBatch, ScoreColumn, Scorer
 from synth.sources import Corpus, InputFile, ReadLimits
 from synth.sources.columns import TEXT_NAMES, keys_of, usual_name
@@ -85,7 +86,7 @@ def described(files: Sequence[str]) -> list[InputFile]:
 
     Raises JobError where one is not there, InputError where it is not what its name says, SystemFault.
     """
-    for path in (paths := [Path(name).expanduser().absolute() for name in files]):
+    for path in (paths := [path_of(name).absolute() for name in files]):
         try:
             _known[path] = look(0, "contamination", FoundFile(path, path.name), _LIMITS, _known.get(path))
         except InputError as exc:
@@ -171,7 +172,7 @@ class Contamination(Scorer):
     """Similarity from which a text counts as nearly equal."""
 
     def at(self, base: Path) -> Self:
-        return self.model_copy(update={"files": tuple(str(base / Path(name).expanduser()) for name in self.files)})
+        return self.model_copy(update={"files": tuple(str(base / path_of(name)) for name in self.files)})
 
     def identity(self) -> dict[str, Any]:
         return super().identity() | {"files": [file.sha256 for file in described(self.files)]}

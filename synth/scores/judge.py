@@ -13,6 +13,7 @@ from pydantic import Field
 from synth.batching import first_usable, gathered
 from synth.errors import UnusableReply
 from synth.hashing import item_seed
+from synth.names import path_of
 from synth.prompts.templates import PairPrompt
 from synth.registry import NestedLlm
 from synth.replies.objects import read_object
@@ -84,7 +85,7 @@ class Judge(Scorer):
     """Of the sampling, together with the pair's place and the attempt."""
 
     def at(self, base: Path) -> Self:
-        own = base / Path(self.prompts).expanduser()
+        own = base / path_of(self.prompts)
         return self.model_copy(update={"prompts": str(own)}) if own.is_dir() else self
 
     def identity(self) -> dict[str, Any]:

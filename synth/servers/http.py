@@ -10,13 +10,13 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_core import to_json
 
 from synth.errors import JobError, ServerRefused, SynthError
+from synth.names import path_of
 from synth.servers.faults import (
     Answer,
     NotFoundError,
@@ -106,7 +106,7 @@ class ServerAuth(ModelStage):
         context = ssl.create_default_context()
         if self.ca_file is not None:
             try:
-                context.load_verify_locations(Path(self.ca_file).expanduser())
+                context.load_verify_locations(path_of(self.ca_file))
             except (OSError, ssl.SSLError) as exc:
                 what = f"field ca_file: {self.ca_file!r} cannot be used: {exc}."
                 raise JobError(what, "It must be a file of PEM certificates.") from exc

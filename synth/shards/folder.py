@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from synth.errors import JobError, OutputError, SynthError
+from synth.names import path_of
 from synth.shards import disk
 from synth.shards.journal import Journal, claim
 from synth.shards.shard import Origin, Shard, ShardMeta, damaged, decode, encode, writer
@@ -242,7 +243,7 @@ class OutputFolder:
         that holds something else, SystemFault when it cannot be written to.
         """
         with disk.disk_errors(path):
-            real = path.expanduser().resolve()
+            real = path_of(path).resolve()
         missing = not disk.exists(real)
         if missing and not write:
             raise JobError(f"{path}: this output folder does not exist.")

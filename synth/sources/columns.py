@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from synth.errors import InputError, JobError
+from synth.names import note
 from synth.sources.options import Corpus, LanguageColumn, PairData
 from synth.sources.records import LanguageSource, LayoutKind
 
@@ -77,6 +78,7 @@ class Columns(NamedTuple):
 
 def find_columns(corpus: Corpus, available: Sequence[str], path: str) -> Columns:
     """The columns that the corpus names or that have a usual name. Raises InputError for one that `path` lacks."""
+    note(available)
     text = corpus.text if corpus.text != "auto" else usual_name((*TEXT_NAMES, *LIST_NAMES), available)
     if text is None:
         what = f"no column has a usual name of a text (columns: {', '.join(available)})"
@@ -174,6 +176,7 @@ def _leaf_paths(row: Mapping[str, Any], prefix: str = "", levels: int = 4) -> It
 
 def find_pair(data: PairData, available: Sequence[str], path: str) -> tuple[LayoutKind, str, str]:
     """(layout, query column, passage column) of a file. Raises InputError where a column is missing or not found."""
+    note(available)
     if data.query == data.passage == "auto":
         if {"query", "pos"} <= set(available):
             return "flag", "query", "pos"

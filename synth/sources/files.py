@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from synth.errors import InputError, JobError, SystemFault
+from synth.names import note, path_of
 from synth.sources import parquet, text
 from synth.sources.layouts import data_files
 from synth.sources.options import WILDCARDS, ReadLimits
@@ -69,7 +70,7 @@ def expand(named: str, base: Path, *, pairs: bool, notify: Notify | None) -> lis
 
 
 def _expand(named: str, base: Path, key: str, notify: Notify | None) -> list[FoundFile]:
-    path = Path(os.path.abspath(base / Path(named).expanduser()))  # noqa: PTH100 - resolve() would follow links
+    path = Path(os.path.abspath(base / path_of(named)))  # noqa: PTH100 - resolve() would follow links
     if os.path.lexists(path) and not path.is_dir():
         return in_order([path], path.parent)
     if path.is_dir() and path.suffix in _SUFFIXES:
@@ -104,9 +105,9 @@ EXPORT = "README.md TRAIN.md train.py export.json train.jsonl qrels/test.tsv dat
 
 def require_apart(inputs: Iterable[str], base: Path, out: Path, writes: str = RUN) -> None:
     """Raises JobError where what is written to `out` would be read as an input, or where an input lies in `out`."""
-    target = Path(os.path.realpath(out.expanduser()))
+    target = Path(os.path.realpath(path_of(out)))
     for named in inputs:
-        path = Path(os.path.abspath(base / Path(named).expanduser()))  # noqa: PTH100 - as in `expand`
+        path = Path(os.path.abspath(base / path_of(named)))  # noqa: PTH100 - as in `expand`
         there = next(each for each in (path, *path.parents) if os.path.lexists(each))
         root, pattern = Path(os.path.realpath(there)), path.relative_to(there).parts
         if target == root or target in root.parents:
@@ -138,6 +139,7 @@ def _of_folder(named: str, path: Path, key: str, notify: Notify | None) -> list[
         hint = f"Supported are {_KINDS}; a README or LICENSE is not counted. Name others with a pattern."
         raise JobError(f"{key}: {what} in the folder {path}.", hint)
     if notify and others:
+        note(part for each in others for part in each.parts)
         names = [str(each.relative_to(root)) for each in sorted(others)[:_NAMED]]
         names += [f"and {len(others) - _NAMED:,} more"] if len(others) > _NAMED else []
         notify(f"{named}: reads {len(files):,} of {len(files) + len(others):,} files; not {', '.join(names)}")
@@ -148,6 +150,7 @@ def in_order(paths: Iterable[Path], folder: Path) -> list[FoundFile]:
     """Files of a folder by the bytes of their path in it. Raises InputError for a name that is not UTF-8."""
     found = []
     for path in paths:
+        note(path.parts)
         try:
             found.append((path.relative_to(folder).as_posix().encode(), path))
         except UnicodeEncodeError as exc:

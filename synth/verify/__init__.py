@@ -15,6 +15,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from synth.errors import JobError, OutputError
+from synth.names import path_of
 from synth.verify.files import Finding, Report, StepTotals, survey
 from synth.verify.ledgers import check_leftovers
 from synth.verify.records import check_inputs, check_prompts, read_records
@@ -28,7 +29,7 @@ def verify(out: Path, *, deep: bool = False) -> Report:
 
     Raises JobError if the folder does not exist, OutputError if it is not the folder of a run.
     """
-    root = out.expanduser().resolve()
+    root = path_of(out).resolve()
     if not root.is_dir():
         raise JobError(f"{out}: the output folder does not exist.")
     if not (root / "job.json").exists():

@@ -110,13 +110,15 @@ async def build(
     encoder: Encoder,
     notify: Notify,
     check: Callable[[int], None] = lambda _: None,
+    stored: Callable[[Sequence[str]], NDArray[Any]] | None = None,
 ) -> Corpus:
     """Build the index of a corpus in `folder` unless it exists; an interrupted build resumes at its part.
 
     Equal texts are indexed once, empty ones not at all. Before the first text is embedded, `check` is called with the
     number of passages (and may refuse it), and `notify` with the size of the index. A text whose vector the server
-    refuses, or that comes back as NaN, has no vector and is never found. Raises SystemFault where the disk is too full,
-    ServerRefused where no text gets a vector.
+    refuses, or that comes back as NaN, has no vector and is never found. `stored` gives texts the vectors that they
+    have had before, zeros to others. Raises SystemFault where the disk is too full, ServerRefused where no text gets a
+    vector.
     """
     index = Index(folder)
     if index.manifest() is None:
@@ -127,7 +129,7 @@ async def build(
         if empty:
             notify(f"index: skipped {empty:,} rows without usable text")
         check(rows)
-        width, without = await _embed(index, rows, encoder, notify)
+        width, without = await _embed(index, rows, encoder, stored, notify)
         for name in ("digests", "documents"):  # sorted, for lookups by binary search
             parts = [index.get(part(name, number), "<u8") for number in range(-(-rows // BLOCK))]
             values = np.concatenate([np.empty(0, "<u8"), *parts])
@@ -174,12 +176,18 @@ def _write_part(index: Index, number: int, rows: Sequence[tuple[bytes, bytes, in
     index.put(part("digests", number), np.frombuffer(b"".join(digests), "<u8"))
 
 
-async def _embed(index: Index, rows: int, encoder: Encoder, notify: Notify) -> tuple[int, int]:
+async def _embed(
+    index: Index,
+    rows: int,
+    encoder: Encoder,
+    stored: Callable[[Sequence[str]], NDArray[Any]] | None,
+    notify: Notify,
+) -> tuple[int, int]:
     """Write the vectors of every part that has none yet; (width, passages without a vector)."""
     numbers = range(-(-rows // BLOCK))
     if not rows:
         return 0, 0
-    width = await _width(index, encoder)
+    width = stored(()).shape[1] if stored else await _width(index, encoder)
     missing = [n for n in numbers if not index.has(part("vectors", n))]
     needed, free = min(len(missing) * BLOCK, rows) * 2 * width + rows * 32, shutil.disk_usage(index.folder).free
     size = f"{2 * rows * width / 1e6:,.1f} MB of vectors in {index.folder} ({free / 1e9:,.1f} GB free)"
@@ -189,14 +197,17 @@ async def _embed(index: Index, rows: int, encoder: Encoder, notify: Notify) -> t
         raise SystemFault(f"{index.folder}: {what}", "Free space on that disk, then run the same command again.")
     for number in missing:
         texts = list(_texts(index, number))
-        encoded, _ = await encode_all(encoder, texts, "document")
-        vectors = np.asarray(encoded.vectors, np.float32)
-        if vectors.shape not in ((len(texts), width), (len(texts), 0)):
-            raise ServerRefused(
-                f"embed: sent {len(texts)} texts and got an array of shape {vectors.shape}, not of width {width}.",
-                "All servers must serve one model, also after a restart.",
-            )
-        index.put(part("vectors", number), usable(vectors, width).astype("<f2"))
+        found = stored(texts) if stored else np.zeros((len(texts), width), "<f2")
+        if new := np.flatnonzero(~found.any(axis=1)).tolist():
+            encoded, _ = await encode_all(encoder, [texts[n] for n in new], "document")
+            vectors = np.asarray(encoded.vectors, np.float32)
+            if vectors.shape not in ((len(new), width), (len(new), 0)):
+                raise ServerRefused(
+                    f"embed: sent {len(new)} texts and got an array of shape {vectors.shape}, not of width {width}.",
+                    "All servers must serve one model, also after a restart.",
+                )
+            found[new] = usable(vectors, width)
+        index.put(part("vectors", number), found)
         if number % 16 == 0:
             notify(f"index: {min((number + 1) * BLOCK, rows):,} of {rows:,} passages embedded")
     parts = (index.get(part("vectors", n), "<f2", width) for n in numbers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -121,6 +121,13 @@ class RoundTrip(Scorer):
         return self.table(*await asyncio.to_thread(_search, passages, vectors, batch.texts("passage")))
 
 
+def stored_vectors(folder: Path) -> Callable[[Sequence[str]], NDArray[Any]] | None:
+    """Gives texts their vectors in a finished index, float16, zeros to others; None where there is no such index."""
+    index = Index(folder)
+    facts = index.manifest()
+    return _Passages(index, facts).take if facts and facts["width"] else None
+
+
 class _Passages(Vectors):
     def __init__(self, index: Index, facts: Mapping[str, Any]) -> None:
         self._drawn = int(facts.get("drawn", 0))
@@ -145,22 +152,29 @@ class _Passages(Vectors):
         left_out = np.array([place.get(row, self._drawn - 1) for row in own.tolist()], np.int64)
         return Vectors(self._index, self.width, counts, "drawn"), left_out
 
-    def rows(self, texts: list[str]) -> Rows:
+    def rows(self, texts: Sequence[str]) -> Rows:
+        """The row of each text, -1 for an unknown one."""
         wanted = [digest(text) for text in texts]
         starts = np.frombuffer(b"".join(wanted), "<u8")[::_WORDS]
         candidates = np.flatnonzero(np.isin(self._digests[:, 0], starts))
         row = {self._digests[n].tobytes(): n for n in candidates}
-        try:
-            return np.array([row[key] for key in wanted], np.int64)
-        except KeyError as exc:
-            raise OutputError(
-                f"{self._index.folder}: the index was built over other passages.",
-                f"Remove {self._index.folder} and run again.",
-            ) from exc
+        return np.array([row.get(key, -1) for key in wanted], np.int64)
+
+    def take(self, texts: Sequence[str]) -> NDArray[Any]:
+        rows = self.rows(texts)
+        found = np.zeros((len(rows), self.width), "<f2")
+        found[rows >= 0] = self.gather(rows[rows >= 0])
+        return found
+
+    def require(self, texts: Sequence[str]) -> Rows:
+        rows, folder = self.rows(texts), self._index.folder
+        if (rows < 0).any():
+            raise OutputError(f"{folder}: the index was built over other passages.", f"Remove {folder} and run again.")
+        return rows
 
 
 def _search(passages: _Passages, queries: NDArray[np.float32], texts: list[str]) -> tuple[pa.Array, pa.Array]:
-    rows = passages.rows(texts)
+    rows = passages.require(texts)
     unknown = ~(queries.any(axis=1) & passages.gather(rows).any(axis=1))
     own = products(queries, np.arange(len(rows)), passages, rows)
     others, left_out = passages.others(rows)

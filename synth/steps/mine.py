@@ -32,6 +32,7 @@ from synth.sources import InputFile, PassageRow, inspect, read_passages
 from synth.sources.checks import id_text
 from synth.stage import Services
 from synth.steps.generate import JournaledChat
+from synth.steps.score import vectors_of
 from synth.tables import parted, with_columns
 from synth.types import SCHEMA_VERSION, MinedPair, Notify, position_and_slot
 
@@ -237,7 +238,8 @@ class Mining:
             folder = self._folder.path / "index" / self.plan.source.fingerprint
             record = json.dumps(self.record, indent=2, ensure_ascii=False) + "\n"
             self._folder.put_if_absent(f"index/mined-{self.fingerprint[:16]}.json", record.encode())
-            self._corpus = await build(folder, self.plan.source.texts, self._encoder, self._notify, self._check_size)
+            texts, stored = self.plan.source.texts, vectors_of(self.plan.run)
+            self._corpus = await build(folder, texts, self._encoder, self._notify, self._check_size, stored)
             self._known = positives(self._folder.step("generated"), self._corpus)
             self._positives = positives(self._view, self._corpus)
         return todo

@@ -8,13 +8,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, groupby
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from synth.errors import SynthError
 from synth.job import Job
@@ -22,6 +24,7 @@ from synth.registry import stage_identity
 from synth.runs import identity
 from synth.runs.run import OpenRun
 from synth.scores import PairBatch, Scorer
+from synth.scores.round_trip import RoundTrip, stored_vectors
 from synth.shards import Journal, Origin, OutputFolder, Shard, StepFolder, disk
 from synth.stage import Services
 from synth.steps.generate import JournaledChat
@@ -91,11 +94,8 @@ class PassIndex:
     firsts: dict[int, int]
 
 
-async def build(run: OpenRun, step: ScoreStep, services: Services) -> PassIndex:
-    """Build the index of a scorer of scope `pass`, or find it built; its folder names scorer and shards.
-
-    Call it when every shard of the pass is generated. Raises what the scorer raises.
-    """
+def index_of(run: OpenRun, step: ScoreStep) -> PassIndex:
+    """Where the index of a scorer of scope `pass` is, or will be; its folder names scorer and shards."""
     generated = run.folder.step("generated")
     firsts: dict[int, int] = {}
     inputs = hashlib.sha256()
@@ -104,15 +104,29 @@ async def build(run: OpenRun, step: ScoreStep, services: Services) -> PassIndex:
         firsts[index] = count
         count += generated.meta(index).rows_out
         inputs.update(f"{index}:{generated.checksum(index)}\n".encode())
-    root = run.folder.path / "index"
-    disk.make_folder(root)
-    folder = root / f"{step.fingerprint}-{inputs.hexdigest()[:8]}"
+    return PassIndex(run.folder.path / "index" / f"{step.fingerprint}-{inputs.hexdigest()[:8]}", firsts)
+
+
+async def build(run: OpenRun, step: ScoreStep, services: Services) -> PassIndex:
+    """Build the index of a scorer of scope `pass`, or find it built.
+
+    Call it when every shard of the pass is generated. Raises what the scorer raises.
+    """
+    found, generated = index_of(run, step), run.folder.step("generated")
+    disk.make_folder(found.folder.parent)
     shards = (
         PairBatch(generated.read(index).table, _passages(run, index), first=first, shard=index)
-        for index, first in firsts.items()
+        for index, first in found.firsts.items()
     )
-    await step.scorer.build(shards, folder, services)
-    return PassIndex(folder, firsts)
+    await step.scorer.build(shards, found.folder, services)
+    return found
+
+
+def vectors_of(run: OpenRun) -> Callable[[Sequence[str]], NDArray[Any]] | None:
+    """Gives passages the vectors that a scorer of the pass has kept of the run's embedder; None where it has not."""
+    kept = (each for each in steps_of(run) if isinstance(each.scorer, RoundTrip) and not each.scorer.brings)
+    step = next(kept, None)
+    return stored_vectors(index_of(run, step).folder) if step else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,6 +97,32 @@ def test_every_negative_says_why_it_is_one(tmp_path):
         assert {each["reason"] for each in row["refused"]} <= {"positive", "absolute_margin", "near_positive"}
 
 
+SCORES = [{"use": "cosine"}, {"use": "round_trip"}]
+
+
+@pytest.mark.parametrize("scores", [SCORES, SCORES[:1]], ids=["kept vectors", "no kept vectors"])
+def test_passages_that_the_pass_has_embedded_are_not_embedded_again(scores, tmp_path):
+    out = pairs(tmp_path, scores=scores)
+    asked = {text for role, text in mining.asked if role == "document"}
+    assert asked == {passage for _, passage in texts()}
+    mining.asked.clear()
+    (tmp_path / "more.jsonl").write_text(json.dumps({"text": "The harbour of Oulu was founded late."}) + "\n")
+    found = mine(out, corpus=[str(tmp_path / "more.jsonl")])
+    again = [text for role, text in mining.asked if role == "document"]
+    assert set(again) == ({"The harbour of Oulu was founded late."} if len(scores) == 2 else {*asked, *again})
+    for row in found:
+        for negative in row["negatives"]:
+            cosine = float(vector(negative["passage"]) @ vector(row["query"]))
+            assert negative["score"] == pytest.approx(cosine, abs=2e-3)
+
+
+def test_vectors_of_another_embedder_are_not_reused(tmp_path):
+    out = pairs(tmp_path, scores=SCORES)
+    mining.asked.clear()
+    mine(out, settings=["embed.model=other"])
+    assert len({text for role, text in mining.asked if role == "document"}) == 80
+
+
 def test_search_finds_what_a_plain_loop_finds():
     rng = np.random.default_rng(3)
     for width, count, depth in [(8, 50, 7), (24, 700, 30), (3, 5, 9)]:
@@ -207,7 +233,8 @@ def test_a_pair_that_its_label_denies_has_no_positive_and_may_be_a_negative(tmp_
     given = list(texts())
     given.append((given[0][0], given[1][1]))
     data = {"path": str(tmp_path / "pairs.jsonl"), "label": "good"}
-    out = pairs(tmp_path, given, columns={"good": [1.0] * 80 + [0.0]}, data=data)
+    keep = {"cosine": {"above": 0}, "label": None}
+    out = pairs(tmp_path, given, columns={"good": [1.0] * 80 + [0.0]}, data=data, keep=keep)
     found = mine(out, {"num_negatives": "25"})
     assert "80-0" not in {row["id"] for row in found}
     (lost,) = rows(out, "rejected/mined")

@@ -138,7 +138,7 @@ def run(target: Target, args: RunArgs | None = None, control: Control | None = N
 
 def _add_resume_hint(exc: SynthError, out: Path) -> None:
     command = f"synth run {out}"
-    told = command in exc.hint or "same command" in exc.hint.lower()
+    told = any(words in exc.hint for words in (command, "same command", "--continue"))
     if exc.exit_code in {5, 7, 75, 130} and not told and (out / "job.json").exists():
         exc.hint = f"{exc.hint} Resume with: {command}".strip()
 

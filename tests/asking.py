@@ -3,6 +3,9 @@
 import asyncio
 import contextlib
 
+import openai.resources.chat.completions  # what the SDK imports at its first call takes minutes of a fast clock
+import openai.resources.embeddings
+import openai.resources.models  # noqa: F401 - as above
 from loopback import FastClock
 
 from synth.batching import gathered
@@ -60,7 +63,10 @@ def asked(kind, url, texts=("a text",), *, said=None, probe=False, **options):
     """What the model that a job describes so makes of one request, or of a probe."""
     stage = described(kind, url, **options)
     client = ClientSettings(
-        notify=said.append if said is not None else lambda _: None, clock=FastClock(), request_timeout=5.0, startup=60.0
+        notify=said.append if said is not None else lambda _: None,
+        clock=FastClock(),
+        request_timeout=9.0,
+        startup=900.0,
     )
 
     async def run():

@@ -88,6 +88,28 @@ def _row(value: Any) -> Row | None:
     return row if 0 < squared < math.inf or (np.isfinite(row).all() and row.any()) else None
 
 
+_FEWEST = 16
+"""Numbers of a vector by which its kind can be told."""
+
+
+def has_doubles(answer: Any) -> bool:
+    """Whether the base64 of an answer's first embedding is of 64-bit numbers: read as 32-bit ones it means nothing.
+
+    Then every second word is the lower half of a number: zero but for three bits where it came from a 32-bit one, and
+    else so random that its exponent is absurd.
+    """
+    try:
+        value = answer["data"][0]["embedding"]
+        raw = base64.b64decode(value, validate=True) if isinstance(value, str) else b""
+    except (TypeError, LookupError, binascii.Error):
+        return False
+    if len(raw) % 8 or len(raw) < 4 * _FEWEST:
+        return False
+    lower, size = np.frombuffer(raw, "<u4")[::2], np.abs(np.frombuffer(raw, "<f4")[::2])
+    absurd = ~((size > 1e-15) & (size < 1e15)) & (size != 0)  # noqa: PLR2004 - no embedding has such a number
+    return not (lower & 0x1FFFFFFF).any() or bool(absurd.mean() > 0.25)  # noqa: PLR2004 - half of them are
+
+
 def unit(rows: Sequence[Row], dimensions: int | None) -> NDArray[np.float32]:
     """Rows cut to `dimensions` and scaled to length 1: float32 (n, width); a row that is zero there stays zero."""
     matrix = np.stack([row[:dimensions] for row in rows]).astype(np.float32, copy=False)
@@ -254,6 +276,10 @@ class ServedEncoder(Served):
 
     def _read(self, role: Role, answer: Any, count: int) -> list[Row | None]:
         """As `read_rows`; until there was a vector, an answer without any raises TransientError too."""
+        if not self._proven and has_doubles(answer):
+            raise TransientError(
+                "HTTP 200 with 64-bit numbers in base64 (`extra_body: {encoding_format: float}` helps)"
+            )
         rows = read_rows(answer, count)
         if not self._proven and all(row is None for row in rows):
             raise TransientError("HTTP 200 without a vector of finite numbers")
@@ -279,7 +305,7 @@ class ServedEncoder(Served):
         for role, each in itertools.groupby(PROBE_TEXTS, key=lambda each: each[1]):
             texts = [self._options.wrapped(text, role, self._instruction) for text, _ in each]
             body = self._options.body(texts, role)
-            rows += await self._fleet.ask(url, body, partial(read_rows, count=len(texts)))
+            rows += await self._fleet.ask(url, body, partial(self._read, role, count=len(texts)))
         return judge(shown(url), rows, self._options.dimensions)
 
 

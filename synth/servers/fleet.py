@@ -13,6 +13,7 @@ import asyncio
 import json
 import math
 import random
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -23,7 +24,6 @@ from pydantic import SecretStr
 
 from synth.errors import RequestRejected, ServerRefused, Stopped, SynthError
 from synth.servers.faults import (
-    MAX_QUOTE,
     Answer,
     GarbledAnswerError,
     Kind,
@@ -42,6 +42,9 @@ from synth.stage import ClientSettings, ProbeResult
 T = TypeVar("T")
 
 _RANK_HEADER = "X-data-parallel-rank"
+_MOST_QUOTED = 2**16
+_NUMBERS = re.compile(r"((?:-?\d[\d.e+-]*, ){3})(?:-?\d[\d.e+-]*(?:, )?)+")
+"""A long list of numbers, of which a quote has three."""
 _LOOK_SECONDS = 1.0
 """How often a call that waits looks whether the run is stopping."""
 OTHERS = 20
@@ -78,7 +81,7 @@ class Transport(ABC):
 
     def quoted(self, answer: Any) -> str:
         """The beginning of an answer, safe to print."""
-        return self._redact(json.dumps(answer, ensure_ascii=False, default=str)[: 2 * MAX_QUOTE])
+        return self._redact(_NUMBERS.sub(r"\1…", json.dumps(answer, ensure_ascii=False, default=str)[:_MOST_QUOTED]))
 
     def _parsed(self, answer: Answer, url: str) -> Any:
         return parse_json(answer, shown(url), self._clock.wall(), self._redact)
@@ -197,7 +200,8 @@ class Fleet:
         except RequestRejected as rejection:
             names = ", ".join(map(shown, self.urls))
             what = f"{names} rejects the simplest request: {rejection.detail or rejection.reason}"
-            raise ServerRefused(f"{what.rstrip('.')}.", self.cure(rejection, body)) from None
+            cure = f"{self.cure(rejection, body)} Run the edited job with --continue."
+            raise ServerRefused(f"{what.rstrip('.')}.", cure) from None
 
     def cure(self, rejection: RequestRejected, body: Mapping[str, Any]) -> str:
         """What to do where a server rejects every request: by the field of `body` that its words name."""
@@ -401,9 +405,9 @@ def _unanswered(server: str, exc: Exception, fleet: Fleet) -> ProbeResult:
     elif isinstance(exc, GarbledAnswerError):
         problem = f"{exc}: {exc.quote}"
     elif isinstance(exc, RequestRejected):
-        problem = f"{exc}. {fleet.cure(exc, fleet.canary[0])}"
+        problem = f"{str(exc).rstrip('.')}. {fleet.cure(exc, fleet.canary[0])}"
     elif isinstance(exc, TransientError) and exc.kind in FINAL:
-        problem = f"{exc}. {FINAL[exc.kind]}"
+        problem = f"{str(exc).rstrip('.')}. {FINAL[exc.kind]}"
     absent = isinstance(exc, ServerRefused) or (isinstance(exc, TransientError) and exc.kind in _ABSENT)
     return ProbeResult(server, reachable=not absent, problems=(problem,))
 

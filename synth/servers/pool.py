@@ -175,8 +175,8 @@ class Pool:
         self.answered(server, usable=False)
         self._rejections_in_row = self._rejections_in_row + 1 if rejection.reason == "bad_request" else 0
         if not self.succeeded and self._rejections_in_row >= BAD_FROM_START:
-            what = f"{server.name} rejected the first {BAD_FROM_START} requests: {rejection.detail}."
-            raise ServerRefused(what, cure)
+            what = f"{server.name} rejected the first {BAD_FROM_START} requests: {rejection.detail}"
+            raise ServerRefused(f"{what.rstrip('.')}.", f"{cure} Run the edited job with --continue.")
 
     def failed(self, server: Server, error: TransientError, started: float, *, trial: bool) -> None:
         """Record the failure of a request sent at `started`.
@@ -197,7 +197,7 @@ class Pool:
         if error.kind in FINAL:
             server.denials += trial
             if not self.succeeded or server.denials >= MAX_DENIALS:
-                raise ServerRefused(f"{error}.", FINAL[error.kind])
+                raise ServerRefused(f"{str(error).rstrip('.')}.", FINAL[error.kind])
         if error.kind in {"throttled", "overloaded"}:
             self._pause(server, now, error.pause)
             self._notify_throttle(server, error, now)
@@ -226,7 +226,7 @@ class Pool:
         if not self.succeeded and isinstance(error, GarbledAnswerError):
             raise _unusable(error)
         names, limit = ", ".join(server.name for server in self.servers), "outage" if self.succeeded else "startup"
-        since = f"for {self._limit():.0f} s (limits.{limit}); last: {error}."
+        since = f"for {self._limit():.0f} s (limits.{limit}); last: {str(error).rstrip('.')}."
         if not self.succeeded and all(s.down and s.last_answer == -math.inf for s in self.servers):
             hint = "Start the server, or correct its URL in the job."
             raise ServerRefused(f"no server answers at {names}, {since}", hint)

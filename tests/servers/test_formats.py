@@ -3,6 +3,8 @@
 Both kinds of served models, and the embedders and rerankers of each, behave alike.
 """
 
+import base64
+
 import numpy as np
 import pytest
 from asking import asked
@@ -10,6 +12,7 @@ from loopback import WIDTH, Fault, Loopback, bag_of_words, say
 from running import job_dict, rows, write_corpus, write_job
 
 from synth.cli import main
+from synth.embed._served import has_doubles
 from synth.embed.openai import OpenAIEmbedder
 from synth.embed.vllm_server import VllmServerEmbedder
 from synth.errors import RequestRejected, ServerRefused
@@ -234,6 +237,43 @@ def test_the_first_text_of_all_may_be_the_one_that_is_refused(kind, server):
     server.rule, server.embed = lambda _: None, lambda text: None if text == "bad" else bag_of_words(text)
     with pytest.raises(RequestRejected, match="bad"):
         asked(kind, server.url, ["bad"])
+
+
+def encoded(numbers, kind):
+    return base64.b64encode(np.array(numbers, kind).tobytes()).decode()
+
+
+RNG = np.random.default_rng(7)
+DOUBLES = {
+    "computed as such": RNG.normal(size=64) / 8,
+    "from 32 bits": (RNG.normal(size=64) / 8).astype("<f4"),
+    "from 16 bits": (RNG.normal(size=64) / 8).astype("<f2"),
+    "counts": np.array(bag_of_words("a b c"), "<f4") / np.float32(1.7),
+}
+
+
+@embedders
+@pytest.mark.parametrize("name", DOUBLES)
+def test_64_bit_numbers_in_base64_are_never_taken_for_32_bit_ones(kind, name, server):
+    def answer(seen):
+        if seen.method != "POST":
+            return None
+        in_text = seen.body.get("encoding_format") == "float"
+        vector = DOUBLES[name].tolist() if in_text else encoded(DOUBLES[name], "<f8")
+        return Fault(200, {"data": [{"embedding": vector}] * len(seen.body["input"])})
+
+    server.rule = answer
+    with pytest.raises(ServerRefused, match=r"64-bit .*`extra_body: \{encoding_format: float\}`"):
+        asked(kind, server.url)
+    found = asked(kind, server.url, extra_body={"encoding_format": "float"}).vectors[0]
+    np.testing.assert_allclose(found, DOUBLES[name] / np.linalg.norm(DOUBLES[name].astype("<f8")), atol=1e-3)
+
+
+@pytest.mark.parametrize("name", DOUBLES)
+def test_32_bit_numbers_are_no_64_bit_ones(name):
+    assert not has_doubles({"data": [{"embedding": encoded(DOUBLES[name], "<f4")}]})
+    spoilt = np.where(np.arange(64) == 10, np.nan, DOUBLES[name])
+    assert not has_doubles({"data": [{"embedding": encoded(spoilt, "<f4")}]})
 
 
 SPENT = [

@@ -282,11 +282,12 @@ def draft_job(document: Document, overrides: Sequence[str] = ()) -> Draft:
         inputs = (*(file.corpus or ()), *(file.data or ()))
         note(part for each in (*file.input_paths, file.out or "") for part in Path(each).parts)
         note(each.source for each in inputs)
-    unknown = any(each.path[:1] in (("scores",), ("task",)) for each in found)  # their columns, while one is refused
+    # while a scorer is refused, or the class of the task is not there, nobody knows their columns
+    unknown = any(each.path[:1] == ("scores",) or each.path == ("task", "use") for each in found)
     problems = [*document.problems, *found, *_between_sections(data, file), *_between_scorers(data, stages)]
     rules, found = Rules.parse(data.get("keep"), stages.get("scores", ()), stored=unknown)
     if rules is not None and file is not None and not found and not unknown:
-        found = rules.absent(_columns(file.corpus, stages)) if file.corpus else []
+        found = rules.absent(_columns(file, stages)) if file.corpus else []
     problems += [Problem(("keep", *each.path), each.message, each.cure) for each in found]
     return Draft(document, data, file, stages, rules, problems)
 
@@ -373,10 +374,10 @@ def _between_scorers(data: Mapping[str, Any], stages: Mapping[str, Any]) -> list
     return found
 
 
-def _columns(corpora: Sequence[Corpus], stages: Mapping[str, Any]) -> set[str]:
+def _columns(file: JobFile, stages: Mapping[str, Any]) -> set[str]:
     """Every column that a rule can read: of pairs, scores, and what the corpora carry."""
     made = {name for scorer in stages.get("scores", ()) for name, _ in scorer.named_outputs()}
-    task: Task | None = stages.get("task")
-    taken = {*(task.columns if task else ()), *made}
-    carried = {carried_name(name) for corpus in corpora for name in corpus.carry}
+    task: Any = registry.find("tasks", file.task["use"], Task)
+    taken = {*task.columns, *made}
+    carried = {carried_name(name) for corpus in file.corpus or () for name in corpus.carry}
     return {*PAIRS.names, *taken, *(f"input_{name}" if name in taken else name for name in carried)}

@@ -13,7 +13,7 @@ _ODD: dict[str, str] = {}
 def path_of(name: str | Path) -> Path:
     """The path that a user names; `~` is a home where there is such a user, and a letter of the name otherwise."""
     note(Path(name).parts)
-    return Path(os.path.expanduser(name))  # noqa: PTH111 - the method raises where there is no such user
+    return Path(os.path.expanduser(name))  # noqa: PTH111 - the method raises for a user who does not exist
 
 
 def note(names: Iterable[str]) -> None:

@@ -122,7 +122,7 @@ class RoundTrip(Scorer):
 
 
 def stored_vectors(folder: Path) -> Callable[[Sequence[str]], NDArray[Any]] | None:
-    """Gives texts their vectors in a finished index, float16, zeros to others; None where there is no such index."""
+    """Gives texts their vectors in a finished index, float16, zeros to others; None without a finished one."""
     index = Index(folder)
     facts = index.manifest()
     return _Passages(index, facts).take if facts and facts["width"] else None

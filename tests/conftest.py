@@ -1,12 +1,23 @@
 """What many tests share: no file outside of the test's own folder, and jobs written as people write them."""
 
+import gc
 import os
 import signal
+import sys
 
 import pytest
-from loopback import Loopback
 
-from synth.job import load_job
+# Asserts are rewritten once and not in every worker of every run, even where the environment forbids bytecode.
+sys.dont_write_bytecode = False
+gc.set_threshold(50_000, 20, 20)  # as the command does: imports and collected tests leave no garbage
+
+from hypothesis import settings  # noqa: E402 - after bytecode is allowed
+from loopback import Loopback  # noqa: E402 - as above
+
+from synth.job import load_job  # noqa: E402 - as above
+
+settings.register_profile("suite", max_examples=40, deadline=None)  # a busy machine is not a fault
+settings.load_profile("suite")
 
 
 @pytest.fixture(autouse=True, scope="session")

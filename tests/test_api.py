@@ -147,7 +147,9 @@ def test_cancelling_stops_the_run_and_the_next_call_resumes(tmp_path):
     assert generate(out=tmp_path / "other").generated().height == 3
 
 
-def test_existing_pairs_are_filtered():
+@pytest.mark.parametrize("embed", ["served", pytest.param(None, marks=pytest.mark.slow)], ids=["served", "default"])
+def test_existing_pairs_are_filtered(embed, server):
+    options = {"embed": {"use": "vllm_server", "model": "tiny", "base_urls": [server.url]}} if embed else {}
     pairs = [
         {"question": "when does the ferry leave", "answer": TEXTS[0], "good": 1},
         {"question": "what is zinc", "answer": TEXTS[1], "good": 0},
@@ -159,6 +161,7 @@ def test_existing_pairs_are_filtered():
         label="good",
         keep={"cosine": {"above": 0.4}},
         progress=False,
+        **options,
     )
     assert run.kept()["query"].to_list() == ["when does the ferry leave"]
     assert run.sweep("cosine", label="label", at=(0.4,)).overall[0].precision == 1.0

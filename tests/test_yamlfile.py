@@ -101,7 +101,7 @@ def test_an_anchor_inside_itself_is_refused():
     assert "nested deeper than 32" in refused("a: &a [*a]\n")
 
 
-@pytest.mark.parametrize("text", ["a: " + "[" * 5000 + "]" * 5000, "a: [1, 2\nb: 3\n", "a: 1\n b: 2\n", "a: \x00\n"])
+@pytest.mark.parametrize("text", ["a: " + "[" * 1000 + "]" * 1000, "a: [1, 2\nb: 3\n", "a: 1\n b: 2\n", "a: \x00\n"])
 def test_what_is_no_yaml_is_refused(text):
     assert refused(text).startswith("job.yaml: not valid YAML")
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Self
@@ -107,6 +108,7 @@ def parse_examples(path: Path, content: bytes) -> tuple[Example, ...]:
     return tuple(found)
 
 
+@lru_cache(maxsize=8)
 def parse_definitions(path: Path, content: bytes) -> Definitions:
     """The definitions in `content`, read from `path`; raises JobError naming file and field."""
     document = parse(decode(path, content), str(path))

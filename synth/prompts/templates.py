@@ -201,6 +201,17 @@ class _Environment(SandboxedEnvironment):
         return super()._generate(source, name, filename, defer_init)
 
 
+@lru_cache(maxsize=64)
+def _variables(source: str) -> tuple[frozenset[str], dict[str, int], tuple[str, ...]]:
+    """Undeclared variables of a template, its names by their first line, the templates it includes: once per text."""
+    tree = _Environment().parse(source)
+    lines: dict[str, int] = {}
+    for node in tree.find_all(nodes.Name):
+        lines[node.name] = min(node.lineno, lines.get(node.name, node.lineno))
+    others = tuple(filter(None, meta.find_referenced_templates(tree)))
+    return frozenset(meta.find_undeclared_variables(tree)), lines, others
+
+
 class Templates:
     """The compiled templates of one folder, which may include one another and nothing else. Raises JobError."""
 
@@ -252,11 +263,10 @@ class Templates:
 
         Each of `used` must occur in it or in a template that it includes.
         """
-        tree = self._env.parse(self._sources[name], name)
+        undeclared, lines, _ = _variables(self._sources[name])
         there = {*known, "message"}
-        for missing in sorted(meta.find_undeclared_variables(tree) - there - self._env.globals.keys()):
-            line = min(node.lineno for node in tree.find_all(nodes.Name) if node.name == missing)
-            what = f"line {line}: unknown variable {missing!r}"
+        for missing in sorted(undeclared - there - self._env.globals.keys()):
+            what = f"line {lines[missing]}: unknown variable {missing!r}"
             raise JobError(f"{self._folder / name}: {what}.", f"Use one of: {', '.join(sorted(there))}.")
         for variable in (each for each in used if not self.uses(name, each)):
             raise JobError(f"{self._folder / name}: does not use the {variable}.", f"Add {{{{ {variable} }}}}.")
@@ -265,9 +275,9 @@ class Templates:
         """Whether template `name`, or one that it includes, has this variable in it."""
         included, found = [name], set[str]()
         for each in included:  # grows by those that they include
-            tree = self._env.parse(self._sources.get(each, ""), each)
-            found |= {node.name for node in tree.find_all(nodes.Name)}
-            included += [other for other in meta.find_referenced_templates(tree) if other and other not in included]
+            _, lines, others = _variables(self._sources.get(each, ""))
+            found |= lines.keys()
+            included += [other for other in others if other not in included]
         return variable in found
 
     def _source(self, name: str) -> tuple[str, str, None] | None:

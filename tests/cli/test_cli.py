@@ -69,7 +69,6 @@ def test_usage_errors_exit_2_in_our_own_form(arguments, said, capsys):
 
 
 def test_help_is_fast_and_imports_nothing_heavy():
-    best = min(_seconds([*SYNTH, "--help"]) for _ in range(5))
     probe = (
         "import sys, contextlib, io; from synth.cli import main\n"
         "with contextlib.redirect_stdout(io.StringIO()): main(['--help'])\n"
@@ -78,7 +77,7 @@ def test_help_is_fast_and_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-    assert best < 0.4
+    assert any(_seconds([*SYNTH, "--help"]) < 0.4 for _ in range(5))
 
 
 def _seconds(command):
@@ -89,7 +88,7 @@ def _seconds(command):
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["list", "scores"]])
+@pytest.mark.parametrize("arguments", [["--help"], pytest.param(["list", "scores"], marks=pytest.mark.slow)])
 def test_a_closed_pipe_ends_quietly(arguments):
     reading, writing = os.pipe()
     os.close(reading)

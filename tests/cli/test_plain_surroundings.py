@@ -45,7 +45,7 @@ def shell(text, folder):
     return subprocess.run(command, shell=True, cwd=folder, capture_output=True, check=False, timeout=60)  # noqa: S602 - it closes streams
 
 
-@pytest.mark.parametrize("streams", ["<&- >&- 2>&-", "2>/dev/full"])
+@pytest.mark.parametrize("streams", ["<&- >&- 2>&-", pytest.param("2>/dev/full", marks=pytest.mark.slow)])
 def test_streams_that_take_nothing_do_not_end_a_run(place, streams):
     done = shell(f"synth run job.yaml -o out {streams}", place)
     assert done.returncode == 0

@@ -143,7 +143,9 @@ def test_lists_fit_80_columns_and_hold_no_control_codes_in_a_pipe(words, monkeyp
     assert [each for each in text.splitlines() if cell_len(each) > 80] == []
 
 
-@pytest.mark.parametrize(("variable", "value"), [("TERM", "dumb"), ("NO_COLOR", "1")])
+@pytest.mark.parametrize(
+    ("variable", "value"), [pytest.param("TERM", "dumb", marks=pytest.mark.slow), ("NO_COLOR", "1")]
+)
 def test_a_plain_terminal_gets_no_colors(variable, value):
     main, side = os.openpty()
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "80", variable: value}

@@ -39,6 +39,9 @@ def minilm(folder, tmp_path_factory):
     return str(write_bert(tmp_path_factory.mktemp("models") / "minilm.gguf", folder))
 
 
+causal = pytest.mark.parametrize("causal", [False, pytest.param(True, marks=pytest.mark.slow)])
+
+
 def embed(texts, model, role="document", **options):
     encoder = LlamaCppEmbedder(model=model, **{"threads": 1} | options).open(ClientSettings(), "find answers")
 
@@ -79,7 +82,7 @@ def test_unit_vectors_that_mean_something(minilm):
     assert embed([], minilm).vectors.shape == (0, 0)
 
 
-@pytest.mark.parametrize("causal", [False, True])
+@causal
 def test_a_vector_depends_on_its_text_alone(minilm, causal):
     """A causal model must not reuse the beginning that two texts have in common."""
     options = {"model": find_model(SHIPPED).path.as_posix(), "pooling": "last"} if causal else {"model": minilm}
@@ -107,7 +110,7 @@ def write(tmp_path, folder, pooling):
     return str(write_bert(tmp_path / "model.gguf", folder, **{"bert.pooling_type": pooling}))
 
 
-@pytest.mark.parametrize("causal", [False, True])
+@causal
 def test_a_text_longer_than_the_context_is_cut_and_recorded(minilm, causal):
     model = find_model(SHIPPED).path.as_posix() if causal else minilm
     options = {"model": model, "pooling": "last" if causal else None, "context": 256}

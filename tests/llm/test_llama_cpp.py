@@ -28,7 +28,7 @@ TEXTS = (
 )
 QUERY = {
     "type": "object",
-    "properties": {"Query": {"type": "string", "maxLength": 60}},
+    "properties": {"Query": {"type": "string", "maxLength": 24}},
     "required": ["Query"],
     "additionalProperties": False,
 }
@@ -64,13 +64,13 @@ def chat():
 
 
 def test_a_reply_depends_on_its_request_alone(chat):
-    requests = [ask(number, tail) for number in range(3) for tail in ("keywords", "a yes or no question")]
+    requests = [ask(number, tail) for number in range(2) for tail in ("keywords", "a yes or no question")]
     replies = answers(requests, chat)
     assert {type(json.loads(reply.text)["Query"]) for reply in replies} == {str}
     assert {(reply.model, reply.finish_reason) for reply in replies} == {("SmolLM2-135M-Instruct", "stop")}
     assert chat.computed_tokens < chat.prompt_tokens
 
-    order = [5, 0, 3]
+    order = [3, 0]
     others = answers([requests[n] for n in order], kept_prefixes=1, context=512)
     assert others == [replies[n] for n in order]
 
@@ -83,7 +83,7 @@ def test_a_prompt_without_its_passage_in_one_piece_is_answered_all_the_same(chat
 
 def test_seeds_differ_and_the_schema_holds():
     schema = {"type": "object", "properties": {"a": {"type": "string", "enum": ["B", "C", "D"]}}, "required": ["a"]}
-    requests = [ask(seed=seed * 2**33 + seed, schema={**schema, "additionalProperties": False}) for seed in range(8)]
+    requests = [ask(seed=seed * 2**33 + seed, schema={**schema, "additionalProperties": False}) for seed in range(4)]
     texts = [reply.text for reply in answers(requests, temperature=2.0, top_p=1.0, top_k=0)]
     assert set(texts) <= {f'{{"a": "{letter}"}}' for letter in "BCD"}
     assert len(set(texts)) > 1
@@ -91,7 +91,7 @@ def test_seeds_differ_and_the_schema_holds():
 
 def test_the_context_grows_with_the_prompts_unless_the_job_fixes_it(monkeypatch):
     monkeypatch.setattr(llama_cpp, "FIRST_CONTEXT", 256)
-    long = ask(text="A word. " * 120, schema={"enum": ["x"]})
+    long = ask(text="A word. " * 80, schema={"enum": ["x"]})
     (reply,) = answers([long], kept_prefixes=1)
     assert reply.prompt_tokens > 256
     assert reply.text == '"x"'

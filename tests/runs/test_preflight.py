@@ -82,7 +82,7 @@ def test_a_group_without_a_threshold_is_refused_by_every_command(command, place,
     assert not (place / "out" / "generated").exists()
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_scorer_beside_the_job_needs_no_path_and_has_one_name(workers, place, server, monkeypatch, capsys):
     module = f"words_{workers}"
     (place / f"{module}.py").write_text(SCORER, "utf-8")

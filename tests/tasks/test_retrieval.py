@@ -478,14 +478,19 @@ def test_what_no_language_rule_covers_costs_no_call():
 def test_a_type_is_never_asked_for_outside_its_lengths_or_in_a_form_that_does_not_suit_it():
     chat = Scripted(config=any_choice)
     seen = Counter()
-    for position in range(100):
-        for item in generate(chat, {"queries_per_passage": 10, "attempts": 1}, candidates(position=position)):
-            if isinstance(item, Pair):
-                kind, form = item.config.question_type, item.columns["form"]
-                assert (item.requirement.length_min, item.requirement.length_max) == USUAL_LENGTHS[kind]
-                assert kind in FORMS[form]
-                seen[form] += 1
-                seen[item.columns["typing"]] += 1
+    settings = TaskSettings(seed=7, max_tokens=256, repair=True, top_k=len(candidates().personas))
+    writer = Writer(Retrieval(queries_per_passage=10, attempts=1), PROMPTS, settings)
+
+    async def all_items():
+        return [item for n in range(100) for item in await writer.write(candidates(position=n), chat)]
+
+    for item in asyncio.run(all_items()):
+        if isinstance(item, Pair):
+            kind, form = item.config.question_type, item.columns["form"]
+            assert (item.requirement.length_min, item.requirement.length_max) == USUAL_LENGTHS[kind]
+            assert kind in FORMS[form]
+            seen[form] += 1
+            seen[item.columns["typing"]] += 1
     assert seen.keys() == {*USUAL_FORMS, *USUAL_TYPING}
     drawn = sum(seen[name] for name in USUAL_TYPING)
     assert drawn > 500

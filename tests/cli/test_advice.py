@@ -79,7 +79,8 @@ def ranked(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
     def vector(text):
-        number = int(re.search(r"number (\d+)", text)[1])
+        numbered = re.search(r"number (\d+)", text)
+        number = int(numbered[1]) if numbered else 40  # the embedder is tried with other texts first
         found = [0.0] * 42
         found[number] = 1.0 if text.startswith("Passage") else 0.4 + number / 100
         found[41] = math.sqrt(1 - found[number] ** 2)

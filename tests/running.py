@@ -62,7 +62,7 @@ def job_dict(url, folder, **more):
     return {
         "seed": 3,
         "corpus": {"name": "docs", "path": str(folder / "docs.jsonl"), "language": "en"},
-        "personas": {"path": str(folder / "people.txt"), "top_k": 3},
+        "personas": {"path": str(folder / "people.txt"), "top_k": 3, "min_similarity": -1},
         "llm": served,
         "embed": served,
         "task": {"use": "retrieval", "queries_per_passage": 2},

@@ -63,7 +63,8 @@ class Personas:
         """Up to `count` personas for each passage, nearest first: number in the library and cosine.
 
         None has a cosine below `least`, none is offered to more than `most` of the passages. Where more want one, the
-        nearest of them get it, the others the next that is free among the `SEARCHED` times `count` nearest.
+        nearest of them get it, the others the next that is free among the `SEARCHED` times `count` nearest; a passage
+        for which none is free keeps its nearest all the same.
         """
         indices, cosines = nearest(passages, self.vectors, SEARCHED * count if most < len(passages) else count)
         offered: list[list[tuple[int, float]]] = [[] for _ in passages]
@@ -77,6 +78,9 @@ class Personas:
             if len(offered[row]) < count and times[persona] < most:
                 offered[row].append((persona, cosine))
                 times[persona] += 1
+        for row, found in enumerate(offered):
+            if not found and cosines[row, 0] >= least:
+                found.append((int(indices[row, 0]), float(cosines[row, 0])))
         return offered
 
 

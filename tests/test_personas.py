@@ -257,3 +257,7 @@ def test_a_favourite_goes_to_the_nearest_passages_and_the_others_get_their_next(
     assert [each[0] for each in offers(passages, people)] == [0, 0, 0]
     assert [each[0] for each in offers(passages, people, most=2)] == [1, 0, 0]
     assert all(len(each) <= 2 for each in offers(passages, people, most=1))
+
+
+def test_a_passage_for_which_none_is_free_keeps_its_nearest():
+    assert offers([[1, 0], [1, 0.1], [1, 0.2]], [[1, 0]], most=1) == [[0], [0], [0]]

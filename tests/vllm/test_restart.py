@@ -21,7 +21,18 @@ from processes import GENERATOR, Server
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 
 PASSAGES = 200
-MADE_BY_NOISE = {"control", "duplicate", "echo", "empty", "repetition", "run_on", "surrogate", "truncated", "type"}
+MADE_BY_NOISE = {
+    "exhausted",
+    "control",
+    "duplicate",
+    "echo",
+    "empty",
+    "repetition",
+    "run_on",
+    "surrogate",
+    "truncated",
+    "type",
+}
 """What is wrong with replies of random weights; a server that is away would show as `server_error`."""
 THINGS = ["bell", "oven", "canal", "quay", "orchard", "loom", "kiln", "forge", "mill", "well"]
 

@@ -98,6 +98,16 @@ class ConfigInputs:
     typing: str = ""
     """As in `QueryInputs`: templates whose stages share a beginning need it in both."""
 
+    @property
+    def offered(self) -> dict[str, tuple[str, ...]]:
+        """The values of each key of the reply, a Character by its sentence; a key without any is not asked for."""
+        people = self.candidates.personas
+        return {
+            "Question_Type": (*self.question_types, NONE) if self.may_end else self.question_types,
+            "Character": (*people, NONE) if people else (),
+            "Difficulty": self.difficulties,
+        }
+
 
 NONE = "none"
 """What stage one answers where no candidate fits (Character), or nothing is left to ask (Question_Type)."""

@@ -302,14 +302,10 @@ def _query_values(
 
 
 def config_schema(inputs: ConfigInputs) -> dict[str, Any]:
-    """Schema of stage one's reply, the same for all items of a run: a key with nothing to choose is left out."""
-    people = letters(len(inputs.candidates.personas))
-    choices: dict[str, Sequence[str]] = {
-        "Character": (*people, NONE) if people else (),
-        "Question_Type": (*inputs.question_types, NONE) if inputs.may_end else inputs.question_types,
-        "Difficulty": inputs.difficulties,
-    }
-    return _object({key: {"type": "string", "enum": list(c)} for key, c in choices.items() if len(c) > 1})
+    """Schema of stage one's reply, one for each number of candidates: a key with nothing to choose is left out."""
+    people = inputs.candidates.personas
+    choices = inputs.offered | ({"Character": (*letters(len(people)), NONE)} if people else {})
+    return _object({key: {"type": "string", "enum": list(choices[key])} for key in CHOICES if len(choices[key]) > 1})
 
 
 def query_chars(asked: Requirement) -> int:

@@ -78,11 +78,7 @@ def read_config(reply: ChatReply, inputs: ConfigInputs, *, repair: bool) -> tupl
     A Character is named by its letter or by its sentence, or `none`; values come back as they were offered. A key with
     a single choice may be missing.
     """
-    offered: dict[str, Sequence[str]] = {"Question_Type": (*inputs.question_types, *([NONE] if inputs.may_end else []))}
-    if inputs.candidates.personas:
-        offered["Character"] = (*inputs.candidates.personas, NONE)
-    if inputs.difficulties:
-        offered["Difficulty"] = inputs.difficulties
+    offered = {key: choices for key, choices in inputs.offered.items() if choices}
     asked = [key for key, choices in offered.items() if len(choices) > 1]
     found, repaired = read_object(reply, asked, repair=repair)
     values, renamed = _named(found, asked, repair=repair)

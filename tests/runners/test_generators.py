@@ -103,7 +103,7 @@ def test_each_model_has_its_own_room_and_servers_may_move(tmp_path, servers):
 
 
 def test_check_and_preview_reach_every_model(tmp_path, servers, capsys):
-    job = write(tmp_path, servers, shared(servers, 1, 0.02), 100)
+    job = write(tmp_path, servers, shared(servers, 1, 0.02), 100, seed=1)
     servers[1].models = ("another",)
     assert main(["check", str(job), "--json"]) != 0
     mistakes = json.loads(capsys.readouterr().out)["mistakes"]

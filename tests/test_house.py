@@ -21,7 +21,7 @@ UNSAFE = {
     "trust_remote_code": re.compile(r"trust_remote_code\s*[=:]\s*True"),
     "shell": re.compile(r"\bshell\s*=\s*True|\bos\.system\("),
 }
-ADAPTERS = ("synth/llm/", "synth/embed/", "synth/servers/", "synth/prompts/templates.py")
+ADAPTERS = ("synth/llm/", "synth/embed/", "synth/servers/", "synth/training/", "synth/prompts/templates.py")
 """The last adapts Jinja2, which hands on the arguments of every call."""
 
 PLUGINS = ("llm", "embed", "rerank", "tasks", "scores", "negatives", "exports")

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     )
     from synth.exports import Export
     from synth.job import Job
-    from synth.replies import read_text
+    from synth.replies import read_fields, read_text
     from synth.scores import PairBatch, ScoreColumn, Scorer
     from synth.stage import (
         ChatModel,
@@ -51,8 +51,10 @@ if TYPE_CHECKING:
         Reranker,
         RerankStage,
         Services,
+        TextInputs,
     )
     from synth.tasks import Ask, Draw, Item, Task
+    from synth.types import Layout
 
 _NAMES = {
     "api": "Run aexport afilter agenerate amine arun export filter generate mine open_run run",
@@ -60,10 +62,12 @@ _NAMES = {
     " SystemFault TooManyUnusable",
     "exports": "Export",
     "job": "Job",
-    "replies": "read_text",
+    "replies": "read_fields read_text",
     "scores": "PairBatch ScoreColumn Scorer",
-    "stage": "ChatModel ChatReply ChatRequest EmbedStage Encoded Encoder LlmStage RerankStage Reranker Services",
+    "stage": "ChatModel ChatReply ChatRequest EmbedStage Encoded Encoder LlmStage RerankStage Reranker Services"
+    " TextInputs",
     "tasks": "Ask Draw Item Task",
+    "types": "Layout",
 }
 _HOME = {name: f"synth.{module}" for module, names in _NAMES.items() for name in names.split()}
 
@@ -81,6 +85,7 @@ __all__ = [
     "Item",
     "Job",
     "JobError",
+    "Layout",
     "LlmStage",
     "OutputError",
     "PairBatch",
@@ -97,6 +102,7 @@ __all__ = [
     "SynthError",
     "SystemFault",
     "Task",
+    "TextInputs",
     "TooManyUnusable",
     "aexport",
     "afilter",
@@ -108,6 +114,7 @@ __all__ = [
     "generate",
     "mine",
     "open_run",
+    "read_fields",
     "read_text",
     "run",
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,7 +18,6 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from synth import registry
 from synth.document import Document, Problem, load_document
 from synth.errors import JobError
-from synth.generators import Generators, read_llm
 from synth.names import note
 from synth.rules import Rules
 from synth.scores import Scorer
@@ -27,7 +27,7 @@ from synth.stage import ClientSettings, EmbedStage, LlmStage, Stage, name_of
 from synth.tables import PAIRS, carried_name
 from synth.tasks import Task
 from synth.terminal import tell
-from synth.types import Notify
+from synth.types import Layout, Notify
 from synth.validation import Duration, Size, as_written, override, plain, validate
 
 SPARE_DESCRIPTORS = 64
@@ -35,8 +35,6 @@ SPARE_DESCRIPTORS = 64
 
 
 Spec = dict[str, Any]
-SCORES = ("cosine", "round_trip", "language", "length", "copying")
-"""What pairs are scored by, unless a job says otherwise."""
 
 
 class PersonaOptions(Stage):
@@ -121,11 +119,10 @@ class JobFile(Stage):
     corpus: Annotated[list[Corpus], BeforeValidator(_one_or_many), Field(min_length=1)] | None = None
     data: Annotated[list[PairData], BeforeValidator(_one_or_many), Field(min_length=1)] | None = None
     personas: PersonaOptions | None = PersonaOptions()
-    llm: Spec | list[Spec] | None = None
-    """One model, a list with shares, or `config` and `query` of either."""
+    llm: Spec | None = None
     embed: Spec | None = None
     task: Spec = Field(default={"use": "retrieval"})
-    scores: list[Spec] = Field(default=[{"use": name} for name in SCORES])
+    scores: list[Spec] = Field(default=[{"use": name} for name in Task.scores])
     keep: dict[str, Any] | None = None
     limits: Limits = Limits()
     run: RunOptions = RunOptions()
@@ -170,6 +167,11 @@ class Job:
     def data(self) -> Sequence[PairData]:
         """Existing pairs to work on, in place of corpora; empty in a job that generates."""
         return self.file.data or []
+
+    @property
+    def layout(self) -> Layout:
+        """What the pairs are to a trainer: query and passage, unless the task says otherwise."""
+        return self.task.layout if self.task else Layout()
 
     @property
     def instruction(self) -> str:
@@ -277,6 +279,7 @@ def draft_job(document: Document, overrides: Sequence[str] = ()) -> Draft:
         data["task"] = JobFile.model_fields["task"].default | data["task"]
     if _names_own_code(data) and document.folder is not None and str(document.folder) not in sys.path:
         sys.path.append(str(document.folder))  # after all installed modules
+    _fill_in(data)
     file, stages, found = _sections(data)
     if as_written(data, found, given):
         file, stages, found = _sections(data)
@@ -294,6 +297,17 @@ def draft_job(document: Document, overrides: Sequence[str] = ()) -> Draft:
     return Draft(document, data, file, stages, rules, problems)
 
 
+def _fill_in(data: dict[str, Any]) -> None:
+    """Gives a job that names no scorers those of its task, and the task's rules."""
+    task = data.get("task")
+    if isinstance(task, dict) and "scores" not in data and data.get("data") is None:
+        with suppress(JobError):  # which the task's own section reports
+            chosen: Any = registry.find("tasks", str(task["use"]), Task)
+            data["scores"] = [{"use": name} for name in chosen.scores]
+            if chosen.keep:
+                data.setdefault("keep", dict(chosen.keep))
+
+
 def _names_own_code(value: object) -> bool:
     if isinstance(value, Mapping):
         return ":" in str(value.get("use", "")) or any(_names_own_code(each) for each in value.values())
@@ -305,10 +319,7 @@ def _sections(data: Mapping[str, Any]) -> tuple[JobFile | None, dict[str, Any], 
     file, problems = validate(JobFile, data)
     scorers: list[Any] = []
     stages: dict[str, Any] = {"scores": scorers}
-    if isinstance(given := data.get("llm"), dict | list):
-        seed = data.get("seed", 0)
-        stages["llm"], problems[len(problems) :] = read_llm(given, ("llm",), seed if isinstance(seed, int) else 0)
-    for section, kind, base in (("embed", "embed", EmbedStage), ("task", "tasks", Task)):
+    for section, kind, base in (("llm", "llm", LlmStage), ("embed", "embed", EmbedStage), ("task", "tasks", Task)):
         spec = data.get(section, JobFile.model_fields[section].default)
         if isinstance(spec, dict) and not (section == "task" and data.get("data") is not None):
             stages[section], found = registry.read_stage(kind, spec, (section,), base)
@@ -369,10 +380,7 @@ def _between_scorers(data: Mapping[str, Any], stages: Mapping[str, Any]) -> list
         if data.get("llm") is None and "chat" in scorer.needs - scorer.brings:
             found.append(Problem(path, "needs a language model", "Add `llm:`, or leave this scorer out."))
         grader = scorer.models.get("llm", stages.get("llm")) if "chat" in scorer.needs else None
-        if isinstance(grader, Generators):
-            what = "would be asked of several language models, which grade differently"
-            found.append(Problem(path, what, "Give this scorer an `llm:` of its own, or leave it out."))
-        elif isinstance(grader, LlmStage) and not grader.judges:
+        if isinstance(grader, LlmStage) and not grader.judges:
             what = f"cannot be asked of {name_of(grader)}, a baseline that understands nothing"
             found.append(Problem(path, what, "Give this scorer an `llm:` of its own, or leave it out."))
         twice = [name for name, _ in scorer.named_outputs() if made.setdefault(name, n) != n]

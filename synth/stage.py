@@ -135,6 +135,13 @@ class QueryInputs:
 
 
 @dataclass(frozen=True, slots=True)
+class TextInputs:
+    """The text that a task other than retrieval asks about: the test double takes the words of its answers from it."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class JudgeInputs:
     """What a judge's prompt is rendered from."""
 
@@ -175,8 +182,8 @@ class ChatRequest:
     schema_name: str
     seed: int
     max_tokens: int
-    inputs: ConfigInputs | QueryInputs | JudgeInputs | NegativeInputs | None = None
-    """None for a task that is not built in."""
+    inputs: ConfigInputs | QueryInputs | TextInputs | JudgeInputs | NegativeInputs | None = None
+    """None where only the messages are given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,10 +324,6 @@ class LlmStage(ModelStage):
     """Most tokens of one reply; a reply cut there is asked again once with twice as many."""
     repair: bool = True
     """Accept replies whose JSON needs a stated small repair."""
-
-    def drawn(self, position: int, slot: int, stage: str) -> LlmStage:  # noqa: ARG002 - where there are several
-        """The model that this call of an item is asked of: this one, unless a job has several."""
-        return self
 
     def writes(self, query: str, passage: str) -> bool:  # noqa: ARG002 - for models that know fewer languages
         """Whether it can write a query in one language for a passage in another; both are language codes."""

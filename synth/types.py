@@ -38,6 +38,35 @@ class Passage:
 
 
 @dataclass(frozen=True, slots=True)
+class Layout:
+    """What the rows of a task are to a trainer: cards, summaries and exports ask it. The default is retrieval's."""
+
+    kind: Literal["retrieval", "sts", "bitext", "classification"] = "retrieval"
+    pairs: str = "query–passage pairs"
+    """What a heading calls the rows."""
+    category: str = "text-retrieval"
+    """The Hub's task category."""
+    anchor: Literal["query", "passage"] = "query"
+    """The column that comes first in a trainer's row; the other one is the positive."""
+    negatives: tuple[str, ...] = ()
+    """Columns of the task's own with texts (string, or a list of them) that are hard negatives of the anchor."""
+    score: str | None = None
+    """The column that says how alike a pair is, for losses on graded pairs."""
+    scale: tuple[float, float] = (1.0, 5.0)
+    """The least and the greatest `score`."""
+    positive_from: float = 0.0
+    """The least `score` of a pair that may stand as a positive."""
+    symmetric: bool = False
+    """Whether both sides are texts of one kind, so that a prompt goes before both."""
+    labels: bool = False
+    """Whether positives come from a small closed set, so that equal ones meet in a batch."""
+
+    @property
+    def positive(self) -> Literal["query", "passage"]:
+        return "passage" if self.anchor == "query" else "query"
+
+
+@dataclass(frozen=True, slots=True)
 class Candidates:
     """A passage with its nearest personas, nearest first; `similarities` are the cosines, one each."""
 

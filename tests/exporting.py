@@ -2,11 +2,14 @@
 
 import json
 
+import pyarrow.parquet as pq
 from running import WORDS, run, write_job
 
+from synth.cli.export import export_run as export
 from synth.cli.mine import mine_run as mine
 from synth.errors import InputError
 from synth.exports import Export
+from synth.results.export import ExportArgs
 from synth.runners.mining import MineArgs
 
 THINGS = [
@@ -75,3 +78,10 @@ class Broken(Tsv):
     def write(self, source, facts, files):
         super().write(source, facts, files)
         raise InputError("half is written.")
+
+
+def export_of(out, to, folder, *settings):
+    """The Parquet table that an export of a run makes."""
+    export(out, ExportArgs(to, folder, settings=settings), as_json=True)
+    (path,) = (folder / "data").glob("*.parquet")
+    return pq.read_table(path)

@@ -114,6 +114,10 @@ def _print(found: Sweep) -> None:
         ]
         show(words(f"\nAUC against {found.args.label}: area under the ROC curve (0.5: no better than chance)"))
         show(columns(("score", "AUC", ""), rows))
+    if found.spearman:
+        ranked = [(name, "not defined" if value is None else f"{value:.4f}") for name, value in found.spearman.items()]
+        show(words(f"\nSpearman's rank correlation with {found.args.label}"))
+        show(columns(("score", "Spearman"), ranked))
     for threshold, sides in found.samples.items():
         for word, samples in zip(("kept", "dropped"), sides, strict=True):
             for row in samples:

@@ -27,6 +27,7 @@ from synth.errors import SynthError
 from synth.exports._rows import Corpus, Counts, Facts, Ids, Shape, Source
 from synth.shards.disk import disk_errors
 from synth.stage import Stage
+from synth.types import Layout
 
 TEMPERATURE = 0.01
 """Of InfoNCE, as Qwen3-Embedding's training page sets it; sentence-transformers' `scale` is one over it."""
@@ -165,11 +166,11 @@ def _close(file: IO[bytes]) -> None:
         os.fsync(file.fileno())
 
 
-def front_matter(configs: Mapping[str, Mapping[str, str]], languages: Sequence[str], tags: Sequence[str] = ()) -> str:
+def front_matter(configs: Mapping[str, Mapping[str, str]], facts: Facts, tags: Sequence[str] = ()) -> str:
     """The head of a card in the Hub's format: configurations by name, the first is the default, with files by split."""
     front = {
-        "language": sorted({code.split("-")[0] for code in languages if code != "und"}),
-        "task_categories": ["text-retrieval"],
+        "language": sorted({code.split("-")[0] for code in facts.languages if code != "und"}),
+        "task_categories": [facts.layout.category],
         "tags": ["synth", *tags],
         "configs": [
             {"config_name": name, "data_files": [{"split": split, "path": path} for split, path in files.items()]}
@@ -191,6 +192,8 @@ class Export(Stage):
     """The split of all rows where none is held out."""
     any_number: ClassVar[bool] = False
     """Whether rows may have any number of negatives; else each needs one as soon as any row has one."""
+    kinds: ClassVar[frozenset[str]] = frozenset({"retrieval", "sts", "bitext", "classification"})
+    """The kinds of layout that it has rows for."""
 
     negatives: Annotated[int, Field(ge=0, le=1000)] | None = None
     """Negatives of a row, the hardest ones; null: as many as were mined; 0: pairs alone."""
@@ -206,8 +209,12 @@ class Export(Stage):
             raise ValueError("the template must end with {query}: trainers put a prompt before the query")
         return value
 
+    def graded(self, layout: Layout) -> bool:  # noqa: ARG002 - for those that have such rows
+        """Whether its rows are pairs with their score, in place of positives with negatives."""
+        return False
+
     def shape(self, found: Counts, mined: int | None) -> Shape:  # noqa: ARG002 - `mined` is for formats with a fixed number
-        """How many negatives rows get, given how many pairs have and how many were mined for (None: not mined)."""
+        """How many negatives rows get, given how many pairs have and how many were asked for (None: no negatives)."""
         if self.any_number or self.negatives == 0 or not (any(found.lengths) or self.on_short == "fill"):
             return Shape(0, self.negatives, self.on_short)
         return Shape(self.negatives or 1 if self.on_short == "fill" else 1, self.negatives, self.on_short)
@@ -235,6 +242,7 @@ class Export(Stage):
             "folder": str(facts.folder),
             "prompt": self.prompt(facts.instruction),
             "held_out": held_out,
+            "layout": facts.layout,
             "temperature": f"{TEMPERATURE:g}",
             "scale": f"{1 / TEMPERATURE:g}",
         }
@@ -246,6 +254,7 @@ class Benchmark(Export):
 
     whole: ClassVar[str] = "test"
     any_number: ClassVar[bool] = True
+    kinds: ClassVar[frozenset[str]] = frozenset({"retrieval"})
 
     def evaluated(self, facts: Facts) -> str:
         return next(name for name in facts.counts.rows if name != "train")

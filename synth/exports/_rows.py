@@ -16,7 +16,7 @@ from synth.hashing import item_random
 from synth.shards import OutputFolder, StepFolder
 from synth.sources.checks import FirstSeen, digest, id_text
 from synth.tables import NEGATIVE
-from synth.types import Negative, position_and_slot
+from synth.types import Layout, Negative, position_and_slot
 
 
 class Answers:
@@ -47,7 +47,10 @@ _COLUMNS = ("id", "query", "passage", "passage_id", "label", "reranker", "negati
 
 
 class Row(NamedTuple):
-    """One pair. `extra_positives` were verified by a reranker; `reranker` is the pair's own score, if stored."""
+    """One pair: `query` is the anchor of the task's layout, `passage` its positive.
+
+    `extra_positives` were verified by a reranker; `reranker` is the pair's own score, if stored.
+    """
 
     id: str
     query: str
@@ -57,6 +60,8 @@ class Row(NamedTuple):
     reranker: float | None
     negatives: tuple[Negative, ...]
     extra_positives: tuple[Negative, ...]
+    score: float | None = None
+    """How alike the two are, in a task that grades them."""
 
     @property
     def answers(self) -> list[str]:
@@ -83,6 +88,14 @@ class Shape:
     least: int = 0
     most: int | None = None
     on_short: Literal["drop", "fill"] = "drop"
+    graded: bool = False
+    """Whether the rows are pairs with a score, whatever it is; else only those count that may stand as positives."""
+
+    def takes(self, row: Row) -> bool:
+        """Whether a row of the source is one of the export's."""
+        if not self.graded:
+            return row.usable
+        return row.score is not None and bool(row.query.strip() and row.passage.strip())
 
 
 @dataclass(slots=True)
@@ -116,6 +129,7 @@ class Source:
     step: StepFolder
     shards: tuple[int, ...]
     seed: int
+    layout: Layout = field(default_factory=Layout)
     mined: bool = False
     """Whether the step is `mined/`; otherwise a column with the name `negatives` is the user's own."""
     splits: tuple[str, ...] = ("train",)
@@ -132,33 +146,36 @@ class Source:
             counts.pairs += len(rows)
             names = self.split_of(index, [row.id for row in rows]) if self.split_of else self.splits[:1] * len(rows)
             for name in self.splits:
-                picked = [n for n, row in enumerate(rows) if names[n] == name and row.usable]
+                picked = [n for n, row in enumerate(rows) if names[n] == name and shape.takes(row)]
                 unseen = [self._unseen(rows[n], name, counts) for n in picked]
                 made = [self._fitted(row, unseen, answers, shape, counts) for row in unseen]
                 kept = [(n, row) for n, row in zip(picked, made, strict=True) if row is not None]
                 counts.rows[name] = counts.rows.get(name, 0) + len(kept)
                 if kept:
                     yield Batch(name, own.take(pa.array([n for n, _ in kept])), [row for _, row in kept])
-            counts.unusable += sum(not row.usable for row in rows)
-            counts.denied += sum(row.relevance <= 0 for row in rows)
+            counts.unusable += sum(not shape.takes(row) for row in rows)
+            counts.denied += 0 if shape.graded else sum(row.relevance <= 0 for row in rows)
 
     def _read(self, index: int) -> tuple[pa.Table, list[Row]]:
         """The pairs' own columns, and the pairs; a user's column with the name of one of ours becomes `input_…`."""
         table = self.step.read(index).table
         if not self.mined:
             table = table.rename_columns([f"input_{name}" if name in MINED else name for name in table.column_names])
-        rows = []
-        for each in table.select([name for name in _COLUMNS if name in table.column_names]).to_pylist():
-            ident, label, score = each.get("passage_id"), each.get("label"), each.get("reranker")
+        rows, layout = [], self.layout
+        wanted = (*_COLUMNS, *layout.negatives, *([layout.score] if layout.score else ()))
+        for each in table.select([name for name in wanted if name in table.column_names]).to_pylist():
+            label, score, grade = each.get("label"), each.get("reranker"), each.get(layout.score)
+            relevance = 1 if label is None else int(label) if label > 1 else int(label > 0)
             row = Row(
                 each["id"],
-                each["query"] or "",
-                each["passage"] or "",
-                id_text(ident),
-                relevance=1 if label is None else int(label) if label > 1 else int(label > 0),
+                each[layout.anchor] or "",
+                each[layout.positive] or "",
+                id_text(each.get("passage_id")) if layout.positive == "passage" else None,
+                relevance=relevance if grade is None or grade >= layout.positive_from else 0,
                 reranker=score if isinstance(score, float) else None,
-                negatives=_passages(each.get("negatives")),
+                negatives=(*_written(each, layout.negatives), *_passages(each.get("negatives"))),
                 extra_positives=_passages(each.get("extra_positives")),
+                score=grade,
             )
             rows.append(row)
         return table.drop_columns([name for name in MINED if name in table.column_names]), rows
@@ -230,12 +247,21 @@ class Facts:
     mined: bool
     counts: Counts
     shape: Shape
+    layout: Layout = field(default_factory=Layout)
 
     def negatives(self) -> int:
         """Negatives of the fullest row."""
         longest = max((n for n, rows in self.counts.lengths.items() if rows), default=0)
         reached = longest if self.shape.most is None else min(longest, self.shape.most)
         return max(reached, self.shape.least if self.counts.filled else 0)
+
+
+def _written(row: Mapping[str, Any], columns: Sequence[str]) -> Iterator[Negative]:
+    """The negatives that the task wrote beside the pair."""
+    for name in columns:
+        texts = row.get(name) or ()
+        for text in [texts] if isinstance(texts, str) else texts:
+            yield Negative(text, None, None, None, None, None, "written")
 
 
 def _passages(found: Sequence[Mapping[str, Any]] | None) -> tuple[Negative, ...]:

@@ -50,15 +50,16 @@ class FlagEmbedding(Export):
                     found["neg_scores"] = [_logit(each.reranker) for each in row.negatives]
                 if prompt:
                     found["prompt"] = prompt
-                files.line(f"{batch.split}/{batch.split}.jsonl", found)
+                files.line(f"{batch.split}{_suffix(facts)}/{batch.split}.jsonl", found)
             files.table(f"meta/{batch.split}", meta(batch), PART)
 
     def train(self, facts: Facts) -> str:
         """The command, with distillation where there are scores."""
         prompt, form = self._prompt(facts.instruction)
         query_tokens = tokens(facts.counts.query_bytes + len(prompt) + len(form))
-        passage_tokens = tokens(facts.counts.passage_bytes)
+        passage_tokens = query_tokens if facts.layout.symmetric else tokens(facts.counts.passage_bytes)
         values = {"prompt": prompt, "form": form, "query_tokens": query_tokens, "passage_tokens": passage_tokens}
+        values["suffix"] = _suffix(facts)
         return self.render("flagembedding.md.j2", facts, values)
 
     def _prompt(self, instruction: str) -> tuple[str, str]:
@@ -67,6 +68,11 @@ class FlagEmbedding(Export):
         if "{instruction}" in self.query_template and not set("{}") & set(head + rest):
             return instruction, f"{head}{{}}{rest}{{}}"
         return self.prompt(instruction), "{}{}"
+
+
+def _suffix(facts: Facts) -> str:
+    """What the trainer knows a folder by whose positives repeat, so that no other row's is a negative."""
+    return "_no_in_batch_neg" if facts.layout.labels else ""
 
 
 def _logit(probability: float | None) -> float:

@@ -9,6 +9,7 @@ import yaml
 
 from synth.exports._export import Export, Files, front_matter
 from synth.exports._rows import Facts, Source, whole
+from synth.types import Layout
 
 __all__ = ["Jsonl"]
 
@@ -20,6 +21,9 @@ class Jsonl(Export):
     hub: ClassVar[bool] = True
     any_number: ClassVar[bool] = True
 
+    def graded(self, layout: Layout) -> bool:
+        return layout.score is not None
+
     def write(self, source: Source, facts: Facts, files: Files) -> None:
         """All rows, and a card with the types of their columns, which a reader cannot infer from nulls."""
         columns: dict[str, pa.DataType] = {}
@@ -29,7 +33,7 @@ class Jsonl(Export):
             for row in table.to_pylist():
                 files.line(f"{batch.split}.jsonl", row | {"instruction": facts.instruction})
         columns["instruction"] = pa.string()
-        head = front_matter({"default": {split: f"{split}.jsonl" for split in facts.counts.rows}}, facts.languages)
+        head = front_matter({"default": {split: f"{split}.jsonl" for split in facts.counts.rows}}, facts)
         features = [{"name": name} | _feature(kind) for name, kind in columns.items()]
         types = yaml.safe_dump({"dataset_info": {"features": features}}, sort_keys=False)
         files.text("README.md", head.removesuffix("---\n") + types + "---\n" + self.train(facts))

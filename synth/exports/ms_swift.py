@@ -23,16 +23,17 @@ class MsSwift(Export):
         """Both forms in one pass."""
         prompt = self.prompt(facts.instruction)
         reranker = facts.shape.least > 0
+        before = prompt if facts.layout.symmetric else ""
         for batch in source.batches(facts.shape):
             for row in batch.rows:
                 negatives = [each.passage for each in row.negatives]
                 for positive in row.answers:
                     found: dict[str, Any] = {
                         "messages": _message("user", prompt + row.query),
-                        "positive_messages": [_message("user", positive)],
+                        "positive_messages": [_message("user", before + positive)],
                     }
                     if negatives:
-                        found["negative_messages"] = [_message("user", text) for text in negatives]
+                        found["negative_messages"] = [_message("user", before + text) for text in negatives]
                     files.line(f"embedding/{batch.split}.jsonl", found)
                 if reranker:
                     found = {

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import pyarrow as pa
 
 from synth.exports._export import PART, Export, Files, front_matter, tokens
 from synth.exports._rows import Batch, Counts, Facts, Shape, Source, meta
 from synth.tables import TEXT
+from synth.types import Layout
 from synth.validation import Size
 
 __all__ = ["SentenceTransformers"]
@@ -19,6 +20,9 @@ class SentenceTransformers(Export):
 
     Without `negatives`, n is the greatest number that nine in ten of the pairs with any have. An extra positive of a
     pair makes a row of its own. Also writes train.py, a script that trains on these files.
+
+    Pairs that a task grades become sentence1, sentence2, score (0 to 1), for CoSENT; `form: triplets` takes the triples
+    among them.
     """
 
     title: ClassVar[str] = "sentence-transformers"
@@ -26,6 +30,11 @@ class SentenceTransformers(Export):
 
     part_size: Size = PART
     """Bytes after which a new Parquet file begins."""
+    form: Literal["scores", "triplets"] = "scores"
+    """What pairs with a grade become: all of them with their `scores`, or those with negatives as `triplets`."""
+
+    def graded(self, layout: Layout) -> bool:
+        return layout.score is not None and self.form == "scores"
 
     def shape(self, found: Counts, mined: int | None) -> Shape:
         """The same number for every row: the requested one, else the most that nine in ten of those with any have."""
@@ -40,7 +49,8 @@ class SentenceTransformers(Export):
 
     def write(self, source: Source, facts: Facts, files: Files) -> None:
         for batch in source.batches(facts.shape):
-            files.table(f"data/{batch.split}", _texts(batch, facts.shape.least), self.part_size)
+            texts = _scored(batch, facts.layout) if facts.shape.graded else _texts(batch, facts.shape.least)
+            files.table(f"data/{batch.split}", texts, self.part_size)
             files.table(f"meta/{batch.split}", meta(batch, one_answer=True), self.part_size)
         files.text("train.py", self.render("train.py.j2", facts, {"tokens": self._tokens(facts)}))
 
@@ -49,7 +59,7 @@ class SentenceTransformers(Export):
             "default": {split: f"data/{split}-*.parquet" for split in facts.counts.rows},
             "meta": {split: f"meta/{split}-*.parquet" for split in facts.counts.rows},
         }
-        return front_matter(configs, facts.languages, ["sentence-transformers"]) + self.train(facts)
+        return front_matter(configs, facts, ["sentence-transformers"]) + self.train(facts)
 
     def train(self, facts: Facts) -> str:
         return self.render(
@@ -58,7 +68,16 @@ class SentenceTransformers(Export):
 
     def _tokens(self, facts: Facts) -> int:
         prompt = len(self.prompt(facts.instruction).encode())
-        return tokens(max(facts.counts.passage_bytes, facts.counts.query_bytes + prompt))
+        passage = facts.counts.passage_bytes + (prompt if facts.layout.symmetric else 0)
+        return tokens(max(passage, facts.counts.query_bytes + prompt))
+
+
+def _scored(batch: Batch, layout: Layout) -> pa.Table:
+    """Pairs with their grade as a score from 0 to 1."""
+    low, high = layout.scale
+    scores = pa.array([((row.score or 0.0) - low) / (high - low) for row in batch.rows], pa.float32())
+    texts = [pa.array([each.query for each in batch.rows], TEXT), pa.array([each.passage for each in batch.rows], TEXT)]
+    return pa.table([*texts, scores], names=["sentence1", "sentence2", "score"])
 
 
 def _texts(batch: Batch, count: int) -> pa.Table:

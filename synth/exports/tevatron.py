@@ -46,7 +46,7 @@ class Tevatron(Export):
             "default": {split: f"{split}.jsonl" for split in facts.counts.rows},
             "corpus": {"train": "corpus.jsonl"},
         }
-        return front_matter(configs, facts.languages, ["tevatron"]) + self.train(facts)
+        return front_matter(configs, facts, ["tevatron"]) + self.train(facts)
 
     def train(self, facts: Facts) -> str:
         """The command of Tevatron 0.1.0, whose model reads 512 tokens at most."""

@@ -1,7 +1,8 @@
 """A test double for a language model: `extractive` puts words of the passage side by side and calls that a query.
 
 It reads the structured inputs of a request, never the prompt, and answers in JSON as a model would. It knows no
-language: long words stand for rare ones. Good for tests and for trying a job file; its queries train nothing.
+language: long words stand for rare ones. For a task that is not retrieval it fills in the schema, choices by lot and
+texts with words of the text asked about. Good for tests and for trying a job file; its queries train nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 from math import exp
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from synth.languages.words import count_characters, count_words
 from synth.stage import (
@@ -24,10 +25,11 @@ from synth.stage import (
     ChatRequest,
     ClientSettings,
     ConfigInputs,
-    JudgeInputs,
+    JsonSchema,
     LlmStage,
     NegativeInputs,
     QueryInputs,
+    TextInputs,
 )
 from synth.types import QueryConfig, Requirement
 
@@ -40,6 +42,8 @@ _PIECE = 3
 _LONG = 12
 """A word of more characters counts no more than this."""
 _UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
+_ITEMS = 3
+"""Items of a list whose schema asks for no number."""
 _NEAR = 8.0
 """How much nearer personas are preferred."""
 _STATEMENTS = frozenset({"keywords", "summary"})
@@ -70,13 +74,17 @@ class _Baseline:
     async def complete(self, request: ChatRequest) -> ChatReply:
         await asyncio.sleep(0)  # never waits for anything itself, so signals and writers get their turn here
         rng = random.Random(f"{request.seed}/{request.key.attempt}")  # noqa: S311 - sampling, not secrets
-        return ChatReply(text=_answer(request.inputs, rng), finish_reason="stop", model=self.name)
+        return ChatReply(text=_answer(request, rng), finish_reason="stop", model=self.name)
 
     async def close(self) -> None:
         """Nothing is open."""
 
 
-def _answer(inputs: ConfigInputs | QueryInputs | JudgeInputs | NegativeInputs | None, rng: random.Random) -> str:
+def _answer(request: ChatRequest, rng: random.Random) -> str:
+    inputs = request.inputs
+    if inputs is None or isinstance(inputs, TextInputs):
+        words = _words(inputs.text if inputs else request.messages[-1][1])
+        return json.dumps(_filled(request.schema, [*words], rng), ensure_ascii=False)
     if isinstance(inputs, ConfigInputs):
         return _config(inputs, rng)
     if isinstance(inputs, QueryInputs):
@@ -84,6 +92,27 @@ def _answer(inputs: ConfigInputs | QueryInputs | JudgeInputs | NegativeInputs | 
     if isinstance(inputs, NegativeInputs):
         return "Sorry, the extractive baseline writes no passages: it only takes phrases out of them."
     return "Sorry, the extractive baseline cannot judge: it compares words and understands none."
+
+
+def _filled(schema: JsonSchema, words: list[str], rng: random.Random) -> Any:
+    """A value of the schema; a text takes three in four of the words that are left, in their order."""
+    kind = schema.get("type")
+    if "enum" in schema:
+        return rng.choice(schema["enum"])
+    if kind == "object":
+        return {name: _filled(part, words, rng) for name, part in schema["properties"].items()}
+    if kind == "array":
+        count, each = schema.get("minItems", _ITEMS), schema["items"]
+        if "enum" in each:
+            return rng.sample(each["enum"], min(count, len(each["enum"])))
+        return [_filled(each, words[n::count] or words[:], rng) for n in range(count)]
+    if kind != "string":
+        low = schema.get("minimum", 0)
+        return rng.random() < 1 / 2 if kind == "boolean" else rng.randint(low, max(low, schema.get("maximum", low)))
+    taken = sorted(rng.sample(range(len(words)), len(words) - len(words) // 4))
+    text = _joined(words, taken)[: schema.get("maxLength")].rstrip()
+    words[:] = [word for n, word in enumerate(words) if n not in taken] or words
+    return text
 
 
 def _config(inputs: ConfigInputs, rng: random.Random) -> str:

@@ -23,6 +23,7 @@ from synth.stage import (
     LlmStage,
     ProbeResult,
     QueryInputs,
+    TextInputs,
 )
 
 __all__ = ["LlamaCpp"]
@@ -298,6 +299,8 @@ def _passage(request: ChatRequest) -> str:
     inputs = request.inputs
     if inputs is None:
         return ""
+    if isinstance(inputs, TextInputs):
+        return inputs.text
     return inputs.candidates.passage.text if isinstance(inputs, ConfigInputs | QueryInputs) else inputs.passage
 
 

@@ -305,7 +305,9 @@ def config_schema(inputs: ConfigInputs) -> dict[str, Any]:
     """Schema of stage one's reply, one for each number of candidates: a key with nothing to choose is left out."""
     people = inputs.candidates.personas
     choices = inputs.offered | ({"Character": (*letters(len(people)), NONE)} if people else {})
-    return _object({key: {"type": "string", "enum": list(choices[key])} for key in CHOICES if len(choices[key]) > 1})
+    return object_schema(
+        {key: {"type": "string", "enum": list(choices[key])} for key in CHOICES if len(choices[key]) > 1}
+    )
 
 
 def query_chars(asked: Requirement) -> int:
@@ -314,8 +316,9 @@ def query_chars(asked: Requirement) -> int:
 
 
 def query_schema(max_chars: int) -> dict[str, Any]:
-    return _object({"Query": {"type": "string", "maxLength": max_chars}})
+    return object_schema({"Query": {"type": "string", "maxLength": max_chars}})
 
 
-def _object(properties: dict[str, Any]) -> dict[str, Any]:
+def object_schema(properties: dict[str, Any]) -> dict[str, Any]:
+    """Schema of an object that has all of these keys, in this order, and no other."""
     return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence, Sized
 from functools import lru_cache, wraps
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from jinja2 import (
     FunctionLoader,
@@ -26,10 +26,12 @@ from jinja2 import (
     nodes,
 )
 from jinja2.sandbox import SandboxedEnvironment
+from pydantic import BaseModel, ValidationError
 
 from synth.errors import JobError
 from synth.shipped import find
 
+Model = TypeVar("Model", bound=BaseModel)
 Messages = tuple[tuple[str, str], ...]
 """(role, content) pairs, as ChatRequest takes them."""
 
@@ -85,6 +87,25 @@ class PromptFolder:
             return {name: (folder / name).read_bytes() for name in sorted(names | set(needed))}
         except OSError as exc:
             raise JobError(f"{exc.filename}: {exc.strerror}.", "`prompts:` names a folder of templates.") from exc
+
+    def rows(self, name: str, kind: type[Model]) -> tuple[Model, ...]:
+        """The rows of a file of JSON lines, such as worked examples. Raises JobError naming file, row and field."""
+        path, found = self.folder / name, []
+        for number, line in enumerate(decode(path, self.files[name]).split("\n"), 1):
+            if not line.strip():
+                continue
+            try:
+                found.append(kind.model_validate_json(line))
+            except ValidationError as exc:
+                error = exc.errors(include_url=False, include_input=False)[0]
+                field = ".".join(map(str, error["loc"]))
+                what = f"{path}: row {number}: {f'field {field}: ' if field else ''}{error['msg']}."
+                raise JobError(what, f"The shipped {name} shows the form.") from exc
+        return tuple(found)
+
+    def uses(self, name: str, variable: str) -> bool:
+        """Whether a template, or one that it includes, has this variable in it."""
+        return self._templates.uses(name, variable)
 
     def messages(self, name: str, values: Mapping[str, Any]) -> Messages:
         """The messages of `system.j2`, where the folder has one, and then of template `name`, from the same values."""

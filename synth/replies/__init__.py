@@ -18,7 +18,7 @@ from synth.replies.objects import read_object
 from synth.stage import NONE, ChatReply, ConfigInputs, QueryInputs, letters
 from synth.types import QueryConfig
 
-__all__ = ["REASONS", "RETRYABLE", "echo_keys", "read_config", "read_query", "read_text"]
+__all__ = ["REASONS", "RETRYABLE", "echo_keys", "read_config", "read_fields", "read_query", "read_text"]
 
 REASONS: Mapping[str, str] = {
     "character": "Character is none of the candidates",
@@ -100,18 +100,50 @@ def read_query(reply: ChatReply, inputs: QueryInputs, *, repair: bool, echoes: C
     `echoes` are the `echo_keys` of the worked examples' queries and passages.
     """
     query, repaired = _string(reply, "Query", repair=repair)
-    if _REFUSAL.match(query):
-        raise UnusableReply("refusal", f"the query is {_clip(query)}")
-    (key,) = echo_keys([query])
-    if _PLACEHOLDER.fullmatch(query) or _echoes(key, echoes):
-        raise UnusableReply("echo", f"the query repeats the prompt: {_clip(query)}")
-    if _repeats(key):
-        raise UnusableReply("repetition", f"the query repeats itself: {_clip(query)}")
-    if not any(map(str.isalnum, query)):
-        raise UnusableReply("empty", f"nothing to search for in {_clip(query)}")
-    if inputs.written and key in echo_keys(inputs.written):
-        raise UnusableReply("duplicate", "this query is already written for the passage")
+    _require_new("query", query, echoes, inputs.written)
     return query, repaired
+
+
+def read_fields(
+    reply: ChatReply,
+    fields: Mapping[str, Sequence[str] | None],
+    *,
+    repair: bool,
+    echoes: Collection[str] = (),
+    written: Sequence[str] = (),
+) -> tuple[dict[str, str], bool]:
+    """The value of every key of the object in a reply, and whether it needed a repair; raises UnusableReply.
+
+    A key with choices has one of them. One with None has a text, which none of the others equals, nor any of `written`,
+    and which repeats nothing of `echoes` (the `echo_keys` of the worked examples' texts).
+    """
+    found, repaired = read_object(reply, fields, repair=repair)
+    values, renamed = _named(found, fields, repair=repair)
+    read: dict[str, str] = {}
+    texts = [*written]
+    for key, choices in fields.items():
+        if choices is not None:
+            read[key] = _offered(key, values[key], choices)
+        else:
+            read[key] = _text(key, values[key])
+            _require_new(key, read[key], echoes, texts)
+            texts.append(read[key])
+    return read, repaired or renamed
+
+
+def _require_new(what: str, text: str, echoes: Collection[str], written: Sequence[str]) -> None:
+    """Raises UnusableReply where a text is a refusal, says nothing, or says what is there already."""
+    if _REFUSAL.match(text):
+        raise UnusableReply("refusal", f"the {what} is {_clip(text)}")
+    (key,) = echo_keys([text])
+    if _PLACEHOLDER.fullmatch(text) or _echoes(key, echoes):
+        raise UnusableReply("echo", f"the {what} repeats the prompt: {_clip(text)}")
+    if _repeats(key):
+        raise UnusableReply("repetition", f"the {what} repeats itself: {_clip(text)}")
+    if not any(map(str.isalnum, text)):
+        raise UnusableReply("empty", f"no word in {_clip(text)}")
+    if written and key in echo_keys(written):
+        raise UnusableReply("duplicate", f"this {what} is already written for the passage")
 
 
 def read_text(reply: ChatReply, key: str, *, repair: bool = True) -> tuple[str, bool]:
@@ -126,7 +158,11 @@ def _string(reply: ChatReply, key: str, *, repair: bool) -> tuple[str, bool]:
     """The string under `key`, stripped, and whether the reply needed a repair."""
     found, repaired = read_object(reply, (key,), repair=repair)
     values, renamed = _named(found, (key,), repair=repair)
-    value = values[key]
+    return _text(key, values[key]), repaired or renamed
+
+
+def _text(key: str, value: object) -> str:
+    """A value as a text, stripped. Raises UnusableReply for another type, and for characters that no file holds."""
     if value is None:
         raise UnusableReply("empty", f"{key} is null")
     if not isinstance(value, str):
@@ -138,7 +174,7 @@ def _string(reply: ChatReply, key: str, *, repair: bool) -> tuple[str, bool]:
         raise UnusableReply("control", f"character {bad.start()} is U+{ord(bad[0]):04X}")
     if _OBJECT.fullmatch(text):
         raise UnusableReply("type", f"{key} is JSON in a string: {_clip(text)}")
-    return text, repaired or renamed
+    return text
 
 
 def echo_keys(queries: Iterable[str]) -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import yaml
@@ -26,7 +27,7 @@ def card(run: OpenRun, summary: Summary) -> str:
     ]
     front = {
         "language": sorted({code.split("-")[0] for code in codes}),
-        "task_categories": ["text-retrieval"],
+        "task_categories": [run.job.layout.category],
         "tags": ["synth"] if summary.existing else ["synthetic", "synth"],
         "configs": configs,
     }
@@ -42,7 +43,8 @@ def card(run: OpenRun, summary: Summary) -> str:
 def _body(run: OpenRun, summary: Summary, codes: list[str]) -> Iterator[str]:
     llm = run.job.llm
     model = "" if llm is None else llm.model or name_of(llm)
-    yield f"# {'Filtered' if summary.existing else 'Synthetic'} query–passage pairs: {run.folder.path.name}"
+    layout = run.job.layout
+    yield f"# {'Filtered' if summary.existing else 'Synthetic'} {layout.pairs}: {run.folder.path.name}"
     yield ""
     made = f"generated from {summary.passages:,} passages with `{model}`"
     if summary.existing:
@@ -51,8 +53,8 @@ def _body(run: OpenRun, summary: Summary, codes: list[str]) -> Iterator[str]:
     if model == "extractive":
         yield ""
         yield (
-            "The `extractive` baseline built these queries from phrases of the passages, without a language model: use "
-            "them to try the tool, not to train."
+            f"The `extractive` baseline built these {'queries' if layout.anchor == 'query' else 'texts'} from phrases "
+            "of the passages, without a language model: use them to try the tool, not to train."
         )
     yield ""
     yield "| configuration | rows | contents |"
@@ -66,24 +68,36 @@ def _body(run: OpenRun, summary: Summary, codes: list[str]) -> Iterator[str]:
     yield ""
     if codes:
         names = ["unknown" if code == "und" else f"{language(code).name} ({code})" for code in codes]
-        yield f"Query languages: {', '.join(names)}."
+        yield f"{'Query languages' if layout.anchor == 'query' else 'Languages'}: {', '.join(names)}."
         yield ""
-    yield _TRAINING.format(name=run.folder.path.name, instruction=run.job.instruction)
+    columns = [layout.anchor, layout.positive, *([layout.score] if layout.score else [])]
+    yield _TRAINING.format(
+        name=run.folder.path.name,
+        instruction=run.job.instruction,
+        columns=json.dumps(columns),
+        count="three" if layout.score else "two text",
+        where=_WHERE["both" if layout.symmetric else layout.anchor],
+    )
 
 
+_WHERE = {
+    "query": "Put this prompt before each query; passages need none:",
+    "passage": "Put this prompt before each `passage`; the texts in `query` need none:",
+    "both": "Put this prompt before each text, on both sides:",
+}
 _TRAINING = """\
 ## Training
 
-Trainers pass every column to the model, so select the two text columns first:
+Trainers pass every column to the model, so select the {count} columns first:
 
 ```python
 from datasets import load_dataset
 
 pairs = load_dataset("{name}", "kept", split="train")
-pairs = pairs.select_columns(["query", "passage"])
+pairs = pairs.select_columns({columns})
 ```
 
-Put this prompt before each query; passages need none:
+{where}
 
 ```
 Instruct: {instruction}

@@ -25,7 +25,7 @@ from synth.sources import require_apart
 from synth.sources.files import EXPORT
 from synth.sources.options import WILDCARDS
 from synth.splits import SplitOptions
-from synth.types import Notify
+from synth.types import Layout, Notify
 from synth.validation import as_written, override, plain, validate
 
 _FORMAT = 1
@@ -62,6 +62,9 @@ def export(out: Path, args: ExportArgs, notify: Notify) -> tuple[Export, Facts]:
         raise JobError(what, "Push with --to hub, or another of its layouts.")
     folder = OutputFolder.open(out, notify=notify)
     job, _ = job_of(out)
+    if job.layout.kind not in options.kinds:
+        what = f"--to {args.to}: has no rows for a job of {job.layout.pairs}."
+        raise JobError(what, "Export them with --to mteb, jsonl, or a trainer's format.")
     view, step, asked = pairs_of(folder, args.view, options.negatives, notify)
     target = _target(args.out, folder.path)
     require_apart(job.file.input_paths, job.base, target, EXPORT)
@@ -69,10 +72,14 @@ def export(out: Path, args: ExportArgs, notify: Notify) -> tuple[Export, Facts]:
         notify(f"{args.out}: `datasets` takes *, ? and [ in a path for a pattern; move the files to load them by path.")
     seed = job.file.seed if args.seed is None else args.seed
     divided = SplitOptions.parse(args.split, args.group or "cluster", args.document, seed)
-    source = _source(folder, step, divided, options.whole, notify)
+    source = _source(folder, step, divided, options.whole, job.layout, notify)
     # Count first: which shape rows can have, then what becomes of them in it.
     found = _count(source, Shape())
+    if job.layout.negatives:  # of the task's own, and those mined
+        asked = max(found.lengths, default=0)
     shape = options.shape(found, asked)
+    if options.graded(job.layout):
+        shape = Shape(0, None if options.any_number else 0, graded=True)
     facts = _facts(source, view, found if shape == Shape() else _count(source, shape), shape, job, args)
     _require_rows(facts)
     with aside(target) as hidden:
@@ -154,9 +161,11 @@ def _mining(folder: OutputFolder, fingerprint: str) -> Mapping[str, Any]:
         raise OutputError(what, f"Mine again: synth mine {folder.path}") from exc
 
 
-def _source(folder: OutputFolder, step: StepFolder, options: SplitOptions, whole: str, notify: Notify) -> Source:
+def _source(
+    folder: OutputFolder, step: StepFolder, options: SplitOptions, whole: str, layout: Layout, notify: Notify
+) -> Source:
     shards, mined = tuple(sorted(step.done())), step.name == "mined"
-    source = Source(folder, step, shards, options.seed, mined=mined, splits=(whole,))
+    source = Source(folder, step, shards, options.seed, layout=layout, mined=mined, splits=(whole,))
     if not options.shares:
         return source
     notify(f"splitting by {options.group}, so that no group is on both sides")
@@ -185,6 +194,7 @@ def _facts(source: Source, view: str, counts: Counts, shape: Shape, job: Job, ar
         mined=source.mined,
         counts=counts,
         shape=shape,
+        layout=source.layout,
     )
 
 
@@ -200,7 +210,10 @@ def _require_rows(facts: Facts) -> None:
     counts = facts.counts
     if counts.pairs == counts.unusable:
         what = f"{counts.denied:,} of {counts.pairs:,} pairs have label 0 or less, so their passages answer no query"
-        if not counts.denied:
+        if facts.layout.score and counts.denied:
+            least = facts.layout.positive_from
+            what = f"no pair with a {facts.layout.score} of {least:g} or more, which a positive needs"
+        elif not counts.denied:
             what = "no pair has a query and a passage" if counts.pairs else "no pair passed its rules"
         raise JobError(f"{facts.view}: {what}.", "Keep others: synth keep OUT --above … --as NAME, then --view NAME")
     for split, rows in counts.rows.items():

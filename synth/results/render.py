@@ -25,6 +25,9 @@ _MIXES = {
     "difficulty": "difficulty",
     "query_language": "query languages",
     "passage_language": "passage languages",
+    "relation": "relations",
+    "grade": "grades",
+    "unit": "units",
 }
 
 
@@ -51,9 +54,6 @@ def summary_view(summary: Summary, *, embedder: str, seconds: float, made: int) 
                 f"{_ENGLISH_ONLY} is an English model. Its cosine scores in other languages mean little: random Arabic "
                 "pairs average 0.84. Use a multilingual embedder, or set a threshold for each language."
             )
-    if summary.models:
-        yield words()
-        yield columns(("model", "items", "usable", "kept", "tokens in", "tokens out"), _models(summary))
     yield words()
     yield facts(_mixes(summary, made, seconds), least=_LABEL)
 
@@ -63,12 +63,6 @@ def _languages(summary: Summary) -> Iterator[tuple[str, ...]]:
         code, pairs, kept, cosine = (row[name] for name in ("language", "pairs", "kept", "cosine"))
         if cosine is not None:
             yield code, f"{pairs:,}", f"{kept:,}", f"{kept / pairs:.0%}", f"{cosine:.2f}"
-
-
-def _models(summary: Summary) -> Iterator[tuple[str, ...]]:
-    for row in summary.models:
-        shares = (f"{row[name]:,} ({row[name] / max(1, row['items']):.0%})" for name in ("pairs", "kept"))
-        yield row["model"], f"{row['items']:,}", *shares, f"{row['prompt_tokens']:,}", f"{row['completion_tokens']:,}"
 
 
 def _counts(summary: Summary) -> Iterator[tuple[str, str]]:
@@ -107,8 +101,16 @@ def _mixes(summary: Summary, made: int, seconds: float) -> Iterator[tuple[str, s
     for name, counts in summary.mixes.items():
         total = sum(counts.values())
         if total:
-            shown = ", ".join(f"{value} {count / total:.0%}" for value, count in list(counts.items())[:12])
-            yield _MIXES.get(name, name), shown
+            asked = summary.asked.get(name, {})
+            parts = {value: counts.get(value, 0) / total for value in list(asked or counts)[:12]}
+            shown = (
+                f"{value} {share:.0%}" + (f" (asked {asked[value]:.0%})" if asked else "")
+                for value, share in parts.items()
+            )
+            yield _MIXES.get(name, name), ", ".join(shown)
+    if summary.agreement:
+        shown = (f"{name} {value:.2f}" for name, value in summary.agreement.items())
+        yield "agreement", f"Spearman of the asked grade with {', '.join(shown)}"
     if summary.median_copied is not None:
         yield "copied", f"{summary.median_copied:.0%} of a query is copied from the passage in one piece (median)"
     if not summary.existing:

@@ -13,17 +13,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from synth.generators import Generators, label
 from synth.runs.run import OpenRun
 from synth.search import Index
 from synth.shards import OutputFolder, StepFolder
 from synth.shards.folder import readable
 from synth.sources import sample_rows
 from synth.steps.keep import View
-from synth.types import position_and_slot
 
 if TYPE_CHECKING:
     import polars as pl
+
+Numbers = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def files_of(step: StepFolder) -> list[Path]:
@@ -76,7 +76,8 @@ _BATCH = 256
 _LANGUAGES = ("query_language", "passage_language")
 """Of existing data; a column of another name may be the user's own."""
 _TOKENS = ("prompt_tokens", "completion_tokens")
-_MIXES = ("question_type", "difficulty", "query_language", "passage_language")
+_FEWEST = 20
+"""Fewer pairs say little on how grades and scores agree."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +111,10 @@ class Summary:
     """Whether the pairs existed before: then the run has no passages, and an unusable row is not an item."""
     own_passage: Mapping[str, Any] = field(default_factory=dict)
     """How high `round_trip` ranks it: shares of the `ranked` pairs, and what `searched` gives; empty without ranks."""
-    models: Sequence[Mapping[str, Any]] = ()
-    """Of each of several language models: `items`, usable `pairs`, `kept`, and the tokens of all calls of its items."""
+    asked: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """For columns of `mixes`: the share of each value that the job asks for."""
+    agreement: Mapping[str, float] = field(default_factory=dict)
+    """Spearman's rank correlation of each score with the grade that the task asked for; empty for a task without."""
 
 
 def searched(folder: OutputFolder, scores: Iterable[str]) -> dict[str, Any]:
@@ -134,9 +137,9 @@ def summarise(run: OpenRun, view: View) -> Summary:
     kept_files, dropped_files = files_of(view_folder), rejected_files(run.folder, view.name)
     items, pairs, _ = totals(generated)
     _, kept, dropped = totals(view_folder)
-    mixes = _LANGUAGES if existing else _MIXES
-    made, scored = _Pairs(), _Scored(view, every=1 + pairs // _SHUFFLED_ROWS)
-    made.add(tables_of(files_of(generated), mixes if existing else _Pairs.columns))
+    mixes = _LANGUAGES if existing else run.task.mixes
+    made, scored = _Pairs(mixes), _Scored(view, every=1 + pairs // _SHUFFLED_ROWS)
+    made.add(tables_of(files_of(generated), mixes if existing else made.columns))
     if not existing:
         made.add(tables_of(rejected_files(run.folder, "generated"), _TOKENS))
     scored.add(kept_files, kept=True)
@@ -168,33 +171,37 @@ def summarise(run: OpenRun, view: View) -> Summary:
         scores=sorted(scores_in(run.folder, view.name)),
         existing=existing,
         own_passage=scored.own_passage() | searched(run.folder, view.scores) if scored.ranks.total() else {},
-        models=_by_model(run, view_folder, asked_again) if isinstance(run.job.llm, Generators) else (),
+        asked={} if existing else {name: shares for name, shares in run.task.asked().items() if shares},
+        agreement={} if existing else _agreement(run, [*kept_files, *dropped_files]),
     )
 
 
-def _by_model(run: OpenRun, kept: StepFolder, asked_again: Collection[str]) -> list[dict[str, Any]]:
-    """As in the summary. An item without a pair counts for the model that was to write it, as its revision had it."""
-    found: dict[str, Counter[str]] = {}
-    generated = run.folder.step("generated")
-    numbers = {record.sha256: record.number for record in run.history.records}
-    wanted = {"id", *_TOKENS}
-    for index in sorted(generated.done()):
-        llm = run.reading_at(numbers.get(generated.meta(index).identity, run.revision)).job.llm
-        assert llm is not None  # noqa: S101 - a job that generates has one
-        rejected = run.folder.path / "rejected" / "generated" / generated.file(index).name
-        parts = {"pairs": generated.file(index), "unusable": rejected, "kept": kept.file(index)}
-        for what, path in parts.items():
-            for row in (
-                row for table in tables_of([path] if path.exists() else [], wanted) for row in table.to_pylist()
-            ):
-                counts = found.setdefault(label(llm.drawn(*position_and_slot(row["id"]), "query")), Counter())
-                counts[what] += row["id"] not in asked_again
-                counts.update({key: row[key] for key in _TOKENS if what != "kept"})
-    order = sorted(found.items(), key=lambda each: (-each[1]["pairs"], each[0]))
-    return [
-        {"model": name, "items": n["pairs"] + n["unusable"]} | {key: n[key] for key in ("pairs", "kept", *_TOKENS)}
-        for name, n in order
-    ]
+def _agreement(run: OpenRun, files: Sequence[Path]) -> dict[str, float]:
+    """How the task's grade and each score that is better high agree, over the pairs that have both."""
+    grade = run.task.layout.score
+    wanted = [name for scorer in run.job.scores for name, each in scorer.named_outputs() if each.better == "high"]
+    if grade is None or not files:
+        return {}
+    table = pa.concat_tables(tables_of(files, {grade, *wanted}), promote_options="permissive")
+    found = {}
+    for name in wanted:
+        if name in table.column_names and pa.types.is_floating(kind := table[name].type) | pa.types.is_integer(kind):
+            known = table.select([grade, name]).drop_null()
+            both = [known[each].cast(pa.float64()).to_numpy() for each in known.column_names]
+            if known.num_rows >= max(_FEWEST, table.num_rows / 2):  # not a score of triples alone
+                found[name] = spearman(*both)
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def spearman(left: Numbers, right: Numbers) -> float | None:
+    """Spearman's rank correlation, equal values at their mean rank; None where either side has one value only."""
+    ranks = []
+    for values in (left, right):
+        _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+        ranks.append((np.cumsum(counts) - (counts - 1) / 2)[inverse])
+    if any(len(each) == 0 or np.ptp(each) == 0 for each in ranks):
+        return None
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
 
 def tables_of(files: Iterable[Path], wanted: Collection[str]) -> Iterator[pa.Table]:
@@ -221,10 +228,10 @@ class _Pairs:
     """What is counted over all generated pairs; of items without a pair only the tokens."""
 
     sums_of = (*_TOKENS, "repaired")
-    columns = frozenset({*_MIXES, *sums_of, "character"})
 
-    def __init__(self) -> None:
-        self.counts: dict[str, Counter[str]] = {name: Counter() for name in (*_MIXES, "character")}
+    def __init__(self, mixes: Sequence[str]) -> None:
+        self.columns = frozenset({*mixes, *self.sums_of, "character"})
+        self.counts: dict[str, Counter[str]] = {name: Counter() for name in (*mixes, "character")}
         self.sums = dict.fromkeys(self.sums_of, 0)
 
     def add(self, tables: Iterable[pa.Table]) -> None:

@@ -17,7 +17,7 @@ import yaml
 from numpy.typing import NDArray
 
 from synth.errors import JobError
-from synth.results.summary import rows_at
+from synth.results.summary import rows_at, spearman
 from synth.rules import Mask, Rules, known_columns
 from synth.runs.run import job_of
 from synth.scores import ScoreColumn
@@ -29,6 +29,7 @@ Numbers = NDArray[np.float64]
 
 _STEPS = 20
 """About as many thresholds, and bins, as fit a screen."""
+_TWO = 2
 _FEWEST = 50
 """Fewer scores than this say little of a group; it takes the threshold of all."""
 
@@ -96,6 +97,8 @@ class Sweep:
     edges: Sequence[float]
     histogram: Sequence[int]
     auc: dict[str, tuple[float | None, bool]]
+    spearman: dict[str, float | None]
+    """Spearman's rank correlation of each score with labels of more than two values; empty for others."""
     samples: Samples
     proposed: Sequence[Threshold]
     keep: dict[str, Any] | None
@@ -115,6 +118,7 @@ class Sweep:
             "groups": groups,
             "histogram": {"edges": self.edges, "counts": self.histogram},
             "auc": {name: value for name, (value, _) in self.auc.items()},
+            "spearman": self.spearman,
             "samples": [{"threshold": n, "kept": kept, "dropped": rest} for n, (kept, rest) in self.samples.items()],
             "proposed": [asdict(each) for each in self.proposed],
             "keep": self.keep,
@@ -142,6 +146,7 @@ def sweep(folder: OutputFolder, args: SweepArgs) -> Sweep:
     edges = even_steps(scored.score)
     groups = {name: scored.of(n) for n, name in enumerate(scored.names) if name}
     proposed = propose(scored, args.goal) if args.goal else []
+    aucs, correlations = _against_labels(folder, stored, args, columns)
     return Sweep(
         args=args,
         rows=len(scored.score),
@@ -154,7 +159,8 @@ def sweep(folder: OutputFolder, args: SweepArgs) -> Sweep:
         },
         edges=edges,
         histogram=histogram(scored.score, edges),
-        auc=_aucs(folder, stored, args, columns),
+        auc=aucs,
+        spearman=correlations,
         samples=samples(folder, scored, thresholds, args.examples),
         proposed=proposed,
         keep=as_keep(proposed, rules, args.score, args.by, lower=lower) if proposed else None,
@@ -171,13 +177,13 @@ def _informative(scored: Scored, score: str, rules: Rules) -> list[float]:
     return list(distinct | {each for each in in_force if isinstance(each, float)}) or even
 
 
-def _aucs(
+def _against_labels(
     folder: OutputFolder, stored: Sequence[str], args: SweepArgs, columns: Mapping[str, ScoreColumn]
-) -> dict[str, tuple[float | None, bool]]:
-    """The AUC of the score, and of all others that are better high or low."""
+) -> tuple[dict[str, tuple[float | None, bool]], dict[str, float | None]]:
+    """The AUC of the score and of all others that are better high or low; against grades the rank correlation too."""
     lower = {name: each.better == "low" for name, each in columns.items()} | {args.score: args.lower}
     neutral = {name for name, each in columns.items() if each.better is None} - {args.score}
-    found = {}
+    found, correlations = {}, {}
     shards = keep.ready(folder, stored)[:1] if args.label else []
     fields = [field for name in stored for index in shards for field in folder.step(name).schema(index)]
     names = [args.score, *(each.name for each in fields if _is_number(each.type))]
@@ -186,7 +192,10 @@ def _aucs(
             scored = read(folder, stored, name, by=(), label=args.label, lower=lower.get(name, False))
             assert scored.labels is not None  # noqa: S101 - asked for with a label
             found[name] = auc(scored.score, scored.labels, lower=scored.lower), scored.lower
-    return found
+            known = ~np.isnan(scored.score) & ~np.isnan(scored.labels)
+            if len(np.unique(scored.labels[known])) > _TWO:
+                correlations[name] = spearman(scored.score[known], scored.labels[known])
+    return found, correlations
 
 
 @dataclass(frozen=True, slots=True)

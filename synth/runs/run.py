@@ -138,7 +138,7 @@ class OpenRun:
         assert self.prompts is not None  # noqa: S101 - there is a task
         files = self.prompts.files
         digest = hashlib.sha256(b"".join(name.encode() + b"\0" + files[name] for name in sorted(files)))
-        return f"{Path(self.task.prompts or 'retrieval').name}@{digest.hexdigest()[:8]}"
+        return f"{Path(self.task.prompts).name}@{digest.hexdigest()[:8]}"
 
     def writer(self) -> Writer:
         """The task with its prompts rendered as far as this run fixes them."""
@@ -197,7 +197,6 @@ def writer_of(job: Job, prompts: PromptFolder, observe: Observer | None = None) 
         repair=job.llm.repair,
         top_k=job.file.personas.top_k if job.file.personas else 0,
         plain_sources=frozenset(each.source for each in job.corpora if each.control_tokens == "keep"),
-        llm=job.llm,
     )
     return Writer(job.require_task(), prompts, settings, observe)
 

@@ -8,7 +8,7 @@ what kind, how many rows) → readers (any file, and the loop over all) → pass
 from synth.sources.files import require_apart
 from synth.sources.options import INSTRUCTION, Corpus, PairData, ReadLimits
 from synth.sources.pairs import inspect_pairs, pair_files, pairs_schema, read_pairs
-from synth.sources.passages import carried_schema, inspect, read_passages
+from synth.sources.passages import carried_schema, inspect, read_passages, sentences
 from synth.sources.readers import count_rows, sample_rows
 from synth.sources.records import Block, InputFile, PairRow, PairSet, PassageRow, RejectedRow
 
@@ -33,4 +33,5 @@ __all__ = [
     "read_passages",
     "require_apart",
     "sample_rows",
+    "sentences",
 ]

@@ -251,6 +251,13 @@ def _ends(pattern: re.Pattern[str], text: str, low: int, high: int) -> Iterator[
             yield place
 
 
+def sentences(text: str) -> list[str]:
+    """The sentences of a text, each a part of it without the white space around; a paragraph ends one too."""
+    ends = {match.end() for match in _PARAGRAPH.finditer(text)} | {*_ends(_SENTENCE, text, 0, len(text)), len(text)}
+    places = [0, *sorted(ends)]
+    return [part for start, end in pairwise(places) if (part := text[start:end].strip())]
+
+
 def between_characters(text: str, place: int) -> bool:
     """Whether a cut before `text[place]` leaves every grapheme cluster whole."""
     if not 0 < place < len(text):

@@ -363,7 +363,8 @@ def written_before(run: OpenRun, items: Sequence[str]) -> Mapping[str, Sequence[
         for row in table.to_pylist():
             position, _ = position_and_slot(row["id"])
             if position in wanted:
-                config = QueryConfig(row["character"], row["question_type"], row["difficulty"])
+                kind = row["question_type"]  # only retrieval has one
+                config = QueryConfig(row["character"], kind, row["difficulty"]) if kind else None
                 found[position].append(Written(config, row["query"]))
     return {item: found[position] for item, position in positions.items()}
 

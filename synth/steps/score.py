@@ -208,7 +208,12 @@ async def _score(run: OpenRun, step: ScoreStep, shard: ScoredShard, batch: PairB
 
 
 def _passages(run: OpenRun, index: int) -> pa.ChunkedArray | None:
-    return None if run.pairs else run.folder.step("passages").read_columns(index, ["text"])["text"]
+    """The texts of the shard's passages; None where pairs came from elsewhere, or are of parts of their passages."""
+    return (
+        None
+        if run.pairs or "unit" in run.task.columns
+        else run.folder.step("passages").read_columns(index, ["text"])["text"]
+    )
 
 
 def _stored_scores(run: OpenRun, name: str, fingerprint: str, pairs: pa.Table) -> pa.Table | None:

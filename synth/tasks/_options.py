@@ -1,4 +1,4 @@
-"""The option shapes of a task: weights, languages and lengths, as a job file writes them.
+"""The option shapes of a task: weights, languages, lengths and parts of a passage, as a job file writes them.
 
 Each shape accepts its short forms and is validated on sight; drawing happens in `retrieval`, from a generator that the
 item's position seeds.
@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from dataclasses import replace
+from itertools import accumulate
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, RootModel, model_validator
 
 from synth.errors import JobError
-from synth.languages import language
+from synth.languages import count_words, language
+from synth.sources import sentences
+from synth.tasks._task import Draw
+from synth.types import Passage
 
 SAME = "same"
 OTHER = "other"
@@ -30,6 +35,12 @@ def draw(weights: Mapping[str, float], rng: random.Random) -> str:
     """One key with probability proportional to its weight; order of the mapping does not matter."""
     keys = sorted(key for key, weight in weights.items() if weight > 0)
     return rng.choices(keys, [weights[key] for key in keys])[0]
+
+
+def shares(weights: Mapping[str, float]) -> dict[str, float]:
+    """The weights of a draw as shares of 1."""
+    total = sum(weights.values())
+    return {name: weight / total for name, weight in weights.items() if weight > 0}
 
 
 def _positive(weights: dict[str, float]) -> dict[str, float]:
@@ -182,3 +193,33 @@ class Lengths(RootModel[dict[str, LengthRanges]]):
         ranges = self.root.get(question_type) or self.root["default"]
         chosen = rng.choices(ranges, [each.weight for each in ranges])[0]
         return chosen.range[0], chosen.range[1]
+
+
+UNITS = ("sentence", "opening", "passage")
+
+SENTENCE = (4, 60)
+"""Words that a sentence needs to say something, and the most before it is a list or a table; bounds included."""
+OPENING = 60
+"""Words of an opening, whole sentences."""
+
+
+def unit_of(passage: Passage, kind: str, draw: Draw) -> str:
+    """The part of the passage's text that this item is about, verbatim.
+
+    The slots of a passage get different sentences as long as there are some. A passage without a sentence of usual
+    length gives its opening, and one whose first sentence is longer than an opening that sentence.
+    """
+    code = "en" if passage.language == "und" else passage.language
+    if kind == "passage":
+        return passage.text
+    parts = sentences(passage.text)
+    sizes = [count_words(part, code) for part in parts]
+    low, high = SENTENCE
+    usual = [part for part, size in zip(parts, sizes, strict=True) if low <= size <= high]
+    if kind == "sentence" and usual:
+        order = replace(draw, slot=0).random("sentences").sample(usual, len(usual))
+        return order[draw.slot % len(order)]
+    fitting = sum(total <= OPENING for total in accumulate(sizes))
+    last = parts[max(1, fitting) - 1]
+    start = passage.text.find(parts[0])
+    return passage.text[start : passage.text.find(last, start) + len(last)]

@@ -26,12 +26,12 @@ from synth.stage import (
     ChatRequest,
     ConfigInputs,
     JsonSchema,
-    LlmStage,
     QueryInputs,
     ReplyKey,
     Stage,
+    TextInputs,
 )
-from synth.types import Attempt, Candidates, Pair, Passage, QueryConfig, Rejected, Requirement, Usage, Written
+from synth.types import Attempt, Candidates, Layout, Pair, Passage, QueryConfig, Rejected, Requirement, Usage, Written
 
 Value = TypeVar("Value")
 Observer = Callable[[ChatRequest, ChatReply | None, str], None]
@@ -52,8 +52,6 @@ class TaskSettings:
     """How many of its candidates' personas an item is offered."""
     plain_sources: frozenset[str] = frozenset()
     """Sources whose control tokens stay as they are."""
-    llm: LlmStage | None = None
-    """The job's model or models: where there are several, `max_tokens` and `repair` of the one that is asked count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +89,7 @@ class Ask(Generic[Value]):
     """Why to ask again although the value is usable; the first usable value is taken when attempts run out."""
     max_tokens: int | None = None
     """Room for the reply; None for all that the job grants."""
-    inputs: ConfigInputs | QueryInputs | None = None
+    inputs: ConfigInputs | QueryInputs | TextInputs | None = None
     """What the messages were rendered from, for backends that read no prompt."""
 
 
@@ -105,6 +103,11 @@ class Item:
     config: QueryConfig | None = None
     requirement: Requirement | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
+    part: str | None = None
+    """The part of the passage's text that the pair is about, which its column `passage` then holds; None for all of it.
+
+    Only for a task with a column `unit`, which names the kind of part.
+    """
 
 
 Requests = Generator[Ask[Any], Any, Item]
@@ -119,6 +122,14 @@ class Task(Stage):
 
     columns: ClassVar[Mapping[str, str]] = {}
     """Columns of the task's own in `generated/`, beyond those of every pair: name → Arrow type, such as `string`."""
+    layout: ClassVar[Layout] = Layout()
+    """What its rows are to a trainer."""
+    scores: ClassVar[tuple[str, ...]] = ("cosine", "round_trip", "language", "length", "copying")
+    """Scorers of a job that names none."""
+    keep: ClassVar[Mapping[str, Any]] = {}
+    """Rules of a job that names neither scorers nor rules."""
+    mixes: ClassVar[tuple[str, ...]] = ("query_language", "passage_language")
+    """Columns whose values the summary counts."""
     prompt_files: ClassVar[tuple[str, ...]] = ()
     """Files that the prompt folder must have."""
     prompts_class: ClassVar[type[PromptFolder]] = PromptFolder
@@ -168,6 +179,10 @@ class Task(Stage):
 
     def values(self) -> Mapping[str, Sequence[str]]:
         """Columns that hold one of a few known values, so that rules by group can be checked beforehand."""
+        return {}
+
+    def asked(self) -> Mapping[str, Mapping[str, float]]:
+        """Shares (0..1) that the job asks for, by column and value: the summary sets them beside what came."""
         return {}
 
     def query_languages(self, passage_language: str) -> Sequence[str]:
@@ -237,7 +252,7 @@ class Writer:
                 break
             answer = await self._answer(so_far, ask, passage.position, chat)
         return Pair(
-            passage=passage,
+            passage=passage if item.part is None else replace(passage, text=item.part),
             slot=so_far.slot,
             config=item.config,
             requirement=item.requirement,
@@ -255,9 +270,7 @@ class Writer:
         """Ask up to `attempts` times for something that `read` accepts, each time with a seed of its own."""
         last = UnusableReply("empty", "no reply")
         fallback: list[tuple[Any, bool]] = []
-        llm = self.settings.llm and self.settings.llm.drawn(position, so_far.slot, ask.stage)
-        granted = llm.max_tokens if llm else self.settings.max_tokens
-        room = granted if ask.max_tokens is None else min(ask.max_tokens, granted)
+        room = self.settings.max_tokens if ask.max_tokens is None else min(ask.max_tokens, self.settings.max_tokens)
         request = ChatRequest(
             key=ReplyKey(position, so_far.slot, ask.stage, 0),
             messages=ask.messages,
@@ -278,7 +291,7 @@ class Writer:
                 last = UnusableReply(exc.reason, exc.detail)
                 break
             try:
-                value, repaired = _read(ask, reply, llm if llm is not self.settings.llm else None)
+                value, repaired = ask.read(reply)
             except UnusableReply as exc:
                 last = exc
                 self._note(so_far, request, reply, exc.reason, f"unusable: {exc}")
@@ -311,11 +324,3 @@ class Writer:
             so_far.model = reply.model
         if self.observe is not None:
             self.observe(request, reply, verdict)
-
-
-def _read(ask: Ask[Any], reply: ChatReply, several: LlmStage | None) -> tuple[Any, bool]:
-    """What the task reads; of several models, `several` is the one that replied, whose `repair` counts."""
-    value, repaired = ask.read(reply)
-    if repaired and several and not several.repair:
-        raise UnusableReply("json", "only a repair could read it, and `repair` of this model is false")
-    return value, repaired

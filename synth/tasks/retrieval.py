@@ -25,7 +25,7 @@ from synth.prompts.retrieval import PLAIN, SystemPart
 from synth.replies import echo_keys
 from synth.shipped import find
 from synth.stage import ChatReply, ConfigInputs, QueryInputs
-from synth.tasks._options import OTHER, SAME, Languages, Lengths, QuestionTypes, Weights, draw, language_code
+from synth.tasks._options import OTHER, SAME, Languages, Lengths, QuestionTypes, Weights, draw, language_code, shares
 from synth.tasks._task import Ask, Draw, Item, Requests, Task, TaskSettings
 from synth.types import Candidates, Passage, QueryConfig, Requirement
 
@@ -90,6 +90,7 @@ class Retrieval(Task):
     """Search queries for passages, in two calls: first who asks what kind of question, then the query itself."""
 
     columns: ClassVar[Mapping[str, str]] = {"form": "string", "typing": "string"}
+    mixes: ClassVar[tuple[str, ...]] = ("question_type", "difficulty", "query_language", "passage_language")
     prompts_class: ClassVar[type[PromptFolder]] = Prompts
     prompt_files: ClassVar[tuple[str, ...]] = ("config.j2", "query.j2")
     prompt_sets: ClassVar[Mapping[str, str]] = {"default": "retrieval", "small": "retrieval-small"}
@@ -237,6 +238,12 @@ class Retrieval(Task):
             "form": tuple(FORMS),
             "typing": tuple(USUAL_TYPING),
         }
+
+    def asked(self) -> Mapping[str, Mapping[str, float]]:
+        """Shares of types and difficulties that are drawn."""
+        types = {} if self.question_types == "auto" else self.question_types.weights()
+        levels = self.difficulties if isinstance(self.difficulties, dict) else {}
+        return {"question_type": shares(types), "difficulty": shares(levels)}
 
     def query_languages(self, passage_language: str) -> Sequence[str]:
         """Languages with a weight above 0 for passages in this one."""

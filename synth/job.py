@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from synth import registry
 from synth.document import Document, Problem, load_document
 from synth.errors import JobError
+from synth.generators import Generators, read_llm
 from synth.names import note
 from synth.rules import Rules
 from synth.scores import Scorer
@@ -119,7 +120,8 @@ class JobFile(Stage):
     corpus: Annotated[list[Corpus], BeforeValidator(_one_or_many), Field(min_length=1)] | None = None
     data: Annotated[list[PairData], BeforeValidator(_one_or_many), Field(min_length=1)] | None = None
     personas: PersonaOptions | None = PersonaOptions()
-    llm: Spec | None = None
+    llm: Spec | list[Spec] | None = None
+    """One model, a list with shares, or `config` and `query` of either."""
     embed: Spec | None = None
     task: Spec = Field(default={"use": "retrieval"})
     scores: list[Spec] = Field(default=[{"use": name} for name in Task.scores])
@@ -319,7 +321,10 @@ def _sections(data: Mapping[str, Any]) -> tuple[JobFile | None, dict[str, Any], 
     file, problems = validate(JobFile, data)
     scorers: list[Any] = []
     stages: dict[str, Any] = {"scores": scorers}
-    for section, kind, base in (("llm", "llm", LlmStage), ("embed", "embed", EmbedStage), ("task", "tasks", Task)):
+    if isinstance(given := data.get("llm"), dict | list):
+        seed = data.get("seed", 0)
+        stages["llm"], problems[len(problems) :] = read_llm(given, ("llm",), seed if isinstance(seed, int) else 0)
+    for section, kind, base in (("embed", "embed", EmbedStage), ("task", "tasks", Task)):
         spec = data.get(section, JobFile.model_fields[section].default)
         if isinstance(spec, dict) and not (section == "task" and data.get("data") is not None):
             stages[section], found = registry.read_stage(kind, spec, (section,), base)
@@ -380,7 +385,10 @@ def _between_scorers(data: Mapping[str, Any], stages: Mapping[str, Any]) -> list
         if data.get("llm") is None and "chat" in scorer.needs - scorer.brings:
             found.append(Problem(path, "needs a language model", "Add `llm:`, or leave this scorer out."))
         grader = scorer.models.get("llm", stages.get("llm")) if "chat" in scorer.needs else None
-        if isinstance(grader, LlmStage) and not grader.judges:
+        if isinstance(grader, Generators):
+            what = "would be asked of several language models, which grade differently"
+            found.append(Problem(path, what, "Give this scorer an `llm:` of its own, or leave it out."))
+        elif isinstance(grader, LlmStage) and not grader.judges:
             what = f"cannot be asked of {name_of(grader)}, a baseline that understands nothing"
             found.append(Problem(path, what, "Give this scorer an `llm:` of its own, or leave it out."))
         twice = [name for name, _ in scorer.named_outputs() if made.setdefault(name, n) != n]

@@ -325,6 +325,10 @@ class LlmStage(ModelStage):
     repair: bool = True
     """Accept replies whose JSON needs a stated small repair."""
 
+    def drawn(self, position: int, slot: int, stage: str) -> LlmStage:  # noqa: ARG002 - where there are several
+        """The model that this call of an item is asked of: this one, unless a job has several."""
+        return self
+
     def writes(self, query: str, passage: str) -> bool:  # noqa: ARG002 - for models that know fewer languages
         """Whether it can write a query in one language for a passage in another; both are language codes."""
         return True

@@ -201,7 +201,9 @@ def _example_of(schema: Mapping[str, Any]) -> Any:
 
 
 def _check_context(job: Job, longest: int | None, servers: Sequence[Asked], findings: Findings) -> None:
-    room = [r.max_model_len for each in servers if each.section == "llm" for r in each.results if r.max_model_len]
+    room = [
+        r.max_model_len for each in servers if each.section.startswith("llm") for r in each.results if r.max_model_len
+    ]
     reply = job.llm.max_tokens if job.llm is not None else 0
     if room and longest and longest + reply > min(room):
         findings.warn(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from synth.batching import encode_all
 from synth.check import Findings
 from synth.errors import SynthError
+from synth.generators import Generators
 from synth.job import SPARE_DESCRIPTORS
 from synth.servers.faults import is_loopback, proxy_of, shown
 from synth.servers.http import ServerAuth
@@ -64,7 +65,10 @@ async def ask_all(
     `instruction` is for those without one of their own. A problem with one becomes a finding, the others are still
     asked.
     """
-    named = [(section, stages.get(section), instruction) for section in ("llm", "embed", "personas.embed")]
+    llm = stages.get("llm")
+    every = llm.members if isinstance(llm, Generators) else [("llm", llm)]
+    named = [(section, stage, instruction) for section, stage in every]
+    named += [(section, stages.get(section), instruction) for section in ("embed", "personas.embed")]
     for number, scorer in enumerate(stages.get("scores", ())):
         own = dict(scorer).get("instruction") or instruction
         named += [(f"scores.{number}.{name}", stage, own) for name, stage in scorer.models.items()]

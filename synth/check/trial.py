@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from synth.check.data import MOST_ROWS
 from synth.errors import InputError, JobError
+from synth.generators import CONFIG, QUERY, Generators
 from synth.job import Job
 from synth.personas import Personas
 from synth.runners.generation import Models
@@ -54,6 +55,8 @@ class Tried:
 def choose(job: Job, inputs: Sequence[InputFile], count: int, passage_id: str | None) -> list[Positioned]:
     """`count` passages spread over the corpora, or the one with this id, each with the position it has in a run.
 
+    A passage is added for each of several language models that none of them would reach.
+
     Of more than 20,000 rows positions are not known without reading them all; then rows stand for them. Raises
     JobError when no passage has the id, InputError without any passage.
     """
@@ -73,8 +76,17 @@ def choose(job: Job, inputs: Sequence[InputFile], count: int, passage_id: str | 
     if not every:
         raise InputError(f"{job.source}: the inputs hold no usable passage.", "See `synth check`.")
     require_suited(job, sorted({each[1].language for each in every}))
-    picked = sorted(sample_rows(len(every), count))
-    return [every[n] for n in picked]
+    picked = {*sample_rows(len(every), count)}
+    if isinstance(job.llm, Generators):
+        slots = range(job.require_task().items_per_passage)
+        calls = {
+            n: [(each[0], slot, name) for slot in slots for name in (CONFIG, QUERY)] for n, each in enumerate(every)
+        }
+        for _, llm in job.llm.members:  # a model that none of them is drawn for gets one more, where there is one
+            if not any(job.llm.drawn(*call) == llm for n in picked for call in calls[n]):
+                more = (n for n, found in calls.items() if any(job.llm.drawn(*call) == llm for call in found))
+                picked.update(islice(more, 1))
+    return [every[n] for n in sorted(picked)]
 
 
 class Trial:

@@ -34,6 +34,7 @@ def preview(
     The models are asked for real, with the seeds that a run would use; nothing is written.
     """
     from synth.check.trial import Trial, choose
+    from synth.generators import Generators
     from synth.job import load_job
 
     job = load_job(path, settings)
@@ -52,10 +53,11 @@ def preview(
     if system is not None:
         show(heading("system part, the same for every call of a run"), words(system))
     for each in tried:
-        show(*_view(each, [name for scorer in job.scores for name, _ in scorer.named_outputs()]))
+        scores = [name for scorer in job.scores for name, _ in scorer.named_outputs()]
+        show(*_view(each, scores, several=isinstance(job.llm, Generators)))
 
 
-def _view(tried: Tried, scores: Sequence[str]) -> Iterator[RenderableType]:
+def _view(tried: Tried, scores: Sequence[str], *, several: bool) -> Iterator[RenderableType]:
     from synth.results.render import row_view
 
     passage = tried.passage
@@ -72,6 +74,7 @@ def _view(tried: Tried, scores: Sequence[str]) -> Iterator[RenderableType]:
         shown = [("verdict", call.verdict)]
         if call.reply is not None:
             tokens = f" ({call.reply.prompt_tokens} tokens in, {call.reply.completion_tokens} out)"
+            shown += [("model", call.reply.model)] if several else []
             shown.insert(0, ("reply", f"{call.reply.text}{tokens if call.reply.prompt_tokens else ''}"))
         yield facts(shown)
     rows = iter(tried.rows)
@@ -99,6 +102,7 @@ def _facts(tried: Tried) -> dict[str, Any]:
                 "schema": call.request.schema,
                 "reply": call.reply.text if call.reply else None,
                 "finish_reason": call.reply.finish_reason if call.reply else None,
+                "model": call.reply.model if call.reply else None,
                 "verdict": call.verdict,
             }
             for call in tried.calls

@@ -54,6 +54,9 @@ def summary_view(summary: Summary, *, embedder: str, seconds: float, made: int) 
                 f"{_ENGLISH_ONLY} is an English model. Its cosine scores in other languages mean little: random Arabic "
                 "pairs average 0.84. Use a multilingual embedder, or set a threshold for each language."
             )
+    if summary.models:
+        yield words()
+        yield columns(("model", "items", "usable", "kept", "tokens in", "tokens out"), _models(summary))
     yield words()
     yield facts(_mixes(summary, made, seconds), least=_LABEL)
 
@@ -63,6 +66,12 @@ def _languages(summary: Summary) -> Iterator[tuple[str, ...]]:
         code, pairs, kept, cosine = (row[name] for name in ("language", "pairs", "kept", "cosine"))
         if cosine is not None:
             yield code, f"{pairs:,}", f"{kept:,}", f"{kept / pairs:.0%}", f"{cosine:.2f}"
+
+
+def _models(summary: Summary) -> Iterator[tuple[str, ...]]:
+    for row in summary.models:
+        shares = (f"{row[name]:,} ({row[name] / max(1, row['items']):.0%})" for name in ("pairs", "kept"))
+        yield row["model"], f"{row['items']:,}", *shares, f"{row['prompt_tokens']:,}", f"{row['completion_tokens']:,}"
 
 
 def _counts(summary: Summary) -> Iterator[tuple[str, str]]:

@@ -13,12 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from synth.generators import Generators, label
 from synth.runs.run import OpenRun
 from synth.search import Index
 from synth.shards import OutputFolder, StepFolder
 from synth.shards.folder import readable
 from synth.sources import sample_rows
 from synth.steps.keep import View
+from synth.types import position_and_slot
 
 if TYPE_CHECKING:
     import polars as pl
@@ -111,6 +113,8 @@ class Summary:
     """Whether the pairs existed before: then the run has no passages, and an unusable row is not an item."""
     own_passage: Mapping[str, Any] = field(default_factory=dict)
     """How high `round_trip` ranks it: shares of the `ranked` pairs, and what `searched` gives; empty without ranks."""
+    models: Sequence[Mapping[str, Any]] = ()
+    """Of each of several language models: `items`, usable `pairs`, `kept`, and the tokens of all calls of its items."""
     asked: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """For columns of `mixes`: the share of each value that the job asks for."""
     agreement: Mapping[str, float] = field(default_factory=dict)
@@ -171,9 +175,35 @@ def summarise(run: OpenRun, view: View) -> Summary:
         scores=sorted(scores_in(run.folder, view.name)),
         existing=existing,
         own_passage=scored.own_passage() | searched(run.folder, view.scores) if scored.ranks.total() else {},
+        models=_by_model(run, view_folder, asked_again) if isinstance(run.job.llm, Generators) else (),
         asked={} if existing else {name: shares for name, shares in run.task.asked().items() if shares},
         agreement={} if existing else _agreement(run, [*kept_files, *dropped_files]),
     )
+
+
+def _by_model(run: OpenRun, kept: StepFolder, asked_again: Collection[str]) -> list[dict[str, Any]]:
+    """As in the summary. An item without a pair counts for the model that was to write it, as its revision had it."""
+    found: dict[str, Counter[str]] = {}
+    generated = run.folder.step("generated")
+    numbers = {record.sha256: record.number for record in run.history.records}
+    wanted = {"id", *_TOKENS}
+    for index in sorted(generated.done()):
+        llm = run.reading_at(numbers.get(generated.meta(index).identity, run.revision)).job.llm
+        assert llm is not None  # noqa: S101 - a job that generates has one
+        rejected = run.folder.path / "rejected" / "generated" / generated.file(index).name
+        parts = {"pairs": generated.file(index), "unusable": rejected, "kept": kept.file(index)}
+        for what, path in parts.items():
+            for row in (
+                row for table in tables_of([path] if path.exists() else [], wanted) for row in table.to_pylist()
+            ):
+                counts = found.setdefault(label(llm.drawn(*position_and_slot(row["id"]), "query")), Counter())
+                counts[what] += row["id"] not in asked_again
+                counts.update({key: row[key] for key in _TOKENS if what != "kept"})
+    order = sorted(found.items(), key=lambda each: (-each[1]["pairs"], each[0]))
+    return [
+        {"model": name, "items": n["pairs"] + n["unusable"]} | {key: n[key] for key in ("pairs", "kept", *_TOKENS)}
+        for name, n in order
+    ]
 
 
 def _agreement(run: OpenRun, files: Sequence[Path]) -> dict[str, float]:

@@ -14,9 +14,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 from synth.errors import OutputError, Stopped
+from synth.generators import Generators, Routed
 from synth.job import Job
 from synth.personas import Library, Personas, encode_library
 from synth.runners.progress import Counters
@@ -130,7 +132,7 @@ class MeteredChat:
         await self.chat.close()
 
 
-Model = TypeVar("Model", MeteredChat, VectorCache)
+Model = TypeVar("Model", ChatModel, VectorCache)
 
 
 class Models:
@@ -142,14 +144,23 @@ class Models:
         self._counters = counters
         self._stack = stack
         self._open: list[tuple[ModelStage, Any]] = []
+        self._metered: list[tuple[ModelStage, MeteredChat]] = []
 
     def chat(self, job: Job) -> MeteredChat:
-        """The job's language model."""
+        """The job's language model, or its several behind one."""
         stage = job.llm
         assert stage is not None  # noqa: S101 - a job without one needs no chat model
-        chat = self._once(stage, lambda: MeteredChat(stage.open(self.client), self._counters))
-        if stage.urls() and chat not in self._counters.chats:
-            self._counters.chats.append(chat)
+        chat = next((known for each, known in self._metered if each == stage), None)
+        if chat is None:
+            if isinstance(stage, Generators):
+                model: ChatModel = Routed(
+                    stage, [self._once(llm, partial(llm.open, self.client)) for _, llm in stage.members]
+                )
+            else:
+                model = self._once(stage, partial(stage.open, self.client))
+            chat = MeteredChat(model, self._counters)
+            self._metered.append((stage, chat))
+            self._counters.chats += [chat] if stage.urls() else []
         return chat
 
     def encoder(self, job: Job) -> VectorCache | None:

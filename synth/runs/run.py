@@ -197,6 +197,7 @@ def writer_of(job: Job, prompts: PromptFolder, observe: Observer | None = None) 
         repair=job.llm.repair,
         top_k=job.file.personas.top_k if job.file.personas else 0,
         plain_sources=frozenset(each.source for each in job.corpora if each.control_tokens == "keep"),
+        llm=job.llm,
     )
     return Writer(job.require_task(), prompts, settings, observe)
 

@@ -26,6 +26,7 @@ from synth.stage import (
     ChatRequest,
     ConfigInputs,
     JsonSchema,
+    LlmStage,
     QueryInputs,
     ReplyKey,
     Stage,
@@ -52,6 +53,8 @@ class TaskSettings:
     """How many of its candidates' personas an item is offered."""
     plain_sources: frozenset[str] = frozenset()
     """Sources whose control tokens stay as they are."""
+    llm: LlmStage | None = None
+    """The job's model or models: where there are several, `max_tokens` and `repair` of the one that is asked count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +273,9 @@ class Writer:
         """Ask up to `attempts` times for something that `read` accepts, each time with a seed of its own."""
         last = UnusableReply("empty", "no reply")
         fallback: list[tuple[Any, bool]] = []
-        room = self.settings.max_tokens if ask.max_tokens is None else min(ask.max_tokens, self.settings.max_tokens)
+        llm = self.settings.llm and self.settings.llm.drawn(position, so_far.slot, ask.stage)
+        granted = llm.max_tokens if llm else self.settings.max_tokens
+        room = granted if ask.max_tokens is None else min(ask.max_tokens, granted)
         request = ChatRequest(
             key=ReplyKey(position, so_far.slot, ask.stage, 0),
             messages=ask.messages,
@@ -291,7 +296,7 @@ class Writer:
                 last = UnusableReply(exc.reason, exc.detail)
                 break
             try:
-                value, repaired = ask.read(reply)
+                value, repaired = _read(ask, reply, llm if llm is not self.settings.llm else None)
             except UnusableReply as exc:
                 last = exc
                 self._note(so_far, request, reply, exc.reason, f"unusable: {exc}")
@@ -324,3 +329,11 @@ class Writer:
             so_far.model = reply.model
         if self.observe is not None:
             self.observe(request, reply, verdict)
+
+
+def _read(ask: Ask[Any], reply: ChatReply, several: LlmStage | None) -> tuple[Any, bool]:
+    """What the task reads; of several models, `several` is the one that replied, whose `repair` counts."""
+    value, repaired = ask.read(reply)
+    if repaired and several and not several.repair:
+        raise UnusableReply("json", "only a repair could read it, and `repair` of this model is false")
+    return value, repaired

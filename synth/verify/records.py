@@ -181,6 +181,8 @@ def _contradictions(data: Mapping[str, Any], identity: Mapping[str, Any]) -> lis
         wrong.append("inputs")
     for section in ("task", "llm"):
         mine, theirs = identity.get(section) or {}, job.get(section) or {}
+        if isinstance(theirs, list):
+            continue  # several language models, each with options of its own
         scalars = [key for key, value in theirs.items() if isinstance(value, str | int | float | bool)]
         skipped = {"use", "examples", "prompts"}
         wrong += [f"{section}.{key}" for key in scalars if key in mine.keys() - skipped and mine[key] != theirs[key]]

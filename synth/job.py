@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -401,7 +401,7 @@ def _between_scorers(data: Mapping[str, Any], stages: Mapping[str, Any]) -> list
 def _columns(file: JobFile, stages: Mapping[str, Any]) -> set[str]:
     """Every column that a rule can read: of pairs, scores, and what the corpora carry."""
     made = {name for scorer in stages.get("scores", ()) for name, _ in scorer.named_outputs()}
-    task: Any = registry.find("tasks", file.task["use"], Task)
-    taken = {*task.columns, *made}
+    task, cls = stages.get("task"), cast("type[Task]", registry.find("tasks", file.task["use"], Task))
+    taken = {*(task.item_columns if task else cls.columns), *made}
     carried = {carried_name(name) for corpus in file.corpus or () for name in corpus.carry}
     return {*PAIRS.names, *taken, *(f"input_{name}" if name in taken else name for name in carried)}

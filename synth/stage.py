@@ -132,6 +132,10 @@ class QueryInputs:
     """How the question is put, a key of the task's `forms`; empty where the templates do not ask for one."""
     typing: str = ""
     """How it is typed, a key of the task's `typing`; empty as above."""
+    styles: tuple[str, ...] = ()
+    """Real queries whose manner it shall have."""
+    answer: bool = False
+    """Whether the reply also quotes the words of the passage that answer the query."""
 
 
 @dataclass(frozen=True, slots=True)

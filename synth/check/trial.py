@@ -141,7 +141,7 @@ class Trial:
         outcomes = await writer.write(found[0], chat)
         rows: list[dict[str, Any]] = []
         if pairs := [outcome for outcome in outcomes if isinstance(outcome, Pair)]:
-            table = pair_table(pairs, self.prompts.folder.name, 1, source, self.job.require_task().columns)
+            table = pair_table(pairs, self.prompts.folder.name, 1, source, self.job.require_task().item_columns)
             batch = PairBatch(table)
             for scorer, own in scorers:
                 scores = await scorer.score(batch, own)

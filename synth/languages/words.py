@@ -46,3 +46,35 @@ def length_phrase(row: Language, low: int, high: int) -> str:
     """A range of words as a model is asked for it, in the language's unit: `8 to 24 words` or `12 to 36 characters`."""
     low, high, unit = in_own_unit(row, low, high)
     return f"{low} to {high} {unit}" if low < high else f"{low} {unit if high > 1 else unit.removesuffix('s')}"
+
+
+def quoted(passage: str, quote: str) -> str | None:
+    """The stretch of a passage that a quote repeats, in the passage's own characters; None where it is not there.
+
+    White space may differ, and the Unicode form (compatibility forms, composed or not); characters without width count
+    nothing.
+    """
+    wanted = "".join(part for _, part in _plain(quote)).strip()
+    places, parts = zip(*_plain(passage), strict=True) if passage else ((), ())
+    text = "".join(parts)
+    start = text.find(wanted) if wanted else -1
+    if start < 0:
+        return None
+    owner = [place for place, part in zip(places, parts, strict=True) for _ in part]
+    end = owner[start + len(wanted) - 1] + 1
+    while end < len(passage) and unicodedata.combining(passage[end]):
+        end += 1
+    return passage[owner[start] : end]
+
+
+def _plain(text: str) -> list[tuple[int, str]]:
+    """(place, plain form) of each character; of a run of white space the first is a space, the others are nothing."""
+    found: list[tuple[int, str]] = []
+    spaced = True
+    for place, character in enumerate(text):
+        part = " " if character.isspace() else unicodedata.normalize("NFKD", character)
+        if unicodedata.category(character) == "Cf" or (part == " " and spaced):
+            continue
+        spaced = part == " "
+        found.append((place, part))
+    return found

@@ -35,6 +35,8 @@ from synth.types import QueryConfig, Requirement
 
 __all__ = ["Extractive"]
 
+_QUOTE = 120
+"""Characters of the passage that are quoted as the answer."""
 _DRAFTS = 16
 """Tries for a query that the passage does not have yet."""
 _PIECE = 3
@@ -136,7 +138,8 @@ def _query(inputs: QueryInputs, rng: random.Random) -> str:
     for _ in range(_DRAFTS):
         query = _draft(_words(passage.text), asked, end, rng)
         if _folded(query) not in written:
-            return json.dumps({"Query": query}, ensure_ascii=False)
+            quote = {"Answer": passage.text.strip()[:_QUOTE]} if inputs.answer else {}
+            return json.dumps({"Query": query} | quote, ensure_ascii=False)
     return "Sorry, this baseline finds no further query in this passage."
 
 

@@ -9,6 +9,10 @@ Every template sees `types`, `levels`, `forms` and `typings` (name and meaning e
 `personas`; `config.j2` and `query.j2` see `title`, `passage` and `typing` too. `config.j2`: `candidates`,
 `question_types`, `difficulties`, `used`, `may_end`; `query.j2`: `character`, `question_type`, `type_meaning`,
 `difficulty`, `level_meaning`, `form`, `form_meaning`, `typing_meaning`, `length`, `language`, `written`.
+
+The folder `more` below it has what few jobs ask for, so that the prompts of all others stay as they are:
+`scenario.yaml` and `scenario.jsonl`, meaning and examples of a question type; `system.j2` and `query.j2`, which are put
+after those of the folder and see `answer` and `styles`, too; `answers.jsonl`, the answers of the shipped examples.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from synth.document import parse
 from synth.errors import JobError
 from synth.languages import language, length_phrase
+from synth.languages.words import quoted
 from synth.prompts.templates import Messages, PromptFolder, decode, neutralise
 from synth.shipped import shipped
 from synth.stage import NONE, ConfigInputs, QueryInputs, letters
@@ -37,6 +42,11 @@ CHOICES = ("Character", "Question_Type", "Difficulty")
 PLAIN = "plain"
 """The form that asks for nothing special."""
 
+SCENARIO = ("scenario.yaml", "scenario.jsonl")
+ANSWERS = "answers.jsonl"
+STYLES = "styles.txt"
+"""The user's own queries, one a line."""
+MORE = ("system.j2", "query.j2")
 _FALLBACK = ("definitions.yaml", "examples.jsonl")
 _SYSTEM_NAMES = ("types", "levels", "forms", "typings", "guidance", "personas", "choices", "examples")
 _Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
@@ -73,6 +83,8 @@ class Example(_Strict):
     typing: _Text = "written"
     written: list[_Text] = []
     reply: _Reply = Field(alias="query")
+    answer: _Text | None = None
+    """The words of the passage that answer the query, for jobs that ask for them."""
 
 
 class Definitions(_Strict):
@@ -145,6 +157,17 @@ class Prompts(PromptFolder):
         super().__init__(folder, files)
         self.examples = parse_examples(folder / "examples.jsonl", files["examples.jsonl"])
         self.definitions = parse_definitions(folder / "definitions.yaml", files["definitions.yaml"])
+        self.styles = tuple(decode(folder / STYLES, files.get(STYLES, b"")).split("\n")) if STYLES in files else ()
+        self.more: Mapping[str, _Text] = {}
+        if SCENARIO[0] in files:
+            self.examples += parse_examples(folder / SCENARIO[1], files[SCENARIO[1]])
+            self.more = parse(decode(folder / SCENARIO[0], files[SCENARIO[0]]), SCENARIO[0]).data
+        if ANSWERS in files:
+            rows = map(json.loads, decode(folder / ANSWERS, files[ANSWERS]).splitlines())
+            known = {row["query"]: row["answer"] for row in rows}
+            answers = ((one, one.answer or known.get(one.reply.query)) for one in self.examples)
+            quotes = ((one, quoted(one.passage, answer)) for one, answer in answers if answer)
+            self.examples = tuple(one.model_copy(update={"answer": quote}) for one, quote in quotes if quote)
 
     @classmethod
     def load(cls, folder: Path, needed: Sequence[str] = ("config.j2", "query.j2")) -> Self:
@@ -155,6 +178,16 @@ class Prompts(PromptFolder):
         prompts = cls(folder, files)
         prompts._try_out()
         return prompts
+
+    def with_more(self, names: Sequence[str], files: Mapping[str, bytes]) -> Self:
+        """The prompts with these files of the folder `more`, and others that are given. Raises JobError.
+
+        Templates are kept as `more-NAME`. A folder of the user's own may lack any of them: then the shipped ones count.
+        """
+        own, ours = self.folder / "more", prompt_folder("retrieval") / "more"
+        found = {name: self.read(own if (own / name).is_file() else ours, (name,))[name] for name in names}
+        named = {f"more-{name}" if name in MORE else name: content for name, content in found.items()}
+        return type(self)(self.folder, {**self.files, **named, **files})
 
     def system(
         self,
@@ -188,9 +221,17 @@ class Prompts(PromptFolder):
             "guidance": guidance or "",
             "personas": personas,
             "choices": tuple(choices),
-            "examples": tuple(_example_values(example, choices) for example in fitting),
+            "examples": tuple(_example_values(example, choices, answer=ANSWERS in self.files) for example in fitting),
         }
-        return SystemPart(self.system_messages(values), MappingProxyType(values))
+        messages = self.system_messages(values)
+        if f"more-{MORE[0]}" in self._templates:
+            more = self._templates.render(f"more-{MORE[0]}", values | self._asked_more()).rstrip("\n")
+            (role, text), *rest = messages or (("system", ""),)
+            messages = ((role, f"{text}\n{more}".strip("\n")), *rest)
+        return SystemPart(messages, MappingProxyType(values))
+
+    def _asked_more(self) -> dict[str, Any]:
+        return {"answer": ANSWERS in self.files, "styles": self.styles}
 
     def asks_for(self, variable: str) -> bool:
         """Whether any template uses this variable."""
@@ -205,7 +246,13 @@ class Prompts(PromptFolder):
     ) -> Messages:
         """Stage two's messages; `length` is a phrase such as "8 to 24 words", `spoken` the language in English."""
         values = {**system.values, **_query_values(system, inputs, passage_text, length, spoken)}
-        return system.messages + self._templates.messages("query.j2", values)
+        messages = system.messages + self._templates.messages("query.j2", values)
+        if f"more-{MORE[1]}" in self._templates:
+            asked = {"answer": inputs.answer, "styles": tuple(map(_clean, inputs.styles))}
+            more = self._templates.render(f"more-{MORE[1]}", values | asked).strip("\n")
+            *before, (role, text) = messages
+            messages = (*before, (role, f"{text}\n{more}" if more else text))
+        return messages
 
     def _try_out(self) -> None:
         """Finds at load what would fail at the first call, so that `synth check` sees it."""
@@ -244,8 +291,9 @@ def _lettered(personas: Sequence[str]) -> tuple[tuple[str, str], ...]:
     return tuple(zip(letters(len(personas)), map(_clean, personas), strict=True))
 
 
-def _example_values(example: Example, choices: Sequence[str]) -> dict[str, Any]:
+def _example_values(example: Example, choices: Sequence[str], *, answer: bool) -> dict[str, Any]:
     spoken = language(example.requirement.language)
+    reply = {"Query": _clean(example.reply.query)}
     return {
         "passage": _clean(example.passage),
         "candidates": _lettered(example.candidates),
@@ -259,7 +307,7 @@ def _example_values(example: Example, choices: Sequence[str]) -> dict[str, Any]:
         "length": length_phrase(spoken, *example.requirement.length[:2]),
         "written": tuple(map(_clean, example.written)),
         "config_reply": _choice(example.config, example.candidates, choices),
-        "query_reply": json.dumps({"Query": _clean(example.reply.query)}, ensure_ascii=False),
+        "query_reply": json.dumps(reply | ({"Answer": _clean(example.answer)} if answer else {}), ensure_ascii=False),
     }
 
 
@@ -315,8 +363,14 @@ def query_chars(asked: Requirement) -> int:
     return asked.length_max * (12 if asked.length_unit == "words" else 3) + 24
 
 
-def query_schema(max_chars: int) -> dict[str, Any]:
-    return object_schema({"Query": {"type": "string", "maxLength": max_chars}})
+ANSWER_CHARS = 600
+"""Most characters of a quoted answer."""
+
+
+def query_schema(max_chars: int, *, answer: bool = False) -> dict[str, Any]:
+    """Schema of stage two's reply; with `answer` the words of the passage that answer the query follow it."""
+    quote = {"Answer": {"type": "string", "maxLength": ANSWER_CHARS}} if answer else {}
+    return object_schema({"Query": {"type": "string", "maxLength": max_chars}} | quote)
 
 
 def object_schema(properties: dict[str, Any]) -> dict[str, Any]:

@@ -13,12 +13,12 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from synth.errors import UnusableReply
-from synth.languages.words import fold
+from synth.languages.words import fold, quoted
 from synth.replies.objects import read_object
 from synth.stage import NONE, ChatReply, ConfigInputs, QueryInputs, letters
 from synth.types import QueryConfig
 
-__all__ = ["REASONS", "RETRYABLE", "echo_keys", "read_config", "read_fields", "read_query", "read_text"]
+__all__ = ["REASONS", "RETRYABLE", "echo_keys", "read_answer", "read_config", "read_fields", "read_query", "read_text"]
 
 REASONS: Mapping[str, str] = {
     "character": "Character is none of the candidates",
@@ -27,6 +27,7 @@ REASONS: Mapping[str, str] = {
     "echo": "text of a worked example, or a placeholder such as <query>",
     "empty": "no text, or nothing in it that could be searched for",
     "enum": "Question_Type or Difficulty is none of the values offered",
+    "answer": "the words quoted as the answer are not in the passage as they stand, or fill all their room",
     "exhausted": "the model says that nothing is left to ask of the passage; its further queries are not asked for",
     "filtered": "the server's content filter stopped the reply; asking again gives the same, so it is not retried",
     "json": "no readable JSON object, or one that only a repair could read and `llm.repair` is false",
@@ -35,6 +36,7 @@ REASONS: Mapping[str, str] = {
     "refusal": "prose without JSON, or a refusal written into the query",
     "repetition": "the query says the same words over and over",
     "run_on": "the query is more than twice as long as asked, or fills all the room that it has",
+    "seed": "one of the user's own queries, which were shown for their manner only",
     "surrogate": "half a character (a lone UTF-16 surrogate), which no file can store",
     "think": "reasoning that is never closed",
     "too_large": "more than 1 MB, or nested deeper than 32",
@@ -50,6 +52,8 @@ RETRYABLE = frozenset(REASONS) - {"exhausted", "filtered"}
 _SHOWN_CHARS = 100
 _LOOSE = re.compile(r"[\s_\-\u2010-\u2015\u200b]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_NOT_SPACE = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
+"""Those that no passage has as white space."""
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _PLACEHOLDER = re.compile(r"[<\[{(]+[^<>\[\]{}()]*\bquery\b[^<>\[\]{}()]*[>\]})]+|\.{3}|…|query|string", re.IGNORECASE)
 _REFUSAL = re.compile(
@@ -104,6 +108,19 @@ def read_query(reply: ChatReply, inputs: QueryInputs, *, repair: bool, echoes: C
     return query, repaired
 
 
+def read_answer(reply: ChatReply, passage: str, *, repair: bool, room: int) -> tuple[str, bool]:
+    """The stretch of the passage that the reply quotes, in the passage's characters, and whether it needed a repair.
+
+    Raises UnusableReply for a quote that is not there, and for one of `room` characters, which was cut off.
+    """
+    quote, repaired = _string(reply, "Answer", repair=repair, control=_NOT_SPACE)
+    found = quoted(passage, quote)
+    if found is None or len(quote) >= room:
+        why = "is not in the passage" if found is None else "was cut off"
+        raise UnusableReply("answer", f"{_clip(quote)} {why}")
+    return found, repaired
+
+
 def read_fields(
     reply: ChatReply,
     fields: Mapping[str, Sequence[str] | None],
@@ -154,14 +171,14 @@ def read_text(reply: ChatReply, key: str, *, repair: bool = True) -> tuple[str, 
     return text, repaired
 
 
-def _string(reply: ChatReply, key: str, *, repair: bool) -> tuple[str, bool]:
+def _string(reply: ChatReply, key: str, *, repair: bool, control: re.Pattern[str] = _CONTROL) -> tuple[str, bool]:
     """The string under `key`, stripped, and whether the reply needed a repair."""
     found, repaired = read_object(reply, (key,), repair=repair)
     values, renamed = _named(found, (key,), repair=repair)
-    return _text(key, values[key]), repaired or renamed
+    return _text(key, values[key], control), repaired or renamed
 
 
-def _text(key: str, value: object) -> str:
+def _text(key: str, value: object, control: re.Pattern[str] = _CONTROL) -> str:
     """A value as a text, stripped. Raises UnusableReply for another type, and for characters that no file holds."""
     if value is None:
         raise UnusableReply("empty", f"{key} is null")
@@ -170,7 +187,7 @@ def _text(key: str, value: object) -> str:
     text = value.strip()
     if bad := _SURROGATE.search(text):
         raise UnusableReply("surrogate", f"character {bad.start()} is a lone surrogate")
-    if bad := _CONTROL.search(text):
+    if bad := control.search(text):
         raise UnusableReply("control", f"character {bad.start()} is U+{ord(bad[0]):04X}")
     if _OBJECT.fullmatch(text):
         raise UnusableReply("type", f"{key} is JSON in a string: {_clip(text)}")

@@ -126,6 +126,7 @@ def _mixes(summary: Summary, made: int, seconds: float) -> Iterator[tuple[str, s
         named = {"inside": "in the requested range", "shorter": "shorter", "longer": "longer"}
         shares = [f"{summary.lengths[name]:.0%} {text}" for name, text in named.items() if name in summary.lengths]
         yield "query lengths", ", ".join(shares) or "not measured"
+    yield from _real_queries(summary.real_queries)
     for n, (name, count) in enumerate(list(summary.personas.items())[:_PERSONAS]):
         yield "" if n else "top personas", shorten(f"{count:,} × {name}", width() - _LABEL - 2)
     prompt, completion = summary.tokens
@@ -134,6 +135,17 @@ def _mixes(summary: Summary, made: int, seconds: float) -> Iterator[tuple[str, s
     if made and seconds > 0:
         what = "pairs" if summary.existing else "items"
         yield "speed", f"{made:,} {what} in {seconds:,.0f} s: {made / seconds:,.1f}/s"
+
+
+def _real_queries(near: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """How near the queries are to the user's own; nothing where that was not measured."""
+    if not near:
+        return
+    shown = f"{near['words']:.0f} words in the median, real ones {near['real_words']:.0f}"
+    yield "real queries", f"{shown}; first words alike {near['first_words']:.0%}"
+    if near["energy"] is not None:
+        halves = f"{near['energy_of_halves']:.3f} between two halves of the real ones"
+        yield "", f"energy distance of their vectors {near['energy']:.3f}, {halves}"
 
 
 def row_view(

@@ -119,15 +119,22 @@ class Summary:
     """For columns of `mixes`: the share of each value that the job asks for."""
     agreement: Mapping[str, float] = field(default_factory=dict)
     """Spearman's rank correlation of each score with the grade that the task asked for; empty for a task without."""
+    real_queries: Mapping[str, Any] = field(default_factory=dict)
+    """How near the queries are to real ones, by `seed_overlap`; empty without it."""
 
 
 def searched(folder: OutputFolder, scores: Iterable[str]) -> dict[str, Any]:
     """How many `passages` the ranks of `round_trip` are among, and whether they are `drawn`; empty where unknown."""
+    facts = _facts_of(folder, scores, "round_trip")
+    return {"passages": facts.get("drawn", facts["passages"]), "drawn": "drawn" in facts} if facts else {}
+
+
+def _facts_of(folder: OutputFolder, scores: Iterable[str], scorer: str) -> dict[str, Any]:
+    """What the index of a scorer of the pass recorded; empty where there is none."""
     for name in scores:
-        if name.startswith("scores/round_trip-"):
+        if name.startswith(f"scores/{scorer}-"):
             for index in sorted((folder.path / "index").glob(f"{name.rpartition('-')[2]}-*")):
-                facts = Index(index).manifest() or {}
-                return {"passages": facts.get("drawn", facts["passages"]), "drawn": "drawn" in facts} if facts else {}
+                return Index(index).manifest() or {}
     return {}
 
 
@@ -178,6 +185,7 @@ def summarise(run: OpenRun, view: View) -> Summary:
         models=_by_model(run, view_folder, asked_again) if isinstance(run.job.llm, Generators) else (),
         asked={} if existing else {name: shares for name, shares in run.task.asked().items() if shares},
         agreement={} if existing else _agreement(run, [*kept_files, *dropped_files]),
+        real_queries=_facts_of(run.folder, view.scores, "seed_overlap"),
     )
 
 

@@ -20,8 +20,8 @@ VERSION = 1
 """Of the identity itself: a key added or read in another way raises it, and golden hashes in the tests notice."""
 
 
-_ELSEWHERE = frozenset({"examples", "prompts", "instruction"})
-"""Options of a task that its identity leaves out: the files of the first two count by content, and the instruction
+_ELSEWHERE = frozenset({"examples", "style_examples", "prompts", "instruction"})
+"""Options of a task that its identity leaves out: the files of the first three count by content, and the instruction
 goes into query vectors only, so it belongs to the scorers that embed."""
 _SHOWN_CHARS = 80
 

@@ -271,7 +271,9 @@ def _frozen_prompts(
     """The templates that the run was started with, where the job names none of its own."""
     task = job.require_task()
     was, now = (before.job.get("task") or {}), job.file.task
-    if task.own_prompts or any(was.get(key) != now.get(key) for key in ("use", "prompts", "examples")):
+    if task.own_prompts or any(
+        was.get(key) != now.get(key) for key in ("use", "prompts", "examples", *task.prompt_options)
+    ):
         return current  # this revision, or the one before, has templates of its own
     frozen = _prompts_of(folder, before, task)
     if frozen.files != current.files:

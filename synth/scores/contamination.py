@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -11,22 +11,17 @@ from typing import Annotated, Any, Literal, Self
 import pyarrow as pa
 from pydantic import Field
 
-from synth.errors import InputError, JobError
 from synth.hashing import shingles, tokens, windows
 from synth.names import path_of
 from synth.scores._scorer import PairBatch, ScoreColumn, Scorer
-from synth.sources import Corpus, InputFile, ReadLimits
-from synth.sources.columns import TEXT_NAMES, keys_of, usual_name
-from synth.sources.files import FoundFile, look
-from synth.sources.parquet import schema
-from synth.sources.readers import columns_of, first_objects, raw_rows
-from synth.sources.records import COLUMNAR, Selection
-from synth.sources.text import header, lines, opened
+from synth.sources import InputFile
+from synth.sources.queries import described, rows
 from synth.stage import Services
 
 __all__ = ["Contamination"]
 
 _SHINGLE = 3
+_KEY = "scores: contamination"
 
 
 class Holdout:
@@ -75,76 +70,6 @@ class Holdout:
         return hit, max(share, similarity), place
 
 
-_NAMES = ("query", "question", "queries", "anchor", "prompt", "sentence", "sentence1", *TEXT_NAMES)
-_LIMITS = ReadLimits()
-_known: dict[Path, InputFile] = {}
-"""Files that were looked at: one that did not change is not hashed again."""
-
-
-def described(files: Sequence[str]) -> list[InputFile]:
-    """The files as they are now; relative paths start from the working directory.
-
-    Raises JobError where one is not there, InputError where it is not what its name says, SystemFault.
-    """
-    for path in (paths := [path_of(name).absolute() for name in files]):
-        try:
-            _known[path] = look(0, "contamination", FoundFile(path, path.name), _LIMITS, _known.get(path))
-        except InputError as exc:
-            if not path.exists():
-                raise JobError(f"scores: contamination: {path} does not exist.", "Check `files`.") from exc
-            raise
-    return [_known[path] for path in paths]
-
-
-def rows(file: InputFile, column: str | None) -> Iterator[tuple[str, str]]:
-    """(`name:row`, text), rows counted from 1; empty ones are left out, in a text file every line is a row.
-
-    Raises InputError for a row that cannot be read or is not text, or where no column has a usual name.
-    """
-    for number, text in _texts(file, column):
-        if text is not None and not isinstance(text, str):
-            raise InputError(
-                f"{file.path}: row {number}: a {type(text).__name__}, not text.", "Name another column of this file."
-            )
-        if text and text.strip():
-            yield f"{file.relative}:{number}", text
-
-
-def _texts(file: InputFile, column: str | None) -> Iterator[tuple[int, object]]:
-    if file.kind == "text":
-        with opened(file.path) as stream:
-            for line in lines(stream, _LIMITS.max_line_bytes, file.path):
-                try:
-                    yield line.number, line.data.decode()
-                except UnicodeDecodeError as exc:
-                    raise InputError(f"{file.path}: row {line.number}: not UTF-8 ({exc}).", "Convert it.") from exc
-        return
-    corpus = Corpus(path=file.path, text=column or _column(file), id=None)
-    name = columns_of(corpus, file, _LIMITS).text
-    for raw in raw_rows(file, Selection((name,)), _LIMITS):
-        for place, number in enumerate(raw.numbers):
-            if place in raw.faults:
-                detail = raw.faults[place].detail
-                raise InputError(f"{file.path}: row {number + 1}: {detail}.", "Fix or remove that row.")
-            yield number + 1, raw.values[name][place]
-
-
-def _column(file: InputFile) -> str:
-    if file.kind in COLUMNAR:
-        available: list[str] = list(schema(file.path).names)
-    elif file.kind in ("csv", "tsv"):
-        available = list(header(file.path, _LIMITS))
-    else:
-        available = keys_of(first_objects(file, _LIMITS))
-    found = usual_name(_NAMES, available)
-    if found is None:
-        raise InputError(
-            f"{file.path}: no column has a usual name of a query or text (columns: {', '.join(available)}).",
-            "Name it: `column:` of the score contamination.",
-        )
-    return found
-
-
 class Contamination(Scorer):
     """Overlap with files that you name: the queries of benchmarks, your own test sets.
 
@@ -175,16 +100,16 @@ class Contamination(Scorer):
         return self.model_copy(update={"files": tuple(str(base / path_of(name)) for name in self.files)})
 
     def identity(self) -> dict[str, Any]:
-        return super().identity() | {"files": [file.sha256 for file in described(self.files)]}
+        return super().identity() | {"files": [file.sha256 for file in described(self.files, _KEY)]}
 
     def require(self) -> None:
-        for file in described(self.files):
-            for _ in rows(file, self.column):
+        for file in described(self.files, _KEY):
+            for _ in rows(file, self.column, _KEY):
                 pass
 
     async def score(self, batch: PairBatch, services: Services) -> pa.Table:  # noqa: ARG002 - needs no service
         """Raises InputError for a file that cannot be read to its end."""
-        holdout = _holdout(tuple(described(self.files)), self.column, self.ngram, self.jaccard)
+        holdout = _holdout(tuple(described(self.files, _KEY)), self.column, self.ngram, self.jaccard)
         texts = batch.texts(self.of)
         found = {text: holdout.overlap(text) for text in dict.fromkeys(texts)}
         return self.table(*([found[text][n] for text in texts] for n in range(len(self.outputs))))
@@ -192,4 +117,4 @@ class Contamination(Scorer):
 
 @lru_cache(maxsize=4)
 def _holdout(files: tuple[InputFile, ...], column: str | None, ngram: int, jaccard: float) -> Holdout:
-    return Holdout((row for file in files for row in rows(file, column)), ngram, jaccard)
+    return Holdout((row for file in files for row in rows(file, column, _KEY)), ngram, jaccard)

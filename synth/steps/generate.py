@@ -189,7 +189,7 @@ def commit(shard: OpenShard) -> None:
     ordered = [outcome for n in range(len(shard.passages)) for outcome in shard.outcomes[n]]
     pairs = [outcome for outcome in ordered if isinstance(outcome, Pair)]
     rejected = [outcome for outcome in ordered if isinstance(outcome, Rejected)]
-    table = pair_table(pairs, run.template, run.revision, shard.source.table, run.task.columns)
+    table = pair_table(pairs, run.template, run.revision, shard.source.table, run.task.item_columns)
     origin = Origin(
         identity=run.identity,
         input=shard.input,

@@ -162,6 +162,9 @@ USUAL_LENGTHS = {
 People's questions have 5 to 20 words in nine of ten cases (docs/prompts.md).
 """
 
+LONG_LENGTHS = {"scenario": (40, 120)}
+"""The same for types that a job gets only by naming them; they count where a job gives no range for all types."""
+
 LengthRanges = Annotated[list[LengthRange], BeforeValidator(_length_ranges), Field(min_length=1)]
 
 
@@ -188,9 +191,11 @@ class Lengths(RootModel[dict[str, LengthRanges]]):
                 raise ValueError(f"{name}: needs at least one weight above 0")
         return self
 
-    def choose(self, question_type: str, rng: random.Random) -> tuple[int, int]:
-        """An inclusive (min, max) for one item of this type."""
+    def choose(self, question_type: str, rng: random.Random, *, long: bool = False) -> tuple[int, int]:
+        """An inclusive (min, max) for one item of this type; of a type that is `long`, its own usual range."""
         ranges = self.root.get(question_type) or self.root["default"]
+        if long and question_type not in self.root and ranges == [LengthRange(range=list(USUAL_LENGTHS["default"]))]:
+            return LONG_LENGTHS[question_type]
         chosen = rng.choices(ranges, [each.weight for each in ranges])[0]
         return chosen.range[0], chosen.range[1]
 

@@ -92,6 +92,8 @@ class Ask(Generic[Value]):
     """Why to ask again although the value is usable; the first usable value is taken when attempts run out."""
     max_tokens: int | None = None
     """Room for the reply; None for all that the job grants."""
+    at_least: int = 0
+    """Room that the reply needs, also where the job grants less."""
     inputs: ConfigInputs | QueryInputs | TextInputs | None = None
     """What the messages were rendered from, for backends that read no prompt."""
 
@@ -136,6 +138,8 @@ class Task(Stage):
     prompt_files: ClassVar[tuple[str, ...]] = ()
     """Files that the prompt folder must have."""
     prompts_class: ClassVar[type[PromptFolder]] = PromptFolder
+    prompt_options: ClassVar[tuple[str, ...]] = ()
+    """Options beside `prompts` that decide which files its prompts have."""
     prompt_sets: ClassVar[Mapping[str, str]] = {}
     """Short names of prompt folders that come with the task."""
 
@@ -157,6 +161,11 @@ class Task(Stage):
     def items_per_passage(self) -> int:
         """How many items each passage has."""
         return self.queries_per_passage
+
+    @property
+    def item_columns(self) -> Mapping[str, str]:
+        """Those of `columns` that its options ask for."""
+        return self.columns
 
     @property
     def own_prompts(self) -> bool:
@@ -275,7 +284,7 @@ class Writer:
         fallback: list[tuple[Any, bool]] = []
         llm = self.settings.llm and self.settings.llm.drawn(position, so_far.slot, ask.stage)
         granted = llm.max_tokens if llm else self.settings.max_tokens
-        room = granted if ask.max_tokens is None else min(ask.max_tokens, granted)
+        room = max(ask.at_least, granted if ask.max_tokens is None else min(ask.max_tokens, granted))
         request = ChatRequest(
             key=ReplyKey(position, so_far.slot, ask.stage, 0),
             messages=ask.messages,

@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -20,18 +20,33 @@ from synth.errors import JobError, UnusableReply
 from synth.languages import detect, language, length_phrase
 from synth.languages.words import in_own_unit
 from synth.measures import copied_share, language_matches, length_error
+from synth.names import path_of
 from synth.prompts import PromptFolder, Prompts, config_schema, query_chars, query_schema
-from synth.prompts.retrieval import PLAIN, SystemPart
+from synth.prompts.retrieval import ANSWER_CHARS, ANSWERS, MORE, PLAIN, SCENARIO, STYLES, SystemPart
 from synth.replies import echo_keys
 from synth.shipped import find
+from synth.sources.queries import described, rows
 from synth.stage import ChatReply, ConfigInputs, QueryInputs
-from synth.tasks._options import OTHER, SAME, Languages, Lengths, QuestionTypes, Weights, draw, language_code, shares
+from synth.tasks._options import (
+    LONG_LENGTHS,
+    OTHER,
+    SAME,
+    Languages,
+    Lengths,
+    QuestionTypes,
+    Weights,
+    draw,
+    language_code,
+    shares,
+)
 from synth.tasks._task import Ask, Draw, Item, Requests, Task, TaskSettings
 from synth.types import Candidates, Passage, QueryConfig, Requirement
 
 __all__ = ["Retrieval"]
 
 QUESTION_TYPES = ("keywords", "acquire_knowledge", "summary", "yes_or_no", "background")
+NAMED_TYPES = (*QUESTION_TYPES, *LONG_LENGTHS)
+"""Types that a job may name; `auto` offers the first five."""
 DIFFICULTIES = ("high_school", "university", "phd")
 _ASKED = frozenset({"acquire_knowledge", "yes_or_no", "background"})
 FORMS: Mapping[str, Collection[str]] = {
@@ -59,6 +74,11 @@ USUAL_ROOM = 512
 """Default of `llm.max_tokens`; what a job grants beyond it is meant for reasoning before the reply."""
 FRAME_TOKENS = 24
 """Room for the JSON around a query."""
+WORD_TOKENS, CHARACTER_TOKENS, ANSWER_TOKENS = 4, 2, 300
+"""Room that a word, a character or a quoted answer needs at most, as a rule: what long queries get beyond a job's
+`max_tokens`."""
+STYLES_SHOWN = 5
+"""Real queries that an item is shown."""
 
 RUN_ON = 1.0
 """Beyond this length error, twice the most that was asked, a query cannot be used; nor when its bound cut it off."""
@@ -78,10 +98,11 @@ def _drawn(weights: Mapping[str, float], rng: random.Random) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Fixed:
-    """What a run fixes: the system part, and texts of the prompt that a query must not repeat."""
+    """What a run fixes: the system part, and texts that a query must not repeat: of the prompt, and real queries."""
 
     system: SystemPart
     echoes: frozenset[str]
+    seeds: frozenset[str]
     forms: Mapping[str, float]
     typings: Mapping[str, float]
 
@@ -93,6 +114,7 @@ class Retrieval(Task):
     mixes: ClassVar[tuple[str, ...]] = ("question_type", "difficulty", "query_language", "passage_language")
     prompts_class: ClassVar[type[PromptFolder]] = Prompts
     prompt_files: ClassVar[tuple[str, ...]] = ("config.j2", "query.j2")
+    prompt_options: ClassVar[tuple[str, ...]] = ("question_types", "answer_span", "style_examples")
     prompt_sets: ClassVar[Mapping[str, str]] = {"default": "retrieval", "small": "retrieval-small"}
 
     question_types: Literal["auto"] | QuestionTypes = "auto"
@@ -117,15 +139,19 @@ class Retrieval(Task):
     """`default`, `small` (short, for models below some four billion parameters), or a folder of your own templates."""
     retry_on: list[Literal["language", "length", "copying"]] = Field(default=[])
     """Ask again before accepting a query in the wrong language, of the wrong length, or copied."""
+    answer_span: bool = False
+    """Ask for the exact words of the passage that answer the query, too: the column `answer_span`."""
+    style_examples: str | None = None
+    """A file of real queries (text, one a line; JSONL, CSV or Parquet): each item takes the manner of five of them."""
 
     @model_validator(mode="after")
     def _explained(self) -> Retrieval:
         if self.question_types != "auto":
-            known = (*QUESTION_TYPES, *self.question_types.meanings())
+            known = (*NAMED_TYPES, *self.question_types.meanings())
             if new := [name for name in self.question_types.weights() if name not in known]:
                 hint = f'explain your own: {new[0]}: {{weight: 1, means: "..."}}'
-                raise ValueError(f"question type {new[0]!r} is not one of {', '.join(QUESTION_TYPES)}; {hint}")
-        kinds = ("default", *QUESTION_TYPES, *self.type_names())
+                raise ValueError(f"question type {new[0]!r} is not one of {', '.join(NAMED_TYPES)}; {hint}")
+        kinds = ("default", *NAMED_TYPES, *self.type_names())
         if strangers := [name for name in self.lengths.root if name not in kinds]:
             raise ValueError(f"lengths names {strangers[0]!r}, which is not one of {', '.join(dict.fromkeys(kinds))}")
         named = {"difficulty": (self.levels(), DIFFICULTIES), "form": (self.forms, FORMS)}
@@ -144,20 +170,42 @@ class Retrieval(Task):
         return DIFFICULTIES if self.difficulties == "auto" else tuple(self.difficulties)
 
     @property
+    def _scenario(self) -> bool:
+        """Whether it asks for the built-in question type `scenario`."""
+        return self.question_types != "auto" and "scenario" in {*self.type_names()} - {*self.question_types.meanings()}
+
+    @property
+    def item_columns(self) -> Mapping[str, str]:
+        return {**self.columns, "answer_span": "large_string"} if self.answer_span else self.columns
+
+    @property
     def own_prompts(self) -> bool:
-        return super().own_prompts or self.examples is not None
+        return super().own_prompts or self.examples is not None or self.style_examples is not None
+
+    def identity(self) -> dict[str, Any]:
+        """Without what it does not use of the options that came later, so that older runs stay what they are."""
+        unused = {name for name in ("answer_span", "style_examples") if not getattr(self, name)}
+        return {name: value for name, value in super().identity().items() if name not in unused}
 
     def load_prompts(self, base: Path) -> PromptFolder:
         """Templates, examples and definitions that the job names. Raises JobError."""
         prompts = super().load_prompts(base)
-        if self.examples is None:
-            return prompts
-        path = find("prompts", self.examples, base)
-        try:
-            content = path.read_bytes()
-        except OSError as exc:
-            raise JobError(f"{path}: {exc.strerror}.", "`task.examples` names a JSONL file.") from exc
-        return Prompts(prompts.folder, {**prompts.files, "examples.jsonl": content})
+        assert isinstance(prompts, Prompts)  # noqa: S101 - its `prompts_class`
+        given: dict[str, bytes] = {}
+        if self.examples is not None:
+            path = find("prompts", self.examples, base)
+            try:
+                given["examples.jsonl"] = path.read_bytes()
+            except OSError as exc:
+                raise JobError(f"{path}: {exc.strerror}.", "`task.examples` names a JSONL file.") from exc
+        if self.style_examples is not None:
+            key = "task.style_examples"
+            (file,) = described([str(base / path_of(self.style_examples))], key)
+            seeds = dict.fromkeys(" ".join(text.split()) for _, text in rows(file, None, key))
+            given[STYLES] = "\n".join(seeds).encode()
+        more = [*(SCENARIO if self._scenario else ()), *(MORE if self.answer_span or self.style_examples else ())]
+        more += [ANSWERS] if self.answer_span else []
+        return prompts.with_more(more, given) if more or given else prompts
 
     def choices(self, personas: int) -> tuple[str, ...]:
         """The keys of stage one that the model chooses; the others are drawn, or have a single value."""
@@ -171,7 +219,7 @@ class Retrieval(Task):
     def begin(self, prompts: Prompts, settings: TaskSettings) -> _Fixed:
         """The system part of the prompt, rendered once for a run; templates that ask for no form get none."""
         own = {} if self.question_types == "auto" else self.question_types.meanings()
-        meanings: Mapping[str, str] = {**prompts.definitions.question_types, **own}
+        meanings: Mapping[str, str] = {**prompts.definitions.question_types, **prompts.more, **own}
         forms, typings = (
             {name: weight for name, weight in weights.items() if weight > 0} if prompts.asks_for(variable) else {}
             for variable, weights in (("form", self.forms), ("typing", self.typing))
@@ -186,7 +234,7 @@ class Retrieval(Task):
             choices=self.choices(settings.top_k),
         )
         echoes = echo_keys(text for example in prompts.examples for text in (example.reply.query, example.passage))
-        return _Fixed(system, echoes, forms, typings)
+        return _Fixed(system, echoes, echo_keys(prompts.styles), forms, typings)
 
     def requests(self, passage: Candidates, draw: Draw) -> Requests:
         """Stage one chooses a configuration, unless nothing is left to choose; stage two writes the query.
@@ -199,7 +247,10 @@ class Retrieval(Task):
         if code is None:
             raise UnusableReply("no_language", f"task.languages has no rule for {spoken!r}")
         typing = _drawn(draw.fixed.typings, register)
-        inputs = replace(self._choices(passage, draw), typing=typing)
+        inputs = self._choices(passage, draw)
+        scenario = self._scenario and inputs.question_types == ("scenario",)
+        typing = "written" if scenario and "written" in draw.fixed.typings else typing
+        inputs = replace(inputs, typing=typing)
         personas, types, levels = inputs.candidates.personas, inputs.question_types, inputs.difficulties
         if len(personas) > 1 or len(types) > 1 or len(levels) > 1:
             config: QueryConfig = yield Ask(
@@ -213,15 +264,21 @@ class Retrieval(Task):
             config = QueryConfig(personas[0] if personas else None, types[0], levels[0] if levels else None)
         fitting = {name: weight for name, weight in draw.fixed.forms.items() if config.question_type in FORMS[name]}
         form = _drawn({PLAIN: draw.fixed.forms.get(PLAIN, 0.0), **fitting}, register) if draw.fixed.forms else ""
-        low, high = self.lengths.choose(config.question_type, rng)
+        low, high = self.lengths.choose(config.question_type, rng, long=scenario)
         row = language(code)
         requirement = Requirement(code, *in_own_unit(row, low, high))
-        asked = QueryInputs(passage, config, requirement, tuple(each.text for each in draw.written), form, typing)
-        query: str = yield self._ask_query(asked, draw, length_phrase(row, low, high))
-        return Item(query, code, config, requirement, {"form": form or None, "typing": typing or None})
+        written = tuple(each.text for each in draw.written)
+        seeds = draw.prompts.styles if self.style_examples is not None else ()
+        styles = tuple(draw.random("styles").sample(seeds, min(STYLES_SHOWN, len(seeds))))
+        asked = QueryInputs(passage, config, requirement, written, form, typing, styles, self.answer_span)
+        query, answer = yield self._ask_query(asked, draw, length_phrase(row, low, high))
+        quote = {"answer_span": answer} if self.answer_span else {}
+        return Item(query, code, config, requirement, {"form": form or None, "typing": typing or None} | quote)
 
     def check(self, prompts: Prompts) -> Iterable[str]:
         """Warns of worked examples that the prompt goes without."""
+        if self.answer_span and not prompts.examples:
+            yield "no worked example has an `answer` copied from its passage, so the prompt goes without examples."
         types, levels = self.type_names(), self.levels()
         configs = [example.config for example in prompts.examples]
         unfit = [c for c in configs if c.question_type not in types or (levels and c.difficulty not in levels)]
@@ -287,25 +344,35 @@ class Retrieval(Task):
         found = detect("\n".join(match[0] for match in _COMMENT.finditer(passage.text))).code
         return "en" if found == "und" else found
 
-    def _ask_query(self, inputs: QueryInputs, item: Draw, phrase: str) -> Ask[str]:
+    def _ask_query(self, inputs: QueryInputs, item: Draw, phrase: str) -> Ask[tuple[str, str | None]]:
         prompts: Prompts = item.prompts
         asked = inputs.requirement
         text = item.text(inputs.candidates.passage)
         chars = query_chars(asked)
 
-        def read(reply: ChatReply) -> tuple[str, bool]:
-            query, repaired = replies.read_query(reply, inputs, repair=item.settings.repair, echoes=item.fixed.echoes)
+        def read(reply: ChatReply) -> tuple[tuple[str, str | None], bool]:
+            repair, quote = item.settings.repair, None
+            query, repaired = replies.read_query(reply, inputs, repair=repair, echoes=item.fixed.echoes)
             if length_error(query, asked) > RUN_ON or len(query) >= chars - 1:
                 raise UnusableReply("run_on", f"asked for {phrase}: {query[:100]!r}")
-            return query, repaired
+            if item.fixed.seeds and not echo_keys([query]).isdisjoint(item.fixed.seeds):
+                raise UnusableReply("seed", f"the query is one of style_examples: {query[:100]!r}")
+            if inputs.answer:
+                passage = inputs.candidates.passage.text
+                quote, also = replies.read_answer(reply, passage, repair=repair, room=ANSWER_CHARS)
+                repaired = repaired or also
+            return (query, quote), repaired
 
+        extra = max(0, item.settings.max_tokens - USUAL_ROOM) + (ANSWER_TOKENS if inputs.answer else 0) + FRAME_TOKENS
+        least = (WORD_TOKENS if asked.length_unit == "words" else CHARACTER_TOKENS) * asked.length_max + extra
         return Ask(
             stage="query",
             messages=prompts.query_messages(item.fixed.system, inputs, text, phrase, language(asked.language).name),
-            schema=query_schema(chars),
+            schema=query_schema(chars, answer=inputs.answer),
             read=read,
-            complaint=lambda query: self._complaint(query, inputs),
-            max_tokens=chars + FRAME_TOKENS + max(0, item.settings.max_tokens - USUAL_ROOM),
+            complaint=lambda found: self._complaint(found[0], inputs),
+            max_tokens=chars + extra,
+            at_least=least if least > USUAL_ROOM or inputs.answer else 0,
             inputs=inputs,
         )
 

@@ -383,6 +383,7 @@ def test_every_scorer_explains_itself_and_works_on_no_row(name, tmp_path):
     (tmp_path / "protected.txt").write_text("a question of a benchmark\n")
     options = {
         "contamination": {"files": (str(tmp_path / "protected.txt"),)},
+        "seed_overlap": {"queries": str(tmp_path / "protected.txt")},
         "reranker": {"model": {"use": "cross_encoder", "model": "never-loaded"}},
     }.get(name, {})
     made = scorer(name, **options)

@@ -16,12 +16,14 @@ if TYPE_CHECKING:
         afilter,
         agenerate,
         amine,
+        aplan,
         arun,
         export,
         filter,  # noqa: A004 - named after the command
         generate,
         mine,
         open_run,
+        plan,
         run,
     )
     from synth.errors import (
@@ -57,7 +59,7 @@ if TYPE_CHECKING:
     from synth.types import Layout
 
 _NAMES = {
-    "api": "Run aexport afilter agenerate amine arun export filter generate mine open_run run",
+    "api": "Run aexport afilter agenerate amine aplan arun export filter generate mine open_run plan run",
     "errors": "InputError JobError OutputError RequestRejected ServerRefused ServerUnavailable Stopped SynthError"
     " SystemFault TooManyUnusable",
     "exports": "Export",
@@ -108,12 +110,14 @@ __all__ = [
     "afilter",
     "agenerate",
     "amine",
+    "aplan",
     "arun",
     "export",
     "filter",
     "generate",
     "mine",
     "open_run",
+    "plan",
     "read_fields",
     "read_text",
     "run",

@@ -26,9 +26,10 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from synth import pipeline
+from synth import forecast, pipeline
 from synth.document import Document
 from synth.errors import JobError, Stopped
+from synth.forecast import Plan, PlanArgs
 from synth.job import build_job
 from synth.pipeline import Control, RunArgs, Target
 from synth.progress import Display
@@ -329,10 +330,36 @@ def run(
 
     `overrides` set keys of the job file, `__` for the dot: `run("job.yaml", task__queries_per_passage=2)`.
     """
-    settings = [f"{name.replace('__', '.')}={json.dumps(value)}" for name, value in overrides.items()]
-    target = pipeline.resolve(Path(job), Path(out) if out is not None else None, settings, sample)
+    target = _target(job, out, overrides, sample)
     args = RunArgs(workers, continue_edited=continue_edited, retry=retry_rejected)
     return _run(target, args, progress=progress)
+
+
+def _target(job: str | Path, out: str | Path | None, overrides: Mapping[str, Any], sample: int | None) -> Target:
+    settings = [f"{name.replace('__', '.')}={json.dumps(value)}" for name, value in overrides.items()]
+    return pipeline.resolve(Path(job), Path(out) if out is not None else None, settings, sample)
+
+
+@_outside_loop
+def plan(
+    job: str | Path,
+    *,
+    pilot: int | None = None,
+    out: str | Path | None = None,
+    gpu: str | None = None,
+    precision: str = "bf16",
+    gpus: int = 1,
+    price: tuple[float, float, float] | None = None,
+    progress: bool = True,
+    **overrides: Any,
+) -> Plan:
+    """What a job file will cost, and with a pilot of so many rows what it will keep, as `synth plan` says.
+
+    `price` is that of a million tokens: in prompts, in cached prompts, in replies. Only a pilot asks models and writes,
+    into `OUT.sample-N`. Raises JobError, InputError, and with a pilot what `run` raises.
+    """
+    args = PlanArgs(gpu, precision, gpus, price)
+    return forecast.plan(_target(job, out, overrides, pilot), args, _Caller(progress=progress))
 
 
 @_outside_loop
@@ -356,6 +383,7 @@ def export(run: Run, *, to: str, out: str | Path, view: str | None = None, **opt
 agenerate = _twin(generate)
 afilter = _twin(filter)
 arun = _twin(run)
+aplan = _twin(plan)
 amine = _twin(mine)
 aexport = _twin(export)
 

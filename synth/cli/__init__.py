@@ -21,7 +21,20 @@ from synth.names import note
 from synth.terminal import silence, tell
 
 # In the order of the help page. Importing a module attaches its commands to `app`.
-_MODULES = ("run", "check", "preview", "personas", "filter", "keep", "sweep", "folder", "mine", "export", "list")
+_MODULES = (
+    "run",
+    "check",
+    "plan",
+    "preview",
+    "personas",
+    "filter",
+    "keep",
+    "sweep",
+    "folder",
+    "mine",
+    "export",
+    "list",
+)
 for _name in _MODULES:
     importlib.import_module(f"synth.cli.{_name}")
 

@@ -267,7 +267,7 @@ def open_run(path: str | Path) -> Run:
 def generate(
     passages: Rows,
     *,
-    llm: Options,
+    llm: Options | Sequence[Mapping[str, Any]],
     embed: Options | None = pipeline.EMBEDDER,
     task: Options | None = None,
     scores: Sequence[Options] | None = None,

@@ -194,6 +194,8 @@ COLUMNS = pa.schema(
     ]
 )
 """What mining adds to a kept pair."""
+_FACETS = (pa.field("facet", pa.string()), pa.field("facet_type", pa.string()))
+"""Of a negative, where some are written."""
 
 
 _DETAILS = {
@@ -204,15 +206,20 @@ _DETAILS = {
 }
 
 
-def with_columns(table: pa.Table, found: Sequence[MinedPair]) -> pa.Table:
-    """The table with what was found for each row; a column of the data with one of these names is `input_<name>`."""
+def with_columns(table: pa.Table, found: Sequence[MinedPair], *, facets: bool = False) -> pa.Table:
+    """The table with what was found for each row; a column of the data with one of these names is `input_<name>`.
+
+    With `facets` negatives also have the requirement that they miss.
+    """
     values = (
         [[each._asdict() for each in one.negatives] for one in found],
         [[each._asdict() for each in one.extra_positives] for one in found],
         [[{"reason": reason, "count": count} for reason, count in sorted(one.refused.items())] for one in found],
     )
+    wide = pa.list_(pa.struct([*NEGATIVE, *_FACETS]))
     for column, rows in zip(COLUMNS, values, strict=True):
-        table = append(table, column, pa.array(rows, column.type))
+        kind = wide if facets and column.name == "negatives" else column.type
+        table = append(table, pa.field(column.name, kind), pa.array(rows, kind))
     return table
 
 

@@ -179,6 +179,10 @@ class Negative(NamedTuple):
     reranker: float | None
     source: str
     """`mined`, `written`, `given` or `random`."""
+    facet: str | None = None
+    """Of a written one: the requirement of the query that it misses."""
+    facet_type: str | None = None
+    """In which way."""
 
 
 @dataclass(slots=True)

@@ -81,12 +81,30 @@ class _Writer:
 
     async def complete(self, request):
         await asyncio.sleep(0)
-        asked.append(("write", request.inputs.query))
-        reply = self._replies[min(request.key.attempt, len(self._replies) - 1)]
+        asked.append((request.schema_name, request.messages[-1][1]))
+        replies = [FACETS] if request.schema_name == "facets" else self._replies
+        reply = replies[min(request.key.attempt, len(replies) - 1)]
         return ChatReply(reply.replace("{query}", request.inputs.query), "stop", "writer")
 
     async def close(self):
         pass
+
+
+def facet(name, critical, kind="other_thing"):
+    return {"Facet": name, "Critical": critical, "Break": kind, "How": f"tells of another {name}"}
+
+
+def required(*facets):
+    """A reply that holds these requirements of a query."""
+    return json.dumps({"Need": "to know", "Boundary": "here", "Facets": list(facets)})
+
+
+FACETS = required(
+    facet("place", True),
+    facet("tone", False),
+    facet("hour", True, "other_condition"),
+    facet("price", True, "other_aim"),
+)
 
 
 def said(*texts):

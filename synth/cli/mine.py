@@ -119,6 +119,11 @@ def mine_run(out: Path, args: MineArgs, *, as_json: bool) -> None:
     fewer = f"{counts.too_few:,} with fewer (on_short: {options.on_short}), {sum(counts.dropped.values()):,} dropped"
     say(f"{counts.rows:,} pairs: {counts.full:,} with {options.num_negatives} negatives, {fewer}")
     say(f"{counts.negatives:,} negatives, {counts.extra_positives:,} extra positives")
+    if options.has_facets:
+        told = "too few to tell them from mined ones, or scikit-learn is missing"
+        if counts.written_auc is not None:
+            told = f"a linear model tells them from mined ones with AUC {counts.written_auc:.2f} (0.5: not at all)"
+        say(f"{counts.written:,} written negatives: {told}")
     say(f"refused: {_listed(counts.refused)}")
     if counts.dropped:
         say(f"dropped: {_listed(counts.dropped)}; see rejected/mined")

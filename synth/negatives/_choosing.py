@@ -139,7 +139,7 @@ class Selector:
                 passage_id = candidate.id or self.corpus.id(candidate.row)
                 margin = items[n].min_positive_score - candidate.score
                 values = (passage_id, candidate.rank, candidate.score, margin, verdicts.get(pair), candidate.source)
-                self._place(found[n], Negative(text, *values))
+                self._place(found[n], Negative(text, *values, candidate.facet, candidate.facet_type))
 
     def _place(self, found: MinedPair, each: Negative) -> None:
         """Decide by the reranker's score, if there is a reranker; without a score, refuse."""

@@ -30,6 +30,8 @@ class Negatives(Stage):
 
     needs: ClassVar[frozenset[str]] = frozenset({"encoder"})
     """Fields of `Services` that it requires."""
+    has_facets: ClassVar[bool] = False
+    """Whether its negatives say which requirement of the query they miss."""
     advice: ClassVar[str] = "raise --max-score, or lower --absolute-margin"
     """What to try if no pair got a negative."""
 
@@ -133,6 +135,8 @@ class Candidate(NamedTuple):
     text: str = ""
     id: str = ""
     vector: NDArray[np.float32] | None = None
+    facet: str | None = None
+    facet_type: str | None = None
 
 
 @dataclass(slots=True)

@@ -107,6 +107,7 @@ async def mine(plan: Plan, notify: Notify, show: Show = nullcontext) -> tuple[Co
         with show(snapshot):
             async for _ in mining.mine(todo):
                 made += 1
+        await mining.probe()
     if mining.counts.done < mining.counts.shards:
         raise Stopped("another process is still working on the remaining shards.", "Run the same command again.")
     mining.swap()

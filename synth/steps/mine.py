@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from synth.batching import encode_all
 from synth.errors import JobError
@@ -25,7 +26,7 @@ from synth.negatives import Item, Negatives, Positives, Selector, query_key, que
 from synth.registry import stage_identity
 from synth.runs import identity
 from synth.runs.run import OpenRun
-from synth.search import Corpus, CorpusText, build, products, usable
+from synth.search import Corpus, CorpusText, build, digest, products, usable
 from synth.shards import Origin, OutputFolder, Shard, StepFolder
 from synth.sources import Corpus as CorpusOptions
 from synth.sources import InputFile, PassageRow, inspect, read_passages
@@ -190,6 +191,10 @@ class Counts:
     negatives: int = 0
     extra_positives: int = 0
     refused: dict[str, int] = field(default_factory=dict)
+    written: int = 0
+    """Of the negatives."""
+    written_auc: float | None = None
+    """How well a linear model tells written negatives from mined ones by their vectors: 0.5 not at all, 1 always."""
 
     def add(self, table: pa.Table, rejects: pa.Table | None, wanted: int) -> None:
         """Count a finished shard."""
@@ -197,6 +202,8 @@ class Counts:
         lengths = pc.list_value_length(table["negatives"]).to_numpy()
         self.rows += table.num_rows
         self.negatives += int(lengths.sum())
+        sources = pc.struct_field(pc.list_flatten(table["negatives"]), "source")
+        self.written += pc.sum(pc.equal(sources, "written")).as_py() or 0
         self.full += int((lengths >= wanted).sum())
         self.too_few += int((lengths < wanted).sum())
         self.extra_positives += int(pc.list_value_length(table["extra_positives"]).to_numpy().sum())
@@ -206,6 +213,28 @@ class Counts:
         for reason in rejects["reason"].to_pylist() if rejects is not None else []:
             self.rows += 1
             self.dropped[reason] = self.dropped.get(reason, 0) + 1
+
+
+PROBED = 500
+FEWEST_PROBED = 30
+
+
+def separability(vectors: NDArray[np.float32], labels: NDArray[np.int64], groups: Sequence[str]) -> float | None:
+    """AUC of a logistic regression on vectors (n, width) for labels of 0 and 1, over five folds; None without sklearn.
+
+    Texts of one group are in one fold, so that it learns no pair by heart. The shortcut and this way to see it are
+    those of CausalNeg (arXiv 2606.01304).
+    """
+    try:
+        from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - half a second, and only where it is used
+        from sklearn.metrics import roc_auc_score  # noqa: PLC0415 - as above
+        from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict  # noqa: PLC0415 - as above
+    except ImportError:
+        return None
+    folds = StratifiedGroupKFold(5, shuffle=True, random_state=0)
+    model = LogisticRegression(max_iter=1000)
+    found = cross_val_predict(model, vectors, labels, groups=groups, cv=folds, method="decision_function")
+    return round(float(roc_auc_score(labels, found)), 3)
 
 
 class Mining:
@@ -258,6 +287,31 @@ class Mining:
                 if await self._finish(number, read, mine, list(itertools.islice(pools, len(mine))), lost):
                     yield number
             waiting = []
+
+    async def probe(self) -> None:
+        """Count how well written negatives can be told from mined ones, once; a trainer would learn the difference.
+
+        Up to `PROBED` of each are embedded. Without as many as `FEWEST_PROBED` of either, nothing is said.
+        """
+        if not self.plan.options.has_facets or self.counts.done < self.counts.shards:
+            return
+        name = f"index/mined-{self.fingerprint[:16]}-probe.json"
+        path = self._folder.path / name
+        if not path.exists():
+            texts: dict[str, dict[str, str]] = {"mined": {}, "written": {}}
+            for index in sorted(self.step.done()):
+                for row in self.step.read_columns(index, ["id", "negatives"]).to_pylist():
+                    for each in row["negatives"]:
+                        texts.get(each["source"], {}).setdefault(each["passage"], row["id"])
+            drawn = {source: sorted(found, key=digest)[:PROBED] for source, found in texts.items()}
+            groups = [texts[source][text] for source, found in drawn.items() for text in found]
+            value = None
+            if min(map(len, drawn.values())) >= FEWEST_PROBED:
+                encoded, _ = await encode_all(self._encoder, [*drawn["mined"], *drawn["written"]], "document")
+                labels = np.repeat([0, 1], [len(found) for found in drawn.values()])
+                value = await asyncio.to_thread(separability, encoded.vectors, labels, groups)
+            self._folder.put_if_absent(name, json.dumps({"auc": value}).encode())
+        self.counts.written_auc = json.loads(path.read_text(encoding="utf-8"))["auc"]
 
     def swap(self) -> None:
         """Replace `mined/` by the hidden folder once that is complete."""
@@ -335,7 +389,7 @@ class Mining:
         if self.plan.options.on_short == "drop":
             few = ["too_few" if len(each.negatives) < wanted else None for each in by_row]
             reasons = [reason or other for reason, other in zip(reasons, few, strict=True)]
-        whole = with_columns(shard.table, by_row)
+        whole = with_columns(shard.table, by_row, facets=self.plan.options.has_facets)
         table, rejects = parted(whole, reasons, wanted)
         rows_in, rows_out, checksum = whole.num_rows, table.num_rows, self._view.checksum(index)
         origin = Origin(

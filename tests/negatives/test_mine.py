@@ -10,7 +10,7 @@ import mining
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from mining import said, vector
+from mining import vector
 from running import WORDS, rows, run, shards, write_job
 
 from synth.cli import main
@@ -177,7 +177,7 @@ def test_stopped_after_any_shard_the_bytes_are_the_same(tmp_path, monkeypatch, s
 def test_a_reply_that_was_paid_for_is_not_asked_again(tmp_path, monkeypatch):
     options = {"reranker": "{use: 'mining:Verdicts'}"}
     out = pairs(tmp_path)
-    monkeypatch.setattr(step, "with_columns", lambda *_: 1 / 0)
+    monkeypatch.setattr(step, "with_columns", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         mine(out, options)
     monkeypatch.undo()
@@ -361,24 +361,6 @@ def test_the_reranker_rejects_promotes_and_leaves_what_it_cannot_judge(tmp_path)
     assert {each["reranker"] for each in promoted} == {0.95}
     reasons = {each["reason"] for row in found for each in row["refused"]}
     assert {"promoted", "reranker", "no_verdict"} <= reasons
-
-
-def test_negatives_can_be_written_and_are_checked_the_same_way(tmp_path):
-    reply = said("{query} is asked by many and answered by few.", "A ferry to Porto sails in June.", "{query} {query}")
-    llm = {"use": "mining:Writer", "replies": ["no JSON", reply]}
-    options = {"use": "written", "llm": json.dumps(llm), "absolute_margin": "0.3", "max_score": "0.9", "range": None}
-    out = pairs(tmp_path, list(texts())[:3])
-    found = mine(out, options)
-    assert [kind for kind, _ in mining.asked].count("write") == 6  # each pair again after a reply without JSON
-    for row in found:
-        assert [each["source"] for each in row["negatives"]] == ["written"]
-        (negative,) = row["negatives"]
-        assert (negative["passage"], negative["rank"]) == ("A ferry to Porto sails in June.", None)
-        assert negative["passage_id"] == f"written:{row['id']}:1"
-        assert {each["reason"]: each["count"] for each in row["refused"]} == {"absolute_margin": 2}
-    broken = options | {"llm": json.dumps(llm | {"replies": ["never JSON"]})}
-    for row in mine(out, broken):
-        assert (row["negatives"], row["refused"]) == ([], [{"reason": "not_written", "count": 1}])
 
 
 @pytest.mark.slow

@@ -194,6 +194,7 @@ _ABBREVIATION = re.compile(
     r"|ggf|inkl|jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec|u\.s|e\.g|i\.e|z\.\s?b|d\.\s?h)|\b\w)\.\Z",
     re.IGNORECASE,
 )
+_ORDINAL = re.compile(r"(?<!\S)\d{1,2}\.\Z")
 _LOOK_BACK = 16
 
 _CHARACTER = regex.compile(r"\X")
@@ -252,9 +253,12 @@ def _ends(pattern: re.Pattern[str], text: str, low: int, high: int) -> Iterator[
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a text, each a part of it without the white space around; a paragraph ends one too."""
-    ends = {match.end() for match in _PARAGRAPH.finditer(text)} | {*_ends(_SENTENCE, text, 0, len(text)), len(text)}
-    places = [0, *sorted(ends)]
+    """The sentences of a text, each a part of it without the white space around; a paragraph ends one too.
+
+    A number of one or two digits with a point is an ordinal in many languages, so it does not end one.
+    """
+    points = {end for end in _ends(_SENTENCE, text, 0, len(text)) if not _ORDINAL.search(text, max(0, end - 4), end)}
+    places = [0, *sorted({match.end() for match in _PARAGRAPH.finditer(text)} | points | {len(text)})]
     return [part for start, end in pairwise(places) if (part := text[start:end].strip())]
 
 

@@ -8,7 +8,7 @@ import regex
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synth.sources.passages import between_characters, chunk, truncate
+from synth.sources.passages import between_characters, chunk, sentences, truncate
 
 FAMILY = "\U0001f469\u200d\U0001f469\u200d\U0001f467"
 SCOTLAND = "\U0001f3f4\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f"
@@ -137,3 +137,12 @@ def test_pieces_cover_ten_megabytes_quickly():
     assert {len(piece) <= 8000 for piece in chunks} == {True}
     assert min(map(len, chunks)) > 4000
     assert all(a.endswith("dog.") for a, _ in pairwise(chunks))
+
+
+def test_an_ordinal_does_not_end_a_sentence():
+    text = "Die Hanse entstand im 12. Jahrhundert. Sie wuchs bis 1500. Dann (um den 15. Mai) sank sie."
+    assert sentences(text) == [
+        "Die Hanse entstand im 12. Jahrhundert.",
+        "Sie wuchs bis 1500.",
+        "Dann (um den 15. Mai) sank sie.",
+    ]

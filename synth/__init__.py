@@ -16,14 +16,12 @@ if TYPE_CHECKING:
         afilter,
         agenerate,
         amine,
-        aplan,
         arun,
         export,
         filter,  # noqa: A004 - named after the command
         generate,
         mine,
         open_run,
-        plan,
         run,
     )
     from synth.errors import (
@@ -59,7 +57,7 @@ if TYPE_CHECKING:
     from synth.types import Layout
 
 _NAMES = {
-    "api": "Run aexport afilter agenerate amine aplan arun export filter generate mine open_run plan run",
+    "api": "Run aexport afilter agenerate amine arun export filter generate mine open_run run",
     "errors": "InputError JobError OutputError RequestRejected ServerRefused ServerUnavailable Stopped SynthError"
     " SystemFault TooManyUnusable",
     "exports": "Export",
@@ -110,14 +108,12 @@ __all__ = [
     "afilter",
     "agenerate",
     "amine",
-    "aplan",
     "arun",
     "export",
     "filter",
     "generate",
     "mine",
     "open_run",
-    "plan",
     "read_fields",
     "read_text",
     "run",

@@ -26,13 +26,15 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from synth import forecast, pipeline
+from synth import pipeline
 from synth.document import Document
 from synth.errors import JobError, Stopped
-from synth.forecast import Plan, PlanArgs
 from synth.job import build_job
 from synth.pipeline import Control, RunArgs, Target
 from synth.progress import Display
+from synth.report import make
+from synth.report.compare import Comparison, Side, compare
+from synth.report.parts import Report
 from synth.results import export as exporting
 from synth.results.keep import Kept, apply
 from synth.results.render import row_view
@@ -119,8 +121,20 @@ class Run:
         return summarise(opened, keep_step.default_view(opened, score_step.steps_of(opened)))
 
     def sweep(self, score: str = "cosine", **options: Any) -> Sweep:
-        """What each threshold of `score` keeps. Options: `by`, `at` and `label`, as `synth sweep` has them."""
+        """What each threshold of `score` keeps. Options: `by`, `at`, `label`, `goal=("precision", 0.95)`."""
         return sweep(self._folder, SweepArgs(score, **options))
+
+    def report(self, view: str = "kept", *, queries: str | Path | None = None) -> Report:
+        """Yield, coverage, mixes, redundancy, scores and a map, as `synth report` gives them; `.save("report.html")`.
+
+        `queries` is a file of people's queries to compare with. A notebook shows the page.
+        """
+        return _outside_loop(make)(self._folder, view, None if queries is None else Path(queries), _silent)
+
+    def compare(self, other: Run, *, view: str = "kept", other_view: str = "kept") -> Comparison:
+        """Every figure of the report beside that of another run or view, and the rows that only one keeps."""
+        sides = Side(self._folder, view), Side(other._folder, other_view)
+        return _outside_loop(compare)(*sides, _silent)
 
     def keep(self, view: str | None = None, /, **rules: Any) -> Kept:
         """Apply other rules to the stored scores: `run.keep(cosine={"above": 0.6})`. No model is called.
@@ -330,36 +344,10 @@ def run(
 
     `overrides` set keys of the job file, `__` for the dot: `run("job.yaml", task__queries_per_passage=2)`.
     """
-    target = _target(job, out, overrides, sample)
+    settings = [f"{name.replace('__', '.')}={json.dumps(value)}" for name, value in overrides.items()]
+    target = pipeline.resolve(Path(job), Path(out) if out is not None else None, settings, sample)
     args = RunArgs(workers, continue_edited=continue_edited, retry=retry_rejected)
     return _run(target, args, progress=progress)
-
-
-def _target(job: str | Path, out: str | Path | None, overrides: Mapping[str, Any], sample: int | None) -> Target:
-    settings = [f"{name.replace('__', '.')}={json.dumps(value)}" for name, value in overrides.items()]
-    return pipeline.resolve(Path(job), Path(out) if out is not None else None, settings, sample)
-
-
-@_outside_loop
-def plan(
-    job: str | Path,
-    *,
-    pilot: int | None = None,
-    out: str | Path | None = None,
-    gpu: str | None = None,
-    precision: str = "bf16",
-    gpus: int = 1,
-    price: tuple[float, float, float] | None = None,
-    progress: bool = True,
-    **overrides: Any,
-) -> Plan:
-    """What a job file will cost, and with a pilot of so many rows what it will keep, as `synth plan` says.
-
-    `price` is that of a million tokens: in prompts, in cached prompts, in replies. Only a pilot asks models and writes,
-    into `OUT.sample-N`. Raises JobError, InputError, and with a pilot what `run` raises.
-    """
-    args = PlanArgs(gpu, precision, gpus, price)
-    return forecast.plan(_target(job, out, overrides, pilot), args, _Caller(progress=progress))
 
 
 @_outside_loop
@@ -383,7 +371,6 @@ def export(run: Run, *, to: str, out: str | Path, view: str | None = None, **opt
 agenerate = _twin(generate)
 afilter = _twin(filter)
 arun = _twin(run)
-aplan = _twin(plan)
 amine = _twin(mine)
 aexport = _twin(export)
 

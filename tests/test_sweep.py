@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from synth.cli import main
+from synth.results import calibration
 from synth.results import sweep as sweeping
 from synth.rules import Rules, ruleset
 from synth.shards import Origin, OutputFolder
@@ -107,6 +108,68 @@ def test_auc_equals_counting_all_pairs(seed, lower):
     assert sweeping.auc(score, labels, lower=lower) == pytest.approx(np.mean(wins))
 
 
+@pytest.mark.parametrize("lower", [False, True])
+@pytest.mark.parametrize("goal", [("precision", 0.7), ("f1", 1.0)])
+def test_thresholds_by_labels_equal_a_brute_force_search(goal, lower):
+    rng = np.random.default_rng(9)
+    score = np.round(rng.random(200), 2)
+    labels = (rng.random(200) < (1 - score if lower else score)).astype(float)
+    score[:5], labels[5:15] = NAN, NAN
+    found = calibration.fit(score, labels, goal, lower=lower)
+    tried = {}
+    for threshold in np.append(np.unique(score[~np.isnan(score)]), [-1, 2]):
+        kept = (score < threshold if lower else score > threshold) & ~np.isnan(labels)
+        right, total = np.nansum(labels[kept]), np.nansum(labels)
+        if kept.any():
+            tried[kept.sum()] = (right / kept.sum(), right / total, 2 * right / (kept.sum() + total))
+    wanted = max(n for n, row in tried.items() if row[0] >= 0.7) if goal[0] == "precision" else None
+    wanted = wanted or max(tried, key=lambda n: tried[n][2])
+    assert [found.precision.value, found.recall.value, found.f1.value] == pytest.approx(tried[wanted])
+    kept = score < found.threshold.value if lower else score > found.threshold.value
+    assert (kept & ~np.isnan(labels)).sum() == wanted
+    for each in (found.threshold, found.precision, found.recall, found.f1):
+        assert each.low <= each.value <= each.high
+        assert each.low < each.high
+    assert calibration.fit(score, labels, goal, lower=lower) == found
+
+
+def test_an_interval_by_wilson():
+    found = calibration.wilson(8, 10)
+    assert (found.value, found.low, found.high) == pytest.approx((0.8, 0.4902, 0.9433), abs=1e-4)
+    assert calibration.wilson(0, 5).low == pytest.approx(0)
+    assert calibration.wilson(5, 5).high == pytest.approx(1)
+
+
+def test_the_interval_of_a_threshold_covers_the_true_one():
+    rng, covered = np.random.default_rng(2), 0
+    for _ in range(20):  # the labels turn at 0.6, where F1 is best
+        score = rng.random(150)
+        labels = (rng.random(150) < np.where(score > 0.6, 0.9, 0.1)).astype(float)
+        found = calibration.fit(score, labels, ("f1", 1.0), lower=False, seed=1)
+        covered += found.threshold.low - 0.02 <= 0.6 <= found.threshold.high + 0.02
+    assert covered >= 17
+
+
+def test_rules_by_labels_are_proposed_for_each_group(out, capsys, tmp_path):
+    flags = ["--by", "query_language", "--label-column", "label", "--target", "precision=0.75"]
+    found = told(capsys, out, *flags, "--write", str(tmp_path / "rules.yaml"))
+    first, *groups = found["proposed"]
+    assert first["fit"]["precision"]["value"] >= 0.75
+    assert {each["group"][0]: each["own"] for each in groups}[""] is False
+    assert Rules.parse(ruleset.load_document(tmp_path / "rules.yaml").data["keep"], None)[1] == []
+    assert main(["sweep", str(out), "--label-column", "label", "--best", "f1"]) == 0
+    assert "bootstrap" in capsys.readouterr().out
+    for wrong, word in (
+        (["--best", "f1"], "--label-column"),
+        (["--best", "f2", "--label-column", "label"], "--best f1"),
+        (["--target", "recall=0.9", "--label-column", "label"], "precision=0.95"),
+        (["--target", "precision=0.99", "--label-column", "label", "--lower"], "no threshold reaches"),
+        (["--best", "f1", "--target", "precision=0.9", "--label-column", "label"], "Name one"),
+    ):
+        assert main(["sweep", str(out), *wrong]) == 2
+        assert word in capsys.readouterr().err
+
+
 def test_auc_without_both_kinds_is_not_defined():
     assert sweeping.auc(np.array([0.1, 0.2]), np.array([1.0, 1.0])) is None
     assert sweeping.auc(np.array([NAN, 0.2]), np.array([0.0, 1.0])) is None
@@ -127,7 +190,7 @@ def test_at_most_the_share_lies_beyond_and_no_looser_value_would_do(share, lower
     values = np.round(np.random.default_rng(1).random(173), 2)
     values[:4] = NAN
     known = values[4:]
-    threshold = sweeping.at_most(values, share, lower=lower)
+    threshold = calibration.at_most(values, share, lower=lower)
     beyond = (lambda t: (known < t).mean()) if lower else (lambda t: (known > t).mean())
     assert beyond(threshold) <= share
     looser = [t for t in known if (t > threshold if lower else t < threshold)]
@@ -169,13 +232,13 @@ def missing(rows, language):
 
 def test_other_rules_stay_in_the_proposal():
     current, _ = Rules.parse({"cosine": {"above": 0.7, "missing": "keep"}, "language_ok": True}, None)
-    proposed = [sweeping.Threshold((), 9, 0.25, own=True, share=0.5, shuffled_share=None)]
-    keep = sweeping.as_keep(proposed, current, "cosine", (), lower=False)
+    proposed = [calibration.Threshold((), 9, 0.25, own=True, share=0.5, shuffled_share=None)]
+    keep = calibration.as_keep(proposed, current, "cosine", (), lower=False)
     assert keep == {
         "cosine": {"above": 0.25, "missing": "keep"},
         "language_ok": {"is": True, "missing": "keep"},
     }
-    assert "above: 0.25" in sweeping.as_yaml(keep, "from a sweep")
+    assert "above: 0.25" in calibration.as_yaml(keep, "from a sweep")
 
 
 def test_samples_are_the_pairs_nearest_to_each_cut(out, capsys):

@@ -19,7 +19,7 @@ from synth.steps import ingest
 MOST_ROWS = 20_000
 """Rows read at most; a larger corpus is sampled."""
 KEPT_PASSAGES = 50
-"""Passages kept for rendering prompts at least, and up to twice as many."""
+"""Passages kept for rendering prompts."""
 
 
 @dataclass(slots=True)
@@ -63,8 +63,6 @@ class DataReport(Counts):
     """UTF-8 bytes of all these passages."""
     longest: int = 0
     sample: list[PassageRow] = field(default_factory=list)
-    """Each `spacing`-th passage."""
-    spacing: int = 1
 
     @property
     def expected(self) -> int:
@@ -73,7 +71,7 @@ class DataReport(Counts):
 
     def as_json(self) -> dict[str, Any]:
         found = Counts.as_json(self) | {"sampled": self.sampled, "expected_passages": self.expected}
-        return {name: value for name, value in found.items() if name not in {"sample", "spacing"}}
+        return {name: value for name, value in found.items() if name != "sample"}
 
     def add(self, outcome: PassageRow | RejectedRow, corpora: Sequence[Corpus]) -> None:
         """Count one passage or rejected row."""
@@ -91,14 +89,9 @@ class DataReport(Counts):
         corpus = next((each for each in corpora if each.source == outcome.source), None)
         if corpus is not None and corpus.on_long == "truncate":
             self.cut += len(outcome.text) >= corpus.max_chars
-        if self.passages % self.spacing == 0:
+        spacing = max(1, min(self.rows or MOST_ROWS, MOST_ROWS) // KEPT_PASSAGES)
+        if self.passages % spacing == 0 and len(self.sample) < KEPT_PASSAGES:
             self.sample.append(outcome)
-            if len(self.sample) == 2 * KEPT_PASSAGES:
-                self.sample, self.spacing = self.sample[1::2], 2 * self.spacing
-
-    def few(self, count: int) -> list[PassageRow]:
-        """At most so many of the sample, spread evenly."""
-        return [self.sample[n] for n in sorted(sources.sample_rows(len(self.sample), count))]
 
 
 def look(corpora: Sequence[Corpus], files: Sequence[InputFile], limits: ReadLimits, findings: Findings) -> DataReport:

@@ -24,12 +24,12 @@ from synth.terminal import silence, tell
 _MODULES = (
     "run",
     "check",
-    "plan",
     "preview",
     "personas",
     "filter",
     "keep",
     "sweep",
+    "report",
     "folder",
     "mine",
     "export",

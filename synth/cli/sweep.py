@@ -17,6 +17,7 @@ from synth.terminal import columns, facts, heading, say, shorten, show, tell, wo
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from synth.results.calibration import Estimate
     from synth.results.sweep import Cut, Sweep
 
 _BAR = 30
@@ -27,6 +28,7 @@ _TEXT = 130
     "synth sweep out",
     "synth sweep out --by query_language --calibrate keep=0.5 --write rules.yaml",
     "synth sweep out --score reranker --label-column label --at 0.5 --examples",
+    "synth sweep out --label-column label --target precision=0.95 --write rules.yaml",
 )
 def sweep(
     out: RunFolder,
@@ -42,6 +44,11 @@ def sweep(
     label_column: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="Labels (above 0: relevant): precision, recall, AUC.")
     ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="precision=P", help="Propose the loosest thresholds with this precision by the labels."),
+    ] = None,
+    best: Annotated[str | None, typer.Option(metavar="f1", help="Propose the thresholds with the best F1.")] = None,
     lower: Annotated[bool, typer.Option("--lower", help="Lower scores are better.")] = False,
     examples: Annotated[
         bool, typer.Option("--examples", help="Also show pairs on either side of each threshold.")
@@ -54,19 +61,23 @@ def sweep(
     from synth.results.sweep import sweep as work
     from synth.shards import OutputFolder
 
-    if write and calibrate is None:
+    flags = {"--calibrate": calibrate, "--target": target, "--best": best}
+    goals = [_goal(flag, text) for flag, text in flags.items() if text is not None]
+    if write and not goals:
         raise JobError("--write needs a proposal to write.", "Add a goal, for example --calibrate keep=0.5")
+    if len(goals) > 1:
+        raise JobError("--calibrate, --target and --best are different goals.", "Name one of them.")
     try:
         thresholds = [float(each) for each in _words(at)]
     except ValueError as exc:
         raise JobError(f"--at {at}: expected numbers with commas between them.", "For example --at 0.6,0.7") from exc
-    goal = None if calibrate is None else _goal(calibrate)
+    goal = goals[0] if goals else None
     args = SweepArgs(score, _words(by), thresholds, goal, label_column, lower, count if examples else 0)
     folder = OutputFolder.open(out)
     found = work(folder, args)
     if write and found.keep is not None:
         command = f"synth sweep {folder.path.name} --score {score}{' --by ' if by else ''}{','.join(args.by)}"
-        _write(write, found.keep, f"{command} --calibrate {_goal_text(found)}")
+        _write(write, found.keep, f"{command} {_flag(found)}")
     if as_json:
         say(json.dumps(found.as_json(), ensure_ascii=False))
         return
@@ -75,18 +86,29 @@ def sweep(
         tell(f"{write} is written; apply it: synth keep {out} --rules {write} --as calibrated")
 
 
-def _goal(text: str) -> tuple[str, float]:
-    """`keep=0.5` or `random-pairs=0.01` as a pair. Raises JobError."""
+_GOALS = {
+    "--calibrate": ({"keep", "random-pairs"}, "keep=0.5, random-pairs=0.01"),
+    "--target": ({"precision"}, "precision=0.95"),
+}
+
+
+def _goal(flag: str, text: str) -> tuple[str, float]:
+    """`keep=0.5`, `random-pairs=0.01`, `precision=0.95` or `f1` as a pair. Raises JobError."""
+    if flag == "--best":
+        if text == "f1":
+            return text, 1.0
+        raise JobError(f"--best {text}: not a measure.", "Write --best f1")
     name, _, number = text.partition("=")
+    known, example = _GOALS[flag]
     with suppress(ValueError):
         share = float(number)
-        if name in {"keep", "random-pairs"} and 0 < share < 1:
+        if name in known and 0 < share < 1:
             return name, share
-    raise JobError(f"--calibrate {text}: expects a goal and a share between 0 and 1.", "keep=0.5, random-pairs=0.01")
+    raise JobError(f"{flag} {text}: expects a goal and a share between 0 and 1.", example)
 
 
 def _write(path: Path, keep: dict[str, Any], comment: str) -> None:
-    from synth.results.sweep import as_yaml
+    from synth.results.calibration import as_yaml
 
     try:
         path.write_text(as_yaml(keep, comment), encoding="utf-8")
@@ -142,24 +164,46 @@ def _table(title: str, cuts: Sequence[Cut], found: Sweep) -> RenderableType:
 
 
 def _print_proposal(found: Sweep) -> None:
-    show(words(f"\nproposed for {_goal_text(found)} (exact: at most this share lies beyond a threshold)"))
-    rows = []
-    for each in found.proposed:
-        name = _group(each.group) if each.own else f"{_group(each.group)} *"
-        sizes = (f"{each.rows:,}", _percent(each.share), _percent(each.shuffled_share, 2))
-        rows.append((name, f"{each.threshold:.6g}", *sizes))
-    show(columns(("group", "below" if found.args.lower else "above", "pairs", "kept", "of shuffled"), rows))
+    show(words(f"\nproposed for {_flag(found).partition(' ')[2]} ({_HOW[found.proposed[0].fit is not None]})"))
+    side = "below" if found.args.lower else "above"
+    names = [_group(each.group) if each.own else f"{_group(each.group)} *" for each in found.proposed]
+    fits = [each.fit for each in found.proposed]
+    kept = [(f"{each.threshold:.6g}", f"{each.rows:,}", _percent(each.share)) for each in found.proposed]
+    if fits[0] is None:
+        shuffled = (_percent(each.shuffled_share, 2) for each in found.proposed)
+        rows = [(name, *some, last) for name, some, last in zip(names, kept, shuffled, strict=True)]
+        show(columns(("group", side, "pairs", "kept", "of shuffled"), rows))
+    else:
+        rows = [
+            (name, *some, f"{its.labelled:,}" if its else "–")
+            for name, some, its in zip(names, kept, fits, strict=True)
+        ]
+        show(columns(("group", side, "pairs", "kept", "labelled"), rows), words())
+        measured = [(name, its) for name, its in zip(names, fits, strict=True) if its]
+        bounds = [(name, *map(_interval, (f.threshold, f.precision, f.recall, f.f1))) for name, f in measured]
+        show(columns(("95 % intervals", side, "precision", "recall", "F1"), bounds))
+    if fits[0] and fits[0].reached < 1:
+        show(words(f"{1 - fits[0].reached:.0%} of the resamples have no threshold that reaches it: label more pairs"))
     if any(not each.own for each in found.proposed):
-        show(words("* too few pairs: the threshold of all pairs"))
+        show(words("* too few pairs, or none that reaches it: the threshold of all pairs"))
+
+
+_HOW = ("exact: at most this share lies beyond a threshold", "precision and recall: Wilson; the others: bootstrap")
+
+
+def _interval(each: Estimate) -> str:
+    return f"{each.value:.2f} [{each.low:.2f}, {each.high:.2f}]"
 
 
 def _condition(found: Sweep, threshold: float) -> str:
     return f"{found.args.score} {'<' if found.args.lower else '>'} {threshold:g}"
 
 
-def _goal_text(found: Sweep) -> str:
+def _flag(found: Sweep) -> str:
+    """The option that asked for the proposal."""
     name, share = found.args.goal or ("keep", 1.0)
-    return f"{name}={share:g}"
+    flag = next((flag for flag, (known, _) in _GOALS.items() if name in known), "--best")
+    return f"{flag} {name}" if flag == "--best" else f"{flag} {name}={share:g}"
 
 
 def _group(name: Sequence[str]) -> str:

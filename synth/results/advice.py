@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from synth.results.calibration import at_most
 from synth.results.summary import (
     FEW_PASSAGES,
     RANK,
@@ -22,7 +23,6 @@ from synth.results.summary import (
     tables_of,
     totals,
 )
-from synth.results.sweep import at_most
 from synth.rules import Rules
 from synth.rules.conditions import LOWER, UPPER, Condition
 from synth.shards import OutputFolder

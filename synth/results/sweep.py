@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import yaml
 from numpy.typing import NDArray
 
 from synth.errors import JobError
+from synth.results.calibration import Threshold, as_keep, beyond, beyond_share, propose, share_of
 from synth.results.summary import rows_at, spearman
 from synth.rules import Mask, Rules, known_columns
 from synth.runs.run import job_of
@@ -30,8 +30,6 @@ Numbers = NDArray[np.float64]
 _STEPS = 20
 """About as many thresholds, and bins, as fit a screen."""
 _TWO = 2
-_FEWEST = 50
-"""Fewer scores than this say little of a group; it takes the threshold of all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,21 +42,6 @@ class Cut:
     shuffled_share: float | None
     precision: float | None
     recall: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Threshold:
-    """A proposed threshold: strictly beyond it lie `share` of the `rows` pairs and `shuffled_share` of shuffled ones.
-
-    `group` is empty for all pairs together; `own` is False where a group is too small to have one of its own.
-    """
-
-    group: tuple[str, ...]
-    rows: int
-    threshold: float
-    own: bool
-    share: float | None
-    shuffled_share: float | None
 
 
 Samples = dict[float, tuple[list[dict[str, Any]], list[dict[str, Any]]]]
@@ -75,7 +58,7 @@ class SweepArgs:
     at: Sequence[float] = ()
     """Thresholds; none: evenly spaced ones."""
     goal: tuple[str, float] | None = None
-    """Propose thresholds for this share of `keep` or `random-pairs`."""
+    """Propose thresholds for a share of `keep` or `random-pairs`, or by labels for a `precision` or the best `f1`."""
     label: str | None = None
     """A column of labels, above 0: relevant."""
     lower: bool = False
@@ -261,13 +244,13 @@ def cuts_at(scored: Scored, rows: Mask, thresholds: Sequence[float]) -> list[Cut
     shuffled = scored.shuffled[rows] if scored.shuffled is not None else None
     found = []
     for threshold in thresholds:
-        kept = _beyond(score, threshold, lower=lower)
+        kept = beyond(score, threshold, lower=lower)
         precision = recall = None
         if labels is not None:
             relevant = labels > 0
             right = int((kept & relevant).sum())
-            precision = _share(right, int((kept & ~np.isnan(labels)).sum()))
-            recall = _share(right, int(relevant.sum()))
+            precision = share_of(right, int((kept & ~np.isnan(labels)).sum()))
+            recall = share_of(right, int(relevant.sum()))
         found.append(
             Cut(
                 threshold=threshold,
@@ -279,12 +262,6 @@ def cuts_at(scored: Scored, rows: Mask, thresholds: Sequence[float]) -> list[Cut
             )
         )
     return found
-
-
-def beyond_share(values: Numbers, threshold: float, *, lower: bool) -> float | None:
-    """The share of the known values that lie strictly beyond a threshold; None when none is known."""
-    known = values[~np.isnan(values)]
-    return _share(int(_beyond(known, threshold, lower=lower).sum()), len(known))
 
 
 def auc(score: Numbers, labels: Numbers, *, lower: bool = False) -> float | None:
@@ -381,86 +358,3 @@ def _labels(column: pa.ChunkedArray, name: str) -> Numbers:
 
 def _is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
-
-
-def _beyond(values: Numbers, threshold: float, *, lower: bool) -> Mask:
-    return np.asarray(values < threshold if lower else values > threshold, np.bool_)
-
-
-def _share(part: int, whole: int) -> float | None:
-    return part / whole if whole else None
-
-
-def at_most(values: Numbers, share: float, *, lower: bool) -> float | None:
-    """The loosest of the values strictly beyond which lie at most `share` of them; None when there is none.
-
-    Exact with ties: of n known values at most floor(share * n) lie beyond it.
-    """
-    known = np.sort(values[~np.isnan(values)])
-    if not len(known):
-        return None
-    beyond = min(math.floor(share * len(known)), len(known) - 1)
-    return float(known[beyond] if lower else known[len(known) - 1 - beyond])
-
-
-def propose(scored: Scored, wish: tuple[str, float]) -> list[Threshold]:
-    """The threshold of all pairs first, then one for each group. Raises JobError when nothing can be calibrated on."""
-    (kind, share), lower, shuffled = wish, scored.lower, scored.shuffled
-    values = scored.score if kind == "keep" else shuffled
-    overall = None if values is None else at_most(values, share, lower=lower)
-    if values is None or overall is None:
-        raise JobError(
-            "--calibrate random-pairs: this score has no column for shuffled pairs."
-            if kind == "random-pairs"
-            else "--calibrate keep: this score is null everywhere.",
-            "The cosine scorer makes one, `cosine_shuffled`; or calibrate with keep=0.5.",
-        )
-    fewest = max(_FEWEST, math.ceil(1 / share))
-    found = []
-    for number, name in [(None, ()), *((n, name) for n, name in enumerate(scored.names) if name)]:
-        rows = scored.of(number)
-        # A null (an empty name) can have no threshold of its own: rules name groups by their values.
-        enough = np.count_nonzero(~np.isnan(values[rows])) >= fewest and all(name) and "default" not in name
-        own = overall if number is None else at_most(values[rows], share, lower=lower) if enough else None
-        threshold = overall if own is None else own
-        found.append(
-            Threshold(
-                group=name,
-                rows=int(rows.sum()),
-                threshold=threshold,
-                own=own is not None,
-                share=beyond_share(scored.score[rows], threshold, lower=lower),
-                shuffled_share=None if shuffled is None else beyond_share(shuffled[rows], threshold, lower=lower),
-            )
-        )
-    return found
-
-
-def as_keep(
-    proposed: Sequence[Threshold], current: Rules, score: str, by: Sequence[str], *, lower: bool
-) -> dict[str, Any]:
-    """The current rules with the proposed thresholds in place of their own on this score, as a `keep:` mapping."""
-    operator = "below" if lower else "above"
-    overall = proposed[0].threshold
-    value: Any = overall
-    if by:
-        value = {"by": by[0] if len(by) == 1 else list(by)}
-        for each in (one for one in proposed[1:] if one.own):
-            here = value
-            for name in each.group[:-1]:
-                here = here.setdefault(name, {})
-            here[each.group[-1]] = each.threshold
-        value["default"] = overall
-    keep = current.canonical()
-    replaced = {name: rule for name, rule in keep.get(score, {}).items() if name == "missing"}
-    return {score: {operator: value} | replaced} | {name: rule for name, rule in keep.items() if name != score}
-
-
-def as_yaml(keep: dict[str, Any], comment: str) -> str:
-    """A rules file. Raises JobError when a group cannot be named in rules, for instance an unknown language."""
-    _, problems = Rules.parse(keep, None)
-    if problems:
-        first = problems[0]
-        raise JobError(f"{'.'.join(first.path)}: {first.message}.", "Sweep by another column.")
-    lines = "".join(f"# {line}\n" for line in comment.splitlines())
-    return lines + yaml.safe_dump({"keep": keep}, sort_keys=False, allow_unicode=True)

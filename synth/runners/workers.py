@@ -245,8 +245,6 @@ class _Supervisor:
         done = self._run.folder.step("generated").done()
         kept = done & keep.default_view(self._run, score.steps_of(self._run)).folder(self._run.folder).done()
         count_items(self._run, self._counters, kept if self._run.pairs else done, kept)
-        if (budget := self._counters.budget) and budget.share >= 1 and len(done) < self._shards:
-            budget.end()
         before: object = None
         shares = [replace(share, worker=number) for number in range(share.workers)]
         while before != (before := local.state(self._run)) and not self._over():
@@ -294,10 +292,6 @@ class _Supervisor:
                 for name in COUNTED:
                     now = sum(each.counts.get(name, 0) for each in self._running)
                     setattr(self._counters, name, self._past[name] + now)
-                budget = self._counters.budget
-                if budget is not None and not self._stop() and budget.exceeded(self._counters.in_flight + 1):
-                    with suppress(Stopped):
-                        budget.end()
                 reports = [each.counts for each in self._running if each.counts]
                 if reports and not self._stop():
                     self._counters.phase = reports[0]["phase"]

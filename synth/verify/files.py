@@ -25,7 +25,7 @@ JOURNAL = re.compile(r"(.+)-([0-9]{8})(?:\.[A-Za-z0-9_-]+)?\.jnl")
 REVISION = re.compile(r"job\.([0-9]+)\.json")
 _HIDDEN = re.compile(r"-[0-9a-f]{8}(-[0-9]+)?(\.old)?$")
 _KNOWN = frozenset(
-    {"README.md", "job.json", "passages", "generated", "scores", "kept", "views", "rejected", "mined"}
+    {"README.md", "report.html", "job.json", "passages", "generated", "scores", "kept", "views", "rejected", "mined"}
     | {"prompts", ".rejects", "tmp", "wip", "logs", "index", "lost+found"}
 )
 _NUMBERS = ("shard", "first", "in", "out", "rejected")

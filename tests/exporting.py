@@ -3,7 +3,7 @@
 import json
 
 import pyarrow.parquet as pq
-from running import WORDS, run, write_job
+from running import WORDS, run, write_corpus, write_job
 
 from synth.cli.export import export_run as export
 from synth.cli.mine import mine_run as mine
@@ -78,6 +78,22 @@ class Broken(Tsv):
     def write(self, source, facts, files):
         super().write(source, facts, files)
         raise InputError("half is written.")
+
+
+def written(folder, task, *, passages=6, **job):
+    """A finished run of another task, by the test double and its own scorers and rules; its folder."""
+    write_corpus(folder / "docs.jsonl", passages)
+    base = {
+        "seed": 3,
+        "corpus": {"name": "docs", "path": str(folder / "docs.jsonl"), "language": "en"},
+        "personas": None,
+        "llm": {"use": "extractive"},
+        "embed": {"use": "mining:Bag"},
+        "task": task,
+        "run": {"shard_size": 3},
+    }
+    run(write_job(folder, base | job), folder / "out")
+    return folder / "out"
 
 
 def export_of(out, to, folder, *settings):

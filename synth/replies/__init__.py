@@ -131,8 +131,8 @@ def read_fields(
 ) -> tuple[dict[str, str], bool]:
     """The value of every key of the object in a reply, and whether it needed a repair; raises UnusableReply.
 
-    A key with choices has one of them. One with None has a text, which none of the others equals, nor any of `written`,
-    and which repeats nothing of `echoes` (the `echo_keys` of the worked examples' texts).
+    A key with choices has one of them. One with None has a text, perhaps of several lines. It equals none of the others
+    and of `written`, and repeats nothing of `echoes` (the `echo_keys` of the worked examples' texts).
     """
     found, repaired = read_object(reply, fields, repair=repair)
     values, renamed = _named(found, fields, repair=repair)
@@ -142,7 +142,7 @@ def read_fields(
         if choices is not None:
             read[key] = _offered(key, values[key], choices)
         else:
-            read[key] = _text(key, values[key])
+            read[key] = _text(key, values[key], _NOT_SPACE)
             _require_new(key, read[key], echoes, texts)
             texts.append(read[key])
     return read, repaired or renamed

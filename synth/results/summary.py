@@ -226,7 +226,7 @@ def _agreement(run: OpenRun, files: Sequence[Path]) -> dict[str, float]:
         if name in table.column_names and pa.types.is_floating(kind := table[name].type) | pa.types.is_integer(kind):
             known = table.select([grade, name]).drop_null()
             both = [known[each].cast(pa.float64()).to_numpy() for each in known.column_names]
-            if known.num_rows >= max(_FEWEST, table.num_rows / 2):  # not a score of triples alone
+            if known.num_rows >= max(_FEWEST, 0.9 * table.num_rows):  # not a score of triples alone
                 found[name] = spearman(*both)
     return {name: value for name, value in found.items() if value is not None}
 

@@ -5,11 +5,12 @@ what was asked; what came is for the scorers to measure. An item may be a triple
 for that is less alike than the partner.
 
 `write.j2` and `system.j2` see `text`, `language`, `length`, `relation`, `grade`, `substitute` (what to do where the
-relation cannot be had, empty without), `far_relation` and `far_grade` (empty and 0 in a pair), and `examples`.
+relation is impossible, empty without), `far_relation` and `far_grade` (empty and 0 in a pair), and `examples`.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -92,7 +93,7 @@ class _Fixed:
     examples: tuple[Mapping[str, Any], ...]
     echoes: frozenset[str]
     substitutes: bool
-    """Whether the templates say what to do where a relation cannot be had."""
+    """Whether the templates say what to do where a relation is impossible."""
 
 
 def _named(grades: object) -> object:
@@ -274,6 +275,7 @@ class Sts(Task):
 
 
 def _shown(example: Example) -> Mapping[str, Any]:
-    """An example as a template sees it."""
-    values = example.model_dump()
+    """An example as a template sees it, with the `reply` that it shows."""
+    texts = {"Partner": example.partner} | ({"Far": example.far} if example.far else {})
+    values = example.model_dump() | {"reply": json.dumps(texts, ensure_ascii=False)}
     return {name: neutralise(value)[0] if isinstance(value, str) else value for name, value in values.items()}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from datasets import get_dataset_config_names, load_dataset
-from exporting import PLACES, THINGS, pair, pairs
+from exporting import PLACES, THINGS, pair, pairs, written
 
 from synth.cli.export import export_run as export
 from synth.cli.mine import mine_run
@@ -25,8 +25,9 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 def needs(*names):
     """Skip, saying what is missing."""
+    # those of the trainers first: an export named after its format lies beside the job, whose folder is searched too
     found = {
-        name: importlib.util.find_spec(name) or PathFinder.find_spec(name, [TRAINERS] if TRAINERS else [])
+        name: PathFinder.find_spec(name, [TRAINERS] if TRAINERS else []) or importlib.util.find_spec(name)
         for name in names
     }
     missing = [name for name, spec in found.items() if spec is None or spec.origin is None]  # a bare folder has none
@@ -131,12 +132,48 @@ def test_ms_swift_reads_its_rows(exports, tmp_path):
 
 def test_mteb_loads_and_evaluates(exports, model, tmp_path):
     needs("mteb", "pytrec_eval")
-    assert "nDCG@10" in opened(SCRIPTS / "mteb_evaluation.py", exports / "mteb", model, cache=tmp_path)
+    assert "passages, main score" in opened(SCRIPTS / "mteb_evaluation.py", exports / "mteb", model, cache=tmp_path)
 
 
 def test_beir_loads_every_split(exports, tmp_path):
     needs("beir")
     assert opened(SCRIPTS / "beir_folder.py", exports / "beir", cache=tmp_path).count("60 passages") == 2
+
+
+@pytest.fixture(scope="module")
+def similar(tmp_path_factory):
+    """What each format makes of graded pairs and triples."""
+    place = tmp_path_factory.mktemp("similar")
+    out = written(place, {"use": "sts", "queries_per_passage": 4, "triples": 0.5}, passages=24)
+    for to in ("sentence-transformers", "ms-swift", "flagembedding", "tevatron", "mteb", "jsonl"):
+        export(out, ExportArgs(to, place / to, split=["test=0.2"]), as_json=True)
+    export(out, ExportArgs("sentence-transformers", place / "triplets", settings=["form=triplets"]), as_json=True)
+    return place
+
+
+@pytest.mark.parametrize("folder", ["sentence-transformers", "triplets"])
+def test_sentence_transformers_trains_on_similar_texts(similar, model, tmp_path, folder):
+    said = opened(SCRIPTS / "sentence_transformers_step.py", similar / folder, model, cache=tmp_path)
+    assert "one step" in said
+    needs("accelerate")
+    script, given = similar / folder / "train.py", ("--max-steps", 1, "--batch-size", 4, "--output", tmp_path / "made")
+    assert "prompt before texts" in opened(script, "--model", model, *given, cache=tmp_path)
+
+
+def test_the_other_trainers_read_triples(similar, model, tmp_path):
+    needs("FlagEmbedding", "peft", "accelerate")
+    assert "groups of 2" in opened(
+        SCRIPTS / "flagembedding_rows.py", similar / "flagembedding", model, 2, cache=tmp_path
+    )
+    needs("tevatron")
+    assert "a batch of 4" in opened(SCRIPTS / "tevatron_rows.py", similar / "tevatron", model, 2, cache=tmp_path)
+    needs("swift", "modelscope", "json_repair", "PIL")
+    assert "rows for embedding" in opened(SCRIPTS / "ms_swift_rows.py", similar / "ms-swift", cache=tmp_path)
+
+
+def test_mteb_evaluates_similar_texts(similar, model, tmp_path):
+    needs("mteb")
+    assert "main score" in opened(SCRIPTS / "mteb_evaluation.py", similar / "mteb", model, cache=tmp_path)
 
 
 @pytest.mark.filterwarnings("default::DeprecationWarning")

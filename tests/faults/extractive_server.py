@@ -40,10 +40,14 @@ class Server:
         self._model = Extractive().open(ClientSettings())
 
     def answer(self, body):
-        values = json.loads(body["messages"][-1]["content"])
-        inputs = self._config(values) if values["stage"] == "config" else self._query(values)
-        key = ReplyKey(0, 0, values["stage"], 0)
-        reply = _finish(self._model.complete(ChatRequest(key, (), {}, "", body["seed"], 512, inputs)))
+        content = body["messages"][-1]["content"]
+        schema, inputs = body["response_format"]["json_schema"]["schema"], None  # of another task: filled in
+        if content.startswith('{"stage"'):
+            values = json.loads(content)
+            inputs = self._config(values) if values["stage"] == "config" else self._query(values)
+        key = ReplyKey(0, 0, "", 0)
+        request = ChatRequest(key, (("user", content),), schema, "", body["seed"], 512, inputs)
+        reply = _finish(self._model.complete(request))
         message = {"role": "assistant", "content": reply.text}
         return {
             "model": body["model"],

@@ -12,6 +12,8 @@ import pytest
 from loopback import Loopback
 from running import audit, contents, job_dict, shards, write_corpus, write_job
 
+from synth.cli import main
+
 from .extractive_server import Server, write_templates
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
@@ -65,18 +67,15 @@ def kill_at_random(process, count, within, rng):
     return alive
 
 
-def go(folder, corpus, code, slots, shard_size):
+def go(folder, corpus, code, slots, shard_size, task="retrieval"):
     """A run without kills, then the same one killed ten times; prints and returns what it took."""
     rng = random.Random(20)  # noqa: S311 - when to kill
     with Loopback() as server:
         server.chat = Server(code).answer
         count = Count(server)
         more = {
-            "task": {
-                "use": "retrieval",
-                "queries_per_passage": slots,
-                "prompts": str(write_templates(folder / "prompts")),
-            },
+            "task": {"use": task, "queries_per_passage": slots}
+            | ({"prompts": str(write_templates(folder / "prompts"))} if task == "retrieval" else {}),
             "run": {"shard_size": shard_size, "concurrency": IN_FLIGHT},
             "corpus": corpus,
         }
@@ -110,6 +109,14 @@ def go(folder, corpus, code, slots, shard_size):
 def test_ten_kills_of_a_run_over_an_own_corpus(tmp_path):
     write_corpus(tmp_path / "docs.jsonl", 320)
     go(tmp_path, {"name": "docs", "path": str(tmp_path / "docs.jsonl"), "language": "en"}, "en", 1, 32)
+
+
+@pytest.mark.parametrize("task", ["sts"])
+def test_ten_kills_of_a_run_of_another_task(tmp_path, task):
+    write_corpus(tmp_path / "docs.jsonl", 160)
+    corpus = {"name": "docs", "path": str(tmp_path / "docs.jsonl"), "language": "en"}
+    go(tmp_path, corpus, "en", 2, 32, task)
+    assert main(["verify", str(tmp_path / "out"), "--deep"]) == 0
 
 
 @pytest.mark.slow

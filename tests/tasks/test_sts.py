@@ -1,10 +1,12 @@
 """The task of textual similarity: what is drawn, what is asked, what a row says, and what happens to wrong orders."""
 
 import json
+import shutil
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from exporting import export_of
+from exporting import export_of, written
 from loopback import Loopback, say
 from running import job_dict, rows, write_corpus, write_job
 
@@ -12,24 +14,9 @@ from synth.cli import main
 from synth.tasks.sts import FAR, GRADES, NEAR, Sts
 
 
-def run_of(place, *settings, slots=4, **task):
-    write_corpus(place / "docs.jsonl", 6)
-    job = job_dict("http://127.0.0.1:9", place) | {
-        "personas": None,
-        "llm": {"use": "extractive"},
-        "embed": {"use": "mining:Bag"},
-        "task": {"use": "sts", "queries_per_passage": slots, **task},
-        "run": {"shard_size": 3},
-    }
-    del job["scores"], job["keep"]
-    path = write_job(place, job)
-    assert main(["run", str(path), "-o", str(place / "out"), "--json", *settings]) == 0
-    return place / "out"
-
-
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
-    return run_of(tmp_path_factory.mktemp("sts"))
+    return written(tmp_path_factory.mktemp("sts"), {"use": "sts", "queries_per_passage": 4})
 
 
 def test_every_row_is_a_possible_combination_on_a_part_of_its_passage(out):
@@ -56,10 +43,6 @@ def test_verify_and_show_understand_parts(out, capsys):
 
 
 def test_a_pair_with_a_text_that_is_no_part_is_found(out, tmp_path):
-    import shutil  # noqa: PLC0415 - only here
-
-    import pyarrow.parquet as pq  # noqa: PLC0415 - only here
-
     copy = shutil.copytree(out, tmp_path / "copy")
     path = copy / "generated" / "00000000.parquet"
     file = pq.ParquetFile(path)

@@ -15,6 +15,7 @@ import yaml
 from processes import CONTEXT, EMBEDDER, GENERATOR, SMALL_CONTEXT, SMOLLM2
 from proxy import GrammarOff
 
+from synth.cli import main
 from synth.embed.openai import OpenAIEmbedder
 from synth.embed.sentence_transformers import SentenceTransformersEmbedder
 from synth.embed.vllm_server import VllmServerEmbedder
@@ -34,7 +35,7 @@ CLIENT = ClientSettings(request_timeout=120, startup=60, outage=60, notify=lambd
 def job(tmp_path):
     """Writes a job file for a backend over the first passages, in shards of ten."""
 
-    def write(llm, embed, passages):
+    def write(llm, embed, passages, **sections):
         rows = [json.dumps(row, ensure_ascii=False) for row in PASSAGES[:passages]]
         (tmp_path / "passages.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
         data = {
@@ -48,7 +49,7 @@ def job(tmp_path):
             "run": {"shard_size": 10, "concurrency": 8},
         }
         path = tmp_path / "job.yaml"
-        path.write_text(yaml.safe_dump(data, allow_unicode=True), encoding="utf-8")
+        path.write_text(yaml.safe_dump(data | sections, allow_unicode=True), encoding="utf-8")
         return path
 
     return write
@@ -99,6 +100,19 @@ def test_a_server_drives_the_whole_pipeline(kind, passages, job, smollm2, embedd
     summary, out = run(sys.executable, vllm_environment, written)
 
     check_whole_run(summary, out, SMOLLM2, passages)
+
+
+@pytest.mark.parametrize("task", ["sts"])
+def test_another_task_runs_on_a_server(task, job, smollm2, embedder, vllm_environment):
+    task = {"use": task, "prompts": "small", "queries_per_passage": 2}
+    servers = served("vllm_server", smollm2, SMOLLM2), served("vllm_server", embedder, EMBEDDER)
+    written = job(*servers, 20, task=task, personas=None, keep={})
+
+    summary, out = run(sys.executable, vllm_environment, written)
+
+    assert summary["items"] == 40
+    assert summary["pairs"] >= 0.95 * 40, summary["unusable"]
+    assert main(["verify", str(out), "--deep"]) == 0
 
 
 def test_the_engine_in_the_process_drives_the_whole_pipeline(

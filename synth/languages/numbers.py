@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache, lru_cache
+from importlib.util import find_spec
 
 import regex
 
+from synth.errors import JobError
 from synth.languages.table import language
 from synth.languages.translation import table
 from synth.languages.words import fold
@@ -66,6 +68,14 @@ class _Number:
     """The minutes of a time of day, which words tell in many ways."""
     spoken: frozenset[Decimal] = frozenset()
     """What words may say for it: 2:30 is half past two and `halb drei`. The same as `values` for a number in words."""
+
+
+def require() -> None:
+    """Raises JobError where num2words2 is not installed."""
+    if find_spec("num2words2") is None:
+        raise JobError(
+            "numbers in words need num2words2, which is not installed.", "Run `pip install 'synth[bitext]'`."
+        )
 
 
 def has_number(text: str, code: str) -> bool:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from importlib.util import find_spec
 
 import pyarrow as pa
 
-from synth.errors import JobError
 from synth.hashing import terms
-from synth.languages import code_of, detect, language
-from synth.languages.numbers import has_number, same_numbers
+from synth.languages import code_of, detect, language, numbers
 from synth.languages.translation import length_ratio
 from synth.languages.words import count_characters, fold
 from synth.measures import language_matches
@@ -55,8 +52,7 @@ class BitextChecks(Scorer):
     stem = "bitext"
 
     def require(self) -> None:
-        if find_spec("num2words2") is None:
-            raise JobError("scores: bitext_checks: num2words2 is not installed.", "Run `pip install 'synth[bitext]'`.")
+        numbers.require()
 
     async def score(self, batch: PairBatch, services: Services) -> pa.Table:  # noqa: ARG002 - needs no service
         """Check each pair by the languages that its columns name; where they name none, by those detected."""
@@ -83,7 +79,7 @@ def _checked(
     if code is None or other is None or not count_characters(passage) or not count_characters(query):
         return languages_ok, None, None, None, None, None
     ratio, ratio_ok = length_ratio(passage, code, query, other)
-    numbers_ok = same_numbers(passage, code, query, other)
+    numbers_ok = numbers.same_numbers(passage, code, query, other)
     wrong_ok = _is_wrong_as_asked(query, wrong, kind, other) if wrong else None
     return languages_ok, ratio, ratio_ok, numbers_ok, _keeps_latin(passage, code, query), wrong_ok
 
@@ -103,9 +99,9 @@ def _is_wrong_as_asked(right: str, wrong: str, kind: str | None, code: str) -> b
     longer = count_characters(wrong) - count_characters(right)
     if kind in {"omission", "addition"}:
         return longer < 0 if kind == "omission" else longer > 0
-    same = same_numbers(right, code, wrong, code)
+    same = numbers.same_numbers(right, code, wrong, code)
     if kind == "number":
-        return True if same is False else None if not has_number(right, code) else False
+        return True if same is False else None if not numbers.has_number(right, code) else False
     if kind == "entity" and language(code).script in _CASED and _capitals(right) == _capitals(wrong):
         return False
     return same is not False

@@ -19,8 +19,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from synth.errors import UnusableReply
-from synth.languages import count_words, language
-from synth.languages.numbers import has_number
+from synth.languages import count_words, language, numbers
 from synth.languages.translation import most_characters
 from synth.languages.words import fold
 from synth.prompts import PromptFolder, neutralise, object_schema
@@ -141,7 +140,8 @@ class Bitext(Task):
         return self
 
     def begin(self, prompts: PromptFolder, settings: TaskSettings) -> _Fixed:  # noqa: ARG002 - the seam's signature
-        """The worked examples. Both stages are rendered once: a mistake shows at the start."""
+        """The worked examples. Both stages are rendered once: a mistake shows at the start. Raises JobError."""
+        numbers.require()
         examples = prompts.rows("examples.jsonl", Example)
         texts = (text for each in examples for text in (each.text, each.translation, each.wrong) if text)
         fixed = _Fixed(tuple(each.values() for each in examples), echo_keys(texts), "config.j2" in prompts.files)
@@ -261,7 +261,7 @@ class Bitext(Task):
 
 def _allows(text: str, code: str, error: str) -> bool:
     if error == "number":
-        return has_number(text, code)
+        return numbers.has_number(text, code)
     if error == "omission":
         return count_words(text, code) >= _WORDS
     cased = language(code).script in _CASED

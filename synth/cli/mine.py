@@ -27,9 +27,10 @@ Number = Annotated[str | None, typer.Option(metavar="NUMBER|null", help="A thres
 
 @command(
     "synth mine out",
-    "synth mine out --range 0:50 --num-negatives 3 --random",
+    "synth mine out --range 0:50 --num-negatives 3 --sample random",
     "synth mine out --corpus 'docs/*.jsonl' --by hybrid",
     "synth mine out --reranker '{use: cross_encoder, model: NAME}'",
+    "synth mine out --reranker '{use: cross_encoder, model: NAME}' --range 0:200 --sample quantiles",
     "synth mine out --use written --on-short fill",
 )
 def mine(
@@ -55,7 +56,9 @@ def mine(
     window: Annotated[
         str | None, typer.Option(metavar="before|after", help="Count ranks before or after the rules.")
     ] = None,
-    top: Annotated[bool | None, typer.Option("--top/--random", help="The nearest in range, or a random draw.")] = None,
+    sample: Annotated[
+        str | None, typer.Option(metavar="top|random|quantiles", help="Which of those in range; default: top.")
+    ] = None,
     same_document: Annotated[
         bool | None, typer.Option("--same-document", help="Allow other chunks of the positive's document.")
     ] = None,
@@ -91,7 +94,7 @@ def mine(
         "absolute_margin": absolute_margin,
         "relative_margin": relative_margin,
         "window": window,
-        "strategy": None if top is None else "top" if top else "random",
+        "sample": sample,
         "same_document": same_document,
         "reranker": reranker,
         "reject_above": reject_above,

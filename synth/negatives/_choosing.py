@@ -82,10 +82,12 @@ class Selector:
     async def choose(self, items: Sequence[Item], pools: Sequence[Pool]) -> list[MinedPair]:
         """Go through each pool until its item has enough, all items in parallel; fill up if `on_short` says so."""
         found = [MinedPair(refused=Counter(pool.refused)) for pool in pools]
-        await self._rounds(items, pools, found)
+        await self._rounds(items, pools, found, self.options.tried)
+        for each in found:
+            each.negatives = self._spread(each.negatives)
         if self.options.on_short == "fill":
             random = [self._random(item, each) for item, each in zip(items, found, strict=True)]
-            await self._rounds(items, random, found)
+            await self._rounds(items, random, found, self.options.num_negatives)
         for each in found:
             each.negatives.sort(key=lambda negative: math.inf if negative.rank is None else negative.rank)
         return found
@@ -118,10 +120,13 @@ class Selector:
             pools.append(pool)
         return pools
 
-    async def _rounds(self, items: Sequence[Item], pools: Sequence[Pool], found: list[MinedPair]) -> None:
-        wanted = self.options.num_negatives
+    async def _rounds(
+        self, items: Sequence[Item], pools: Sequence[Pool], found: list[MinedPair], tried: int | None
+    ) -> None:
         while taken := [
-            (n, candidate) for n, pool in enumerate(pools) for candidate in pool.take(wanted - len(found[n].negatives))
+            (n, candidate)
+            for n, pool in enumerate(pools)
+            for candidate in pool.take((len(pool.candidates) if tried is None else tried) - len(found[n].negatives))
         ]:
             alike = self._cosines(items, taken)
             asked = []
@@ -140,6 +145,14 @@ class Selector:
                 margin = items[n].min_positive_score - candidate.score
                 values = (passage_id, candidate.rank, candidate.score, margin, verdicts.get(pair), candidate.source)
                 self._place(found[n], Negative(text, *values, candidate.facet, candidate.facet_type))
+
+    def _spread(self, negatives: list[Negative]) -> list[Negative]:
+        """As many as wanted, at even distances in the order of the reranker's scores; all where there are not more."""
+        wanted = self.options.num_negatives
+        if len(negatives) <= wanted:
+            return negatives
+        ordered = sorted(negatives, key=lambda each: -(each.reranker or 0.0))
+        return [ordered[round(place)] for place in np.linspace(0, len(ordered) - 1, wanted)]
 
     def _place(self, found: MinedPair, each: Negative) -> None:
         """Decide by the reranker's score, if there is a reranker; without a score, refuse."""

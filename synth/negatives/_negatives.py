@@ -60,6 +60,11 @@ class Negatives(Stage):
     on_short: Literal["keep", "drop", "fill"] = "keep"
     """What to do with a pair that has too few: keep it, drop it (to `rejected/`), or fill it with random passages."""
 
+    @property
+    def tried(self) -> int | None:
+        """How many passing candidates of a pair end its search; None to try all of them."""
+        return self.num_negatives
+
     def refusals(self, scores: Scores, lowest: Scores) -> list[tuple[str, NDArray[np.bool_]]]:
         """For each score rule, the scores that break it; `lowest` is the least cosine of a positive, (n,) or (n, 1).
 

@@ -49,8 +49,9 @@ class Searched(Negatives):
     """`20:50` skips the 20 nearest and draws from the next 30; `20:` ends where enough should be found."""
     window: Literal["before", "after"] = "after"
     """Whether ranks count before the score rules or among what they leave, as sentence-transformers does."""
-    strategy: Literal["top", "random"] = "top"
-    """The nearest in the window, or a random draw with the pair's own seed."""
+    sample: Literal["top", "random", "quantiles"] = "top"
+    """The nearest in the window, a random draw with the pair's own seed, or `quantiles`: the reranker scores the whole
+    window, and those taken are spread evenly over its scores, for training on a teacher's scores."""
 
     @model_validator(mode="after")
     def _fits(self) -> Searched:
@@ -58,7 +59,14 @@ class Searched(Negatives):
         if high is not None and high - low < self.num_negatives:
             ranks = max(high - low, 0)
             raise ValueError(f"range {low}:{high} has {ranks} ranks, num_negatives is {self.num_negatives}")
+        if self.sample == "quantiles" and self.reranker is None:
+            raise ValueError("sample: quantiles needs a reranker, whose scores the negatives are spread over")
         return self
+
+    @property
+    def tried(self) -> int | None:
+        """Of a sample over the teacher's scores, all are scored before any is chosen."""
+        return None if self.sample == "quantiles" else self.num_negatives
 
     def corpus_problem(self, passages: int) -> tuple[str, str] | None:
         """The corpus must reach beyond the start of the window."""
@@ -125,7 +133,7 @@ class Searched(Negatives):
     def _ordered(self, item: Item, pool: Pool, seed: int) -> Pool:
         """The same candidates in the order in which this pair tries them."""
         drawn = list(pool.candidates)
-        if self.strategy == "random":
+        if self.sample == "random":
             item_random(seed, "negatives", item.position, item.slot).shuffle(drawn)
         return Pool(drawn, pool.refused)
 

@@ -22,7 +22,7 @@ from synth.steps.mine import CorpusSource, Counts, Mining, Plan, finished
 from synth.types import Notify
 from synth.validation import plain, validate
 
-_WORDS = frozenset({"use", "by", "range", "window", "strategy", "on_short"})
+_WORDS = frozenset({"use", "by", "range", "window", "sample", "on_short"})
 """Options that are text, which YAML could take for something else (20:50 is 1250 to it)."""
 
 

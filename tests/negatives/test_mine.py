@@ -1,6 +1,7 @@
 """`synth mine` over pairs made elsewhere and over a run of our own: what is found, what is refused, what is said."""
 
 import asyncio
+import itertools
 import json
 import shutil
 import zlib
@@ -150,9 +151,9 @@ def test_search_finds_what_a_plain_loop_finds():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["top", "random"])
-def test_stopped_after_any_shard_the_bytes_are_the_same(tmp_path, monkeypatch, strategy):
-    options = {"strategy": strategy, "reranker": "{use: 'mining:Verdicts'}"}
+@pytest.mark.parametrize("sample", ["top", "random", "quantiles"])
+def test_stopped_after_any_shard_the_bytes_are_the_same(tmp_path, monkeypatch, sample):
+    options = {"sample": sample, "reranker": "{use: 'mining:Verdicts'}"}
     out = pairs(tmp_path)
     aside = tmp_path / "aside"
     shutil.copytree(out, aside)
@@ -363,6 +364,24 @@ def test_the_reranker_rejects_promotes_and_leaves_what_it_cannot_judge(tmp_path)
     assert {"promoted", "reranker", "no_verdict"} <= reasons
 
 
+def test_a_sample_by_quantiles_spreads_over_the_rerankers_scores(tmp_path):
+    given = [(f"what is in hall {n}", f"Hall {n} holds item {n} of the P={n / 40} collection.") for n in range(40)]
+    out = pairs(tmp_path, given)
+    options = EASY | {
+        "num_negatives": "5",
+        "absolute_margin": "null",
+        "near_cosine": "null",
+        "near": "null",
+    }
+    options |= {"reranker": "{use: 'mining:Verdicts'}", "reject_above": "1", "promote_above": "null"}
+    for row in mine(out, options | {"range": "0:39", "sample": "quantiles"}):
+        scores = sorted(each["reranker"] for each in row["negatives"])
+        others = sorted(n / 40 for n in range(40) if f"Hall {n} " not in row["passage"])
+        assert scores[0] <= others[1]
+        assert scores[-1] >= others[-2]
+        assert all(0.2 < high - low < 0.3 for low, high in itertools.pairwise(scores))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("by", ["bm25", "hybrid"])
 def test_words_find_what_vectors_miss(tmp_path, by):
@@ -406,7 +425,8 @@ def test_views_can_be_mined_and_unfinished_runs_cannot(tmp_path):
         ({"range": "50:20"}, "range"),
         ({"range": "0:4", "num_negatives": "5"}, "has 4 ranks, num_negatives is 5"),
         ({"range": "twenty"}, "is not a range"),
-        ({"strategy": "best"}, "strategy"),
+        ({"sample": "best"}, "sample"),
+        ({"sample": "quantiles"}, "reranker"),
         ({"max_score": "high"}, "max_score"),
         ({"reranker": "{use: nothing}"}, "unknown name 'nothing'"),
         ({"use": "guessed"}, "unknown name 'guessed'"),
@@ -427,7 +447,10 @@ def test_defaults_are_those_of_the_documents():
 def test_the_command_says_what_it_did(tmp_path, capsys):
     out = pairs(tmp_path)
     capsys.readouterr()
-    assert main(["mine", str(out), "--range", "0:30", "--num-negatives", "3", "--max-score", "null", "--random"]) == 0
+    assert (
+        main(["mine", str(out), "--range", "0:30", "--num-negatives", "3", "--max-score", "null", "--sample", "random"])
+        == 0
+    )
     said_, told = capsys.readouterr()
     assert "80 passages, 96 dimensions: 0.0 MB of vectors" in told
     assert "80 pairs:" in said_

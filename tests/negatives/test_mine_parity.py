@@ -98,7 +98,7 @@ def theirs(vectors, pairs, corpus, settings, **more):
     return found
 
 
-def ours(vectors, pairs, corpus, settings, strategy="top"):
+def ours(vectors, pairs, corpus, settings, sample="top"):
     """({query: its negatives in order}, {query: the set that is drawn from})."""
     texts = list(dict.fromkeys([*(corpus or []), *(passage for _, passage in pairs)]))
     row = {text: n for n, text in enumerate(texts)}
@@ -115,7 +115,7 @@ def ours(vectors, pairs, corpus, settings, strategy="top"):
     options = Mined(
         range=(settings["range_min"], settings["range_max"]),
         window="after",
-        strategy=strategy,
+        sample=sample,
         **{name: settings[name] for name in names},
     )
     pools = options.search(items, index, known.most)

@@ -101,6 +101,16 @@ def test_the_same_command_does_nothing_and_its_words_say_the_share(tmp_path, cap
     assert (bytes_of(out), len(mining.asked)) == (before, asked)
 
 
+def test_they_are_exported_like_any_other(tmp_path):
+    out = pairs(tmp_path)
+    free = {"absolute_margin": "null", "max_score": "null", "near": "null"}
+    mine(out, written(said("Zz {query} qq."), **free))
+    for name in ("jsonl", "sentence-transformers", "flagembedding"):
+        assert main(["export", str(out), "--to", name, "-o", str(tmp_path / name), "--json"]) == 0
+    found = [json.loads(line) for line in (tmp_path / "jsonl" / "train.jsonl").read_text("utf-8").splitlines()]
+    assert {each["source"] for row in found for each in row["negatives"]} == {"mined", "written"}
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from synth.api import (
         Run,
+        aevaluate,
         aexport,
         afilter,
         agenerate,
         amine,
         arun,
+        evaluate,
         export,
         filter,  # noqa: A004 - named after the command
         generate,
@@ -57,7 +59,7 @@ if TYPE_CHECKING:
     from synth.types import Layout
 
 _NAMES = {
-    "api": "Run aexport afilter agenerate amine arun export filter generate mine open_run run",
+    "api": "Run aevaluate aexport afilter agenerate amine arun evaluate export filter generate mine open_run run",
     "errors": "InputError JobError OutputError RequestRejected ServerRefused ServerUnavailable Stopped SynthError"
     " SystemFault TooManyUnusable",
     "exports": "Export",
@@ -104,11 +106,13 @@ __all__ = [
     "Task",
     "TextInputs",
     "TooManyUnusable",
+    "aevaluate",
     "aexport",
     "afilter",
     "agenerate",
     "amine",
     "arun",
+    "evaluate",
     "export",
     "filter",
     "generate",

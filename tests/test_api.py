@@ -20,10 +20,10 @@ TEXTS = [
     "Zinc supplements shorten episodes of diarrhoea in children because zinc restores the lining of the gut.",
 ]
 NAMES = """
-    Ask ChatModel ChatReply ChatRequest Draw EmbedStage Encoded Encoder Export InputError Item Job JobError LlmStage
-    OutputError PairBatch RequestRejected RerankStage Reranker Run ScoreColumn Scorer ServerRefused ServerUnavailable
-    Services Stopped SynthError SystemFault Task TooManyUnusable aexport afilter agenerate amine arun export filter
-    generate mine open_run read_text run
+    Ask ChatModel ChatReply ChatRequest Draw EmbedStage Encoded Encoder Export InputError Item Job JobError Layout
+    LlmStage OutputError PairBatch RequestRejected RerankStage Reranker Run ScoreColumn Scorer ServerRefused
+    ServerUnavailable Services Stopped SynthError SystemFault Task TextInputs TooManyUnusable aevaluate aexport
+    afilter agenerate amine arun evaluate export filter generate mine open_run read_fields read_text run
 """
 
 

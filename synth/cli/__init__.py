@@ -33,6 +33,7 @@ _MODULES = (
     "folder",
     "mine",
     "export",
+    "evaluate",
     "list",
 )
 for _name in _MODULES:

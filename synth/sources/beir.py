@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass
 from math import isfinite
 from pathlib import PurePosixPath
 from typing import Any
@@ -165,6 +166,64 @@ class _Texts:
     def at(self, ids: Sequence[str]) -> pa.Table:
         """The other columns of these ids, null for an unknown one."""
         return self._others.take(pa.array([self.rows.get(each) for each in ids], pa.int64()))
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """A retrieval test in memory: texts by id, and the grades of the documents that are relevant to a query."""
+
+    documents: dict[str, str]
+    """Title and text, joined by a space as MTEB does."""
+    queries: dict[str, str]
+    """Those with a relevant document."""
+    relevant: dict[str, dict[str, int]]
+    """By query, its relevant documents (grade 1 or more)."""
+    missing: int
+    """Judgements that name a query or a document that is not there."""
+
+
+def collection(files: Sequence[InputFile], limits: ReadLimits) -> Collection:
+    """All of a BEIR or MTEB folder; of several files of judgements those whose name begins with `test`.
+
+    Raises InputError for a row that cannot be read, a grade that is not a whole number, and where nothing is judged.
+    """
+    corpus, queries = (_Texts(files, role, _Everything(), limits) for role in ("corpus", "queries"))
+    for side in (corpus, queries):
+        for ident, fault in side.faults.items():
+            raise InputError(f"{files[0].path}: row with the id {ident}: {fault.detail}.", "Fix or remove that row.")
+    titles = corpus.at(list(corpus.rows))
+    before = titles["title"].to_pylist() if "title" in titles.column_names else [None] * len(corpus.rows)
+    joined = (f"{title or ''} {text or ''}".strip() for title, text in zip(before, corpus.contents, strict=True))
+    documents = dict(zip(corpus.rows, joined, strict=True))
+    qrels = [file for file in files if file.role == "qrels"]
+    tests = [file for file in qrels if PurePosixPath(file.relative).name.startswith("test")]
+    relevant: dict[str, dict[str, int]] = {}
+    missing = 0
+    for file in tests or qrels:
+        columns = _columns("qrels", file, limits)
+        for raw in _read(file, tuple(columns.values()), pa.schema([]), limits):
+            faults = dict(raw.faults)
+            asked, answers = queries.known(raw.values[columns["query"]]), corpus.known(raw.values[columns["passage"]])
+            grades = [_score(value, place, faults) or 0 for place, value in enumerate(raw.values[columns["score"]])]
+            faults |= {n: Fault("label", f"the grade {g} is not whole") for n, g in enumerate(grades) if g % 1}
+            for place, fault in faults.items():
+                what = f"{file.path}: row {raw.numbers[place]}: {fault.detail}."
+                raise InputError(what, "Fix or remove that row.")
+            for query, answer, grade in zip(asked, answers, grades, strict=True):
+                if query not in queries.rows or answer not in documents:
+                    missing += 1
+                elif grade > 0:
+                    relevant.setdefault(query, {})[answer] = int(grade)
+    if not relevant:
+        what = f"{qrels[0].path}: no query of the folder has a relevant document in it."
+        raise InputError(what, "Check that the ids of qrels are those of corpus and queries.")
+    texts = {ident: queries.contents[row] or "" for ident, row in queries.rows.items() if ident in relevant}
+    return Collection(documents, texts, relevant, missing)
+
+
+class _Everything(Container[str]):
+    def __contains__(self, name: object) -> bool:
+        return True
 
 
 def _ids(values: Sequence[Any]) -> list[str]:

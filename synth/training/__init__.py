@@ -1,1 +1,1 @@
-"""Embedding models fine-tuned on the pairs of runs, and merged."""
+"""Embedding models fine-tuned on the pairs of runs, merged, and tested."""

@@ -67,7 +67,7 @@ def _view(tried: Tried, scores: Sequence[str], *, several: bool) -> Iterator[Ren
     yield facts(("persona", f"{similarity:.2f}  {persona}") for persona, similarity in offered)
     for call in tried.calls:
         key = call.request.key
-        stage = "stage one" if key.stage == "config" else "stage two"
+        stage = {"config": "stage one", "query": "stage two"}.get(key.stage, key.stage)
         yield words()
         yield heading(f"{key.position}-{key.slot} {stage}, attempt {key.attempt + 1}, seed {call.request.seed}")
         yield from (words(content) for role, content in call.request.messages if role != "system")

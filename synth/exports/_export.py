@@ -209,6 +209,10 @@ class Export(Stage):
             raise ValueError("the template must end with {query}: trainers put a prompt before the query")
         return value
 
+    def layout(self, layout: Layout) -> Layout:
+        """The layout of the rows, where an option changes the task's."""
+        return layout
+
     def graded(self, layout: Layout) -> bool:  # noqa: ARG002 - for those that have such rows
         """Whether its rows are pairs with their score, in place of positives with negatives."""
         return False

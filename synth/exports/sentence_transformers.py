@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import pyarrow as pa
@@ -32,6 +33,12 @@ class SentenceTransformers(Export):
     """Bytes after which a new Parquet file begins."""
     form: Literal["scores", "triplets"] = "scores"
     """What pairs with a grade become: all of them with their `scores`, or those with negatives as `triplets`."""
+
+    score: str | None = None
+    """The column to take as scores, as it stands, such as a judge's; null: the grade that the task asked for."""
+
+    def layout(self, layout: Layout) -> Layout:
+        return layout if self.score is None else replace(layout, score=self.score, scale=(0.0, 1.0))
 
     def graded(self, layout: Layout) -> bool:
         return layout.score is not None and self.form == "scores"
@@ -73,7 +80,7 @@ class SentenceTransformers(Export):
 
 
 def _scored(batch: Batch, layout: Layout) -> pa.Table:
-    """Pairs with their grade as a score from 0 to 1."""
+    """Pairs with their grade as a score from 0 to 1, or another column's score as it stands."""
     low, high = layout.scale
     scores = pa.array([((row.score or 0.0) - low) / (high - low) for row in batch.rows], pa.float32())
     texts = [pa.array([each.query for each in batch.rows], TEXT), pa.array([each.passage for each in batch.rows], TEXT)]

@@ -62,8 +62,9 @@ def export(out: Path, args: ExportArgs, notify: Notify) -> tuple[Export, Facts]:
         raise JobError(what, "Push with --to hub, or another of its layouts.")
     folder = OutputFolder.open(out, notify=notify)
     job, _ = job_of(out)
-    if job.layout.kind not in options.kinds:
-        what = f"--to {args.to}: has no rows for a job of {job.layout.pairs}."
+    layout = options.layout(job.layout)
+    if layout.kind not in options.kinds:
+        what = f"--to {args.to}: has no rows for a job of {layout.pairs}."
         raise JobError(what, "Export them with --to mteb, jsonl, or a trainer's format.")
     view, step, asked = pairs_of(folder, args.view, options.negatives, notify)
     target = _target(args.out, folder.path)
@@ -72,13 +73,13 @@ def export(out: Path, args: ExportArgs, notify: Notify) -> tuple[Export, Facts]:
         notify(f"{args.out}: `datasets` takes *, ? and [ in a path for a pattern; move the files to load them by path.")
     seed = job.file.seed if args.seed is None else args.seed
     divided = SplitOptions.parse(args.split, args.group or "cluster", args.document, seed)
-    source = _source(folder, step, divided, options.whole, job.layout, notify)
+    source = _source(folder, step, divided, options.whole, layout, notify)
     # Count first: which shape rows can have, then what becomes of them in it.
     found = _count(source, Shape())
-    if job.layout.negatives:  # of the task's own, and those mined
+    if layout.negatives:  # of the task's own, and those mined
         asked = max(found.lengths, default=0)
     shape = options.shape(found, asked)
-    if options.graded(job.layout):
+    if options.graded(layout):
         shape = Shape(0, None if options.any_number else 0, graded=True)
     facts = _facts(source, view, found if shape == Shape() else _count(source, shape), shape, job, args)
     _require_rows(facts)
@@ -210,7 +211,9 @@ def _require_rows(facts: Facts) -> None:
     counts = facts.counts
     if counts.pairs == counts.unusable:
         what = f"{counts.denied:,} of {counts.pairs:,} pairs have label 0 or less, so their passages answer no query"
-        if facts.layout.score and counts.denied:
+        if facts.shape.graded:
+            what = f"no pair has a value in {facts.layout.score}"
+        elif facts.layout.score and counts.denied:
             least = facts.layout.positive_from
             what = f"no pair with a {facts.layout.score} of {least:g} or more, which a positive needs"
         elif not counts.denied:

@@ -11,6 +11,9 @@ from loopback import Loopback, say
 from running import job_dict, rows, write_corpus, write_job
 
 from synth.cli import main
+from synth.errors import UnusableReply
+from synth.replies import read_fields
+from synth.stage import ChatReply
 from synth.tasks.sts import FAR, GRADES, NEAR, Sts
 
 
@@ -141,6 +144,28 @@ def test_sentence_transformers_gets_graded_pairs_or_triplets(out, tmp_path, form
         assert table.column_names == ["anchor", "positive", "negative_1"]
         wanted = [(row["passage"], row["query"], row["far"]) for row in kept if row["far"]]
     assert [tuple(row.values()) for row in table.to_pylist()] == wanted
+
+
+def test_a_measured_score_may_stand_in_place_of_the_grade(out, tmp_path, capsys):
+    table = export_of(out, "sentence-transformers", tmp_path / "st", "score=cosine")
+    assert table["score"].to_pylist() == pytest.approx([row["cosine"] for row in rows(out, "kept")])
+    options = ["export", str(out), "--to", "sentence-transformers", "-o", str(tmp_path / "no"), "-s", "score=other"]
+    assert main(options) == 2
+    assert "no pair has a value in other" in capsys.readouterr().err
+
+
+def test_the_shipped_job_runs(tmp_path):
+    models = ["-s", "llm={use: extractive}", "-s", "embed={use: mining:Bag}", "-s", "task.prompts=default"]
+    assert main(["run", "configs/sts.yaml", "-o", str(tmp_path / "out"), "--sample", "4", *models, "--json"]) == 0
+    assert len(rows(tmp_path / "out.sample-4", "generated")) == 4
+
+
+def test_a_text_of_several_lines_is_read():
+    lines = json.dumps({"Partner": "let a = 1;\nlet b = 2;"})
+    found, repaired = read_fields(ChatReply(lines, "stop", "x"), {"Partner": None}, repair=False)
+    assert (found, repaired) == ({"Partner": "let a = 1;\nlet b = 2;"}, False)
+    with pytest.raises(UnusableReply, match="already written"):
+        read_fields(ChatReply(lines, "stop", "x"), {"Partner": None}, repair=False, written=["Let a = 1; let b = 2;"])
 
 
 def test_mteb_gets_a_similarity_task_and_beir_refuses(out, tmp_path, capsys):

@@ -11,6 +11,7 @@ Stage two writes the texts.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -61,9 +62,16 @@ class Example(BaseModel):
     wrong: str = ""
 
     def values(self) -> Mapping[str, str]:
-        """What a template sees of it: languages by name."""
-        named = self.model_dump() | {"source": language(self.source).name, "target": language(self.target).name}
-        return {name: neutralise(value)[0] for name, value in named.items()}
+        """What a template sees of it: languages by name, and the replies of both stages as they are to look."""
+        texts = {"Translation": self.translation} | ({"Wrong": self.wrong} if self.error_type else {})
+        shown = {
+            **self.model_dump(),
+            "source": language(self.source).name,
+            "target": language(self.target).name,
+            "change_reply": json.dumps({"Change": self.change}, ensure_ascii=False),
+            "reply": json.dumps(texts, ensure_ascii=False),
+        }
+        return {name: neutralise(value)[0] for name, value in shown.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +168,7 @@ class Bitext(Task):
         possible = {name: weight for name, weight in self.errors.items() if _allows(text, record.language, name)}
         error = choose(possible, rng) if rng.random() < self.wrong and any(possible.values()) else ""
         values = {
-            "text": " ".join(draw.text(replace(record, text=text)).split()),
+            "text": draw.text(replace(record, text=text)),
             "source": language(record.language).name,
             "target": language(code).name,
             "rendering": rendering,

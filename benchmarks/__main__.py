@@ -81,6 +81,7 @@ SECTIONS = {
     "several": Section("Several servers, one slow, one that dies", module("several_servers")),
     "prefix": Section("Prefix cache: prompt tokens per pair computed by a real vLLM", module("prefix_cache")),
     "prompt_tokens": Section("Prompt tokens a pair behind a perfect prefix cache", prompt_tokens),
+    "plan": Section("Forecasts of a pilot and whole runs", module("plan")),
     "local": Section("Local embedder compared with SentenceTransformer.encode", module("local_path")),
     "keep": Section("A new view over scored rows", script("keep")),
     "ready_vectors": Section("Cosine of precomputed vectors", script("ready_vectors", "--folder", "{folder}")),

@@ -1,8 +1,8 @@
 """Prompt tokens per pair that remain to be computed with a perfect prefix cache, counted from the request bodies.
 
 Compares the shipped templates with the report's order of fields. A prompt is computed from the end of its longest
-common prefix with any earlier prompt. SYNTH_QWEN3_TOKENIZER names a tokenizer.json, SYNTH_RETRIEVAL_DATA a folder with
-cranfield/corpus.parquet.
+common prefix with any earlier prompt. SYNTH_QWEN3_TOKENIZER names a tokenizer.json beside its tokenizer_config.json,
+SYNTH_RETRIEVAL_DATA a folder with cranfield/corpus.parquet.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ import json
 import os
 import random
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 
 import polars as pl
 from measure import HERE
 from tokenizers import Tokenizer
 
+from synth.check.costs import PrefixCache
+from synth.llm._tokens import local_tokenizer
 from synth.personas import load_library
 from synth.prompts import Prompts
-from synth.stage import ChatReply, ChatRequest
+from synth.stage import ChatReply, ChatRequest, Tokenize
 from synth.tasks import TaskSettings, Writer
 from synth.tasks.retrieval import Retrieval
 from synth.types import Candidates, Passage
@@ -83,43 +84,17 @@ def record(folder: Path, queries: int, given: Sequence[Candidates]) -> Recorder:
     return recorder
 
 
-def counted(recorder: Recorder, tokenizer: Tokenizer) -> tuple[int, int]:
-    """Prompt tokens sent, and those beyond the longest common prefix with an earlier prompt.
-
-    Beyond what all prompts of a stage share, only prompts of the same passage can have one.
-    """
-
-    @lru_cache(maxsize=64)
-    def message(role: str, content: str) -> list[int]:
-        text = f"<|im_start|>{role}\n{content}<|im_end|>\n"  # special tokens part the text, so messages count alone
-        ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
-
-    tail = tokenizer.encode("<|im_start|>assistant\n<think>\n\n</think>\n\n", add_special_tokens=False).ids
-    first: dict[str, list[int]] = {}
-    same: dict[int, list[list[int]]] = {}
-    sent = computed = 0
-    for request in recorder.requests:
-        ids = [token for role, content in request.messages for token in message(role, content)] + tail
-        earlier = same.setdefault(request.key.position, [])
-        computed += len(ids) - max((common(ids, each) for each in [*first.values(), *earlier]), default=0)
-        sent += len(ids)
-        first.setdefault(request.key.stage, ids)
-        earlier.append(ids)
-    return sent, computed
-
-
-def common(one: list[int], other: list[int]) -> int:
-    """Length of the longest common prefix."""
-    low, high = 0, min(len(one), len(other))
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if one[:middle] == other[:middle] else (low, middle - 1)
-    return low
+def counted(recorder: Recorder, tokenize: Tokenize) -> tuple[int, int]:
+    """Prompt tokens sent, and those beyond the longest common prefix with an earlier prompt."""
+    cache = PrefixCache()
+    prompts = [tokenize(request.messages) for request in recorder.requests]
+    return sum(map(len, prompts)), sum(map(cache.computed, prompts))
 
 
 def report(_: Path) -> list[str]:
-    tokenizer = Tokenizer.from_file(os.environ["SYNTH_QWEN3_TOKENIZER"])
+    path = Path(os.environ["SYNTH_QWEN3_TOKENIZER"])
+    tokenizer, tokenize = Tokenizer.from_file(str(path)), local_tokenizer(str(path.parent))
+    assert tokenize is not None, f"{path.parent} has no chat template"
     given = passages(Path(os.environ["SYNTH_RETRIEVAL_DATA"]))
     lines = [
         f"{len(given)} Cranfield passages, Qwen3's tokenizer.",
@@ -132,7 +107,7 @@ def report(_: Path) -> list[str]:
         for name, folder in LAYOUTS.items():
             recorder = record(folder, queries, given)
             pairs = queries * len(given)
-            sent, computed = counted(recorder, tokenizer)
+            sent, computed = counted(recorder, tokenize)
             base = base or computed / pairs
             longest = max(len(tokenizer.encode(text).ids) for text in recorder.replies)
             schemas = {json.dumps(r.schema) for r in recorder.requests if r.key.stage == "config"}

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         afilter,
         agenerate,
         amine,
+        aplan,
         arun,
         evaluate,
         export,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         generate,
         mine,
         open_run,
+        plan,
         run,
     )
     from synth.errors import (
@@ -59,7 +61,8 @@ if TYPE_CHECKING:
     from synth.types import Layout
 
 _NAMES = {
-    "api": "Run aevaluate aexport afilter agenerate amine arun evaluate export filter generate mine open_run run",
+    "api": "Run aevaluate aexport afilter agenerate amine aplan arun evaluate export filter generate mine open_run plan"
+    " run",
     "errors": "InputError JobError OutputError RequestRejected ServerRefused ServerUnavailable Stopped SynthError"
     " SystemFault TooManyUnusable",
     "exports": "Export",
@@ -111,6 +114,7 @@ __all__ = [
     "afilter",
     "agenerate",
     "amine",
+    "aplan",
     "arun",
     "evaluate",
     "export",
@@ -118,6 +122,7 @@ __all__ = [
     "generate",
     "mine",
     "open_run",
+    "plan",
     "read_fields",
     "read_text",
     "run",

@@ -26,7 +26,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from synth import pipeline
+from synth import forecast, pipeline
 from synth.document import Document
 from synth.errors import JobError, Stopped
 from synth.job import build_job
@@ -345,10 +345,31 @@ def run(
 
     `overrides` set keys of the job file, `__` for the dot: `run("job.yaml", task__queries_per_passage=2)`.
     """
-    settings = [f"{name.replace('__', '.')}={json.dumps(value)}" for name, value in overrides.items()]
-    target = pipeline.resolve(Path(job), Path(out) if out is not None else None, settings, sample)
     args = RunArgs(workers, continue_edited=continue_edited, retry=retry_rejected)
-    return _run(target, args, progress=progress)
+    return _run(_target(job, out, overrides, sample), args, progress=progress)
+
+
+def _target(job: str | Path, out: str | Path | None, overrides: Mapping[str, Any], sample: int | None) -> Target:
+    settings = [f"{name.replace('__', '.')}={json.dumps(value)}" for name, value in overrides.items()]
+    return pipeline.resolve(Path(job), Path(out) if out is not None else None, settings, sample)
+
+
+@_outside_loop
+def plan(
+    job: str | Path,
+    *,
+    pilot: int | None = None,
+    out: str | Path | None = None,
+    gpu: str | None = None,
+    precision: str = "bf16",
+    gpus: int = 1,
+    price: tuple[float, float, float] | None = None,
+    progress: bool = True,
+    **overrides: Any,
+) -> forecast.Plan:
+    """What a job file will cost, and with a pilot of so many rows what it will keep; options as in `synth plan`."""
+    args, target = forecast.PlanArgs(gpu, precision, gpus, price), _target(job, out, overrides, pilot)
+    return forecast.plan(target, args, _Caller(progress=progress))
 
 
 @_outside_loop
@@ -394,6 +415,7 @@ def evaluate(
 agenerate = _twin(generate)
 afilter = _twin(filter)
 arun = _twin(run)
+aplan = _twin(plan)
 amine = _twin(mine)
 aexport = _twin(export)
 aevaluate = _twin(evaluate)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from synth import registry
 from synth.document import Document, Problem, load_document
@@ -74,6 +74,35 @@ class Limits(Stage):
     """Stop with exit 3 at the first rejected input row."""
 
 
+_Amount = Annotated[float, Field(ge=0)]
+Price = tuple[_Amount, _Amount, _Amount]
+"""Of a million tokens: in prompts, in prompts that the provider had cached, in replies."""
+
+
+class Budget(Stage):
+    """What a run may spend, over all processes of its folder; it stops with exit 75 before a limit is exceeded."""
+
+    tokens: Annotated[int, Field(gt=0)] | None = None
+    """Tokens of prompts and replies together."""
+    cost: Annotated[float, Field(gt=0)] | None = None
+    """Money, in the currency of `price`."""
+    hours: Annotated[float, Field(gt=0)] | None = None
+    """Hours of work, of all commands together that ran under a budget."""
+    price: Price | None = None
+    """What a million tokens cost: of prompts, of prompts from the provider's cache, of replies."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Budget:
+        if self.cost is not None and self.price is None:
+            raise ValueError("cost needs `price: [0.15, 0.075, 0.6]`, of a million tokens in, cached and out")
+        return self
+
+    def money(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """What tokens cost at most: nothing counts as cached. 0 without a price."""
+        into, _, out = self.price or (0.0, 0.0, 0.0)
+        return (prompt_tokens * into + completion_tokens * out) / 1e6
+
+
 class RunOptions(Stage):
     """How a run is carried out; free to change between runs, but for `shard_size`."""
 
@@ -127,6 +156,7 @@ class JobFile(Stage):
     scores: list[Spec] = Field(default=[{"use": name} for name in Task.scores])
     keep: dict[str, Any] | None = None
     limits: Limits = Limits()
+    budget: Budget | None = None
     run: RunOptions = RunOptions()
     out: Annotated[str, AfterValidator(_plain_folder)] | None = None
 

@@ -18,6 +18,7 @@ from synth.process import for_tables, give_back
 from synth.results.card import card
 from synth.results.summary import Summary, summarise
 from synth.runners import local, workers
+from synth.runners.budget import budgeted
 from synth.runners.local import StopRequest
 from synth.runners.progress import Counters, Share
 from synth.runners.ray_cluster import Cluster
@@ -216,10 +217,11 @@ class _Pipeline:
         share = Share(self._args.index, self._args.of, workers=count)
         with self._control.drains(stop, counters):
             try:
-                if cluster is not None:
-                    await workers.work(opened, shards, counters, stop, share, cluster.launch)
-                else:
-                    await (workers if count > 1 else local).work(opened, shards, counters, stop, share)
+                async with budgeted(opened, counters, stop):
+                    if cluster is not None:
+                        await workers.work(opened, shards, counters, stop, share, cluster.launch)
+                    else:
+                        await (workers if count > 1 else local).work(opened, shards, counters, stop, share)
             except Stopped as exc:
                 _add_resume_hint(exc, opened.folder.path)
                 if stop():

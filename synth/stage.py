@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
@@ -22,6 +22,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from synth.types import Candidates, QueryConfig, Requirement
 
 JsonSchema = Mapping[str, Any]
+Tokenize = Callable[[Sequence[tuple[str, str]]], Sequence[Hashable]]
+"""The messages of a request, (role, content), as the tokens that the model reads."""
 Role = Literal["query", "document"]
 
 
@@ -336,6 +338,10 @@ class LlmStage(ModelStage):
     def writes(self, query: str, passage: str) -> bool:  # noqa: ARG002 - for models that know fewer languages
         """Whether it can write a query in one language for a passage in another; both are language codes."""
         return True
+
+    def tokenizer(self) -> Tokenize | None:
+        """The model's tokenizer; None where this machine does not have it."""
+        return None
 
     @abstractmethod
     def open(self, client: ClientSettings) -> ChatModel:

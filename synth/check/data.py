@@ -19,7 +19,7 @@ from synth.steps import ingest
 MOST_ROWS = 20_000
 """Rows read at most; a larger corpus is sampled."""
 KEPT_PASSAGES = 50
-"""Passages kept for rendering prompts."""
+"""Passages kept for rendering prompts at least, and up to twice as many."""
 
 
 @dataclass(slots=True)
@@ -63,6 +63,8 @@ class DataReport(Counts):
     """UTF-8 bytes of all these passages."""
     longest: int = 0
     sample: list[PassageRow] = field(default_factory=list)
+    """Each `spacing`-th passage."""
+    spacing: int = 1
 
     @property
     def expected(self) -> int:
@@ -71,7 +73,7 @@ class DataReport(Counts):
 
     def as_json(self) -> dict[str, Any]:
         found = Counts.as_json(self) | {"sampled": self.sampled, "expected_passages": self.expected}
-        return {name: value for name, value in found.items() if name != "sample"}
+        return {name: value for name, value in found.items() if name not in {"sample", "spacing"}}
 
     def add(self, outcome: PassageRow | RejectedRow, corpora: Sequence[Corpus]) -> None:
         """Count one passage or rejected row."""
@@ -89,9 +91,14 @@ class DataReport(Counts):
         corpus = next((each for each in corpora if each.source == outcome.source), None)
         if corpus is not None and corpus.on_long == "truncate":
             self.cut += len(outcome.text) >= corpus.max_chars
-        spacing = max(1, min(self.rows or MOST_ROWS, MOST_ROWS) // KEPT_PASSAGES)
-        if self.passages % spacing == 0 and len(self.sample) < KEPT_PASSAGES:
+        if self.passages % self.spacing == 0:
             self.sample.append(outcome)
+            if len(self.sample) == 2 * KEPT_PASSAGES:
+                self.sample, self.spacing = self.sample[1::2], 2 * self.spacing
+
+    def few(self, count: int) -> list[PassageRow]:
+        """At most so many of the sample, spread evenly."""
+        return [self.sample[n] for n in sorted(sources.sample_rows(len(self.sample), count))]
 
 
 def look(corpora: Sequence[Corpus], files: Sequence[InputFile], limits: ReadLimits, findings: Findings) -> DataReport:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,8 +11,9 @@ from typing import Any
 
 from synth import registry
 from synth.check import Findings
+from synth.check.costs import Costs, expect
 from synth.check.data import DataReport, PairsReport, look, look_at_pairs
-from synth.check.servers import Asked, ask_all
+from synth.check.servers import MOST_EMBEDDED, Asked, ask_all
 from synth.document import Problem
 from synth.errors import JobError, SynthError
 from synth.job import Draft, Job, PersonaOptions
@@ -24,14 +23,12 @@ from synth.results.advice import advice
 from synth.results.summary import FEW_PASSAGES, RANK
 from synth.rules.conditions import LOWER
 from synth.runs.preflight import unsuited
-from synth.runs.run import writer_of
 from synth.shards import OutputFolder
 from synth.shipped import find
-from synth.sources import Corpus, InputFile, PassageRow, ReadLimits, inspect, require_apart
-from synth.stage import ChatReply, ChatRequest
+from synth.sources import Corpus, InputFile, ReadLimits, inspect, require_apart
 from synth.steps.keep import DEFAULT, record_of
-from synth.tasks import Task, Writer
-from synth.types import Candidates, Notify, Passage
+from synth.tasks import Task
+from synth.types import Notify
 from synth.validation import validate
 
 
@@ -91,113 +88,6 @@ def _library(draft: Draft, base: Path, findings: Findings) -> Library | None:
     except SynthError as exc:
         findings.error(exc)
     return None
-
-
-BYTES_PER_TOKEN = 4
-"""Of UTF-8 text; right for English within a fifth, generous elsewhere."""
-REPLY_TOKENS = 25
-"""Usual length of a reply."""
-_COMPRESSED = 0.5
-"""Text in zstd, as a share of its bytes."""
-_PAIR_BYTES = 400
-"""Columns of a pair beside its passage, in two copies (generated/ and kept/), with its scores."""
-_PERSONA = "A person of some profession who has a reason to look for what this passage tells"
-
-
-@dataclass(frozen=True, slots=True)
-class Costs:
-    """Expected totals over the whole corpus. Tokens are None where no prompt could be rendered."""
-
-    passages: int
-    items: int
-    calls: int
-    prompt_tokens: int | None
-    completion_tokens: int | None
-    longest_prompt: int | None
-    """Tokens of the longest of the prompts rendered."""
-    disk_bytes: int
-    disk_free: int
-
-
-def expect(
-    job: Job, prompts: PromptFolder | None, library: Library | None, data: DataReport, findings: Findings
-) -> Costs:
-    """Add up what all passages will cost if every first reply is accepted; warn where the disk is too small."""
-    task = job.require_task()
-    items = data.expected * task.items_per_passage
-    asked: list[list[int]] = []
-    if prompts is not None and data.sample:
-        asked = asyncio.run(_rehearse(writer_of(job, prompts), data.sample, library.sentences if library else ()))
-    sizes = [sum(calls) for calls in asked]
-    calls = max(map(len, asked), default=1)
-    text = _COMPRESSED * data.bytes * data.expected / max(1, data.passages)
-    copies = 1 + 2 * min(task.items_per_passage, 2)  # a repeated text compresses well within a shard
-    needed = round(text * copies + items * _PAIR_BYTES)
-    out = (job.base / (job.file.out or "outputs")).absolute()
-    free = shutil.disk_usage(next(each for each in (out, *out.parents) if each.exists())).free
-    if needed > free:
-        findings.warn(
-            f"the run needs about {needed / 1e9:,.1f} GB, the disk has {free / 1e9:,.1f} GB left. "
-            "Choose another folder with -o."
-        )
-    return Costs(
-        passages=data.expected,
-        items=items,
-        calls=items * calls,
-        prompt_tokens=round(sum(sizes) / len(sizes) / BYTES_PER_TOKEN * items) if sizes else None,
-        completion_tokens=REPLY_TOKENS * calls * items if sizes else None,
-        longest_prompt=max(map(max, filter(None, asked)), default=0) // BYTES_PER_TOKEN if sizes else None,
-        disk_bytes=needed,
-        disk_free=free,
-    )
-
-
-async def _rehearse(writer: Writer, sample: Sequence[PassageRow], personas: Sequence[str]) -> list[list[int]]:
-    """UTF-8 bytes of each prompt for one item of every sampled passage; which personas it is offered hardly matters."""
-    count = writer.settings.top_k
-    names = (*personas[:count], *[_PERSONA] * count)[:count]
-    sizes: list[list[int]] = []
-    for row in sample:
-        code = row.language if row.language != "und" else "en"
-        passage = Passage(0, row.id, row.text, code, row.source, row.title)
-        chat = _Rehearsal()
-        await writer.write(Candidates(passage, tuple(names), (0.0,) * len(names)), chat, slots=(0,))
-        sizes.append(chat.sizes)
-    return sizes
-
-
-class _Rehearsal:
-    """A chat model that answers each request with the first thing its schema allows, and notes the prompt's size."""
-
-    slots = 1
-    troubled = False
-
-    def __init__(self) -> None:
-        self.sizes: list[int] = []
-
-    async def complete(self, request: ChatRequest) -> ChatReply:
-        if request.key.attempt == 0:
-            self.sizes.append(sum(len(text.encode("utf-8", "replace")) for _, text in request.messages))
-        return ChatReply(json.dumps(_example_of(request.schema)), "stop", "rehearsal")
-
-    async def close(self) -> None:
-        pass
-
-
-def _example_of(schema: Mapping[str, Any]) -> Any:
-    """The first value that fits a JSON schema of the plain kind that constrained decoders take."""
-    if "enum" in schema:
-        return schema["enum"][0]
-    match schema.get("type"):
-        case "object":
-            return {name: _example_of(part) for name, part in schema.get("properties", {}).items()}
-        case "array":
-            return [_example_of(schema.get("items", {}))] * int(schema.get("minItems", 1))
-        case "integer" | "number":
-            return schema.get("minimum", 1)
-        case "boolean":
-            return True
-    return "sample"
 
 
 def _check_context(job: Job, longest: int | None, servers: Sequence[Asked], findings: Findings) -> None:
@@ -285,10 +175,10 @@ def examine(draft: Draft, base: Path, *, offline: bool, notify: Notify = lambda 
     if not offline:
         notify("asking the models")
     instruction = job.instruction if job is not None else str(getattr(draft.stages.get("task"), "instruction", ""))
-    passages = [row.text for row in data.sample] if isinstance(data, DataReport) else []
+    passages = [row.text for row in data.few(MOST_EMBEDDED)] if isinstance(data, DataReport) else []
     servers = asyncio.run(ask_all(draft.stages, instruction, passages, findings, offline=offline))
     if job is not None and isinstance(data, DataReport):
-        costs = expect(job, prompts, library, data, findings)
+        costs, _ = expect(job, prompts, library, data, findings)
         _check_context(job, costs.longest_prompt, servers, findings)
     if job is not None and data is not None:
         _check_rules(job, data.expected, findings)

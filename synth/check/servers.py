@@ -91,7 +91,7 @@ async def _ask(
             _check_descriptors(chat.slots if hosts else 0, findings)
             results = await _probed(chat, None, offline=offline)
         elif isinstance(stage, EmbedStage | RerankStage):
-            texts = passages[:MOST_EMBEDDED] if section == "embed" else ()
+            texts = passages if section == "embed" else ()
             look = _reads_whole(stage.model, texts, findings) if texts else None
             results = await _probed(stage.open(client, instruction), look, offline=offline)
     except SynthError as exc:

@@ -24,6 +24,7 @@ from synth.terminal import silence, tell
 _MODULES = (
     "run",
     "check",
+    "plan",
     "preview",
     "personas",
     "filter",

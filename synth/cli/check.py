@@ -15,8 +15,9 @@ from synth.errors import SynthError
 from synth.terminal import facts, say, show, tell
 
 if TYPE_CHECKING:
+    from synth.check.costs import Costs
     from synth.check.data import DataReport, PairsReport
-    from synth.check.job import Costs, Report
+    from synth.check.job import Report
     from synth.check.servers import Asked
     from synth.job import Job
     from synth.stage import ProbeResult
@@ -79,7 +80,7 @@ def _facts(report: Report, job: Job | None) -> Iterator[tuple[str, str]]:
     for asked in report.servers:
         yield from _server_facts(asked)
     if job is not None:
-        yield from _cost_facts(job, report.costs) if report.costs else ()
+        yield from cost_facts(job, report.costs) if report.costs else ()
         yield from _index_facts(job, report.servers, pairs)
 
 
@@ -152,17 +153,24 @@ def _state(result: ProbeResult) -> str:
     return ", ".join(fact for fact in facts if fact) or ("CANNOT BE USED" if result.problems else "answers")
 
 
-def _cost_facts(job: Job, costs: Costs) -> Iterator[tuple[str, str]]:
+def cost_facts(job: Job, costs: Costs) -> Iterator[tuple[str, str]]:
+    """Calls, tokens, texts and disk of a whole run, also for `synth plan`."""
     from rich.filesize import decimal
+
+    from synth.check.costs import BYTES_PER_TOKEN, REPLY_TOKENS
 
     slots = job.require_task().items_per_passage
     calls = round(costs.calls / max(1, costs.items))
     each = f", {calls} {'call' if calls == 1 else 'calls'} each"
     yield "expected", f"{costs.items:,} items ({costs.passages:,} passages × {slots}){each}"
     yield "calls", f"{costs.calls:,} and what is asked again"
-    if costs.prompt_tokens is not None and job.llm is not None and job.llm.urls():
-        sizes = f"about {costs.prompt_tokens:,} in, {costs.completion_tokens or 0:,} out"
-        yield "tokens", f"{sizes}; a prefix cache saves most of what goes in"
+    if costs.prompt_tokens is not None:
+        computed = f"{costs.computed_tokens or 0:,} of them computed with a prefix cache"
+        yield "tokens", f"about {costs.prompt_tokens:,} in, {computed}; {costs.completion_tokens or 0:,} out"
+        counted = {"tokenizer": "with the model's tokenizer", "bytes": f"at {BYTES_PER_TOKEN} bytes a token"}
+        own = f"prompts counted {counted.get(costs.counted)}, replies at {REPLY_TOKENS} tokens"
+        yield "", "as the model counted them in the pilot" if costs.counted == "pilot" else own
+    yield "texts", f"{costs.embeddings:,} to embed"
     yield "disk", f"about {decimal(costs.disk_bytes)}, {decimal(costs.disk_free)} free"
     yield "kept", f"pairs with {job.rules.describe()}"
 

@@ -43,10 +43,17 @@ ALIASES = {"task": "tasks", "score": "scores", "export": "exports"}
 
 def _sections() -> dict[str, type[Stage]]:
     """The keys of a job file that have options of their own and no `use:`."""
-    from synth.job import Limits, PersonaOptions, RunOptions
+    from synth.job import Budget, Limits, PersonaOptions, RunOptions
     from synth.sources import Corpus, PairData
 
-    return {"corpus": Corpus, "data": PairData, "personas": PersonaOptions, "limits": Limits, "run": RunOptions}
+    return {
+        "corpus": Corpus,
+        "data": PairData,
+        "personas": PersonaOptions,
+        "limits": Limits,
+        "budget": Budget,
+        "run": RunOptions,
+    }
 
 
 @command("synth init", 'synth init my-job.yaml --corpus "data/*.parquet"')

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from synth.llm._tokens import local_tokenizer
 from synth.servers.faults import TransientError, shown
 from synth.servers.fleet import Fleet, Served
 from synth.servers.http import ServerAuth
-from synth.stage import ChatReply, ChatRequest, JsonSchema, LlmStage, ProbeResult
+from synth.stage import ChatReply, ChatRequest, JsonSchema, LlmStage, ProbeResult, Tokenize
 
 
 def read_reply(answer: Any) -> ChatReply:
@@ -86,6 +87,9 @@ class ServedLlm(ServerAuth, LlmStage):
     @abstractmethod
     def frame(self, messages: Sequence[tuple[str, str]], seed: int, max_tokens: int) -> dict[str, Any]:
         """The request without a schema."""
+
+    def tokenizer(self) -> Tokenize | None:
+        return local_tokenizer(self.model)
 
     def shape(self, schema: JsonSchema, name: str) -> dict[str, Any]:
         """The fields that make a reply follow a schema; empty where the server has none."""

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, field_validator
 
 from synth.errors import JobError, RequestRejected, ServerUnavailable
+from synth.llm._tokens import local_tokenizer
 from synth.servers.faults import is_too_long
-from synth.stage import ChatReply, ChatRequest, ClientSettings, LlmStage, ProbeResult
+from synth.stage import ChatReply, ChatRequest, ClientSettings, LlmStage, ProbeResult, Tokenize
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -49,6 +50,9 @@ class VllmEngine(LlmStage):
     @property
     def gpus(self) -> int:
         return self.tensor_parallel_size
+
+    def tokenizer(self) -> Tokenize | None:
+        return local_tokenizer(self.model)
 
     def open(self, client: ClientSettings) -> EngineChat:
         return EngineChat(self, client)

@@ -12,7 +12,7 @@ import json
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -92,18 +92,20 @@ class MeteredChat:
         return self.chat.troubled
 
     async def complete(self, request: ChatRequest) -> ChatReply:
-        """The model's reply, counted."""
-        self.counters.in_flight += 1
-        self.pending[request.key] = time.monotonic()
-        try:
-            reply = await self.chat.complete(request)
-        finally:
-            self.counters.in_flight -= 1
-            del self.pending[request.key]
-            self.last = time.monotonic()
-        self.counters.replies += 1
-        self.counters.prompt_tokens += reply.prompt_tokens
-        self.counters.completion_tokens += reply.completion_tokens
+        """The model's reply, counted. Raises Stopped where the budget has no room for it."""
+        budget = self.counters.budget
+        async with budget.room(request) if budget else nullcontext():
+            self.counters.in_flight += 1
+            self.pending[request.key] = time.monotonic()
+            try:
+                reply = await self.chat.complete(request)
+            finally:
+                self.counters.in_flight -= 1
+                del self.pending[request.key]
+                self.last = time.monotonic()
+            self.counters.replies += 1
+            self.counters.prompt_tokens += reply.prompt_tokens
+            self.counters.completion_tokens += reply.completion_tokens
         return reply
 
     async def watch(self, askers: Iterable[asyncio.Task[None]], stall: float) -> None:

@@ -7,6 +7,7 @@ finds nothing more to claim; the last one to leave does what needs all shards.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, closing
@@ -135,14 +136,18 @@ class StopRequest:
 
     event: asyncio.Event = field(default_factory=asyncio.Event)
     interrupted: bool = False
+    why: Stopped | None = None
+    """The error to end with, where nobody asked from outside: then requests in flight may take their time."""
     leave: Callable[[], None] = lambda: None
     """Called before the process leaves without waiting for anything."""
 
     def __call__(self) -> bool:
         return self.event.is_set()
 
-    def ask(self, *, interrupted: bool = False) -> None:
+    def ask(self, *, interrupted: bool = False, why: Stopped | None = None) -> None:
+        """Drain; the first reason counts."""
         self.interrupted = self.interrupted or interrupted
+        self.why = self.why or why
         self.event.set()
 
 
@@ -158,7 +163,11 @@ async def work(run: OpenRun, shards: int, counters: Counters, stop: StopRequest,
     await asyncio.wait({main, watcher}, return_when=asyncio.FIRST_COMPLETED)
     begun, journaled = time.monotonic(), any(step.journaled for step in local.score_and_keep.steps)
     while not main.done() and time.monotonic() - begun < (
-        DRAIN_SECONDS if counters.in_flight or journaled else _GRACE_SECONDS
+        math.inf
+        if stop.why and counters.in_flight
+        else DRAIN_SECONDS
+        if counters.in_flight or journaled
+        else _GRACE_SECONDS
     ):
         await asyncio.wait({main}, timeout=_LOOK_SECONDS)
     main.cancel()
@@ -179,6 +188,8 @@ def finished(run: OpenRun, shards: int) -> bool:
 
 def unfinished(stop: StopRequest) -> Stopped:
     """Why a process ends before the run does."""
+    if stop.why is not None:
+        return stop.why
     others = "another process is still working on the remaining shards."
     what = "stopped before the end; every finished call is saved." if stop() else others
     return Stopped(what, interrupted=stop.interrupted)

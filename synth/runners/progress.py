@@ -5,11 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from synth.runs.run import OpenRun
 from synth.stage import ChatModel
 from synth.terminal import tell
 from synth.types import Notify, Pair, Rejected
+
+if TYPE_CHECKING:
+    from synth.runners.budget import Meter
 
 _PLAIN_PHASES = ("reading", "generating", "scoring")
 """Phases that have a bar, so that no words are needed."""
@@ -100,6 +104,7 @@ class Counters:
     avoid: set[int] = field(default_factory=set)
     """Shards to leave alone, because processes died on them."""
     started: float = field(default_factory=time.monotonic)
+    budget: Meter | None = None
 
     @property
     def items_done(self) -> int:
@@ -122,6 +127,9 @@ class Counters:
             total = max(scored, self.items_total - self.unusable)
             phases.append(Phase("score", "pairs", scored, total, self.scored_before, self.seconds))
             phases += [Phase(name, "shards", done, of, 0, self.seconds) for name, (done, of) in self.passes.items()]
+        return Snapshot(tuple(phases), tuple(self._figures()))
+
+    def _figures(self) -> list[str]:
         figures = [self.phase] if not (self.reading or self.phase in _PLAIN_PHASES) else []
         if self.kept + self.dropped:
             figures.append(f"{self.kept / (self.kept + self.dropped):.0%} kept")
@@ -130,13 +138,15 @@ class Counters:
             figures.append(f"{made / self.slots / self.seconds:,.1f} passages/s")
         if self.completion_tokens:
             figures.append(f"{(self.prompt_tokens + self.completion_tokens) / self.seconds:,.0f} tokens/s")
+        if self.budget is not None:
+            figures.append(f"{self.budget.share:.0%} of the budget")
         if self.in_flight:
             figures.append(f"{self.in_flight:,} in flight")
         if server := self.server_state():
             figures.append(f"server {server}")
         if self.unusable:
             figures.append(f"{self.unusable:,} unusable")
-        return Snapshot(tuple(phases), tuple(figures))
+        return figures
 
     def server_state(self) -> str:
         """Whether the language model's servers answer; empty without a server."""

@@ -245,6 +245,8 @@ class _Supervisor:
         done = self._run.folder.step("generated").done()
         kept = done & keep.default_view(self._run, score.steps_of(self._run)).folder(self._run.folder).done()
         count_items(self._run, self._counters, kept if self._run.pairs else done, kept)
+        if (budget := self._counters.budget) and budget.share >= 1 and len(done) < self._shards:
+            budget.end()
         before: object = None
         shares = [replace(share, worker=number) for number in range(share.workers)]
         while before != (before := local.state(self._run)) and not self._over():
@@ -292,6 +294,11 @@ class _Supervisor:
                 for name in COUNTED:
                     now = sum(each.counts.get(name, 0) for each in self._running)
                     setattr(self._counters, name, self._past[name] + now)
+                if (budget := self._counters.budget) and not self._stop():
+                    coming = self._counters.replies / self._counters.seconds  # until the next reports have come
+                    if budget.exceeded(self._counters.in_flight + 1 + round(coming)):
+                        with suppress(Stopped):
+                            budget.end()
                 reports = [each.counts for each in self._running if each.counts]
                 if reports and not self._stop():
                     self._counters.phase = reports[0]["phase"]

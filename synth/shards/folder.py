@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path, PurePath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from synth.errors import JobError, OutputError, SynthError
 from synth.names import path_of
 from synth.shards import disk
-from synth.shards.journal import Journal, claim
+from synth.shards.journal import Journal, claim, records
 from synth.shards.shard import Origin, Shard, ShardMeta, damaged, decode, encode, writer
 
 _PART = re.compile(r"\.?[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
@@ -122,6 +122,13 @@ class StepFolder:
 
     def started(self) -> list[int]:
         return sorted(set(self._journals().values()))
+
+    def journaled(self) -> Iterator[dict[str, Any]]:
+        """The records of all open shards, which other processes may be writing. Raises SystemFault."""
+        done = self.done()
+        for name, index in sorted(self._journals().items()):
+            if index not in done:
+                yield from records(self._folder.path / "wip" / name)
 
     def claim(self, index: int, *, writer: str = "") -> Journal | None:
         """Take a shard for this process; None when another one has it or it is done. Raises SystemFault, OutputError.

@@ -150,6 +150,15 @@ def _record(line: bytes) -> tuple[str, dict[str, Any]] | None:
     return (key, value) if isinstance(key, str) and isinstance(value, dict) else None
 
 
+def records(path: Path) -> Iterator[dict[str, Any]]:
+    """What a journal holds, without its lock; nothing where it has just been dropped."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return
+    yield from dict(filter(None, map(_record, lines))).values()
+
+
 @contextmanager
 def turn(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
     """Take the lock of a file, which must exist; call `waiting` and wait where another process has it.

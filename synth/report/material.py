@@ -28,7 +28,7 @@ from synth.steps.keep import View, record_of
 from synth.steps.score import vectors_of
 from synth.types import Notify
 
-SAMPLE = 1000
+SAMPLE = 500
 """Most kept queries, dropped queries and passages that are compared as texts and as vectors."""
 _OUTAGE = 10.0
 """Seconds to wait for an embedder that does not answer."""

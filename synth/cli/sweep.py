@@ -179,9 +179,10 @@ def _print_proposal(found: Sweep) -> None:
             for name, some, its in zip(names, kept, fits, strict=True)
         ]
         show(columns(("group", side, "pairs", "kept", "labelled"), rows), words())
-        measured = [(name, its) for name, its in zip(names, fits, strict=True) if its]
-        bounds = [(name, *map(_interval, (f.threshold, f.precision, f.recall, f.f1))) for name, f in measured]
-        show(columns(("95 % intervals", side, "precision", "recall", "F1"), bounds))
+        for name, its in zip(names, fits, strict=True):
+            if its:
+                bounds = {side: its.threshold, "precision": its.precision, "recall": its.recall, "F1": its.f1}
+                show(words(f"{name}, 95 % intervals"), facts((what, _interval(each)) for what, each in bounds.items()))
     if fits[0] and fits[0].reached < 1:
         show(words(f"{1 - fits[0].reached:.0%} of the resamples have no threshold that reaches it: label more pairs"))
     if any(not each.own for each in found.proposed):

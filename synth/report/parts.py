@@ -54,7 +54,7 @@ class Table:
     @property
     def long(self) -> bool:
         """Whether it needs the width of the page."""
-        return any(isinstance(cell, str) and len(cell) > 32 for row in self.rows for cell in row)  # noqa: PLR2004 - half of it
+        return any(isinstance(cell, str) and len(cell) > 44 for row in self.rows for cell in row)  # noqa: PLR2004 - half of it
 
     def as_json(self) -> list[dict[str, Value]]:
         return [dict(zip(self.head, row, strict=True)) for row in self.rows]

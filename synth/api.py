@@ -126,16 +126,12 @@ class Run:
         return sweep(self._folder, SweepArgs(score, **options))
 
     def report(self, view: str = "kept", *, queries: str | Path | None = None) -> Report:
-        """Yield, coverage, mixes, redundancy, scores and a map, as `synth report` gives them; `.save("report.html")`.
-
-        `queries` is a file of people's queries to compare with. A notebook shows the page.
-        """
+        """What `synth report` gives; `queries` is a file of people's queries. `.save("x.html")` writes the page."""
         return _outside_loop(make)(self._folder, view, None if queries is None else Path(queries), _silent)
 
     def compare(self, other: Run, *, view: str = "kept", other_view: str = "kept") -> Comparison:
         """Every figure of the report beside that of another run or view, and the rows that only one keeps."""
-        sides = Side(self._folder, view), Side(other._folder, other_view)
-        return _outside_loop(compare)(*sides, _silent)
+        return _outside_loop(compare)(Side(self._folder, view), Side(other._folder, other_view), _silent)
 
     def keep(self, view: str | None = None, /, **rules: Any) -> Kept:
         """Apply other rules to the stored scores: `run.keep(cosine={"above": 0.6})`. No model is called.

@@ -172,7 +172,9 @@ def _as_paid(
     """The costs by what the pilot paid: tokens for each rendered byte of its passages, times the corpus's bytes."""
     step, (prompts, library) = run.folder.step("passages"), used
     records = [each for index in sorted(step.done()) for each in passage_records(step.read(index).table)]
-    own = asyncio.run(rehearse(writer_of(run.job, prompts), records, library.sentences if library else ()))
+    own = asyncio.run(
+        rehearse(writer_of(run.job, prompts, prepared=run.prepared()), records, library.sentences if library else ())
+    )
     paid, calls = spent(run), _calls(run)
     rendered = sum(each.bytes for each in own)
     share = costs.passages / max(1, len(records))

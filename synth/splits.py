@@ -101,15 +101,18 @@ class Splits:
         return place < len(self._held) and bool(self._held[place] == key)
 
 
-def split(folder: OutputFolder, options: SplitOptions) -> Splits:
-    """Assign every generated pair to a split. Raises JobError if the column of documents does not exist."""
+def split(folder: OutputFolder, options: SplitOptions, query: str = "query") -> Splits:
+    """Assign every generated pair to a split. Raises JobError if the column of documents does not exist.
+
+    `query` is the column of what is searched with; labels, which many pairs share, must not keep these together.
+    """
     step = folder.step("generated")
     shards = sorted(step.done())
     documents, texts = _documents(folder, options)
-    query, passage, columns = _keys(step, shards, options, documents)
+    asked, passage, columns = _keys(step, shards, options, documents, query)
     if options.group == "cluster":
-        columns += clusters(folder, shards)
-    labels = components([query, passage, *columns])
+        columns += clusters(folder, shards, query)
+    labels = components([asked, passage, *columns])
     names = (TRAIN, *(name for name, _ in options.shares))
     ends = np.cumsum([share for _, share in options.shares])
     drawn = (mix(passage[labels] ^ np.uint64(text_key("split", options.seed))) >> np.uint64(11)) * 2.0**-53
@@ -136,32 +139,32 @@ def components(columns: Sequence[Keys]) -> NDArray[np.int64]:
             return labels
 
 
-def clusters(folder: OutputFolder, shards: Sequence[int]) -> list[Keys]:
+def clusters(folder: OutputFolder, shards: Sequence[int], query: str = "query") -> list[Keys]:
     """Near-duplicate clusters of queries and of passages: from a stored scorer, else computed (Jaccard 0.8)."""
-    for stored in sorted((folder.path / "scores").glob("[!.]*")):
+    for stored in sorted((folder.path / "scores").glob("[!.]*")) if query == "query" else ():
         step = folder.step(f"scores/{stored.name}")
         if shards and step.done() >= {*shards} and {*_CLUSTERS} <= {*step.schema(shards[0]).names}:
             found = [step.read_columns(index, _CLUSTERS) for index in shards]
             return [np.concatenate([each[name].to_numpy() for each in found]).astype(np.uint64) for name in _CLUSTERS]
-    return asyncio.run(_compute_clusters(folder.step("generated"), shards)) if shards else []
+    return asyncio.run(_compute_clusters(folder.step("generated"), shards, query)) if shards else []
 
 
-async def _compute_clusters(step: StepFolder, shards: Sequence[int]) -> list[Keys]:
+async def _compute_clusters(step: StepFolder, shards: Sequence[int], query: str) -> list[Keys]:
     scorer = NearDuplicate()
     with TemporaryDirectory(prefix="synth-clusters-") as place:
         index = Path(place) / "index"
-        await scorer.build(_batches(step, shards), index, Services())
-        batches = (replace(batch, index=index) for batch in _batches(step, shards))
+        await scorer.build(_batches(step, shards, query), index, Services())
+        batches = (replace(batch, index=index) for batch in _batches(step, shards, query))
         found = pa.concat_tables([await scorer.score(batch, Services()) for batch in batches])
     return [found[name].to_numpy().astype(np.uint64) for name in _CLUSTERS]
 
 
-def _batches(step: StepFolder, shards: Sequence[int]) -> Iterator[PairBatch]:
+def _batches(step: StepFolder, shards: Sequence[int], query: str) -> Iterator[PairBatch]:
     """The texts of all pairs; a missing one counts as empty."""
     first = 0
     for index in shards:
-        pairs = step.read_columns(index, ["query", "passage"])
-        filled = [pa.array([text or "" for text in pairs[name].to_pylist()]) for name in ("query", "passage")]
+        pairs = step.read_columns(index, [query, "passage"])
+        filled = [pa.array([text or "" for text in pairs[name].to_pylist()]) for name in (query, "passage")]
         yield PairBatch(pa.table(filled, names=["query", "passage"]), (), first=first, shard=index)
         first += pairs.num_rows
 
@@ -185,7 +188,7 @@ def _documents(folder: OutputFolder, options: SplitOptions) -> tuple[Keys, Keys]
 
 
 def _keys(
-    step: StepFolder, shards: Sequence[int], options: SplitOptions, documents: Keys
+    step: StepFolder, shards: Sequence[int], options: SplitOptions, documents: Keys, query: str
 ) -> tuple[Keys, Keys, list[Keys]]:
     """Keys of queries, of passages, and of what else connects pairs: passage ids, then documents."""
     found: list[list[int]] = [[], [], [], []]
@@ -196,17 +199,17 @@ def _keys(
         own = [name for name in (column or "", f"input_{column}") if name in there][:1]
         if column is not None and not own and not by_position:
             raise _no_column(step, column)
-        names = [name for name in ("id", "query", "passage", "passage_id", "source") if name in there]
+        names = [name for name in ("id", query, "passage", "passage_id", "source") if name in there]
         for row in step.read_columns(index, [*names, *own]).to_pylist():
             passage = text_key(row["passage"])
             ident = id_text(row.get("passage_id"))
-            found[0].append(text_key(row["query"]))
+            found[0].append(text_key(row[query]))
             found[1].append(passage)
             found[2].append(passage if ident is None else text_key("id", row.get("source"), ident))
             position = int(str(row["id"]).partition("-")[0])
             found[3].append(int(documents[position]) if by_position else _document_key(row, "".join(own), (row["id"],)))
-    query, passages, *others = (np.array(each, np.uint64) for each in found)
-    return query, passages, others
+    asked, passages, *others = (np.array(each, np.uint64) for each in found)
+    return asked, passages, others
 
 
 def _document_key(row: Mapping[str, Any], column: str | None, own: Iterable[object]) -> int:

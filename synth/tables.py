@@ -140,7 +140,7 @@ def pair_table(
     found = (given[name] if name in given else [_at(pair, path) for pair in pairs] for name, _, path in _PAIRS)
     table = pa.table([pa.array(values, kind) for values, (_, kind, _) in zip(found, _PAIRS, strict=True)], PAIRS)
     for name, alias in (columns or {}).items():
-        kind = pa.type_for_alias(alias)
+        kind = pa.list_(pa.string()) if alias == "list<string>" else pa.type_for_alias(alias)
         table = table.append_column(name, pa.array([pair.columns.get(name) for pair in pairs], kind))
     own, ours = [field for field in source.schema if field.name not in PASSAGES.names], table.column_names
     picked = source.take(pa.array([pair.passage.position - first for pair in pairs], pa.int64())) if own else source

@@ -46,8 +46,10 @@ class Layout:
     """What a heading calls the rows."""
     category: str = "text-retrieval"
     """The Hub's task category."""
-    anchor: Literal["query", "passage"] = "query"
-    """The column that comes first in a trainer's row; the other one is the positive."""
+    anchor: str = "query"
+    """The column that comes first in a trainer's row."""
+    target: str | None = None
+    """The column of the positive; None for the other one of query and passage."""
     negatives: tuple[str, ...] = ()
     """Columns of the task's own with texts (string, or a list of them) that are hard negatives of the anchor."""
     score: str | None = None
@@ -62,8 +64,8 @@ class Layout:
     """Whether positives come from a small closed set, so that equal ones meet in a batch."""
 
     @property
-    def positive(self) -> Literal["query", "passage"]:
-        return "passage" if self.anchor == "query" else "query"
+    def positive(self) -> str:
+        return self.target or ("passage" if self.anchor == "query" else "query")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ class QueryConfig:
     """Stage one's choice: who asks, what kind of question, how hard. None where the job asks for none."""
 
     character: str | None
-    question_type: str
+    question_type: str | None
     difficulty: str | None
 
 

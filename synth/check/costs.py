@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from synth.check import Findings
 from synth.check.data import DataReport
+from synth.errors import UnusableReply
 from synth.job import Job
 from synth.personas import Library
 from synth.prompts import PromptFolder
@@ -162,6 +163,18 @@ def _drawn(schema: Mapping[str, Any], words: Sequence[str], rng: random.Random) 
     return " ".join(rng.sample(words, min(_QUERY_WORDS, len(words))))[:_QUERY_CHARS] or "sample"
 
 
+async def _prepared(job: Job, prompts: PromptFolder, passages: Sequence[Passage]) -> Writer | None:
+    """The job's writer; what its task prepares is made up, None where no reply can be."""
+    writer = writer_of(job, prompts)
+    if count := writer.task.prepares_from:
+        chat = _Rehearsal(max(passages, key=lambda each: len(each.text)), by_bytes, PrefixCache())
+        try:
+            writer = writer_of(job, prompts, prepared=await writer.prepare(passages[:count], chat))
+        except UnusableReply:
+            return None
+    return writer
+
+
 def mean(asked: Sequence[Asked], values: Sequence[float], text: float) -> float:
     """The mean of `values` over the corpus, whose passages have `text` bytes on average.
 
@@ -196,7 +209,9 @@ def expect(
     asked: list[Asked] = []
     if prompts is not None and data.sample:
         people = library.sentences if library else ()
-        asked = asyncio.run(rehearse(writer_of(job, prompts), sampled(data), people, tokenize or by_bytes))
+        writer = asyncio.run(_prepared(job, prompts, sampled(data)))
+        if writer is not None:
+            asked = asyncio.run(rehearse(writer, sampled(data), people, tokenize or by_bytes))
     per_passage = max((each.calls for each in asked), default=task.items_per_passage)
     text = data.bytes / max(1, data.passages)
     copies = 1 + 2 * min(task.items_per_passage, 2)  # a repeated text compresses well within a shard
@@ -213,7 +228,7 @@ def expect(
     costs = Costs(
         passages=count,
         items=items,
-        calls=count * per_passage,
+        calls=count * per_passage + (task.prepares_from > 0),
         prompt_tokens=round(count * mean(asked, [each.tokens for each in asked], text)) if asked else None,
         computed_tokens=round(asked[0].computed + (count - 1) * mean(later, [each.computed for each in later], text))
         if asked

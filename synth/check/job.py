@@ -136,6 +136,8 @@ class Report:
     servers: Sequence[Asked]
     costs: Costs | None
     findings: Findings
+    task: Sequence[tuple[str, str]] = ()
+    """What the task says about itself."""
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -182,4 +184,5 @@ def examine(draft: Draft, base: Path, *, offline: bool, notify: Notify = lambda 
         _check_context(job, costs.longest_prompt, servers, findings)
     if job is not None and data is not None:
         _check_rules(job, data.expected, findings)
-    return Report(data, servers, costs, findings)
+    told = list(job.task.facts(prompts, None)) if job is not None and job.task and prompts is not None else []
+    return Report(data, servers, costs, findings, told)

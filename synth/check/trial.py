@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from itertools import islice
@@ -24,6 +24,7 @@ from synth.sources import InputFile, PassageRow, carried_schema, count_rows, ins
 from synth.stage import ChatModel, ChatReply, ChatRequest, Services
 from synth.steps import ingest
 from synth.steps.generate import candidates_of
+from synth.steps.prepare import asked
 from synth.tables import pair_table
 from synth.tables import passages as passage_records
 from synth.types import Candidates, Notify, Pair, Passage, Rejected
@@ -98,6 +99,9 @@ class Trial:
         self.job, self.notify = job, notify
         self.prompts, self.library = prepare(job)
         self.inputs = inspect(job.corpora, job.base, job.read_limits(), notify=notify)
+        self.prepared: Mapping[str, Any] | None = None
+        """What the task prepared before the first passage."""
+        self.preparing: list[Call] = []
 
     async def run(self, chosen: Sequence[Positioned]) -> list[Tried]:
         """Generate and score for the chosen passages, one after the other. Raises what models raise."""
@@ -111,7 +115,16 @@ class Trial:
                 self.notify(f"keep: {', '.join(unused)} needs all pairs of a run, so rules on it are left out here")
             opened = [(scorer, scorer.open(models.client, job.instruction)) for scorer in here]
             scorers = [(scorer, models.services(job, scorer.needs, own)) for scorer, own in opened]
+            await self._prepare(models.chat(job))
             return [await self._try(each, models.chat(job), personas, scorers) for each in chosen]
+
+    async def _prepare(self, chat: ChatModel) -> None:
+        """Ask what a run would ask before its first passage, of the same passages."""
+        if count := self.job.require_task().prepares_from:
+            rows = [(position, row) for position, row, _ in choose(self.job, self.inputs, count, None)]
+            records = [Passage(n, row.id, row.text, row.language, row.source, row.title) for n, row in rows]
+            writer = writer_of(self.job, self.prompts, lambda *call: self.preparing.append(Call(*call)))
+            self.prepared = await asked(writer, records, chat)
 
     async def offers(self, chosen: Sequence[Positioned]) -> Sequence[Candidates]:
         """The personas that these passages would be offered as one shard; ones that the embedder refuses have none."""
@@ -137,7 +150,7 @@ class Trial:
         if refused:
             raise InputError(f"passage {record.id!r}: the embedder refuses it: {refused[0]}.")
         calls: list[Call] = []
-        writer = writer_of(self.job, self.prompts, lambda *call: calls.append(Call(*call)))
+        writer = writer_of(self.job, self.prompts, lambda *call: calls.append(Call(*call)), prepared=self.prepared)
         outcomes = await writer.write(found[0], chat)
         rows: list[dict[str, Any]] = []
         if pairs := [outcome for outcome in outcomes if isinstance(outcome, Pair)]:

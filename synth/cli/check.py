@@ -77,6 +77,7 @@ def _facts(report: Report, job: Job | None) -> Iterator[tuple[str, str]]:
         pairs = data.expected
     elif data is not None and data.files:
         yield from _data_facts(data)
+    yield from report.task
     for asked in report.servers:
         yield from _server_facts(asked)
     if job is not None:

@@ -18,7 +18,7 @@ from synth.types import Rejected
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from synth.check.trial import Tried
+    from synth.check.trial import Call, Tried
 
 
 @command("synth preview job.yaml", "synth preview job.yaml -n 10 --json", "synth preview job.yaml --id contract-17")
@@ -45,11 +45,18 @@ def preview(
     if not as_json:
         tell(f"{path}: asking the models about {len(chosen)} {'passage' if len(chosen) == 1 else 'passages'}")
     tried = asyncio.run(trial.run(chosen))
+    told = list(job.require_task().facts(trial.prompts, trial.prepared))
     calls = [call for each in tried for call in each.calls]
     system = next((text for call in calls[:1] for role, text in call.request.messages if role == "system"), None)
     if as_json:
-        say(json.dumps({"system": system, "passages": [_facts(each) for each in tried]}, ensure_ascii=False))
+        prepared = {"prepared": trial.prepared, "preparing": list(map(_call, trial.preparing))}
+        found = {"system": system, **prepared, "passages": [_facts(each) for each in tried]}
+        say(json.dumps(found, ensure_ascii=False))
         return
+    for call in trial.preparing:
+        show(*_call_view("before the first passage", call, several=isinstance(job.llm, Generators)))
+    if told:
+        show(facts(told))
     if system is not None:
         show(heading("system part, the same for every call of a run"), words(system))
     for each in tried:
@@ -67,16 +74,7 @@ def _view(tried: Tried, scores: Sequence[str], *, several: bool) -> Iterator[Ren
     yield facts(("persona", f"{similarity:.2f}  {persona}") for persona, similarity in offered)
     for call in tried.calls:
         key = call.request.key
-        stage = {"config": "stage one", "query": "stage two"}.get(key.stage, key.stage)
-        yield words()
-        yield heading(f"{key.position}-{key.slot} {stage}, attempt {key.attempt + 1}, seed {call.request.seed}")
-        yield from (words(content) for role, content in call.request.messages if role != "system")
-        shown = [("verdict", call.verdict)]
-        if call.reply is not None:
-            tokens = f" ({call.reply.prompt_tokens} tokens in, {call.reply.completion_tokens} out)"
-            shown += [("model", call.reply.model)] if several else []
-            shown.insert(0, ("reply", f"{call.reply.text}{tokens if call.reply.prompt_tokens else ''}"))
-        yield facts(shown)
+        yield from _call_view(f"{key.position}-{key.slot}", call, several=several)
     rows = iter(tried.rows)
     for outcome in tried.outcomes:
         yield words()
@@ -90,25 +88,40 @@ def _view(tried: Tried, scores: Sequence[str], *, several: bool) -> Iterator[Ren
             yield facts([("rules", f"broken: {'; '.join(row['failed'])}")])
 
 
+def _call_view(item: str, call: Call, *, several: bool) -> Iterator[RenderableType]:
+    key = call.request.key
+    stage = {"config": "stage one", "query": "stage two"}.get(key.stage, key.stage)
+    yield words()
+    yield heading(f"{item} {stage}, attempt {key.attempt + 1}, seed {call.request.seed}")
+    yield from (words(content) for role, content in call.request.messages if role != "system")
+    shown = [("verdict", call.verdict)]
+    if call.reply is not None:
+        tokens = f" ({call.reply.prompt_tokens} tokens in, {call.reply.completion_tokens} out)"
+        shown += [("model", call.reply.model)] if several else []
+        shown.insert(0, ("reply", f"{call.reply.text}{tokens if call.reply.prompt_tokens else ''}"))
+    yield facts(shown)
+
+
 def _facts(tried: Tried) -> dict[str, Any]:
     return {
         "passage": asdict(tried.passage),
         "personas": list(tried.candidates.personas),
-        "calls": [
-            {
-                "call": asdict(call.request.key),
-                "seed": call.request.seed,
-                "messages": [{"role": role, "content": content} for role, content in call.request.messages],
-                "schema": call.request.schema,
-                "reply": call.reply.text if call.reply else None,
-                "finish_reason": call.reply.finish_reason if call.reply else None,
-                "model": call.reply.model if call.reply else None,
-                "verdict": call.verdict,
-            }
-            for call in tried.calls
-        ],
+        "calls": list(map(_call, tried.calls)),
         "pairs": [{key: _plain(value) for key, value in row.items()} for row in tried.rows],
         "rejected": [asdict(each) for each in tried.outcomes if isinstance(each, Rejected)],
+    }
+
+
+def _call(call: Call) -> dict[str, Any]:
+    return {
+        "call": asdict(call.request.key),
+        "seed": call.request.seed,
+        "messages": [{"role": role, "content": content} for role, content in call.request.messages],
+        "schema": call.request.schema,
+        "reply": call.reply.text if call.reply else None,
+        "finish_reason": call.reply.finish_reason if call.reply else None,
+        "model": call.reply.model if call.reply else None,
+        "verdict": call.verdict,
     }
 
 

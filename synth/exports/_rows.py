@@ -162,7 +162,13 @@ class Source:
         if not self.mined:
             table = table.rename_columns([f"input_{name}" if name in MINED else name for name in table.column_names])
         rows, layout = [], self.layout
-        wanted = (*_COLUMNS, *layout.negatives, *([layout.score] if layout.score else ()))
+        wanted = {
+            *_COLUMNS,
+            layout.anchor,
+            layout.positive,
+            *layout.negatives,
+            *([layout.score] if layout.score else ()),
+        }
         for each in table.select([name for name in wanted if name in table.column_names]).to_pylist():
             label, score, grade = each.get("label"), each.get("reranker"), each.get(layout.score)
             relevance = 1 if label is None else int(label) if label > 1 else int(label > 0)

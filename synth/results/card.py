@@ -83,6 +83,7 @@ def _body(run: OpenRun, summary: Summary, codes: list[str]) -> Iterator[str]:
 _WHERE = {
     "query": "Put this prompt before each query; passages need none:",
     "passage": "Put this prompt before each `passage`; the texts in `query` need none:",
+    "text": "Put this prompt before each text; labels need none:",
     "both": "Put this prompt before each text, on both sides:",
 }
 _TRAINING = """\

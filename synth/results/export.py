@@ -170,7 +170,7 @@ def _source(
     if not options.shares:
         return source
     notify(f"splitting by {options.group}, so that no group is on both sides")
-    found = splits.split(folder, options)
+    found = splits.split(folder, options, layout.anchor if layout.labels else "query")
     most = max(share for _, share in options.shares)
     if found.largest > most:
         notify(f"the largest group holds {found.largest:.1%} of all pairs; shares can be no finer than that")

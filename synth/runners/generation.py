@@ -36,7 +36,7 @@ from synth.stage import (
     ReplyKey,
     Services,
 )
-from synth.steps import generate
+from synth.steps import generate, prepare
 from synth.steps.generate import JournaledChat, OpenShard
 from synth.steps.keep import clear_views
 from synth.tasks import Writer
@@ -244,8 +244,11 @@ class Generation:
             run = self._run.at(number)
             self._counters.phase = "encoding personas"
             personas = await self._models.personas(run.job, run.library)
+            self._counters.phase = "preparing"
+            chat = self._models.chat(run.job)
+            await prepare.once(run, chat, self._stop.is_set)
             self._counters.phase = "generating"
-            self._revisions[number] = _Revision(run, self._models.chat(run.job), run.writer(), personas)
+            self._revisions[number] = _Revision(run, chat, run.writer(), personas)
         return self._revisions[number]
 
     async def _feed(self, order: Sequence[int], queue: asyncio.Queue[Any]) -> None:

@@ -7,8 +7,9 @@ definitions that it uses, so that an upgrade of the package changes nothing in t
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,9 @@ from synth.shipped import find
 from synth.sources import InputFile, PairSet, inspect, inspect_pairs, pairs_schema, require_apart
 from synth.tasks import Observer, Task, TaskSettings, Writer
 from synth.types import Notify
+
+PREPARED = "prepared.json"
+"""What the task of a run prepared before its first item, with its hash: all processes and resumes read it here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +147,22 @@ class OpenRun:
     def writer(self) -> Writer:
         """The task with its prompts rendered as far as this run fixes them."""
         assert self.prompts is not None  # noqa: S101 - there is a task
-        return writer_of(self.job, self.prompts)
+        return writer_of(self.job, self.prompts, prepared=self.prepared())
+
+    def prepared(self) -> Mapping[str, Any] | None:
+        """What the task has prepared; None where it does not prepare, or not yet. Raises OutputError."""
+        path = self.folder.path / PREPARED
+        if not self.task.prepares_from or not path.exists():
+            return None
+        try:
+            found = json.loads(path.read_bytes())
+            content: Mapping[str, Any] = found["prepared"]
+            known = found["sha256"] == identity.sha256(content)
+        except (OSError, ValueError, LookupError, TypeError) as exc:
+            raise OutputError(f"{path}: cannot be read ({exc}).", "Restore it from a backup.") from exc
+        if not known:
+            raise OutputError(f"{path}: was edited after the run began.", "Restore it, or start another run.")
+        return content
 
     def asking_again(self, items: Sequence[str]) -> OpenRun:
         """The run under a new revision that asks these rejected items again.
@@ -188,8 +207,10 @@ class OpenRun:
         return OpenRun(job, self.history, record, record.inputs)
 
 
-def writer_of(job: Job, prompts: PromptFolder, observe: Observer | None = None) -> Writer:
-    """The job's task with its prompts rendered as far as the job fixes them."""
+def writer_of(
+    job: Job, prompts: PromptFolder, observe: Observer | None = None, *, prepared: Mapping[str, Any] | None = None
+) -> Writer:
+    """The job's task with its prompts rendered as far as the job, and what the task has prepared, fix them."""
     assert job.llm is not None  # noqa: S101 - a job that generates has one
     settings = TaskSettings(
         seed=job.file.seed,
@@ -198,6 +219,7 @@ def writer_of(job: Job, prompts: PromptFolder, observe: Observer | None = None) 
         top_k=job.file.personas.top_k if job.file.personas else 0,
         plain_sources=frozenset(each.source for each in job.corpora if each.control_tokens == "keep"),
         llm=job.llm,
+        prepared=prepared,
     )
     return Writer(job.require_task(), prompts, settings, observe)
 

@@ -191,8 +191,9 @@ class Lengths(RootModel[dict[str, LengthRanges]]):
                 raise ValueError(f"{name}: needs at least one weight above 0")
         return self
 
-    def choose(self, question_type: str, rng: random.Random, *, long: bool = False) -> tuple[int, int]:
+    def choose(self, question_type: str | None, rng: random.Random, *, long: bool = False) -> tuple[int, int]:
         """An inclusive (min, max) for one item of this type; of a type that is `long`, its own usual range."""
+        question_type = question_type or ""
         ranges = self.root.get(question_type) or self.root["default"]
         if long and question_type not in self.root and ranges == [LengthRange(range=list(USUAL_LENGTHS["default"]))]:
             return LONG_LENGTHS[question_type]

@@ -55,6 +55,8 @@ class TaskSettings:
     """Sources whose control tokens stay as they are."""
     llm: LlmStage | None = None
     """The job's model or models: where there are several, `max_tokens` and `repair` of the one that is asked count."""
+    prepared: Mapping[str, Any] | None = None
+    """What `Task.prepare` returned for this run; None where the task prepares nothing, and while it prepares."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,7 @@ class Item:
 
 
 Requests = Generator[Ask[Any], Any, Item]
+Preparation = Generator[Ask[Any], Any, Mapping[str, Any]]
 
 
 class Task(Stage):
@@ -177,6 +180,15 @@ class Task(Stage):
         folder = self.prompt_sets.get(self.prompts, self.prompts)
         return self.prompts_class.load(find("prompts", folder, base), self.prompt_files)
 
+    @property
+    def prepares_from(self) -> int:
+        """How many passages, spread over the corpus, `prepare` reads; 0 where a run needs nothing prepared."""
+        return 0
+
+    def prepare(self, passages: Sequence[Passage], draw: Draw) -> Preparation:
+        """Ask, once for a run, what all of its items build on; the JSON object that it returns is kept in the run."""
+        raise NotImplementedError(f"{self.name} prepares nothing")
+
     def begin(self, prompts: Any, settings: TaskSettings) -> Any:  # noqa: ARG002 - for subclasses
         """What a run fixes, made once: every `Draw` has it as `fixed`."""
         return None
@@ -187,6 +199,10 @@ class Task(Stage):
 
     def check(self, prompts: Any) -> Iterable[str]:  # noqa: ARG002 - for subclasses
         """What `synth check` warns of."""
+        return ()
+
+    def facts(self, prompts: Any, prepared: Mapping[str, Any] | None) -> Iterable[tuple[str, str]]:  # noqa: ARG002 - for subclasses
+        """What `synth check` and `synth preview` say about the task, as (name, text)."""
         return ()
 
     def values(self) -> Mapping[str, Sequence[str]]:
@@ -219,6 +235,11 @@ class Writer:
     ) -> None:
         self.task, self.prompts, self.settings, self.observe = task, prompts, settings, observe
         self._fixed = task.begin(prompts, settings)
+
+    async def prepare(self, passages: Sequence[Passage], chat: ChatModel) -> Mapping[str, Any]:
+        """What `Task.prepare` makes of these passages. Raises UnusableReply, and what `chat` raises for a server."""
+        draw = Draw(self.prompts, self._fixed, self.settings, 0, 0)
+        return await self._answers(_Progress(0), self.task.prepare(passages, draw), 0, chat)
 
     async def write(
         self,
@@ -254,15 +275,7 @@ class Writer:
     ) -> Pair:
         passage = candidates.passage
         draw = Draw(self.prompts, self._fixed, self.settings, passage.position, so_far.slot, before)
-        requests = self.task.requests(candidates, draw)
-        answer: Any = None
-        while True:
-            try:
-                ask = requests.send(answer)
-            except StopIteration as end:
-                item: Item = end.value
-                break
-            answer = await self._answer(so_far, ask, passage.position, chat)
+        item = await self._answers(so_far, self.task.requests(candidates, draw), passage.position, chat)
         return Pair(
             passage=passage if item.part is None else replace(passage, text=item.part),
             slot=so_far.slot,
@@ -277,6 +290,19 @@ class Writer:
             repaired=so_far.repaired,
             columns=item.columns,
         )
+
+    async def _answers(
+        self, so_far: _Progress, requests: Generator[Ask[Any], Any, Value], position: int, chat: ChatModel
+    ) -> Value:
+        """What `requests` returns once each of its questions is answered."""
+        answer: Any = None
+        while True:
+            try:
+                ask = requests.send(answer)
+            except StopIteration as end:
+                value: Value = end.value
+                return value
+            answer = await self._answer(so_far, ask, position, chat)
 
     async def _answer(self, so_far: _Progress, ask: Ask[Any], position: int, chat: ChatModel) -> Any:
         """Ask up to `attempts` times for something that `read` accepts, each time with a seed of its own."""

@@ -26,7 +26,7 @@ REVISION = re.compile(r"job\.([0-9]+)\.json")
 _HIDDEN = re.compile(r"-[0-9a-f]{8}(-[0-9]+)?(\.old)?$")
 _KNOWN = frozenset(
     {"README.md", "report.html", "job.json", "passages", "generated", "scores", "kept", "views", "rejected", "mined"}
-    | {"prompts", ".rejects", "tmp", "wip", "logs", "index", "lost+found"}
+    | {"prepared.json", "prompts", ".rejects", "tmp", "wip", "logs", "index", "lost+found"}
 )
 _NUMBERS = ("shard", "first", "in", "out", "rejected")
 _TEXTS = ("identity", "input", "rejects_file", "rejects_sha256")

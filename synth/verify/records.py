@@ -99,6 +99,27 @@ def read_records(layout: Layout, report: Report) -> Records:
     return Records(tuple(found), counts, totals)
 
 
+def labels_of(record: Record, root: Path, report: Report) -> frozenset[str] | None:
+    """The labels that pairs of a revision have one of; None where its task has none or a file names them.
+
+    Labels that the model proposed are in `prepared.json`, which is checked here.
+    """
+    task = record.identity.get("task") or {}
+    given = task.get("labels") if task.get("use") == "classification" else {}
+    if given is None:
+        path = root / "prepared.json"
+        try:
+            content = json.loads(path.read_bytes())
+            given = content["prepared"]["labels"]
+            if sha256_of_json(content["prepared"]) != content["sha256"]:
+                report.blame(path, "its content does not match its own hash")
+        except FileNotFoundError:
+            report.blame(path, "is missing, although shards were made from it")
+        except (OSError, ValueError, LookupError, TypeError) as exc:
+            report.blame(path, f"cannot be read ({exc!r})")
+    return frozenset(given) if isinstance(given, dict) and given else None
+
+
 def check_prompts(layout: Layout, records: Records, report: Report) -> None:
     """Compare the copied templates with the hashes in the identity."""
     checked = 0

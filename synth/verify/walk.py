@@ -12,7 +12,7 @@ import pyarrow as pa
 from synth.verify import files, ledgers
 from synth.verify.files import Layout, Opened, Report, ShardFile, StepFiles, StepTotals, Unreadable, open_shard
 from synth.verify.ledgers import Bodies, RowLedger
-from synth.verify.records import Record, Records
+from synth.verify.records import Record, Records, labels_of
 
 _UNITS = {"passages": ("input rows", "made passages"), "generated": ("items", "pairs")}
 """What a step counts, and what it makes of that."""
@@ -55,6 +55,8 @@ class Walk:
             self._totals[step.name] = StepTotals(step.name, shards, unit, made)
         self._identities: dict[str, str] = {}
         self._retried: set[str] = set()
+        self._labels: dict[int, frozenset[str] | None] = {}
+        """Of a revision, by number."""
         self._due = 0
         self._begun = 0
 
@@ -212,8 +214,13 @@ class Walk:
         if len(due) != shard.stamp.rows_in:
             self._blame(shard, [f"says {shard.stamp.rows_in} items, but its passages have {len(due)}"])
         self._blame(shard, ledgers.differences(due, shard))
+        if record.number not in self._labels:
+            self._labels[record.number] = labels_of(record, self._report.root, self._report)
+        labels = self._labels[record.number]
         if self._report.deep:
             self._blame(shard, _other_texts(shard.table, passages.table))
+            strange = {*shard.table["class_label"].to_pylist()} - labels if labels else ()
+            self._blame(shard, [f"has the label {name!r}, which is not of the set" for name in sorted(strange)])
 
     def _check_scores(self, scores: list[Opened], pairs: Opened) -> None:
         ids = pairs.ids

@@ -12,7 +12,9 @@ from loopback import Loopback, say
 from running import WORDS, job_dict, rows, write_corpus
 
 from synth.cli import main
+from synth.job import load_job
 from synth.runs.identity import sha256
+from synth.shipped import shipped
 from synth.stage import ChatReply
 from synth.tasks import TaskSettings, Writer
 from synth.tasks.classification import Classification
@@ -274,6 +276,16 @@ def test_exports_have_texts_with_labels_in_every_split(tmp_path, monkeypatch):
     assert "it cannot be larger than the number of labels" in advice
     first = json.loads(Path("jsonl", "train.jsonl").read_text().splitlines()[0])
     assert first["class_label"] == texts[first["text"]]
+
+
+def test_the_shipped_job_runs(tmp_path, monkeypatch):
+    job = shipped("configs", "classification.yaml")
+    monkeypatch.chdir(job.parents[1])
+    settings = [part for each in ("llm={use: extractive}", "scores=[]", "keep=null") for part in ("-s", each)]
+    assert main(["run", str(job), "-o", str(tmp_path / "out"), "--sample", "6", *settings]) == 0
+    found = rows(tmp_path / "out.sample-6", "kept")
+    assert len(found) == 6
+    assert {row["class_label"] for row in found} <= {*load_job(job).task.labels.root}
 
 
 def test_the_margin_says_whether_a_text_is_nearer_to_its_label(tmp_path, monkeypatch):

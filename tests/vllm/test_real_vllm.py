@@ -102,11 +102,21 @@ def test_a_server_drives_the_whole_pipeline(kind, passages, job, smollm2, embedd
     check_whole_run(summary, out, SMOLLM2, passages)
 
 
-@pytest.mark.parametrize("task", ["sts"])
-def test_another_task_runs_on_a_server(task, job, smollm2, embedder, vllm_environment):
-    task = {"use": task, "prompts": "small", "queries_per_passage": 2}
+LABELS = {"Nature": "Animals, plants and the sky.", "Technology": "Machines and programs.", "Society": "Law and money."}
+
+
+@pytest.mark.parametrize(
+    ("task", "passages"),
+    [
+        ({"use": "sts", "queries_per_passage": 2}, 20),
+        ({"use": "bitext", "queries_per_passage": 2, "languages": {"de": 1, "fr": 1}}, 20),
+        ({"use": "classification", "labels": LABELS, "misleading": 1}, 40),
+    ],
+    ids=lambda value: value["use"] if isinstance(value, dict) else "",
+)
+def test_another_task_runs_on_a_server(task, passages, job, smollm2, embedder, vllm_environment):
     servers = served("vllm_server", smollm2, SMOLLM2), served("vllm_server", embedder, EMBEDDER)
-    written = job(*servers, 20, task=task, personas=None, keep={})
+    written = job(*servers, passages, task={"prompts": "small"} | task, personas=None, keep={})
 
     summary, out = run(sys.executable, vllm_environment, written)
 

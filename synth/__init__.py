@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from synth.api import (
         Run,
-        aevaluate,
         aexport,
         afilter,
         agenerate,
         amine,
         aplan,
         arun,
-        evaluate,
         export,
         filter,  # noqa: A004 - named after the command
         generate,
@@ -42,6 +40,7 @@ if TYPE_CHECKING:
     )
     from synth.exports import Export
     from synth.job import Job
+    from synth.models import aevaluate, aprove, evaluate, prove
     from synth.replies import read_fields, read_text
     from synth.scores import PairBatch, ScoreColumn, Scorer
     from synth.stage import (
@@ -61,12 +60,12 @@ if TYPE_CHECKING:
     from synth.types import Layout
 
 _NAMES = {
-    "api": "Run aevaluate aexport afilter agenerate amine aplan arun evaluate export filter generate mine open_run plan"
-    " run",
+    "api": "Run aexport afilter agenerate amine aplan arun export filter generate mine open_run plan run",
     "errors": "InputError JobError OutputError RequestRejected ServerRefused ServerUnavailable Stopped SynthError"
     " SystemFault TooManyUnusable",
     "exports": "Export",
     "job": "Job",
+    "models": "aevaluate aprove evaluate prove",
     "replies": "read_fields read_text",
     "scores": "PairBatch ScoreColumn Scorer",
     "stage": "ChatModel ChatReply ChatRequest EmbedStage Encoded Encoder LlmStage RerankStage Reranker Services"
@@ -115,6 +114,7 @@ __all__ = [
     "agenerate",
     "amine",
     "aplan",
+    "aprove",
     "arun",
     "evaluate",
     "export",
@@ -123,6 +123,7 @@ __all__ = [
     "mine",
     "open_run",
     "plan",
+    "prove",
     "read_fields",
     "read_text",
     "run",

@@ -55,7 +55,6 @@ from synth.steps import score as score_step
 from synth.tables import REJECTED_ITEMS, REJECTED_ROWS
 from synth.terminal import show as show_on_screen
 from synth.terminal import tell, words
-from synth.training import evaluate as evaluating
 
 if TYPE_CHECKING:
     import datasets
@@ -386,35 +385,12 @@ def export(run: Run, *, to: str, out: str | Path, view: str | None = None, **opt
     return Path(out)
 
 
-@_outside_loop
-def evaluate(
-    models: str | Path | Sequence[str | Path],
-    *,
-    test: str | Path | Sequence[str | Path],
-    out: str | Path | None = None,
-    rerank: Options | None = None,
-    top_k: int = 50,
-    max_tokens: int | None = None,
-    device: str | None = None,
-    progress: bool = True,
-) -> pl.DataFrame:
-    """How good models are on tests: a row for each model and test, with its metrics and the change to the first model.
-
-    `test` is a folder, `heldout:RUN` or `mteb:TASK`, as for `synth evaluate`. Raises JobError, InputError, OutputError.
-    """
-    args = evaluating.EvaluateArgs(evaluating.reranker(rerank), top_k, max_tokens, device)
-    names, tests = ([each] if isinstance(each, (str, Path)) else each for each in (models, test))
-    folder, notify = None if out is None else Path(out), tell if progress else _silent
-    return pl.DataFrame(evaluating.evaluate([*map(str, names)], [*map(str, tests)], args, folder, notify))
-
-
 agenerate = _twin(generate)
 afilter = _twin(filter)
 arun = _twin(run)
 aplan = _twin(plan)
 amine = _twin(mine)
 aexport = _twin(export)
-aevaluate = _twin(evaluate)
 
 
 class _Workspace:

@@ -35,6 +35,7 @@ _MODULES = (
     "mine",
     "export",
     "evaluate",
+    "prove",
     "list",
 )
 for _name in _MODULES:

@@ -30,7 +30,7 @@ Number = Annotated[str | None, typer.Option(metavar="NUMBER|null", help="A thres
     "synth mine out --range 0:50 --num-negatives 3 --sample random",
     "synth mine out --corpus 'docs/*.jsonl' --by hybrid",
     "synth mine out --reranker '{use: cross_encoder, model: NAME}'",
-    "synth mine out --reranker '{use: cross_encoder, model: NAME}' --range 0:200 --sample quantiles",
+    "synth mine out -c teacher.yaml --range 0:200 --sample quantiles",
     "synth mine out --use written --on-short fill",
 )
 def mine(

@@ -28,7 +28,7 @@ _TEXT = 130
     "synth sweep out",
     "synth sweep out --by query_language --calibrate keep=0.5 --write rules.yaml",
     "synth sweep out --score reranker --label-column label --at 0.5 --examples",
-    "synth sweep out --label-column label --target precision=0.95 --write rules.yaml",
+    "synth sweep out --label-column label --target precision=0.95",
 )
 def sweep(
     out: RunFolder,

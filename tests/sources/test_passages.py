@@ -166,7 +166,7 @@ def test_encrypted_parquet_is_refused_by_name(tmp_path, how):
     for reading in (
         lambda: inspect([corpus("a.parquet")], tmp_path, LIMITS),
         lambda: inspect_pairs([PairData(path="a.parquet")], tmp_path, LIMITS),
-        lambda: described([str(tmp_path / "a.parquet")]),
+        lambda: described([str(tmp_path / "a.parquet")], "files"),
     ):
         with pytest.raises(InputError, match=r"a\.parquet: has encrypted columns"):
             reading()

@@ -57,6 +57,8 @@ if TYPE_CHECKING:
         TextInputs,
     )
     from synth.tasks import Ask, Draw, Item, Task
+    from synth.training.merge import merge
+    from synth.training.runs import train
     from synth.types import Layout
 
 _NAMES = {
@@ -71,6 +73,8 @@ _NAMES = {
     "stage": "ChatModel ChatReply ChatRequest EmbedStage Encoded Encoder LlmStage RerankStage Reranker Services"
     " TextInputs",
     "tasks": "Ask Draw Item Task",
+    "training.merge": "merge",
+    "training.runs": "train",
     "types": "Layout",
 }
 _HOME = {name: f"synth.{module}" for module, names in _NAMES.items() for name in names.split()}
@@ -120,6 +124,7 @@ __all__ = [
     "export",
     "filter",
     "generate",
+    "merge",
     "mine",
     "open_run",
     "plan",
@@ -127,6 +132,7 @@ __all__ = [
     "read_fields",
     "read_text",
     "run",
+    "train",
 ]
 
 

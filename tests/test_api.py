@@ -20,11 +20,11 @@ TEXTS = [
     "Zinc supplements shorten episodes of diarrhoea in children because zinc restores the lining of the gut.",
 ]
 NAMES = """
-    Ask ChatModel ChatReply ChatRequest Draw EmbedStage Encoded Encoder Export InputError Item Job JobError Layout
-    LlmStage OutputError PairBatch RequestRejected RerankStage Reranker Run ScoreColumn Scorer ServerRefused
-    ServerUnavailable Services Stopped SynthError SystemFault Task TextInputs TooManyUnusable aevaluate aexport
-    afilter agenerate amine aplan aprove arun evaluate export filter generate mine open_run plan prove read_fields
-    read_text run
+    Ask ChatModel ChatReply ChatRequest Draw EmbedStage Encoded Encoder Export InputError Item Job JobError
+    Layout LlmStage OutputError PairBatch RequestRejected RerankStage Reranker Run ScoreColumn Scorer
+    ServerRefused ServerUnavailable Services Stopped SynthError SystemFault Task TextInputs TooManyUnusable
+    aevaluate aexport afilter agenerate amine aplan aprove arun evaluate export filter generate merge mine
+    open_run plan prove read_fields read_text run train
 """
 
 

@@ -13,7 +13,9 @@ from synth.prompts import Prompts, prompt_folder
 from synth.servers.faults import expand_urls
 from synth.shipped import find, shipped
 
-JOBS = sorted(path.name for path in shipped("configs").glob("*.yaml") if path.name != "template.yaml")
+OTHERS = ("template", "train-", "prove")
+"""Beginnings of the names of files that are not jobs."""
+JOBS = sorted(path.name for path in shipped("configs").glob("*.yaml") if not path.name.startswith(OTHERS))
 TEMPLATE = shipped("configs", "template.yaml").read_text("utf-8")
 SERVE_FLAGS = {
     *("--port", "--host", "--api-key", "--served-model-name", "--max-model-len", "--max-num-seqs", "--runner"),

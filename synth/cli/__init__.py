@@ -36,6 +36,8 @@ _MODULES = (
     "export",
     "evaluate",
     "prove",
+    "train",
+    "merge",
     "list",
 )
 for _name in _MODULES:

@@ -28,6 +28,9 @@ def keep(
     rules: Annotated[
         Path | None, typer.Option(metavar="FILE.yaml", help="A `keep:` mapping, instead of flags.")
     ] = None,
+    preset: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A published recipe: `synth list presets`.")
+    ] = None,
     name: Annotated[
         str | None,
         typer.Option("--as", metavar="NAME", help="A view of its own, OUT/views/NAME; default: kept/ itself."),
@@ -46,7 +49,7 @@ def keep(
     from synth.shards import OutputFolder
 
     flags = {"above": above, "below": below, "min": at_least, "max": at_most, "is": equal}
-    wanted = chosen(flags, rules, job_of(out)[0].scores)
+    wanted = chosen(flags, rules, job_of(out)[0].scores, preset)
     folder = OutputFolder.open(out, write=True, notify=tell)
     done = apply(folder, wanted, name, workers)
     if as_json:

@@ -78,7 +78,14 @@ def init(
     say(f"wrote {job}; next: synth check {job}")
 
 
-@command("synth list", "synth list llm vllm_server", "synth list scores cosine", "synth list corpus", name="list")
+@command(
+    "synth list",
+    "synth list llm vllm_server",
+    "synth list scores cosine",
+    "synth list corpus",
+    "synth list presets",
+    name="list",
+)
 def list_(
     kind: Annotated[str | None, typer.Argument(help="A kind, or a key of the job.", show_default=False)] = None,
     name: Annotated[str | None, typer.Argument(help="One stage: all its options.", show_default=False)] = None,
@@ -88,12 +95,15 @@ def list_(
     from synth import registry
 
     sections = _sections()
-    known = [*KINDS, *sections, "keep"]
+    known = [*KINDS, *sections, "keep", "presets"]
     kind = ALIASES.get(kind or "", kind)
     if kind is not None and kind not in known:
         near = get_close_matches(kind, known, n=1)
         cure = f"Did you mean {near[0]!r}?" if near else f"One of: {', '.join(known)}."
         raise JobError(f"unknown name {kind!r}.", cure)
+    if kind == "presets":
+        _presets(name, as_json=as_json)
+        return
     if kind == "keep":
         if as_json:
             say(json.dumps({"keep": dict(_KEEP)}))
@@ -120,7 +130,26 @@ def list_(
         rows = [(each, _first(cls)) for each, cls in sections.items()]
         rows.append(("keep", "Rules over score columns; a pair that breaks one is dropped."))
         show(words("keys of a job file without `use:`", "bold"), facts(rows, least=_NAME, indent=2))
+        presets = [("presets", "Published recipes for keep, mine and train.")]
+        show(words("names for `--preset`", "bold"), facts(presets, least=_NAME, indent=2))
     show(words("\nall options of one of them: synth list KIND NAME, or synth list KEY"))
+
+
+def _presets(name: str | None, *, as_json: bool) -> None:
+    """Each recipe's steps with their options."""
+    from synth.presets import preset, preset_names
+
+    found = {each: preset(each) for each in ([name] if name else preset_names())}
+    if as_json:
+        say(json.dumps({"presets": found}, ensure_ascii=False))
+        return
+    for each, parts in found.items():
+        rows = [
+            (step, ", ".join(f"{key}: {json.dumps(value)}" for key, value in parts[step].items()))
+            for step in ("keep", "mine", "train")
+            if step in parts
+        ]
+        show(words(f"{each}: {parts['about']}", "bold"), facts(rows, indent=2))
 
 
 def _first(cls: type[Stage]) -> str:

@@ -39,6 +39,9 @@ def mine(
     file: Annotated[
         Path | None, typer.Option("-c", metavar="FILE.yaml", help="Options; see docs/negatives.md.")
     ] = None,
+    preset: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A published recipe: `synth list presets`.")
+    ] = None,
     use: Annotated[str | None, typer.Option(metavar="mined|written|given", help="Where negatives come from.")] = None,
     by: Annotated[str | None, typer.Option(metavar="bm25|dense|hybrid", help="What ranks the passages.")] = None,
     corpus: Annotated[
@@ -102,7 +105,7 @@ def mine(
         "llm": llm,
         "on_short": on_short,
     }
-    mine_run(out, MineArgs(view, corpus, document, file, options, settings), as_json=as_json)
+    mine_run(out, MineArgs(view, corpus, document, file, options, settings, preset), as_json=as_json)
 
 
 def mine_run(out: Path, args: MineArgs, *, as_json: bool) -> None:

@@ -132,14 +132,14 @@ def pairs_of(
         raise JobError(f"{folder.path}: {name} holds no pairs.", f"Run it first: synth run {folder.path}")
     totals = History.read(folder).totals()
     if totals is None or len(done) < totals["shards"]:
-        notify(f"{folder.path}: the run is not finished; exported is what {name} holds now.")
+        notify(f"{folder.path}: the run is not finished; these are the pairs that {name} holds now.")
     there = mined.done()
     if negatives == 0 or not there:
         return name, base, None
     record = _mining(folder, mined.meta(min(there)).identity)
     if record["view"] != name:
         cure = f"; mine it: synth mine {folder.path} --view {name.removeprefix('views/')}"
-        what = f"mined/ has negatives for {record['view']}, so {name} is exported without"
+        what = f"mined/ has negatives for {record['view']}, so the pairs of {name} have none"
         notify(what if name == "generated" else what + cure)
         return name, base, None
     stale = [index for index in sorted(there) if index in done and mined.stale(index, base.checksum(index))]
@@ -147,7 +147,7 @@ def pairs_of(
         what = f"shard {stale[0]:08d} has changed since" if stale else f"{len(there)} of {len(done)} shards are done"
         raise JobError(
             f"{folder.path}: mined/ does not fit {name}: {what}.",
-            f"Mine to the end: synth mine {folder.path}; or export pairs alone: --negatives 0",
+            f"Mine to the end: synth mine {folder.path}; or take pairs alone: --negatives 0",
         )
     return name, mined, int(record["options"]["num_negatives"])
 
@@ -276,7 +276,9 @@ def aside(target: Path) -> Iterator[Path]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
-            raise OutputError(f"{target}: another export is writing it.", "Wait for it, or choose another -o.") from exc
+            raise OutputError(
+                f"{target}: another process is writing it.", "Wait for it, or choose another -o."
+            ) from exc
         with disk.disk_errors(path):
             for entry in disk.entries(path):
                 if entry.is_dir(follow_symlinks=False):

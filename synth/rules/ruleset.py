@@ -15,6 +15,7 @@ import pyarrow as pa
 from synth import registry
 from synth.document import Document, Problem, load_document, parse_scalar
 from synth.errors import JobError
+from synth.presets import preset_part
 from synth.rules.conditions import Condition, Grouped, Mask, Unique, is_missing, no_threshold_error
 from synth.rules.parsing import Parser
 from synth.scores import ScoreColumn, Scorer
@@ -240,15 +241,21 @@ def mapping(flags: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     return keep
 
 
-def chosen(flags: Mapping[str, Sequence[str]], path: Path | None, scorers: Sequence[Scorer] = ()) -> Rules:
-    """The rules of a command line, for scores that `scorers` stored: from its flags or from a YAML file.
+def chosen(
+    flags: Mapping[str, Sequence[str]], path: Path | None, scorers: Sequence[Scorer] = (), preset: str | None = None
+) -> Rules:
+    """The rules of a command line, for scores that `scorers` stored: from its flags, a YAML file or a preset.
 
-    Raises JobError naming every mistake, and for both or neither.
+    Raises JobError naming every mistake, and for none or several of the three.
     """
     given = [f"--{operator} {text}" for operator, texts in flags.items() for text in texts]
+    given += [f"--preset {preset}"] if preset else []
     if path is None and not given:
         raise JobError("no rules are given.", "For example --above cosine=0.6, or --rules FILE.yaml")
     if path is not None and given:
         raise JobError(f"--rules and {given[0]} cannot be combined.", "Write all rules into the file, or as flags.")
-    document = load_document(path) if path else Document("keep", mapping(flags), {}, ())
+    if preset and len(given) > 1:
+        raise JobError(f"--preset and {given[0]} cannot be combined.", f"See: synth list presets {preset}")
+    rules = preset_part(preset, "keep") if preset else mapping(flags)
+    document = load_document(path) if path else Document("keep", rules, {}, ())
     return Rules.of(document, scorers, stored=True)

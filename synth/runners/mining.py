@@ -12,6 +12,7 @@ from synth import registry
 from synth.document import Document, Problem, load_document, parse_scalar
 from synth.errors import JobError, Stopped
 from synth.negatives import Negatives
+from synth.presets import preset_part
 from synth.runners.generation import Models
 from synth.runners.progress import Counters, Phase, Snapshot
 from synth.runs.run import OpenRun, job_of
@@ -36,11 +37,12 @@ class MineArgs:
     file: Path | None = None
     options: Mapping[str, str | bool | None] | None = None
     settings: Sequence[str] = ()
+    preset: str | None = None
 
 
 def plan_of(out: Path, args: MineArgs, notify: Notify) -> Plan:
     """The options of a command line, checked, over the run in `out`. Raises JobError naming every mistake."""
-    use, options = options_of(args.file, args.options or {})
+    use, options = options_of(args.file, args.options or {}, args.preset)
     job, _ = job_of(out, args.settings)
     folder = OutputFolder.open(out, write=True, notify=notify)
     if job.embed is None:
@@ -61,13 +63,18 @@ def plan_of(out: Path, args: MineArgs, notify: Notify) -> Plan:
     return Plan(run, use, options, view, CorpusSource.of(run, args.corpus, args.document, notify))
 
 
-def options_of(file: Path | None, flags: Mapping[str, str | bool | None]) -> tuple[str, Negatives]:
-    """The source of negatives that a file and flags name, the flags on top. Raises JobError with every mistake."""
+def options_of(
+    file: Path | None, flags: Mapping[str, str | bool | None], preset: str | None = None
+) -> tuple[str, Negatives]:
+    """The source of negatives that a preset, a file and flags name, each on top of the one before.
+
+    Raises JobError with every mistake.
+    """
     document = load_document(file) if file else Document("synth mine", {}, {}, ())
     if document.problems or not isinstance(document.data, dict):
         wrong = document.problems or (Problem((), "holds no mapping of options"),)
         raise JobError("\n  ".join(document.describe(each) for each in wrong))
-    data = dict(plain(document.data))
+    data = preset_part(preset, "mine") | dict(plain(document.data))
     for name, value in flags.items():
         if isinstance(value, str) and name not in _WORDS:
             data[name] = plain(parse_scalar(value, f"--{name.replace('_', '-')}"))

@@ -104,7 +104,7 @@ def fit(
     identity = {
         "settings": settings.identity(),
         "base": _hash_of(sorted(Path(source).rglob("*.safetensors"))) if Path(source).is_dir() else source,
-        "pairs": hashlib.sha256(json.dumps(columns).encode("utf-8", "surrogatepass")).hexdigest(),
+        "pairs": _hash_of_columns(columns),
     }
     out = path_of(out)
     if disk.exists(out):
@@ -160,7 +160,7 @@ def _columns(pairs: pl.DataFrame, settings: TrainSettings, notify: Notify) -> di
     if settings.negatives and not any(found):
         raise JobError("negatives: no pair has any.", "Mine them first: synth mine RUN; or train with negatives: 0.")
     if settings.loss == "distil":
-        return _scored(queries, passages, found, pairs, notify)
+        return _scored(queries, passages, found, pairs, settings.distil, notify)
     most = max(map(len, found))
     if short := sum(len(each) < most for each in found):
         notify(f"{short:,} of {len(found):,} pairs have fewer than {most} negatives, and train with those they have")
@@ -172,7 +172,12 @@ def _columns(pairs: pl.DataFrame, settings: TrainSettings, notify: Notify) -> di
 
 
 def _scored(
-    queries: Sequence[str], passages: Sequence[str], negatives: list[list[str]], pairs: pl.DataFrame, notify: Notify
+    queries: Sequence[str],
+    passages: Sequence[str],
+    negatives: list[list[str]],
+    pairs: pl.DataFrame,
+    distil: str,
+    notify: Notify,
 ) -> dict[str, list[Any]]:
     """The columns and labels of the pairs whose passages all have a teacher's score."""
     cure = "Score pairs with `scores: [{use: reranker, …}]`, and negatives with `synth mine RUN --reranker '{use: …}'`."
@@ -188,9 +193,12 @@ def _scored(
             f"distil: {len(full):,} of {len(pairs):,} pairs have {count} negatives with scores; the others are left out"
         )
     labels = np.array([lists[n][: count + 1] for n in full], np.float64)
-    if labels.min() >= 0 and labels.max() <= 1:
+    probabilities = labels.min() >= 0 and labels.max() <= 1
+    if distil == "kl" and probabilities:
         near = labels.clip(_SURE, 1 - _SURE)
         labels = np.log(near / (1 - near))
+    elif distil == "margin_mse" and not probabilities:  # differences of cosines are learned, which are small
+        labels = 1 / (1 + np.exp(-labels))
     texts = {"anchor": [queries[n] for n in full], "positive": [passages[n] for n in full]}
     texts |= {f"negative_{k + 1}": [negatives[n][k] for n in full] for k in range(count)}
     return {**texts, "label": labels.tolist()}
@@ -201,6 +209,14 @@ def _hash_of(files: Sequence[Path]) -> str:
     for path in files:
         with disk.disk_errors(path), path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _hash_of_columns(columns: Mapping[str, Sequence[Any]]) -> str:
+    digest = hashlib.sha256()
+    for name, values in columns.items():
+        for value in (name, *values):
+            digest.update(json.dumps(value).encode() + b"\n")
     return digest.hexdigest()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,8 @@ def train(
     library_log.disable_progress_bar()  # type: ignore[no-untyped-call]  # as above
     set_seed(settings.seed)
     model = load(source, settings.device)
+    if not {"input_ids", "attention_mask"} <= set(model.preprocess(["a text"])):
+        raise JobError(f"{settings.model}: is not a transformer, and others are not trained here.")
     own_length = model.max_seq_length
     model.max_seq_length = min(own_length or settings.max_tokens, settings.max_tokens)
     if settings.prompt is not None:
@@ -82,16 +84,18 @@ def train(
     losses = [(each["step"], each["loss"]) for each in trainer.state.log_history if "loss" in each]
     if not all(math.isfinite(loss) for _, loss in losses):
         raise JobError("the loss is not a number any more, so the model is useless.", "Lower the learning rate.")
+    trainable = sum(each.numel() for each in model.parameters() if each.requires_grad)
+    merge_adapters(model)
     model.max_seq_length = own_length
-    trained = without_adapters(model, source) if settings.lora else model
-    trained.save_pretrained(str(folder / "model"), create_model_card=False)
+    model.save_pretrained(str(folder / "model"), create_model_card=False)
     return {
         "steps": trainer.state.global_step,
         "seconds": round(time.monotonic() - began, 2),
         "device": str(model.device),
+        "precision": "bfloat16" if trainer.args.bf16 else "float32",
         "max_tokens": settings.max_tokens if own_length is None else min(own_length, settings.max_tokens),
         "prompts": {"query": prompts["anchor"], "passage": prompts["positive"]},
-        "trainable_parameters": sum(each.numel() for each in model.parameters() if each.requires_grad),
+        "trainable_parameters": trainable,
         "losses": losses,
     }
 
@@ -104,20 +108,19 @@ def load(source: str, device: str | None) -> SentenceTransformer:
         )
 
 
-def without_adapters(model: SentenceTransformer, base: str) -> SentenceTransformer:
-    """The same model with its LoRA adapters merged into the weights of `base`."""
+def merge_adapters(model: SentenceTransformer) -> None:
+    """Merge LoRA adapters into the weights they adapt, in place; a model without any stays as it is."""
+    if not any("lora_" in name for name, _ in model.named_parameters()):
+        return
     from peft.tuners.tuners_utils import BaseTunerLayer  # noqa: PLC0415 - only with LoRA
 
-    for module in model.modules():
-        if isinstance(module, BaseTunerLayer):
-            module.merge()
-    weights = {
-        name.replace(".base_layer", ""): each for name, each in model.state_dict().items() if "lora_" not in name
-    }
-    plain = load(base, str(model.device))
-    plain.load_state_dict(weights)
-    plain.prompts = model.prompts
-    return plain
+    for module in list(model.modules()):
+        for name, layer in list(module.named_children()):
+            if isinstance(layer, BaseTunerLayer):
+                layer.merge()
+                setattr(module, name, layer.get_base_layer())
+        if getattr(module, "_hf_peft_config_loaded", False):
+            module._hf_peft_config_loaded = False  # noqa: SLF001 - else transformers would save the adapters alone
 
 
 def _prompts(model: SentenceTransformer, columns: Mapping[str, Sequence[Any]]) -> dict[str, str]:
@@ -172,6 +175,8 @@ def _arguments(
         batch = settings.mini_batch_size
     steps = settings.max_steps or math.ceil(math.ceil(rows / settings.batch_size) * settings.epochs)
     cuda = settings.device in (None, "cuda") and torch.cuda.is_available()
+    cpu = settings.device == "cpu" or not (cuda or torch.mps.is_available())
+    native = cpu and torch.cpu.get_capabilities().get("amx_bf16", False)
     found = SentenceTransformerTrainingArguments(
         output_dir=str(folder),
         num_train_epochs=settings.epochs,
@@ -181,10 +186,10 @@ def _arguments(
         learning_rate=settings.learning_rate,
         lr_scheduler_type="linear",
         warmup_steps=_WARM_UP,
-        bf16=cuda and torch.cuda.is_bf16_supported(),
+        bf16=native or (cuda and torch.cuda.is_bf16_supported()),
         use_cpu=settings.device == "cpu",
         dataloader_pin_memory=cuda,
-        batch_sampler=distinct_pairs,
+        batch_sampler=DistinctPairs,
         prompts={name: text for name, text in prompts.items() if text} or None,
         seed=settings.seed,
         save_strategy="no",  # _Watch says when
@@ -198,12 +203,23 @@ def _arguments(
     return found
 
 
-def distinct_pairs(dataset: Dataset, **options: Any) -> NoDuplicatesBatchSampler:
-    """Batches in which no two pairs have a query or a passage in common.
+class DistinctPairs(NoDuplicatesBatchSampler):  # type: ignore[misc]  # untyped here
+    """Batches in which no two pairs have a query or a passage in common; none of a single pair, which has no negatives.
 
-    Hard negatives are not looked at: the loss leaves out one that is another pair's passage.
+    Hard negatives are not looked at: the loss leaves out one that is another pair's passage. Where passages are few, as
+    labels are, only queries are distinct.
     """
-    return NoDuplicatesBatchSampler(dataset.select_columns(["anchor", "positive"]), **options)
+
+    def __init__(self, dataset: Dataset, batch_size: int, **options: Any) -> None:
+        few = len(set(dataset["positive"])) < batch_size
+        super().__init__(dataset.select_columns(["anchor"] if few else ["anchor", "positive"]), batch_size, **options)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (batch for batch in super().__iter__() if len(batch) > 1)
+
+    def __len__(self) -> int:
+        rows, size = len(self.dataset), int(self.batch_size)
+        return rows // size + (rows % size > 1)
 
 
 def _last_checkpoint(folder: Path) -> Path | None:

@@ -311,7 +311,7 @@ def test_what_a_killed_export_left_is_cleared_away(out, tmp_path):
 
 
 def test_two_exports_never_write_the_same_folder(out, tmp_path):
-    with aside(tmp_path / "x"), pytest.raises(OutputError, match="another export"):
+    with aside(tmp_path / "x"), pytest.raises(OutputError, match="another process is writing it"):
         made(out, tmp_path / "x", "hub")
 
 

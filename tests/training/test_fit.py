@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -150,7 +151,7 @@ def test_killed_it_resumes_to_the_same_losses_and_weights(tmp_path):
         (pairs(0), {"negatives": 3}, "negatives: no pair has any. Mine them first: synth mine RUN"),
         (pairs(), {"loss": "distil"}, "Score pairs with `scores: .{use: reranker"),
         (pairs(), {"dims": (4096,)}, "dims: 4096 is more than the 128 of"),
-        (pairs(), {"model": "no/such-folder"}, "cannot be loaded"),
+        (pairs(), {"model": str(Path(__file__).parent)}, "cannot be loaded"),
     ],
 )
 def test_what_cannot_be_trained_says_why(frame, options, message, tiny, tmp_path, monkeypatch):

@@ -47,7 +47,7 @@ def vllm_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a Qwen3 of random weights."""
     folder = tmp_path_factory.mktemp("tiny-qwen3")
-    texts = [ROOT / "personas" / "general.jsonl", *sorted((ROOT / "prompts" / "retrieval").iterdir())]
+    texts = [ROOT / "personas" / "general.jsonl", *sorted((ROOT / "prompts" / "retrieval").glob("*.*"))]
     maker = Path(__file__).with_name("tiny_model.py")
     subprocess.run([sys.executable, str(maker), str(folder), *map(str, texts)], check=True, timeout=120)
     return folder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -266,30 +265,18 @@ def aside(target: Path) -> Iterator[Path]:
 
     Raises OutputError while another export writes there.
     """
-    path = target.with_name(f".{target.name}.partial")
-    with disk.disk_errors(target.parent):
-        target.parent.mkdir(parents=True, exist_ok=True)
-    disk.make_folder(path)
-    with disk.disk_errors(path):
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with disk.partial(target) as path:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
-            raise OutputError(
-                f"{target}: another process is writing it.", "Wait for it, or choose another -o."
-            ) from exc
-        with disk.disk_errors(path):
-            for entry in disk.entries(path):
-                if entry.is_dir(follow_symlinks=False):
-                    shutil.rmtree(entry.path)
-                else:
-                    os.unlink(entry.path)  # noqa: PTH108 - an entry of a listing
-            yield path
-    finally:
-        os.close(descriptor)
-        if disk.exists(path):  # after a failure, or with the files that were replaced
-            shutil.rmtree(path, ignore_errors=True)
+            with disk.disk_errors(path):
+                for entry in disk.entries(path):
+                    if entry.is_dir(follow_symlinks=False):
+                        shutil.rmtree(entry.path)
+                    else:
+                        os.unlink(entry.path)  # noqa: PTH108 - an entry of a listing
+                yield path
+        finally:
+            if disk.exists(path):  # after a failure, or with the files that were replaced
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _publish(hidden: Path, target: Path, record: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ OSError leaves as SystemFault (exit 7) with a remedy, a symbolic link in our way
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import secrets
 import stat
@@ -102,6 +103,30 @@ def make_folder(path: Path) -> None:
             raise foreign(path)
         # Also when it was there: its maker may have died before the sync.
         sync_folder(path.parent)
+
+
+@contextmanager
+def partial(target: Path) -> Iterator[Path]:
+    """The hidden folder `.NAME.partial` beside the target, locked for this process; what is in it stays.
+
+    Raises OutputError while another process has it, SystemFault.
+    """
+    path = target.with_name(f".{target.name}.partial")
+    with disk_errors(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path)
+    with disk_errors(path):
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            raise OutputError(
+                f"{target}: another process is writing it.", "Wait for it, or choose another -o."
+            ) from exc
+        yield path
+    finally:
+        os.close(descriptor)
 
 
 def is_folder(path: Path) -> bool:

@@ -240,7 +240,7 @@ class Bitext(Task):
             for name in names:
                 taken = [*found.values(), *(each.text for each in draw.written)]
                 try:
-                    more, mended = read_fields(
+                    more, altered = read_fields(
                         reply, {name: None}, repair=draw.settings.repair, echoes=draw.fixed.echoes, written=taken
                     )
                 except UnusableReply as exc:
@@ -249,7 +249,7 @@ class Bitext(Task):
                     raise
                 if len(more[name]) >= chars - 1:
                     raise UnusableReply("run_on", f"{name} fills all of its {chars} characters: {more[name][:100]!r}")
-                found, repaired = found | more, repaired or mended
+                found, repaired = found | more, repaired or altered
             return found, repaired
 
         def complaint(found: dict[str, str]) -> str | None:

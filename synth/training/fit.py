@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -234,22 +233,10 @@ def _partial(out: Path, identity: Mapping[str, Any]) -> Iterator[Path]:
 
     Raises OutputError where another process trains there, or another training was stopped there.
     """
-    path = out.with_name(f".{out.name}.partial")
-    with disk.disk_errors(out.parent):
-        out.parent.mkdir(parents=True, exist_ok=True)
-    disk.make_folder(path)
-    with disk.disk_errors(path):
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
-            raise OutputError(f"{out}: another process is training it.", "Wait for it, or choose another -o.") from exc
+    with disk.partial(out) as path:
         if (before := _identity(path)) is not None and before != identity:
             what = f"{path}: has checkpoints of a training with other settings or other pairs."
             raise OutputError(what, "Remove that folder to start anew, or choose another -o.")
         disk.replace(path, path / RECORD, json.dumps({"identity": identity}).encode())
         yield path
         shutil.rmtree(path, ignore_errors=True)
-    finally:
-        os.close(descriptor)

@@ -194,15 +194,9 @@ class _Work:
 
     def _mean(self, models: Sequence[Path], path: Path) -> Path:
         """The mean of all weights: of fine-tunes of one model it equals slerp to four digits."""
-        first, *others = (Model(str(each), device="cpu").inner for each in models)
-        weights = first.state_dict()
-        for n, other in enumerate(others, 2):
-            for name, theirs in other.state_dict().items():
-                if theirs.is_floating_point():
-                    weights[name] = weights[name] + (theirs - weights[name]) / n
-        first.load_state_dict(weights)
-        first.save_pretrained(str(path), create_model_card=False)
-        return path
+        from synth.training.merge import merge  # noqa: PLC0415 - loads torch
+
+        return path if disk.exists(path) else merge(models, path, by="mean")
 
     def _rows(self, path: str) -> pl.DataFrame:
         model, args = Model(path, self.max_tokens, self.settings.device), EvaluateArgs()

@@ -26,6 +26,7 @@ ADAPTERS = ("synth/llm/", "synth/embed/", "synth/servers/", "synth/training/", "
 
 PLUGINS = ("llm", "embed", "rerank", "tasks", "scores", "negatives", "exports")
 OTHER_TESTS = {"contract", "faults", "trainers", "vllm"}
+WHOLE = {"canary", "configs", "house", "packaging", "plain_english", "plugins_page", "reliability_page", "security"}
 """Folders of tests that belong to no package."""
 
 TEXTS = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in MODULES}
@@ -49,6 +50,8 @@ def test_a_short_module_is_a_plugin_or_a_command_or_used_by_several(trees):
 def test_folders_of_tests_mirror_the_packages():
     folders = {path.parent.name for path in (ROOT / "tests").glob("*/*.py")}
     assert folders - OTHER_TESTS <= {Path(name).parent.name for name in TEXTS}
+    files = {path.stem.removeprefix("test_") for path in (ROOT / "tests").glob("test_*.py")}
+    assert files - WHOLE <= {path.stem for path in (ROOT / "synth").glob("*.py")}
 
 
 def test_every_module_is_named_after_its_subject():

@@ -32,9 +32,9 @@ HOSTILE = "\x1b]0;owned\x07 \x1b[2J \x9b31m \u202e [/x] [bold]"
 ELSEWHERE = {
     "S1": ("test_canary.py", "test_the_key_stands_in_no_file_and_no_stream"),
     "S2": ("servers/test_servers.py", "test_error_bodies_are_short_unprintables_escaped_and_the_key_gone"),
-    "S3": ("test_catalogue_configs.py", "test_a_bad_template_ends_in_2"),
+    "S3": ("check/test_catalogue_configs.py", "test_a_bad_template_ends_in_2"),
     "S7 sources": ("test_house.py", "test_nothing_is_evaluated_unpickled_or_trusted"),
-    "S8": ("test_catalogue_configs.py", "test_a_bad_job_file_ends_in_2_with_place_and_cure"),
+    "S8": ("check/test_catalogue_configs.py", "test_a_bad_job_file_ends_in_2_with_place_and_cure"),
     "S9 links": ("shards/test_shards.py", "test_a_planted_link_is_refused"),
     "S10": ("llm/test_vllm_server.py", "test_an_unknown_certificate_is_refused_and_ca_file_cures_it"),
     "S14 pins": ("test_house.py", "test_constraints_are_plain_pins"),

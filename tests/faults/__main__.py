@@ -76,7 +76,7 @@ def t7(_home: Path, _sizes: Sizes) -> Iterable[Result]:
 def t10(_home: Path, sizes: Sizes) -> Iterable[Result]:
     """Made-up replies."""
     os.environ["SYNTH_FUZZ"] = str(sizes.replies)
-    yield _pytest("T10", "tests/test_fuzz.py", "-m", "faults", "--timeout", "7200")
+    yield _pytest("T10", "tests/replies/test_fuzz.py", "-m", "faults", "--timeout", "7200")
 
 
 def t11(home: Path, sizes: Sizes) -> Iterable[Result]:

@@ -23,7 +23,7 @@ from synth.cli import main
 
 pytestmark = pytest.mark.faults
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ELSEWHERE = {
     "Y1": ("faults/test_every_write.py", "test_every_write_that_fails_once_is_told_and_the_next_run_completes"),
     "Y4 kill": ("faults/test_kill_loop.py", "test_twenty_kills_of_two_processes_under_mixed_faults"),
@@ -34,7 +34,7 @@ ELSEWHERE = {
     "Y5": ("runners/test_run.py", "test_a_signal_drains_and_the_next_run_goes_on"),
     "Y5 twice": ("runners/test_run.py", "test_a_second_interrupt_leaves_at_once_and_loses_nothing"),
     "Y6": ("faults/test_kill_loop.py", "test_twenty_kills_of_two_processes_under_mixed_faults"),
-    "Y7": ("test_catalogue_configs.py", "test_f22_another_identity_names_the_keys"),
+    "Y7": ("check/test_catalogue_configs.py", "test_f22_another_identity_names_the_keys"),
     "Y13": ("runners/test_workers.py", "test_a_dead_workers_shards_are_taken_up_again"),
     "Y13 thrice": ("runners/test_workers.py", "test_a_shard_that_kills_is_given_up_and_the_rest_is_finished"),
     "Y17": ("faults/test_memory.py", "test_a_hundred_thousand_rows_pass_in_512_mb"),
@@ -157,7 +157,7 @@ def test_y18_processes_are_spawned_never_forked():
 @pytest.mark.parametrize("number", ELSEWHERE)
 def test_what_is_tried_elsewhere_is_there(number):
     name, function = ELSEWHERE[number]
-    assert f"def {function}(" in (Path(__file__).parent / name).read_text("utf-8")
+    assert f"def {function}(" in (Path(__file__).parents[1] / name).read_text("utf-8")
 
 
 def test_every_row_of_the_catalogue_has_its_test():

@@ -12,7 +12,7 @@ from running import rows
 import synth
 from synth.cli import main
 
-SHARED = Path(__file__).parents[1].parent / "shared"
+SHARED = Path(__file__).parents[2].parent / "shared"
 TEXT = "The ferry to the island number {} leaves the harbour at seven every morning."
 QUICK = ("-s", "embed=null", "-s", "scores=[{use: length}]", "-s", "data.query_language=en", "-s", "run.shard_size=4")
 

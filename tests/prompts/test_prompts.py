@@ -25,7 +25,7 @@ from synth.replies import read_config, read_query
 from synth.stage import ChatReply, ConfigInputs, QueryInputs
 from synth.types import Candidates, Passage, QueryConfig, Requirement
 
-REPORT_SET = Path(__file__).parents[1] / "benchmarks" / "report_prompts" / "retrieval"
+REPORT_SET = Path(__file__).parents[2] / "benchmarks" / "report_prompts" / "retrieval"
 PERSONAS = ("A glacier guide.", "A hydrologist.", "An accountant.", "A skier.", "A poet.")
 SHIPPED = Prompts.load(prompt_folder("retrieval"))
 

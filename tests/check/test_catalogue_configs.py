@@ -133,7 +133,7 @@ TEMPLATE_CASES = {
 
 def templates(folder):
     """A folder of templates that work."""
-    shipped = Path(__file__).parents[1] / "prompts" / "retrieval"
+    shipped = Path(__file__).parents[2] / "prompts" / "retrieval"
     folder.mkdir()
     for path in shipped.iterdir():
         if path.is_file():

@@ -18,7 +18,7 @@ from synth.replies import REASONS, RETRYABLE, echo_keys, read_config, read_query
 from synth.stage import ChatReply, ConfigInputs, QueryInputs
 from synth.types import Candidates, Passage, QueryConfig, Requirement
 
-RECORDED = Path(__file__).parents[1].parent / "shared" / "data" / "recorded" / "recorded_dev.jsonl"
+RECORDED = Path(__file__).parents[2].parent / "shared" / "data" / "recorded" / "recorded_dev.jsonl"
 TYPES = ("keywords", "acquire_knowledge", "summary", "yes_or_no", "background")
 LEVELS = ("high_school", "university", "phd")
 PERSONAS = ("A beekeeper with forty hives.", "A tax adviser.", "A well-read night-shift nurse.")

@@ -18,7 +18,7 @@ from synth.languages.words import count_characters, in_own_unit
 from synth.measures import copied_share, length_error
 from synth.types import Requirement
 
-SHARED = Path(__file__).parents[1].parent / "shared"
+SHARED = Path(__file__).parents[2].parent / "shared"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data is not beside this checkout")
 
 SENTENCES = {

@@ -24,7 +24,7 @@ from synth.shards import StepFolder
 from synth.stage import Services
 from synth.steps import ingest
 
-SHARED = Path(__file__).parents[1].parent / "shared"
+SHARED = Path(__file__).parents[2].parent / "shared"
 READY = "scores=[{use: cosine, query_vector: qv, passage_vector: pv}]"
 ENGLISH = ("-s", "data.query_language=en", "-s", "data.passage_language=en")
 

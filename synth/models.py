@@ -13,6 +13,7 @@ from synth.terminal import tell
 from synth.training import evaluate as evaluating
 from synth.training import prove as proving
 from synth.training import report
+from synth.training.runs import settings_of
 
 
 @_outside_loop
@@ -56,8 +57,9 @@ def prove(
     `settings` are those of training, as `{"model": …, "max_steps": …}`. Raises JobError, InputError, OutputError.
     """
     folders = [each.path for each in ([runs] if isinstance(runs, Run) else runs)]
-    options = proving.train_settings(settings or {}, max_tokens)
-    args = proving.ProveArgs(str(test), [*map(str, off_domain)], arms, views, seeds, options, max_tokens)
+    options = ({} if max_tokens is None else {"max_tokens": max_tokens}) | dict(settings or {})
+    chosen = settings_of(options=options)
+    args = proving.ProveArgs(str(test), [*map(str, off_domain)], arms, views, seeds, chosen, max_tokens)
     return report.publish(proving.prove(folders, args, Path(out), tell if progress else _silent), Path(out))
 
 

@@ -16,7 +16,7 @@ from synth.terminal import say, show, tell
     "synth prove outputs/mine --test my-test/ -o outputs/proof",
     "synth prove outputs/mine --test my-test/ --off-domain other-test/ --view strict -o outputs/proof",
     "synth prove outputs/mine --test heldout --arm kept --arm random --seeds 5 -o outputs/proof",
-    "synth prove outputs/mine --test my-test/ -s model=Qwen/Qwen3-Embedding-0.6B -s lora=16 -o outputs/proof",
+    "synth prove outputs/mine --test my-test/ -c configs/prove.yaml -s seed=3 -o outputs/proof",
 )
 def prove(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN…", help="Folders of runs.")],
@@ -40,6 +40,9 @@ def prove(
     max_tokens: Annotated[
         int | None, typer.Option(min=8, help="Cut texts after this many tokens, in training and in tests.")
     ] = None,
+    config: Annotated[
+        Path | None, typer.Option("-c", "--config", metavar="FILE.yaml", help="Settings of training; -s come on top.")
+    ] = None,
     settings: Annotated[
         list[str],
         typer.Option("-s", "--set", metavar="KEY=VALUE", help="A setting of training, as model=FOLDER."),
@@ -51,14 +54,15 @@ def prove(
     Arms: generated (all pairs), kept, random (as many as kept), dropped, no-llm (title or sentence as the query), and
     views. All take the same number of steps: one pass over all pairs, up to three of few. The same command resumes.
     """
-    from synth.training.prove import ProveArgs, train_settings
+    from synth.training.prove import ProveArgs
     from synth.training.prove import prove as work
     from synth.training.report import drawn, publish
+    from synth.training.runs import settings_of
     from synth.validation import override
 
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {} if max_tokens is None else {"max_tokens": max_tokens}
     override(options, settings)
-    args = ProveArgs(test, off_domain, arm, view, seeds, train_settings(options, max_tokens), max_tokens)
+    args = ProveArgs(test, off_domain, arm, view, seeds, settings_of(file=config, options=options), max_tokens)
     record = publish(work(runs, args, out, (lambda _: None) if as_json else tell), out)
     if as_json:
         say(json.dumps(record, ensure_ascii=False))

@@ -24,7 +24,6 @@ from synth.training.evaluate import EvaluateArgs, Model, measure
 from synth.training.fit import TrainSettings, fit
 from synth.training.testsets import Retrieval, Sentences, TestSet, heldout, read_test
 from synth.types import Notify
-from synth.validation import plain, validate
 
 RECORD = "proof.json"
 _ENOUGH_STEPS, _MOST_PASSES = 20, 3
@@ -225,15 +224,3 @@ def _claim(out: Path, identity: Mapping[str, Any]) -> None:
     elif {each.name for each in disk.entries(out)} - {"arms"}:
         raise OutputError(f"{out}: is not empty and holds no proof.", "Choose an empty or a new folder with -o.")
     disk.replace(out, record, text.encode())
-
-
-def train_settings(options: Mapping[str, Any], max_tokens: int | None = None) -> TrainSettings:
-    """From keys of TrainSettings. Raises JobError naming every mistake."""
-    data = dict(options) if max_tokens is None else {"max_tokens": max_tokens, **options}
-    settings, problems = validate(TrainSettings, plain(data))
-    if settings is None:
-        raise JobError(
-            "; ".join(f"{'.'.join(each.path)}: {each.text}" for each in problems),
-            "They are the fields of TrainSettings in synth/training/fit.py.",
-        )
-    return settings

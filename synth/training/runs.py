@@ -90,7 +90,7 @@ def train_runs(
 
     Raises JobError and what `fit` raises.
     """
-    settings = settings_of(args)
+    settings = settings_of(args.preset, args.file, args.options)
     shares = list(args.shares) or [1.0] * len(runs)
     if len(shares) != len(runs) or min(shares) <= 0:
         raise JobError(f"{len(shares)} shares for {len(runs)} runs.", "Give one positive number for each run, as 3,1.")
@@ -112,10 +112,12 @@ def train_runs(
     return made
 
 
-def settings_of(args: TrainArgs) -> TrainSettings:
+def settings_of(
+    preset: str | None = None, file: Path | None = None, options: Mapping[str, Any] | None = None
+) -> TrainSettings:
     """The settings that a preset, a file and options name, each on top of the one before. Raises JobError."""
-    document = load_document(args.file) if args.file else Document("synth train", {}, {}, ())
-    data = preset_part(args.preset, "train") | dict(plain(document.data or {})) | dict(args.options or {})
+    document = load_document(file) if file else Document("training", {}, {}, ())
+    data = preset_part(preset, "train") | dict(plain(document.data or {})) | dict(plain(options or {}))
     settings, problems = validate(TrainSettings, data)
     if settings is None or document.problems:
         raise JobError("\n  ".join(document.describe(each) for each in (*document.problems, *problems)))

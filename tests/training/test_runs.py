@@ -114,23 +114,24 @@ def test_mistakes_on_the_command_line_are_named(run, tmp_path, capsys):
 
 def test_flags_come_before_a_file_and_a_file_before_a_preset(tmp_path):
     (tmp_path / "own.yaml").write_text("temperature: 0.01\nnegatives: 2\n")
-    args = TrainArgs(tmp_path, preset="nv-retriever", file=tmp_path / "own.yaml", options={"temperature": 0.03})
-    found = settings_of(args)
+    given = {"preset": "nv-retriever", "file": tmp_path / "own.yaml", "options": {"temperature": 0.03}}
+    found = settings_of(**given)
     assert (found.loss, found.negatives, found.temperature) == ("plain", 2, 0.03)
     (tmp_path / "own.yaml").write_text("temprature: 0.01\n")
     with pytest.raises(JobError, match=r"own.yaml:1: temprature: unknown key. Did you mean 'temperature'"):
-        settings_of(args)
+        settings_of(**given)
 
 
 def test_the_shipped_settings_are_valid():
-    found = settings_of(TrainArgs(shipped("configs"), file=shipped("configs", "train-qwen3-embedding-0.6b.yaml")))
+    found = settings_of(file=shipped("configs", "train-qwen3-embedding-0.6b.yaml"))
     assert found.dims == (1024, 512, 256, 128, 64, 32)
+    assert settings_of(file=shipped("configs", "prove.yaml")).max_steps == 20
 
 
 @pytest.mark.parametrize("name", preset_names())
-def test_every_preset_is_valid_for_its_steps(name, tmp_path):
+def test_every_preset_is_valid_for_its_steps(name):
     parts = preset(name)
-    assert settings_of(TrainArgs(tmp_path, preset=name)).loss == parts["train"]["loss"]
+    assert settings_of(preset=name).loss == parts["train"]["loss"]
     assert options_of(None, {}, name)[1].num_negatives == parts["mine"]["num_negatives"]
     if "keep" in parts:
         assert Rules.parse(parts["keep"], None)[1] == []

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         amine,
         aplan,
         arun,
+        arun_tasks,
         export,
         filter,  # noqa: A004 - named after the command
         generate,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         open_run,
         plan,
         run,
+        run_tasks,
     )
     from synth.errors import (
         InputError,
@@ -62,7 +64,8 @@ if TYPE_CHECKING:
     from synth.types import Layout
 
 _NAMES = {
-    "api": "Run aexport afilter agenerate amine aplan arun export filter generate mine open_run plan run",
+    "api": "Run aexport afilter agenerate amine aplan arun arun_tasks export filter generate mine open_run plan"
+    " run run_tasks",
     "errors": "InputError JobError OutputError RequestRejected ServerRefused ServerUnavailable Stopped SynthError"
     " SystemFault TooManyUnusable",
     "exports": "Export",
@@ -120,6 +123,7 @@ __all__ = [
     "aplan",
     "aprove",
     "arun",
+    "arun_tasks",
     "evaluate",
     "export",
     "filter",
@@ -132,6 +136,7 @@ __all__ = [
     "read_fields",
     "read_text",
     "run",
+    "run_tasks",
     "train",
 ]
 

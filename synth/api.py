@@ -344,9 +344,32 @@ def run(
     return _run(_target(job, out, overrides, sample), args, progress=progress)
 
 
+@_outside_loop
+def run_tasks(
+    job: str | Path,
+    *,
+    out: str | Path | None = None,
+    sample: int | None = None,
+    progress: bool = True,
+    **overrides: Any,
+) -> dict[str, Run]:
+    """Run a job file with `tasks`, or resume the runs in its folder, as `run` does: the runs by name.
+
+    Raises JobError for a job without `tasks`.
+    """
+    targets = pipeline.targets(Path(job), Path(out) if out is not None else None, _settings(overrides), sample)
+    if not targets:
+        raise JobError(f"{job}: has no `tasks`.", "Call synth.run.")
+    pipeline.run_all(targets, RunArgs(), _Caller(progress=progress), lambda _name, _finished: None)
+    return {name: Run(target.out) for name, target in targets.items()}
+
+
+def _settings(overrides: Mapping[str, Any]) -> list[str]:
+    return [f"{name.replace('__', '.')}={json.dumps(value)}" for name, value in overrides.items()]
+
+
 def _target(job: str | Path, out: str | Path | None, overrides: Mapping[str, Any], sample: int | None) -> Target:
-    settings = [f"{name.replace('__', '.')}={json.dumps(value)}" for name, value in overrides.items()]
-    return pipeline.resolve(Path(job), Path(out) if out is not None else None, settings, sample)
+    return pipeline.resolve(Path(job), Path(out) if out is not None else None, _settings(overrides), sample)
 
 
 @_outside_loop
@@ -388,6 +411,7 @@ def export(run: Run, *, to: str, out: str | Path, view: str | None = None, **opt
 agenerate = _twin(generate)
 afilter = _twin(filter)
 arun = _twin(run)
+arun_tasks = _twin(run_tasks)
 aplan = _twin(plan)
 amine = _twin(mine)
 aexport = _twin(export)

@@ -81,6 +81,8 @@ class Stopped(SynthError):
     """A signal or deadline asked the run to stop; `exit_code` is 130 after Ctrl-C and 75 otherwise."""
 
     exit_code = 75
+    elsewhere = False
+    """Whether nobody asked: what is left is in the hands of other processes."""
 
     def __init__(self, message: str, hint: str = "", *, interrupted: bool = False) -> None:
         super().__init__(message, hint)

@@ -36,7 +36,7 @@ from synth.runs.run import OpenRun, prepare, writer_of
 from synth.scores import PairBatch
 from synth.scores.round_trip import DRAWN, RoundTrip
 from synth.shards import disk
-from synth.sources import InputFile, count_rows, inspect, read_passages, sample_rows
+from synth.sources import InputFile, inspect, read_passages, wanted_rows
 from synth.steps import keep, score
 from synth.steps.score import ScoreStep
 from synth.tables import passages as passage_records
@@ -156,7 +156,7 @@ def _corpus(job: Job, control: Control) -> tuple[list[InputFile], DataReport]:
     findings = Findings(Document(job.source, {}, {}, ()))
     limits = job.read_limits()
     files = inspect(job.corpora, job.base, limits, notify=control.notify)
-    data = look(job.corpora, files, limits, findings)
+    data = look(job, files, limits, findings)
     for text in findings.warnings:
         control.notify(text)
     if findings.mistakes:
@@ -263,14 +263,14 @@ async def _ranked(
     Among the few passages of a pilot nearly every query finds its own. Of a large corpus as many rows are read, spread
     evenly, as the scorer would draw. The index is kept in the pilot's folder; an interrupted build goes on.
     """
-    job, most = run.job, (scorer.among or DRAWN) + 1
-    rows = count_rows(files)
+    job = run.job
+    only, among = wanted_rows(files, job.part, (scorer.among or DRAWN) + 1)
 
     def batches() -> Iterator[PairBatch]:
         yield PairBatch(pairs, own)
         texts = (
             row.text
-            for block in read_passages(job.corpora, files, job.read_limits(), only=sample_rows(rows, most))
+            for block in read_passages(job.corpora, files, job.read_limits(), only=only)
             for row, _ in block.rows()
         )
         number = 1
@@ -279,13 +279,13 @@ async def _ranked(
             number += 1
 
     folder = run.folder.make("index") / f"plan-{step.fingerprint}-{run.identity[:8]}"
-    control.report(f"ranking {pairs.num_rows:,} queries among {min(rows, most):,} passages of the corpus")
+    control.report(f"ranking {pairs.num_rows:,} queries among {among:,} passages of the corpus")
     disk.make_folder(folder)
     async with AsyncExitStack() as stack:
         models = Models(job.client(control.notify), job.instruction, Counters(), stack)
         services = models.services(job, scorer.needs, scorer.open(models.client, job.instruction))
         await scorer.build(batches(), folder, services)
-        return await scorer.score(PairBatch(pairs, index=folder), services), min(rows, most)
+        return await scorer.score(PairBatch(pairs, index=folder), services), among
 
 
 _CONFIDENCE = 0.95

@@ -22,7 +22,7 @@ from synth.generators import Generators, read_llm
 from synth.names import note
 from synth.rules import Rules
 from synth.scores import Scorer
-from synth.sources import INSTRUCTION, Corpus, PairData, ReadLimits
+from synth.sources import INSTRUCTION, Corpus, PairData, Part, ReadLimits
 from synth.sources.options import HUB
 from synth.stage import ClientSettings, EmbedStage, LlmStage, Stage, name_of
 from synth.tables import PAIRS, carried_name
@@ -136,10 +136,19 @@ def _one_or_many(value: object) -> object:
     return [value] if isinstance(value, dict) else value
 
 
+def _ascending(value: tuple[float, float] | None) -> tuple[float, float] | None:
+    if value is not None and not value[0] < value[1]:
+        raise ValueError(f"ends at {value[1]:g}, which is not above its start, {value[0]:g}")
+    return value
+
+
 def _plain_folder(value: str) -> str:
     if not value.strip() or value.startswith("~") or ".." in Path(value).parts:
         raise ValueError("names a folder, without `~` or `..`")
     return value
+
+
+_Bound = Annotated[float, Field(ge=0, le=1)]
 
 
 class JobFile(Stage):
@@ -148,6 +157,8 @@ class JobFile(Stage):
     seed: int = 0
     corpus: Annotated[list[Corpus], BeforeValidator(_one_or_many), Field(min_length=1)] | None = None
     data: Annotated[list[PairData], BeforeValidator(_one_or_many), Field(min_length=1)] | None = None
+    part: Annotated[tuple[_Bound, _Bound] | None, AfterValidator(_ascending)] = None
+    """Only this part of the corpus's rows, such as [0, 0.3]; jobs whose parts do not overlap share none."""
     personas: PersonaOptions | None = PersonaOptions()
     llm: Spec | list[Spec] | None = None
     """One model, a list with shares, or `config` and `query` of either."""
@@ -196,6 +207,11 @@ class Job:
         return self.file.corpus or []
 
     @property
+    def part(self) -> Part | None:
+        """The rows of the corpora that it is about; None for all."""
+        return None if self.file.part is None else Part(*self.file.part, self.file.seed)
+
+    @property
     def data(self) -> Sequence[PairData]:
         """Existing pairs to work on, in place of corpora; empty in a job that generates."""
         return self.file.data or []
@@ -242,7 +258,7 @@ class Job:
 
     def as_json(self) -> dict[str, Any]:
         """The job with every default filled in, as `job.json` keeps it: enough to resume from."""
-        unused = _GENERATION if self.data else {"data"}
+        unused = _GENERATION if self.data else {"data"} if self.part else {"data", "part"}
         return self.file.model_dump(mode="json", by_alias=True, exclude=unused)
 
 
@@ -262,10 +278,15 @@ def build_job(document: Document, overrides: Sequence[str], base: Path) -> Job:
     draft = draft_job(document, overrides)
     if (job := draft.job(base)) is not None:
         return job
-    lines = list(dict.fromkeys(document.describe(problem) for problem in draft.problems))
+    raise mistaken(document, draft.problems)
+
+
+def mistaken(document: Document, problems: Sequence[Problem]) -> JobError:
+    """The error that names all of these problems."""
+    lines = list(dict.fromkeys(document.describe(problem) for problem in problems))
     if len(lines) == 1:
-        raise JobError(lines[0])
-    raise JobError(f"{document.name}: {len(lines)} mistakes\n" + "\n".join(f"  {line}" for line in lines))
+        return JobError(lines[0])
+    return JobError(f"{document.name}: {len(lines)} mistakes\n" + "\n".join(f"  {line}" for line in lines))
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +328,10 @@ def draft_job(document: Document, overrides: Sequence[str] = ()) -> Draft:
         return Draft(document, {}, None, {}, None, document.problems)
     data = plain(document.data)
     given = override(data, overrides)
+    if "tasks" in data:
+        cure = "`synth run`, `check`, `preview` and `plan` take such a job, in Python `synth.run_tasks`."
+        several = Problem(("tasks",), "make a run each, and here one is made", cure)
+        return Draft(document, data, None, {}, None, [several])
     if isinstance(data.get("task"), dict):
         data["task"] = JobFile.model_fields["task"].default | data["task"]
     if _names_own_code(data) and document.folder is not None and str(document.folder) not in sys.path:
@@ -373,7 +398,7 @@ def _sections(data: Mapping[str, Any]) -> tuple[JobFile | None, dict[str, Any], 
     return file, stages, problems
 
 
-_GENERATION = {"corpus", "personas", "task"}
+_GENERATION = {"corpus", "part", "personas", "task"}
 """Sections that only a job which generates has."""
 
 

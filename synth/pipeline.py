@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from synth.errors import InputError, JobError, Stopped, SynthError, TooManyUnusable
-from synth.job import Job, load_job
+from synth.document import load_document
+from synth.errors import InputError, JobError, OutputError, Stopped, SynthError, TooManyUnusable
+from synth.job import Job, load_job, mistaken
+from synth.mixture import entries, runs_in
 from synth.process import for_tables, give_back
 from synth.results.card import card
 from synth.results.summary import Summary, summarise
@@ -40,6 +42,8 @@ class Target:
     sample: int | None = None
     history: History | None = None
     """What was read of the folder already."""
+    whole: Path | None = None
+    """The folder of all runs of a job with `tasks`, of which this is one; None for any other job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +122,55 @@ def resolve(path: Path, out: Path | None, settings: Sequence[str], sample: int |
     return Target(job, sample_folder(folder, sample), sample)
 
 
+def targets(path: Path, out: Path | None, settings: Sequence[str], sample: int | None) -> dict[str, Target]:
+    """The runs of a job with `tasks`, or of its output folder, by name; empty for any other job or folder.
+
+    Raises JobError with all mistakes, OutputError where a run is missing in the folder.
+    """
+    if path.is_dir():
+        runs = runs_in(path) if out is None and sample is None else []
+        return {each.name: replace(resolve(each, None, settings, None), whole=path) for each in runs}
+    document, made = load_document(path), {}
+    drafts = entries(document, settings)
+    if problems := [problem for draft in drafts.values() for problem in draft.problems]:
+        raise mistaken(document, problems)
+    for name, draft in drafts.items():
+        job = draft.job(Path.cwd())
+        assert job is not None and job.part is not None and job.file.out is not None  # noqa: S101, PT018 - no problems
+        whole = sample_folder(out or Path(job.file.out).parent, sample)
+        if (whole / "job.json").exists():
+            raise OutputError(f"{whole}: is the folder of a run.", "Choose another one with -o.")
+        rows = None if sample is None else max(1, round(sample * (job.part.end - job.part.start)))
+        made[name] = Target(job, whole / name, rows, whole=whole)
+    return made
+
+
+def run_all(
+    found: Mapping[str, Target], args: RunArgs, control: Control, done: Callable[[str, Finished], None]
+) -> None:
+    """Run these one after the other; `done` is called with each that came to its end.
+
+    All are opened first, so what is wrong with the last is told before the first. One with too many unusable items, or
+    whose last shards other processes work on, keeps none from running: its error is raised at the end.
+    """
+    for target in found.values() if len(found) > 1 else ():
+        if not (target.out / "job.json").exists():
+            OpenRun.open(target.job, target.out, sample=target.sample, notify=lambda _: None)  # told when it runs
+    errors: list[SynthError] = []
+    for name, target in found.items():
+        control.report(f"{name or target.job.source} → {target.out}")
+        try:
+            done(name, finished := run(target, args, control))
+            finished.require_usable()
+        except SynthError as exc:
+            exc.message = f"{name}: {exc.message}" if name else exc.message
+            if not (isinstance(exc, TooManyUnusable) or (isinstance(exc, Stopped) and exc.elsewhere)):
+                raise
+            errors.append(exc)
+    if errors:
+        raise errors[0]
+
+
 def sample_folder(out: Path, sample: int | None) -> Path:
     """A sample has a folder of its own, `OUT.sample-N`."""
     return out if sample is None else out.with_name(f"{out.name}.sample-{sample}")
@@ -133,14 +186,14 @@ def run(target: Target, args: RunArgs | None = None, control: Control | None = N
         with args.cluster or nullcontext():
             return _Pipeline(target, args, control).run()
     except SynthError as exc:
-        _add_resume_hint(exc, target.out)
+        _add_resume_hint(exc, target)
         raise
 
 
-def _add_resume_hint(exc: SynthError, out: Path) -> None:
-    command = f"synth run {out}"
+def _add_resume_hint(exc: SynthError, target: Target) -> None:
+    command = f"synth run {target.whole or target.out}"
     told = any(words in exc.hint for words in (command, "same command", "--continue"))
-    if exc.exit_code in {5, 7, 75, 130} and not told and (out / "job.json").exists():
+    if exc.exit_code in {5, 7, 75, 130} and not told and (target.out / "job.json").exists():
         exc.hint = f"{exc.hint} Resume with: {command}".strip()
 
 
@@ -223,7 +276,7 @@ class _Pipeline:
                     else:
                         await (workers if count > 1 else local).work(opened, shards, counters, stop, share)
             except Stopped as exc:
-                _add_resume_hint(exc, opened.folder.path)
+                _add_resume_hint(exc, self._target)
                 if stop():
                     await self._control.leave(exc)
                 raise

@@ -9,6 +9,7 @@ import pytest
 from synth.cli.list import init
 from synth.errors import JobError
 from synth.job import load_job
+from synth.pipeline import targets
 from synth.prompts import Prompts, prompt_folder
 from synth.servers.faults import expand_urls
 from synth.shipped import find, shipped
@@ -33,8 +34,9 @@ def test_the_jobs_that_are_promised_are_there():
 @pytest.mark.parametrize("name", JOBS)
 def test_every_job_is_valid_and_finds_what_it_names(name, monkeypatch):
     monkeypatch.chdir(shipped("configs").parent)
-    job = load_job(shipped("configs", name))
-    assert job.file.personas is None or find("personas", job.file.personas.path, job.base).is_file()
+    path = shipped("configs", name)
+    for job in [each.job for each in targets(path, None, (), None).values()] or [load_job(path)]:
+        assert job.file.personas is None or find("personas", job.file.personas.path, job.base).is_file()
     Prompts.load(prompt_folder("retrieval"))
 
 

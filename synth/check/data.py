@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import islice
 from typing import Any
@@ -101,7 +101,7 @@ class DataReport(Counts):
         return [self.sample[n] for n in sorted(sources.sample_rows(len(self.sample), count))]
 
 
-def look(corpora: Sequence[Corpus], files: Sequence[InputFile], limits: ReadLimits, findings: Findings) -> DataReport:
+def look(job: Job, files: Sequence[InputFile], limits: ReadLimits, findings: Findings) -> DataReport:
     """Read up to 20,000 rows, spread evenly; what stops the reading becomes a finding."""
     report = DataReport(files=[{"path": each.path, "rows": each.rows, "bytes": each.size} for each in files])
     if not files:
@@ -109,13 +109,14 @@ def look(corpora: Sequence[Corpus], files: Sequence[InputFile], limits: ReadLimi
     for each in files:
         if each.rows == 0:
             findings.warn(f"{each.path}: holds no row.")
-    report.rows = None if any(file.rows is None for file in files) else sources.count_rows(files)
-    hub = any(file.kind == "hub" for file in files)
-    only = None if hub or report.rows is None else sources.sample_rows(report.rows, MOST_ROWS)
-    blocks = sources.read_passages(corpora, files, limits, only=only, notify=findings.warn)
+    only: Container[int] | None = job.part
+    report.rows = None if any(file.rows is None for file in files) else sources.wanted_rows(files, job.part)[1]
+    if report.rows is not None and all(file.kind != "hub" for file in files):
+        only, _ = sources.wanted_rows(files, job.part, MOST_ROWS)
+    blocks = sources.read_passages(job.corpora, files, limits, only=only, notify=findings.warn)
     try:
         for outcome in islice((outcome for block in blocks for outcome in block.outcomes), MOST_ROWS):
-            report.add(outcome, corpora)
+            report.add(outcome, job.corpora)
     except SynthError as exc:
         findings.error(exc)
     if not report.passages and not findings.mistakes:

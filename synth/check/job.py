@@ -170,7 +170,7 @@ def examine(draft: Draft, base: Path, *, offline: bool, notify: Notify = lambda 
         data = look_at_pairs(job, findings)
     elif job is not None:
         limits = ReadLimits(max_line_bytes=job.limits.max_line_bytes, strict=False)
-        data = look(job.corpora, files, limits, findings)
+        data = look(job, files, limits, findings)
         for problem in unsuited(job, list(data.languages)):
             findings.problem(problem)
         job.run.in_flight(findings.warn)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from itertools import islice
@@ -20,7 +20,7 @@ from synth.runners.progress import Counters
 from synth.runs.preflight import require_suited
 from synth.runs.run import prepare, writer_of
 from synth.scores import PairBatch, Scorer
-from synth.sources import InputFile, PassageRow, carried_schema, count_rows, inspect, read_passages, sample_rows
+from synth.sources import InputFile, PassageRow, carried_schema, inspect, read_passages, sample_rows, wanted_rows
 from synth.stage import ChatModel, ChatReply, ChatRequest, Services
 from synth.steps import ingest
 from synth.steps.generate import candidates_of
@@ -63,8 +63,9 @@ def choose(job: Job, inputs: Sequence[InputFile], count: int, passage_id: str | 
     """
     limits = job.read_limits()
     unknown = any(file.rows is None or file.kind == "hub" for file in inputs)
-    total = None if unknown else count_rows(inputs)
-    only = sample_rows(total, 4 * count) if total is not None and total > MOST_ROWS and passage_id is None else None
+    only: Container[int] | None = job.part
+    if not unknown and wanted_rows(inputs, job.part)[1] > MOST_ROWS and passage_id is None:
+        only, _ = wanted_rows(inputs, job.part, 4 * count)
     blocks = read_passages(job.corpora, inputs, limits, only=only)
     rows = (row for block in blocks for row in block.rows())
     numbered: Iterator[Positioned] = ((n, row, carried) for n, (row, carried) in enumerate(rows))

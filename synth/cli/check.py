@@ -12,7 +12,7 @@ import typer
 
 from synth.cli.app import AsJson, JobFile, Settings, command
 from synth.errors import SynthError
-from synth.terminal import facts, say, show, tell
+from synth.terminal import facts, heading, say, show, tell
 
 if TYPE_CHECKING:
     from synth.check.costs import Costs
@@ -43,29 +43,39 @@ def check(
     from synth.check.job import examine
     from synth.document import load_document
     from synth.job import draft_job
+    from synth.mixture import entries
 
     document = load_document(path)
-    draft = draft_job(document, settings)
-    report = examine(draft, Path.cwd(), offline=offline, notify=(lambda _: None) if as_json else tell)
-    found, job = report.findings, draft.job(Path.cwd())
+    tasks = entries(document, settings)
+    drafts = tasks or {"": draft_job(document, settings)}
+    reports, told = {}, (lambda _: None) if as_json else tell
+    for name, draft in drafts.items():
+        report = reports[name] = examine(draft, Path.cwd(), offline=offline, notify=told)
+        if not as_json:
+            show(*[heading(name, "═")] if name else [])
+            _print(report, draft.job(Path.cwd()))
     if as_json:
-        say(json.dumps(report.as_json(), ensure_ascii=False, default=str))
-    else:
-        if rows := list(_facts(report, job)):
-            show(facts(rows))
-        for number, text in enumerate(found.mistakes, 1):
-            say(f"\nmistake {number}: {text}", wrap=True)
-        for text in found.warnings:
-            say(f"\nwarning: {text}", wrap=True)
-    if found.code:
-        count = len(found.mistakes)
+        ok = not any(each.findings.code for each in reports.values())
+        several = {"ok": ok, "tasks": {name: each.as_json() for name, each in reports.items()}}
+        say(json.dumps(several if tasks else reports[""].as_json(), ensure_ascii=False, default=str))
+    found = [each.findings for each in reports.values()]
+    if count := sum(len(each.mistakes) for each in found):
         error = SynthError(f"{count} {'mistake' if count == 1 else 'mistakes'} found.", "Fix the problems above.")
-        error.exit_code = found.code
+        error.exit_code = next(each.code for each in found if each.code)
         raise error
     if not as_json:
-        say(f"\n{'apart from the warnings ' if found.warnings else ''}all is well; next:")
-        for command in ("run",) if job is not None and job.data else ("preview", "run"):
+        say(f"\n{'apart from the warnings ' if any(each.warnings for each in found) else ''}all is well; next:")
+        for command in ("run",) if drafts.popitem()[1].data.get("data") else ("preview", "run"):
             say(f"  synth {command} {document.name}")
+
+
+def _print(report: Report, job: Job | None) -> None:
+    if rows := list(_facts(report, job)):
+        show(facts(rows))
+    for number, text in enumerate(report.findings.mistakes, 1):
+        say(f"\nmistake {number}: {text}", wrap=True)
+    for text in report.findings.warnings:
+        say(f"\nwarning: {text}", wrap=True)
 
 
 def _facts(report: Report, job: Job | None) -> Iterator[tuple[str, str]]:

@@ -14,7 +14,7 @@ import typer
 
 from synth.cli.app import AsJson, RunFolder, command
 from synth.errors import JobError, OutputError
-from synth.terminal import columns, facts, say, tell, words
+from synth.terminal import columns, facts, heading, say, tell, words
 from synth.terminal import show as draw
 
 if TYPE_CHECKING:
@@ -126,18 +126,25 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Prove from the files that nothing is lost, torn or doubled."""
+    from synth.mixture import runs_in
     from synth.verify import verify as check
 
-    report = check(out, deep=deep)
+    runs = {each.name: each for each in runs_in(out)}
+    reports = {}
+    for name, path in (runs or {"": out}).items():
+        reports[name] = check(path, deep=deep)
+        if not as_json:
+            draw(*[heading(name, "═")] if name else [])
+            _print(reports[name], path)
     if as_json:
-        say(json.dumps(report.as_json() | {"out": str(out)}, ensure_ascii=False))
-    else:
-        _print(report, out)
-    if report.damage:
-        first = report.damage[0]
-        more = f" ({len(report.damage)} problems in all)" if len(report.damage) > 1 else ""
+        found = [report.as_json() | {"out": str(runs.get(name, out))} for name, report in reports.items()]
+        several = {"out": str(out), "tasks": dict(zip(reports, found, strict=True))}
+        say(json.dumps(several if runs else found[0], ensure_ascii=False))
+    if damage := [(runs.get(name, out), each) for name, report in reports.items() for each in report.damage]:
+        path, first = damage[0]
+        more = f" ({len(damage)} problems in all)" if len(damage) > 1 else ""
         raise OutputError(
-            f"{out / first.file}: {first.what}{more}.",
+            f"{path / first.file}: {first.what}{more}.",
             "Restore the file from a copy. A shard that you remove is made again by the next run, if everything made "
             "from it is removed too.",
         )

@@ -11,7 +11,7 @@ import typer
 
 from synth.cli.app import AsJson, JobFile, Settings, command
 from synth.errors import JobError
-from synth.terminal import facts, say, show, tell
+from synth.terminal import facts, heading, say, show, tell
 
 if TYPE_CHECKING:
     from synth.forecast import Plan
@@ -47,20 +47,30 @@ def plan(
     from synth.cli.stopping import Stopping
     from synth.forecast import PlanArgs
     from synth.forecast import plan as forecast
-    from synth.pipeline import resolve
+    from synth.pipeline import resolve, targets
 
-    target = resolve(path, out, settings, pilot)
+    tasks = targets(path, out, settings, pilot)
     args = PlanArgs(gpu, precision, gpus, None if price is None else _price(price))
-    if not as_json:
-        tell(f"{target.job.source}: {f'pilot in {target.out}' if pilot else 'rendering prompts'}")
+    plans = {}
     with Stopping(quiet=as_json) as stopping:
-        found = forecast(target, args, stopping)
+        for name, target in (tasks or {"": resolve(path, out, settings, pilot)}).items():
+            if not as_json:
+                show(*[heading(name, "═")] if name else [])
+                tell(f"{target.job.source}: {f'pilot in {target.out}' if pilot else 'rendering prompts'}")
+            found = plans[name] = forecast(target, args, stopping)
+            if not as_json:
+                show(facts(_rows(target.job, found, args.gpus)))
+                for note in found.notes:
+                    say(f"\nwarning: {note}", wrap=True)
     if as_json:
-        say(json.dumps(found.as_json(), ensure_ascii=False))
-        return
-    show(facts(_rows(target.job, found, args.gpus)))
-    for note in found.notes:
-        say(f"\nwarning: {note}", wrap=True)
+        several = {"tasks": {name: each.as_json() for name, each in plans.items()}}
+        say(json.dumps(several if tasks else plans[""].as_json(), ensure_ascii=False))
+    elif tasks:
+        costs = [each.costs for each in plans.values()]
+        into, back = (
+            sum(getattr(each, name) or 0 for each in costs) for name in ("prompt_tokens", "completion_tokens")
+        )
+        say(f"\nall tasks: {sum(each.items for each in costs):,} items, about {into:,} tokens in, {back:,} out")
 
 
 def _price(text: str) -> Price:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from synth.check.trial import Call, Tried
+    from synth.job import Job
 
 
 @command("synth preview job.yaml", "synth preview job.yaml -n 10 --json", "synth preview job.yaml --id contract-17")
@@ -33,26 +34,41 @@ def preview(
 
     The models are asked for real, with the seeds that a run would use; nothing is written.
     """
+    from synth.job import load_job
+    from synth.pipeline import targets
+
+    if not (tasks := targets(path, None, settings, None)):
+        if found := _preview(load_job(path, settings), count, passage_id, as_json=as_json):
+            say(json.dumps(found, ensure_ascii=False))
+        return
+    several = {}
+    for name, target in tasks.items():
+        if not as_json:
+            show(heading(name, "█"))
+        several[name] = _preview(target.job, count, passage_id, as_json=as_json)
+    if as_json:
+        say(json.dumps({"tasks": several}, ensure_ascii=False))
+
+
+def _preview(job: Job, count: int, passage_id: str | None, *, as_json: bool) -> dict[str, Any]:
+    """Show what a job asks and gets; with `as_json` nothing is shown, and it is returned."""
     from synth.check.trial import Trial, choose
     from synth.generators import Generators
-    from synth.job import load_job
 
-    job = load_job(path, settings)
     if job.data:
-        raise JobError(f"{path}: filters existing pairs, so no model is asked.", f"Try: synth run {path} --sample 5")
+        hint = f"Try: synth run {job.source} --sample 5"
+        raise JobError(f"{job.source}: filters existing pairs, so no model is asked.", hint)
     trial = Trial(job, tell)
     chosen = choose(job, trial.inputs, count, passage_id)
     if not as_json:
-        tell(f"{path}: asking the models about {len(chosen)} {'passage' if len(chosen) == 1 else 'passages'}")
+        tell(f"{job.source}: asking the models about {len(chosen)} {'passage' if len(chosen) == 1 else 'passages'}")
     tried = asyncio.run(trial.run(chosen))
     told = list(job.require_task().facts(trial.prompts, trial.prepared))
     calls = [call for each in tried for call in each.calls]
     system = next((text for call in calls[:1] for role, text in call.request.messages if role == "system"), None)
     if as_json:
         prepared = {"prepared": trial.prepared, "preparing": list(map(_call, trial.preparing))}
-        found = {"system": system, **prepared, "passages": [_facts(each) for each in tried]}
-        say(json.dumps(found, ensure_ascii=False))
-        return
+        return {"system": system, **prepared, "passages": [_facts(each) for each in tried]}
     for call in trial.preparing:
         show(*_call_view("before the first passage", call, several=isinstance(job.llm, Generators)))
     if told:
@@ -62,6 +78,7 @@ def preview(
     for each in tried:
         scores = [name for scorer in job.scores for name, _ in scorer.named_outputs()]
         show(*_view(each, scores, several=isinstance(job.llm, Generators)))
+    return {}
 
 
 def _view(tried: Tried, scores: Sequence[str], *, several: bool) -> Iterator[RenderableType]:

@@ -192,7 +192,9 @@ def unfinished(stop: StopRequest) -> Stopped:
         return stop.why
     others = "another process is still working on the remaining shards."
     what = "stopped before the end; every finished call is saved." if stop() else others
-    return Stopped(what, interrupted=stop.interrupted)
+    found = Stopped(what, interrupted=stop.interrupted)
+    found.elsewhere = not stop()
+    return found
 
 
 async def threads_ended(seconds: float = 1.0) -> bool:

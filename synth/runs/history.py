@@ -28,7 +28,7 @@ _RESTORE = "Restore it from a backup, or choose another folder with -o."
 _NAME = re.compile(r"job\.([1-9][0-9]*)\.json")
 _OWN = frozenset({"revision", "retry"})
 """Keys that make a revision's identity its own; what is left of it are the settings."""
-_FIXED = ("version", "schema", "sample", "shard_size")
+_FIXED = ("version", "schema", "sample", "part", "shard_size")
 """What no revision can change: every shard of a folder shares it."""
 _LISTS = ("corpus", "data")
 _SHOWN = 16

@@ -48,7 +48,7 @@ def describe(
     personas = None
     if persona_sha256 is not None and (options := job.file.personas) is not None:
         personas = {"sha256": persona_sha256} | _without(options.identity(), "path", "embed")
-    return {
+    return ({} if job.file.part is None else {"part": list(job.file.part)}) | {
         "version": VERSION,
         "schema": SCHEMA_VERSION,
         "seed": job.file.seed,

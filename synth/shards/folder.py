@@ -256,6 +256,8 @@ class OutputFolder:
             raise JobError(f"{path}: this output folder does not exist.")
         listed = {entry.name for entry in disk.entries(real)}
         if _MARK not in listed and (strange := sorted(listed - _BEFORE_MARK)):
+            if runs := ", ".join(str(path / name) for name in strange if (real / name / _MARK).is_file()):
+                raise OutputError(f"{path}: is not the folder of a run, but has runs in it.", f"Name one: {runs}.")
             raise OutputError(
                 f"{path}: is not an output folder of synth: {_MARK} is missing, {strange[0]!r} is there.",
                 "Choose an empty or a new folder with -o.",

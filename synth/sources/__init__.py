@@ -9,7 +9,7 @@ from synth.sources.files import require_apart
 from synth.sources.options import INSTRUCTION, Corpus, PairData, ReadLimits
 from synth.sources.pairs import inspect_pairs, pair_files, pairs_schema, read_pairs
 from synth.sources.passages import carried_schema, inspect, read_passages, sentences
-from synth.sources.readers import count_rows, sample_rows
+from synth.sources.readers import Part, count_rows, sample_rows, wanted_rows
 from synth.sources.records import Block, InputFile, PairRow, PairSet, PassageRow, RejectedRow
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "PairData",
     "PairRow",
     "PairSet",
+    "Part",
     "PassageRow",
     "ReadLimits",
     "RejectedRow",
@@ -34,4 +35,5 @@ __all__ = [
     "require_apart",
     "sample_rows",
     "sentences",
+    "wanted_rows",
 ]

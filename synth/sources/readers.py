@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from typing import Any, Generic
@@ -260,6 +261,43 @@ def sample_rows(total: int, n: int) -> frozenset[int]:
     if n >= total:
         return frozenset(range(total))
     return frozenset((2 * part + 1) * total // (2 * n) for part in range(n))
+
+
+@dataclass(frozen=True, slots=True)
+class Part(Container[int]):
+    """The rows of the corpora whose place on a circle, 0..1, lies from `start` to before `end`.
+
+    Row n lies n golden ratios from where the seed begins. Such places fill every arc evenly (Knuth, The Art of Computer
+    Programming 3, 6.4), so a part has its share of any number of rows, to within a few.
+    """
+
+    start: float
+    end: float
+    seed: int
+
+    def __contains__(self, row: object) -> bool:
+        place = (row * _GOLDEN + self.seed * _TURN) % _CIRCLE if isinstance(row, int) else _CIRCLE
+        return self.start * _CIRCLE <= place < self.end * _CIRCLE
+
+
+_CIRCLE, _GOLDEN, _TURN = 2**64, 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9
+
+
+def wanted_rows(
+    files: Iterable[InputFile], part: Part | None, most: int | None = None
+) -> tuple[Container[int] | None, int]:
+    """The rows of a part (None: of all) to read, `most` at most, spread evenly, and their number; None for all rows.
+
+    Raises InputError for a data set on the hub of unknown size.
+    """
+    total = count_rows(files)
+    size = total if part is None else sum(row in part for row in range(total))
+    if most is None or most >= size:
+        return part, size
+    places = sample_rows(size, most)
+    if part is None:
+        return places, most
+    return frozenset(row for n, row in enumerate(filter(part.__contains__, range(total))) if n in places), most
 
 
 def language_at(source: LanguageSource, raw: RawRows, place: int) -> str | Fault | None:

@@ -35,12 +35,11 @@ from synth.sources import (
     PassageRow,
     RejectedRow,
     carried_schema,
-    count_rows,
     pair_files,
     pairs_schema,
     read_pairs,
     read_passages,
-    sample_rows,
+    wanted_rows,
 )
 from synth.sources.records import FileKey, Row
 from synth.tables import EXTERNAL_PAIRS, JUDGEMENT, PAIRS, PASSAGES, rejected_row_table
@@ -128,7 +127,10 @@ class _Ingest(ABC, Generic[Row]):
 
     def _read(self, record: Record, sums: dict[str, int], seen: Container[FileKey]) -> None:
         files, sample, finished = self.files(record), self.run.record.sample, self.step.done()
-        only = None if sample is None else sample_rows(count_rows(files), sample)
+        only: Only = self.run.job.part
+        expected = None
+        if sample is not None or all(file.rows is not None for file in files):
+            only, expected = wanted_rows(files, self.run.job.part, sample)
         for shard in self._fill(_Shard(sums["shards"], sums[self.counted]), self.read(record, only, seen)):
             if shard.index not in finished:
                 self._commit(record, shard)
@@ -137,8 +139,7 @@ class _Ingest(ABC, Generic[Row]):
             sums["rows_used"] += shard.used
             sums["rejected"] += len(shard.rejected)
         sums["rows_in"] = sums["rows_used"] + sums["rejected"]
-        expected = sums["rows_in"] if any(file.rows is None for file in files) else count_rows(files)
-        if sums["rows_in"] != (expected if only is None else len(only)):
+        if expected is not None and sums["rows_in"] != expected:
             raise SynthError(f"rows are missing: {expected} in, {sums['rows_used']} used, {sums['rejected']} rejected.")
 
     def _fill(self, shard: _Shard[Row], blocks: Iterator[Block[Row]]) -> Iterator[_Shard[Row]]:

@@ -187,7 +187,8 @@ class Walk:
             begun = rows.num_rows
             self._begun += begun
             last = self._records.last
-            gapless = last is not None and last.sample is None  # a sample omits rows
+            # samples and parts omit rows
+            gapless = last is not None and last.sample is None and not last.identity.get("part")
             self._blame(shard, self._rows.rows(rows, shard.rejected, gapless=gapless))
         if existing:
             return

@@ -67,19 +67,28 @@ def kill_at_random(process, count, within, rng):
     return alive
 
 
-def go(folder, corpus, code, slots, shard_size, task="retrieval"):
-    """A run without kills, then the same one killed ten times; prints and returns what it took."""
+def go(folder, corpus, code, slots, shard_size, *tasks):
+    """A run without kills, then the same one killed ten times; prints what it took. Of several tasks: all their runs.
+
+    A task is retrieval, with prompts that the server reads, or a mapping.
+    """
     rng = random.Random(20)  # noqa: S311 - when to kill
     with Loopback() as server:
         server.chat = Server(code).answer
         count = Count(server)
+        search = {"use": "retrieval", "prompts": str(write_templates(folder / "prompts"))}
+        listed = [(each or search) | {"queries_per_passage": slots} for each in tasks or (None,)]
         more = {
-            "task": {"use": task, "queries_per_passage": slots}
-            | ({"prompts": str(write_templates(folder / "prompts"))} if task == "retrieval" else {}),
+            "task": listed[0],
             "run": {"shard_size": shard_size, "concurrency": IN_FLIGHT},
             "corpus": corpus,
         }
-        job = write_job(folder, job_dict(server.url, folder, **more))
+        job = job_dict(server.url, folder, **more)
+        if tasks[1:]:
+            own = {"scores": job.pop("scores"), "keep": job.pop("keep")}
+            job = {**job, "tasks": [each | own | {"share": 1} for each in listed]}
+            del job["task"]
+        job = write_job(folder, job)
         finish(job, folder / "clean")
         clean = count.chats()
         server.log.clear()
@@ -94,16 +103,19 @@ def go(folder, corpus, code, slots, shard_size, task="retrieval"):
         count.at = -1
         finish(job, folder / "out")
         asked = count.chats()
-    pairs = audit(folder / "out", slots)
+    runs = [each["use"] for each in listed] if tasks[1:] else ["."]
+    pairs = [pair for run in runs for pair in audit(folder / "out" / run, slots)]
     repeated = sum(asked.values()) - len(asked)
+    count_shards = sum(len(shards(folder / "out" / run, "generated")) for run in runs)
     print(  # noqa: T201 - the figures are what the test is for
-        f"\n{len(shards(folder / 'out', 'generated'))} shards, {len(pairs)} pairs, {sum(clean.values())} calls without "
+        f"\n{count_shards} shards, {len(pairs)} pairs, {sum(clean.values())} calls without "
         f"kills; {kills} kills: {sum(asked.values())} calls, {repeated} repeated (at most {IN_FLIGHT * kills})"
     )
     assert kills == KILLS
     assert set(asked) == set(clean)
     assert repeated <= IN_FLIGHT * kills
-    assert contents(folder / "out") == contents(folder / "clean")
+    assert all(contents(folder / "out" / run) == contents(folder / "clean" / run) for run in runs)
+    assert main(["verify", str(folder / "out"), "--deep"]) == 0
 
 
 def test_ten_kills_of_a_run_over_an_own_corpus(tmp_path):
@@ -111,12 +123,18 @@ def test_ten_kills_of_a_run_over_an_own_corpus(tmp_path):
     go(tmp_path, {"name": "docs", "path": str(tmp_path / "docs.jsonl"), "language": "en"}, "en", 1, 32)
 
 
-@pytest.mark.parametrize("task", ["sts"])
-def test_ten_kills_of_a_run_of_another_task(tmp_path, task):
+LABELS = ["boats", "trades", "plants"]
+
+
+@pytest.mark.parametrize(
+    ("slots", "tasks"),
+    [(2, [{"use": "sts"}]), (1, [None, {"use": "bitext"}, {"use": "classification", "labels": LABELS}])],
+    ids=["sts", "three tasks in one job"],
+)
+def test_ten_kills_of_a_run_of_other_tasks(tmp_path, slots, tasks):
     write_corpus(tmp_path / "docs.jsonl", 160)
     corpus = {"name": "docs", "path": str(tmp_path / "docs.jsonl"), "language": "en"}
-    go(tmp_path, corpus, "en", 2, 32, task)
-    assert main(["verify", str(tmp_path / "out"), "--deep"]) == 0
+    go(tmp_path, corpus, "en", slots, 16, *tasks)
 
 
 @pytest.mark.slow

@@ -1,13 +1,11 @@
 """The bitext task: what is drawn and asked, what a row says, what becomes of replies, and the files for trainers."""
 
 import json
-import random
 
 import pytest
 from exporting import export_of
-from faults.test_kill_run import Count, finish, kill_at_random, start
 from loopback import Loopback, say
-from running import audit, contents, job_dict, rows, write_job
+from running import job_dict, rows, write_job
 
 from synth.cli import main
 from synth.tasks.bitext import Bitext
@@ -191,24 +189,3 @@ def test_slots_of_a_whole_passage_get_different_languages(tmp_path):
 def test_what_cannot_be_drawn_is_refused(options, said):
     with pytest.raises(ValueError, match=said):
         Bitext.model_validate(options)
-
-
-@pytest.mark.faults
-def test_three_kills_leave_the_same_bytes(tmp_path):
-    sentences = list(TEXTS)
-    write_passages(
-        tmp_path, *({"id": f"d{n}", "text": f"{sentences[n % 3]} Number {n}.", "language": "en"} for n in range(40))
-    )
-    rng, kills = random.Random(4), 0  # noqa: S311 - when to kill
-    with Loopback() as server:
-        server.chat, count = translate, Count(server)
-        job = job_of(tmp_path, server.url)
-        finish(job, tmp_path / "clean")
-        calls = sum(count.chats().values())
-        while kills < 3 and kill_at_random(start(job, tmp_path / "out"), count, calls // 4, rng):
-            kills += 1
-        count.at = -1
-        finish(job, tmp_path / "out")
-    assert kills == 3
-    assert len(audit(tmp_path / "out", slots=1)) == 40
-    assert contents(tmp_path / "out") == contents(tmp_path / "clean")

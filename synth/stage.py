@@ -30,7 +30,9 @@ Role = Literal["query", "document"]
 class Stage(BaseModel):
     """Frozen, strict options of one thing that a job can name with `use:`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=(), defer_build=True
+    )
 
     tuning: ClassVar[frozenset[str]] = frozenset()
     """Fields that say where or how fast a stage runs, never what it yields: left out of `identity`."""

@@ -10,6 +10,7 @@ import pytest
 # Asserts are rewritten once and not in every worker of every run, even where the environment forbids bytecode.
 sys.dont_write_bytecode = False
 gc.set_threshold(50_000, 20, 20)  # as the command does: imports and collected tests leave no garbage
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for torch: models here are tiny, and several workers share the cores
 
 from hypothesis import settings  # noqa: E402 - after bytecode is allowed
 from loopback import Loopback  # noqa: E402 - as above
@@ -18,6 +19,14 @@ from synth.job import load_job  # noqa: E402 - as above
 
 settings.register_profile("suite", max_examples=40, deadline=None)  # a busy machine is not a fault
 settings.load_profile("suite")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Of several workers one runs all tests of a file, which share fixtures, and one all that load torch."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
 
 
 @pytest.fixture(autouse=True, scope="session")

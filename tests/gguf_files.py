@@ -1,4 +1,4 @@
-"""Writes GGUF files: a real BERT, to compare the vectors of llama.cpp with those of sentence-transformers."""
+"""Writes GGUF files: a real BERT or a part of it, and a Llama of random weights with the shipped model's tokenizer."""
 
 import json
 import struct
@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load_file
+
+from synth import llama
 
 ALIGNMENT = 32
 FORMS = {bool: (7, "?"), int: (4, "I"), np.int32: (5, "i"), float: (6, "f"), str: (8, "")}
@@ -47,15 +49,20 @@ def write_gguf(path, values, tensors):
     return path
 
 
-def write_bert(path, folder, **changes):
-    """The BERT in `folder` (safetensors and WordPiece vocabulary) as a GGUF file; a change of None removes a key."""
+def write_bert(path, folder, *, layers=None, words=None, **changes):
+    """The BERT in `folder` (safetensors and WordPiece vocabulary) as a GGUF file; a change of None removes a key.
+
+    With `layers` and `words` only the first layers and the first entries of the vocabulary: a model that knows nothing
+    and is loaded in no time.
+    """
     folder = Path(folder)
     config = json.loads((folder / "config.json").read_text())
-    vocabulary = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    vocabulary = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()[:words]
     special = [word.startswith("[") and word.endswith("]") for word in vocabulary]
+    layers = layers or config["num_hidden_layers"]
     values = {
         "general.architecture": "bert",
-        "bert.block_count": config["num_hidden_layers"],
+        "bert.block_count": layers,
         "bert.context_length": config["max_position_embeddings"],
         "bert.embedding_length": config["hidden_size"],
         "bert.feed_forward_length": config["intermediate_size"],
@@ -79,15 +86,54 @@ def write_bert(path, folder, **changes):
     } | changes
     weights = load_file(folder / "model.safetensors")
     names = {f"embeddings.{source}": name for source, name in EMBEDDINGS.items()}
-    for n in range(config["num_hidden_layers"]):
+    for n in range(layers):
         names |= {f"encoder.layer.{n}.{source}": f"blk.{n}.{name}" for source, name in LAYERS.items()}
     tensors = {}
     for key, weight in weights.items():
         source, _, part = key.rpartition(".")
         if name := names.get(source):
             half = part == "weight" and name.rpartition(".")[2] in HALF
-            tensors[f"{name}.{part}"] = weight.astype(np.float16 if half else np.float32)
+            tensors[f"{name}.{part}"] = (weight[:words] if name == "token_embd" else weight).astype(
+                np.float16 if half else np.float32
+            )
     return write_gguf(path, {key: value for key, value in values.items() if value is not None}, tensors)
+
+
+def write_llama(path, *, width=32, words=2000):
+    """One layer of random weights, with the template and the first words of the tokenizer of the shipped model."""
+    with llama.find_model(llama.SHIPPED).path.open("rb") as file:
+        file.seek(8)
+        _, count = llama._unpack(file, "QQ")
+        shipped = {}
+        for _ in range(count):
+            key, (kind,) = llama._text(file), llama._unpack(file, "I")
+            shipped[key] = llama._value(file, kind)
+    tokenizer = {key: value for key, value in shipped.items() if key.startswith("tokenizer.")}
+    tokens = tokenizer["tokenizer.ggml.tokens"][:words]
+    known = {*tokens}
+    merged = [each for each in tokenizer["tokenizer.ggml.merges"] if each.replace(" ", "", 1) in known]
+    values = {
+        "general.architecture": "llama",
+        "llama.block_count": 1,
+        "llama.context_length": 8192,
+        "llama.embedding_length": width,
+        "llama.feed_forward_length": width,
+        "llama.attention.head_count": 1,
+        "llama.attention.head_count_kv": 1,
+        "llama.attention.layer_norm_rms_epsilon": 1e-5,
+        **tokenizer,
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [np.int32(kind) for kind in tokenizer["tokenizer.ggml.token_type"][:words]],
+        "tokenizer.ggml.merges": merged,
+    }
+    random = np.random.default_rng(0)
+    shapes = {"token_embd": len(tokens)} | {
+        f"blk.0.{part}": width
+        for part in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+    }
+    tensors = {f"{name}.weight": random.normal(scale=0.2, size=(rows, width)) for name, rows in shapes.items()}
+    tensors |= {f"{name}.weight": np.ones(width) for name in ("blk.0.attn_norm", "blk.0.ffn_norm", "output_norm")}
+    return write_gguf(path, values, {name: tensor.astype(np.float32) for name, tensor in tensors.items()})
 
 
 def _text(value):

@@ -132,7 +132,7 @@ class Ones:
 
 def test_s7_a_planted_pickle_is_never_opened(tmp_path, monkeypatch):
     """In place of cached vectors of personas, as .npy with objects in it and as a bare pickle."""
-    import asyncio  # noqa: PLC0415 - only here
+    import asyncio
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "people.txt").write_text("a nurse\na baker\n")

@@ -3,16 +3,16 @@
 import runpy
 from pathlib import Path
 
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
-from tokenizers import processors
-
 PROMPT = "Instruct: find it\nQuery:"
 WIDTH = 128
 
 
 def write(folder, texts):
     """Save the model in `folder`; its tokenizer is trained on the texts."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+    from tokenizers import processors
+
     maker = runpy.run_path(str(Path(__file__).parent / "vllm" / "tiny_model.py"))
     maker["write"](folder / "bare", texts)
     transformer = Transformer(str(folder / "bare"))
@@ -25,3 +25,10 @@ def write(folder, texts):
     model = SentenceTransformer(modules=modules, prompts={"query": PROMPT, "document": ""}, device="cpu")
     model.save_pretrained(str(folder / "model"), create_model_card=False)
     return folder / "model"
+
+
+def load(folder, **options):
+    """The model in `folder`, on the CPU."""
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(str(folder), device="cpu", **options)

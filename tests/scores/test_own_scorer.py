@@ -48,7 +48,7 @@ def test_it_takes_less_than_twenty_lines(place):
 
 def test_its_folder_has_the_name_by_which_messages_call_it(place):
     (folder,) = (place / "out" / "scores").glob("excesswords-*")
-    from own_scorer import ExcessWords  # noqa: PLC0415 - written by the fixture
+    from own_scorer import ExcessWords
 
     assert folder.name.rpartition("-")[0] == ExcessWords().name
 

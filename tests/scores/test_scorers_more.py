@@ -597,7 +597,7 @@ class ScoreServer(Loopback):
     """Also answers /v1/score by the words that query and document share; refuses documents that say `poison`."""
 
     def _serve(self, seen):
-        from aiohttp import web  # noqa: PLC0415 - of the server thread
+        from aiohttp import web
 
         if seen.path != "/v1/score" or seen.method != "POST":
             return super()._serve(seen)

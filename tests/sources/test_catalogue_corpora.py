@@ -350,7 +350,7 @@ def test_c33_a_file_that_changed_between_runs(tmp_path, capsys):
 
 def test_c34_a_file_that_changes_while_it_is_read(tmp_path, capsys, monkeypatch):
     """Inspected, then changed before its rows are read."""
-    from synth.steps import ingest  # noqa: PLC0415 - only here
+    from synth.steps import ingest
 
     path = lines(tmp_path / "in.jsonl", good(30))
     make = ingest.make

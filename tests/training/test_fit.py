@@ -10,10 +10,11 @@ import polars as pl
 import pytest
 import tiny_qwen3
 from exporting import PLACES, THINGS, pair
-from sentence_transformers import SentenceTransformer
 
 from synth.errors import JobError, OutputError, Stopped
 from synth.training.fit import TrainSettings, fit
+
+pytestmark = pytest.mark.xdist_group("torch")
 
 ROWS = [pair(thing, place) for thing in THINGS[:4] for place in PLACES]
 TEXTS = ["when was the ferry of Bergen founded", "The bakery of Porto is old."]
@@ -43,7 +44,7 @@ def record_of(folder):
 
 
 def vectors(folder, **options):
-    return SentenceTransformer(str(folder), device="cpu", **options).encode_query(TEXTS)
+    return tiny_qwen3.load(folder, **options).encode_query(TEXTS)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ def test_every_loss_moves_the_model_and_what_is_saved_loads_as_it_was(options, t
     distils = options.get("loss") == "distil"
     expected = "22 of 24 pairs have 2 negatives with scores" if distils else "2 of 24 pairs have fewer than 2 negatives"
     assert any(expected in note for note in notes)
-    trained = SentenceTransformer(str(folder), device="cpu")
+    trained = tiny_qwen3.load(folder)
     assert trained.prompts["query"] == tiny_qwen3.PROMPT
     assert not any("lora" in name for name, _ in trained.named_parameters())
     assert np.abs(vectors(folder) - vectors(tiny)).max() > 1e-3
@@ -82,7 +83,7 @@ def test_training_pulls_a_query_to_its_passage(tiny, tmp_path):
     folder = fit(pairs(), settings(tiny, epochs=10), tmp_path / "model")
     found = {}
     for name, each in (("before", tiny), ("after", folder)):
-        model = SentenceTransformer(str(each), device="cpu")
+        model = tiny_qwen3.load(each)
         near = model.encode_query([row["query"] for row in ROWS]) @ model.encode([row["passage"] for row in ROWS]).T
         found[name] = (near.argmax(1) == np.arange(len(ROWS))).mean()
     assert found["after"] > found["before"] + 0.5

@@ -3,11 +3,8 @@
 import numpy as np
 import pytest
 import tiny_qwen3
-import torch
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss, MultipleNegativesRankingLoss
 
-from synth.training.masked_loss import MaskedLoss, masked_info_nce
+pytestmark = pytest.mark.xdist_group("torch")
 
 QUERIES = ["how do wings flutter", "why do shells buckle", "heat of a nose cone", "mach number of tunnels"]
 PASSAGES = [
@@ -56,6 +53,10 @@ def by_hand(queries, documents, same, temperature, margin):
 
 @pytest.mark.parametrize("seed", range(200))
 def test_loss_and_gradients_are_those_of_loops_in_numpy(seed):
+    import torch
+
+    from synth.training.masked_loss import masked_info_nce
+
     draw = np.random.default_rng(seed)
     n, columns, width = draw.integers(2, 7), draw.integers(1, 5), 5
     queries = draw.normal(size=(n, width))
@@ -82,6 +83,10 @@ def test_loss_and_gradients_are_those_of_loops_in_numpy(seed):
 
 
 def test_half_precision_outside_changes_nothing_inside():
+    import torch
+
+    from synth.training.masked_loss import masked_info_nce
+
     draw = torch.Generator().manual_seed(0)
     queries, passages = (torch.randn(16, 8, generator=draw) for _ in range(2))
     same = torch.eye(16, dtype=torch.bool)
@@ -93,10 +98,12 @@ def test_half_precision_outside_changes_nothing_inside():
 @pytest.fixture(scope="module", name="model")
 def tiny_model(tmp_path_factory):
     folder = tiny_qwen3.write(tmp_path_factory.mktemp("tiny"), QUERIES + PASSAGES)
-    return SentenceTransformer(str(folder), device="cpu").double().eval()
+    return tiny_qwen3.load(folder).double().eval()
 
 
 def computed(model, loss, *columns):
+    import torch
+
     model.zero_grad()
     value = loss([model.preprocess(texts) for texts in columns], None)
     value.backward()
@@ -105,6 +112,10 @@ def computed(model, loss, *columns):
 
 @pytest.mark.parametrize("dims", [None, [128, 64, 32]], ids=["one width", "matryoshka"])
 def test_in_parts_it_is_the_same(model, dims):
+    from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss
+
+    from synth.training.masked_loss import MaskedLoss
+
     def wrapped(loss):
         return MatryoshkaLoss(model, loss, dims) if dims else loss
 
@@ -120,6 +131,10 @@ def test_in_parts_it_is_the_same(model, dims):
     ids=["plain", "masked by nothing"],
 )
 def test_without_masks_it_is_the_librarys_loss(model, margin, directions):
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+
+    from synth.training.masked_loss import MaskedLoss
+
     columns = (QUERIES, [*PASSAGES[:3], "Slotted walls avoid choking."], ["Cats purr.", "Bread.", "Rain.", "Columns."])
     ours = computed(model, MaskedLoss(model, 0.05, margin), *columns)
     theirs = computed(model, MultipleNegativesRankingLoss(model, scale=20, directions=directions), *columns)

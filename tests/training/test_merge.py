@@ -5,14 +5,12 @@ import json
 import numpy as np
 import pytest
 import tiny_qwen3
-import torch
-from peft import LoraConfig, TaskType
-from sentence_transformers import SentenceTransformer
 
 import synth
 from synth import cli
 from synth.errors import JobError, OutputError
-from synth.training.merge import slerp
+
+pytestmark = pytest.mark.xdist_group("torch")
 
 QUERIES = ["where does the ferry go", "who bakes bread in Porto"]
 
@@ -31,6 +29,10 @@ def reference(one, other, t):
 @pytest.mark.parametrize("distance", [0.0, 0.01, 0.5, 3.0, 100.0])
 @pytest.mark.parametrize("t", [0.0, 0.3, 0.5, 1.0])
 def test_slerp_is_that_of_the_definition(distance, t):
+    import torch
+
+    from synth.training.merge import slerp
+
     draw = np.random.default_rng(7)
     one = draw.normal(size=(40, 12)).astype(np.float32)
     other = one + distance * draw.normal(size=one.shape).astype(np.float32)
@@ -40,17 +42,28 @@ def test_slerp_is_that_of_the_definition(distance, t):
 
 
 def test_on_the_arc_lengths_stay_and_zeros_are_no_direction():
+    import torch
+
+    from synth.training.merge import slerp
+
     one, other = torch.tensor([2.0, 0.0]), torch.tensor([0.0, 2.0])
     assert slerp(one, other, 0.5).norm().item() == pytest.approx(2)
     assert slerp(one, torch.zeros(2), 0.25).tolist() == [1.5, 0.0]
 
 
+def in_full(folder):
+    return tiny_qwen3.load(folder, model_kwargs={"dtype": "float32"})
+
+
 @pytest.fixture(scope="module", name="models")
 def two_models(tmp_path_factory):
     """A model and one with other weights; and the same change as LoRA adapters on the first."""
+    import torch
+    from peft import LoraConfig, TaskType
+
     folder = tmp_path_factory.mktemp("models")
     base = tiny_qwen3.write(folder, QUERIES)
-    changed = SentenceTransformer(str(base), device="cpu", model_kwargs={"dtype": torch.float32})
+    changed = in_full(base)
     changed.add_adapter(LoraConfig(task_type=TaskType.FEATURE_EXTRACTION, r=2, target_modules="all-linear"))
     torch.manual_seed(1)
     for name, weight in changed.named_parameters():
@@ -63,15 +76,15 @@ def two_models(tmp_path_factory):
 
 
 def weights(folder):
-    return SentenceTransformer(str(folder), device="cpu", model_kwargs={"dtype": torch.float32}).state_dict()
+    return in_full(folder).state_dict()
 
 
 def test_adapters_are_merged_first_and_the_mean_of_all_is_their_average(models, tmp_path):
     base, adapters = models
     whole = synth.merge([base, adapters], out=tmp_path / "whole", t=1)
     assert not (whole / "adapter_config.json").exists()
-    with_adapters = SentenceTransformer(str(adapters), device="cpu", model_kwargs={"dtype": torch.float32})
-    merged = SentenceTransformer(str(whole), device="cpu")
+    with_adapters = in_full(adapters)
+    merged = tiny_qwen3.load(whole)
     assert merged.prompts["query"] == tiny_qwen3.PROMPT
     assert np.abs(merged.encode_query(QUERIES) - with_adapters.encode_query(QUERIES)).max() < 1e-5
     mean = weights(synth.merge([base, whole, whole], out=tmp_path / "mean", by="mean"))
@@ -80,8 +93,10 @@ def test_adapters_are_merged_first_and_the_mean_of_all_is_their_average(models, 
 
 
 def test_the_command_slerps_weights_and_averages_norms(models, tmp_path, capsys):
+    import torch
+
     base, _ = models
-    other = SentenceTransformer(str(base), device="cpu", model_kwargs={"dtype": torch.float32})
+    other = in_full(base)
     torch.manual_seed(2)
     for weight in other.parameters():
         weight.data += torch.randn_like(weight) * weight.std().nan_to_num(1)

@@ -18,6 +18,8 @@ from synth.training.prove import Outcome, Proof
 from synth.training.report import drawn, report_of
 from synth.training.testsets import Retrieval, read_test
 
+pytestmark = pytest.mark.xdist_group("torch")
+
 
 def passage(thing, place):
     return f"The {thing} of {place} is old. It was founded by a guild of {thing} masters. {place} is proud of it."
@@ -26,10 +28,10 @@ def passage(thing, place):
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """A folder with a BERT of one layer, the tokenizer of the embedded model, and mean pooling."""
-    import torch  # noqa: PLC0415 - heavy
-    from sentence_transformers import SentenceTransformer  # noqa: PLC0415 - as above
-    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer  # noqa: PLC0415 - as above
-    from transformers import AutoTokenizer, BertConfig, BertModel  # noqa: PLC0415 - as above
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    from transformers import AutoTokenizer, BertConfig, BertModel
 
     folder = tmp_path_factory.mktemp("tiny")
     tokenizer = AutoTokenizer.from_pretrained(find("embed", "sentence_transformers")().folder())

@@ -97,8 +97,8 @@ def test_scores_are_those_of_the_server_called_directly(reranker):
 
 
 def test_scores_are_p_yes_after_the_prompt_of_the_model_card(reranker, checkpoint):
-    import torch  # noqa: PLC0415 - heavy, and this file is collected in every run
-    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415 - as above
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)

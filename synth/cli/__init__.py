@@ -31,6 +31,7 @@ _MODULES = (
     "keep",
     "sweep",
     "report",
+    "view",
     "folder",
     "mine",
     "export",

@@ -27,7 +27,8 @@ def export(
     to: Annotated[
         str,
         typer.Option(
-            metavar="FORMAT", help="sentence-transformers, ms-swift, flagembedding, tevatron, beir, mteb, jsonl or hub."
+            metavar="FORMAT",
+            help="sentence-transformers, ms-swift, flagembedding, tevatron, beir, mteb, jsonl, hub, csv or argilla.",
         ),
     ],
     folder: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="A new folder for the files.")],

@@ -29,6 +29,7 @@ _TEXT = 130
     "synth sweep out --by query_language --calibrate keep=0.5 --write rules.yaml",
     "synth sweep out --score reranker --label-column label --at 0.5 --examples",
     "synth sweep out --label-column label --target precision=0.95",
+    "synth sweep out --label-column marks --best f1     by the marks of synth view",
 )
 def sweep(
     out: RunFolder,
@@ -42,7 +43,8 @@ def sweep(
         Path | None, typer.Option(metavar="RULES.yaml", help="Write the proposal, for synth keep --rules.")
     ] = None,
     label_column: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="Labels (above 0: relevant): precision, recall, AUC.")
+        str | None,
+        typer.Option(metavar="COLUMN|marks", help="Labels (above 0: relevant), or marks: precision, recall, AUC."),
     ] = None,
     target: Annotated[
         str | None,

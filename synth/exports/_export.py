@@ -59,11 +59,7 @@ class Files:
 
     def line(self, name: str, value: Mapping[str, Any]) -> None:
         """Append a JSON object to a file of JSON lines; values unknown to JSON become text, NaN becomes null."""
-        try:
-            text = json.dumps(value, ensure_ascii=False, default=str, allow_nan=False)
-        except ValueError:
-            text = json.dumps(_finite(value), ensure_ascii=False, default=str)
-        self.text(name, f"{text}\n")
+        self.text(name, f"{as_json(value)}\n")
 
     def text(self, name: str, text: str) -> None:
         if name not in self._lines:
@@ -150,6 +146,14 @@ class _Parts:
             self._writer.close()
             _close(self._file)
             self._file = None
+
+
+def as_json(value: Any) -> str:
+    """A value as JSON; those unknown to JSON become text, NaN becomes null."""
+    try:
+        return json.dumps(value, ensure_ascii=False, default=str, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), ensure_ascii=False, default=str)
 
 
 def _finite(value: Any) -> Any:

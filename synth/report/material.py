@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,13 +14,12 @@ from numpy.typing import NDArray
 from synth.batching import encode_all
 from synth.errors import JobError, SynthError
 from synth.report.measures import Vectors
-from synth.results.rows import view_folder
+from synth.results.rows import sound, view_folder
 from synth.results.summary import RANK, Summary, files_of, rejected_files, scan, summarise
 from synth.runs.run import OpenRun, job_of
 from synth.scores.seed_overlap import nearness
 from synth.search import usable
-from synth.shards import OutputFolder, disk
-from synth.shards.shard import decode
+from synth.shards import OutputFolder
 from synth.stage import Encoder, Role
 from synth.steps.keep import View, record_of
 from synth.steps.score import vectors_of
@@ -81,7 +78,7 @@ def read(folder: OutputFolder, name: str) -> Material:
     step = "generated" if run.job.data else "passages"
     files = files_of(folder.step(step))
     rng = np.random.default_rng(run.job.file.seed)
-    with _sound([*kept, *dropped, *files]):
+    with sound([*kept, *dropped, *files]):
         wanted = [*_TEXTS, *_LENGTHS, *_SCORES, *(run.job.task.columns if run.job.task else ()), *_thresholds(view)]
         parts = [
             _columns(scan(part), wanted).with_columns(kept=pl.lit(part is kept)) for part in (kept, dropped) if part
@@ -129,17 +126,6 @@ def _drawn(rows: pl.DataFrame, rng: np.random.Generator) -> pl.DataFrame:
     """Up to `SAMPLE` rows in their order, drawn at random."""
     chosen = rng.choice(rows.height, min(SAMPLE, rows.height), replace=False)
     return rows[np.sort(chosen)]
-
-
-@contextmanager
-def _sound(files: Iterable[Path]) -> Iterator[None]:
-    """Find the file that polars could not read, and raise an OutputError that names it."""
-    try:
-        yield
-    except pl.exceptions.PolarsError:
-        for path in files:
-            decode(disk.read_whole(path), path)
-        raise
 
 
 Texts = Mapping[str, tuple[Role, Sequence[str]]]

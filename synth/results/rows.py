@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,17 @@ def rows(
         if where is None:
             raise
         raise _unsuited(where, exc, "Compare columns with values of their own type.") from exc
+
+
+@contextmanager
+def sound(files: Iterable[Path]) -> Iterator[None]:
+    """Find the file that polars could not read, and raise an OutputError that names it."""
+    try:
+        yield
+    except pl.exceptions.PolarsError:
+        for path in files:
+            decode(disk.read_whole(path), path)
+        raise
 
 
 def view_folder(folder: OutputFolder, name: str) -> str:

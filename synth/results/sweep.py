@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from synth import marks
 from synth.errors import JobError
 from synth.results.calibration import Threshold, as_keep, beyond, beyond_share, propose, share_of
 from synth.results.summary import rows_at, spearman
@@ -60,7 +61,7 @@ class SweepArgs:
     goal: tuple[str, float] | None = None
     """Propose thresholds for a share of `keep` or `random-pairs`, or by labels for a `precision` or the best `f1`."""
     label: str | None = None
-    """A column of labels, above 0: relevant."""
+    """A column of labels, above 0: relevant; or `marks`, those that people gave: good 1, bad 0."""
     lower: bool = False
     """Whether lower scores are the better ones; scorers state it of their own."""
     examples: int = 0
@@ -213,10 +214,11 @@ def read(
         raise JobError(f"{folder.path}: holds no scored pairs yet.", f"Run it first: synth run {folder.path}")
     shuffled = f"{score}_shuffled"
     types = keep.column_types(folder, scores, shards[0])
-    wanted = {score, *by, *([label] if label else [])}
+    by_hand = label == marks.NAME and label not in types
+    wanted = {score, *by, *([label] if label and not by_hand else [])}
     if absent := sorted(wanted - types.keys()):
         raise JobError(f"{folder.path}: has no column {absent[0]}.", f"There are: {', '.join(sorted(types))}.")
-    wanted |= {shuffled} & types.keys()
+    wanted |= {shuffled} & types.keys() | ({"id"} if by_hand else set())
     parts = []
     for index in shards:
         table = keep.selected(folder, scores, index, wanted)
@@ -230,7 +232,7 @@ def read(
         score=_numbers(table[score], score),
         lower=lower,
         shuffled=_numbers(table[shuffled], shuffled) if shuffled in types else None,
-        labels=_labels(table[label], label) if label else None,
+        labels=_given(folder, table["id"]) if by_hand else _labels(table[label], label) if label else None,
         groups=groups,
         names=names,
         shards=shards,
@@ -354,6 +356,15 @@ def _labels(column: pa.ChunkedArray, name: str) -> Numbers:
     except pa.ArrowInvalid as exc:
         what = f"column {name} contains text that is not a label ({exc})."
         raise JobError(what, "Labels are numbers, true and false.") from exc
+
+
+def _given(folder: OutputFolder, ids: pa.ChunkedArray) -> Numbers:
+    """The marks of these rows as labels, NaN without one. Raises JobError where no row is marked."""
+    given = {name: mark.label for name, mark in marks.read(folder).items() if mark.label is not None}
+    labels = np.array([given.get(name, math.nan) for name in ids.to_pylist()], np.float64)
+    if np.isnan(labels).all():
+        raise JobError(f"{folder.path}: no scored pair is marked.", f"Mark some: synth view {folder.path}")
+    return labels
 
 
 def _is_number(kind: pa.DataType) -> bool:

@@ -184,6 +184,29 @@ def replace(aside: Path, final: Path, content: bytes) -> None:
         sync_folder(final.parent)
 
 
+def append_line(path: Path, line: bytes) -> None:
+    """Add a line to a file, made if need be; it is on the disk when this returns.
+
+    What a killed writer left of its line is ended first, so that a reader finds every other line whole. Raises
+    SystemFault, OutputError.
+    """
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with disk_errors(path):
+        descriptor = os.open(path, flags, _MODE)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            size = os.fstat(descriptor).st_size
+            torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+            rest = memoryview(b"\n" * torn + line + b"\n")
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        if not size:
+            sync_folder(path.parent)
+
+
 def link_once(aside: Path, source: Path, final: Path) -> None:
     """Make `final` a second name of `source` (a copy where hard links are unsupported) unless it exists."""
     with disk_errors(final):

@@ -18,7 +18,7 @@ from synth.errors import JobError, OutputError
 from synth.names import path_of
 from synth.verify.files import Finding, Report, StepTotals, survey
 from synth.verify.ledgers import check_leftovers
-from synth.verify.records import check_inputs, check_prompts, read_records
+from synth.verify.records import check_inputs, check_marks, check_prompts, read_records
 from synth.verify.walk import Walk
 
 __all__ = ["Finding", "Report", "StepTotals", "verify"]
@@ -39,6 +39,7 @@ def verify(out: Path, *, deep: bool = False) -> Report:
     records = read_records(layout, report)
     check_prompts(layout, records, report)
     check_inputs(records, report)
+    check_marks(root, report)
     walk = Walk(layout, records, report)
     for index in layout.indexes():
         walk.shard(index)

@@ -24,9 +24,10 @@ BODY = re.compile(r"([0-9]{8})-([0-9a-f]{16})\.parquet")
 JOURNAL = re.compile(r"(.+)-([0-9]{8})(?:\.[A-Za-z0-9_-]+)?\.jnl")
 REVISION = re.compile(r"job\.([0-9]+)\.json")
 _HIDDEN = re.compile(r"-[0-9a-f]{8}(-[0-9]+)?(\.old)?$")
+MARKS = "marks.jsonl"
 _KNOWN = frozenset(
     {"README.md", "report.html", "job.json", "passages", "generated", "scores", "kept", "views", "rejected", "mined"}
-    | {"prepared.json", "prompts", ".rejects", "tmp", "wip", "logs", "index", "lost+found"}
+    | {"prepared.json", "prompts", ".rejects", "tmp", "wip", "logs", "index", "lost+found", MARKS}
 )
 _NUMBERS = ("shard", "first", "in", "out", "rejected")
 _TEXTS = ("identity", "input", "rejects_file", "rejects_sha256")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from synth.verify.files import REVISION, Layout, Report, Unreadable, sha256_of, sha256_of_json
+from synth.verify.files import MARKS, REVISION, Layout, Report, Unreadable, open_regular, sha256_of, sha256_of_json
 
 _BEIR = {"corpus", "queries", "qrels"}
 _NEEDED = frozenset({"format", "sha256", "sample", "identity", "job", "base", "inputs"})
@@ -213,3 +214,24 @@ def _contradictions(data: Mapping[str, Any], identity: Mapping[str, Any]) -> lis
         skipped = {"use", "examples", "prompts"}
         wrong += [f"{section}.{key}" for key in scalars if key in mine.keys() - skipped and mine[key] != theirs[key]]
     return wrong
+
+
+def check_marks(root: Path, report: Report) -> None:
+    """Count the rows that people have marked; a line that a kill cut off is a note, for every other line holds."""
+    path = root / MARKS
+    if not os.path.lexists(path):
+        return
+    try:
+        with open_regular(path) as file:
+            lines = file.read().splitlines()
+    except Unreadable as exc:
+        report.blame(path, str(exc))
+        return
+    rows = set()
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.add(str(json.loads(line)["id"]))
+        except (ValueError, LookupError, TypeError):
+            if line:
+                report.note(path, f"line {number} is not a mark, as a kill may leave one; it is passed over")
+    report.facts.append(("marks", f"{len(rows):,} rows"))

@@ -1,6 +1,7 @@
 """Exports opened by the trainers' own code, each in a process of its own; see tests/trainers/README.md."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -45,7 +46,17 @@ def exports(tmp_path_factory):
     """Every format, of 60 pairs with three negatives each, ten or so of them held out."""
     place = tmp_path_factory.mktemp("exports")
     out = pairs(place)
-    for to in ("sentence-transformers", "ms-swift", "flagembedding", "tevatron", "beir", "mteb", "jsonl", "hub"):
+    for to in (
+        "sentence-transformers",
+        "ms-swift",
+        "flagembedding",
+        "tevatron",
+        "beir",
+        "mteb",
+        "jsonl",
+        "hub",
+        "argilla",
+    ):
         export(out, ExportArgs(to, place / to, split=["test=0.2"]), as_json=True)
     return place
 
@@ -132,6 +143,19 @@ def test_ms_swift_reads_its_rows(exports, tmp_path):
 def test_mteb_loads_and_evaluates(exports, model, tmp_path):
     needs("mteb", "pytrec_eval")
     assert "passages, main score" in opened(SCRIPTS / "mteb_evaluation.py", exports / "mteb", model, cache=tmp_path)
+
+
+def test_argilla_creates_its_data_set(exports, tmp_path):
+    needs("argilla", "httpx", "httpcore", "requests", "standardwebhooks", "PIL")
+    sent = json.loads(opened(SCRIPTS / "argilla_records.py", exports / "argilla", cache=tmp_path))
+    records = json.loads((exports / "argilla" / "records.json").read_text())
+    assert {each["external_id"]: each["fields"] for each in sent["records"]} == {
+        each["id"]: each["fields"] for each in records
+    }
+    assert [each["metadata"] for each in sent["records"]] == [each["metadata"] for each in records]
+    assert {each["name"] for each in sent["questions"]} == {"verdict", "comment"}
+    kinds = {each["name"]: each["settings"]["type"] for each in sent["metadata-properties"]}
+    assert (kinds["cosine"], kinds["passage_id"], kinds["split"]) == ("float", "terms", "terms")
 
 
 def test_beir_loads_every_split(exports, tmp_path):

@@ -25,12 +25,14 @@ from synth.exports.jsonl import Jsonl
 from synth.exports.mteb import Mteb
 from synth.exports.sentence_transformers import SentenceTransformers
 from synth.exports.tevatron import Tevatron
+from synth.marks import Mark, add
 from synth.results.export import ExportArgs, aside, options_of, push
 from synth.runners.mining import MineArgs
 from synth.shards import OutputFolder
 from synth.splits import SplitOptions, components, split, text_key
 
-FORMATS = ["beir", "flagembedding", "hub", "jsonl", "ms-swift", "mteb", "sentence-transformers", "tevatron"]
+FORMATS = ["argilla", "beir", "csv", "flagembedding", "hub"]
+FORMATS += ["jsonl", "ms-swift", "mteb", "sentence-transformers", "tevatron"]
 PREFIX = f"Instruct: {INSTRUCTION}\nQuery:"
 
 
@@ -436,3 +438,72 @@ def _facts(out, **own):
     plain |= {"seed": 1, "languages": ("en",), "embedder": None, "mined": True}
     plain |= {"counts": Counts(rows={"test": 6}, pairs=6), "shape": Shape()}
     return Facts(**plain | own)
+
+
+AWKWARD = ['all "in quotes"', "two\nlines", "windows\r\nlines", "a, comma", "=1+1", "«ä» 漢字 🙂", "NA", "007", ""]
+
+
+@pytest.fixture(scope="module")
+def awkward(tmp_path_factory):
+    """Pairs whose columns hold what breaks careless readers of CSV, and what is kept of them."""
+    rows = [
+        {
+            "query": f"{text} is asked",
+            "passage": f"passage {n} answers it",
+            "note": text,
+            "number": None if n == 3 else n,
+        }
+        for n, text in enumerate(AWKWARD)
+    ]
+    out = pairs(tmp_path_factory.mktemp("awkward"), rows, negatives=0, scores=[{"use": "near_duplicate"}], keep={})
+    return out, pl.read_parquet(f"{out}/kept/*.parquet")
+
+
+def test_csv_is_read_back_equal(awkward, tmp_path):
+    out, kept = awkward
+    folder = made(out, tmp_path / "csv", "csv")
+    code = re.search(r"```python\n(.*?)```", (folder / "TRAIN.md").read_text(encoding="utf-8"), re.DOTALL)[1]
+    read: dict = {}
+    exec(code.replace("pairs = pd", "other = pd"), read)  # noqa: S102 - the code that TRAIN.md gives
+    plain = kept.with_columns(pl.col(pl.Int32, pl.Int64).cast(pl.Int64))
+    assert read["pairs"].equals(plain)
+    assert sorted(read["pairs"]["note"]) == sorted(AWKWARD)
+    found = pl.from_pandas(read["other"]).with_columns(pl.col("note").fill_null(""))
+    assert found.to_dicts() == plain.to_dicts()
+    ends = len(AWKWARD) + 1 + 2  # of rows, of the header, and in the texts of one row
+    assert (folder / "train.csv").read_bytes().count(b"\r\n") == ends
+
+
+def test_csv_has_lists_and_records_as_json(out, tmp_path):
+    rows = pl.read_csv(made(out, tmp_path / "csv", "csv") / "train.csv", infer_schema=False)
+    mined = stored(out, "mined")
+    assert rows.height == len(mined)
+    for row in rows.to_dicts():
+        assert json.loads(row["negatives"]) == mined[row["id"]]["negatives"]
+
+
+def stored(out, step):
+    return {row["id"]: row for row in pl.read_parquet(f"{out}/{step}/*.parquet").to_dicts()}
+
+
+def test_argilla_has_scores_as_metadata_and_marks_as_suggestions(awkward, tmp_path):
+    out, kept = awkward
+    first, second = kept["id"][:2]
+    folder = OutputFolder.open(out)
+    for mark in (Mark(first, "bad", "why?"), Mark(second, "good")):
+        add(folder, mark)
+    made(out, tmp_path / "argilla", "argilla")
+    records = json.loads((tmp_path / "argilla" / "records.json").read_text())
+    rows = stored(out, "kept")
+    assert {each["id"]: each["fields"] for each in records} == {
+        name: {"query": row["query"], "passage": row["passage"]} for name, row in rows.items()
+    }
+    for each in records:
+        numbers = {name: rows[each["id"]][name] for name in ("number", "query_cluster")}
+        known = {name: value for name, value in numbers.items() if value is not None}
+        assert {name: value for name, value in each["metadata"].items() if name in numbers} == known
+    given = {each["id"]: {name: one["value"] for name, one in each["suggestions"].items()} for each in records}
+    assert {name: marks for name, marks in given.items() if marks} == {
+        first: {"verdict": "bad", "comment": "why?"},
+        second: {"verdict": "good"},
+    }

@@ -12,7 +12,7 @@ from synth.results.export import ExportArgs
 from synth.sources import Corpus, PairData, PassageRow, ReadLimits, inspect, inspect_pairs, pairs_schema, read_pairs
 from synth.sources.passages import read_passages
 
-FORMATS = [name.replace("_", "-") for name in registry.names("exports")]
+FORMATS = [name.replace("_", "-") for name in registry.names("exports") if name != "argilla"]  # one JSON array
 LIMITS = ReadLimits()
 HARD = [
     "plain",

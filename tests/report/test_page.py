@@ -1,12 +1,11 @@
 """The page itself, in a real browser: nothing is asked for, nothing is complained of, and it holds the figures."""
 
 import json
-import os
 import re
-import shutil
 import subprocess
 
 import pytest
+from browsing import chromium
 from loopback import Loopback
 from running import completion, job_dict, run, write_corpus, write_job
 
@@ -18,14 +17,6 @@ pytestmark = pytest.mark.slow
 QUIET = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
 QUIET += " --disable-component-update --disable-sync --window-size=390,900"
 QUIET += " --enable-logging=stderr --virtual-time-budget=3000"
-
-
-def chromium():
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if found is None and "SYNTH_BROWSER_REQUIRED" not in os.environ:
-        pytest.skip("no Chromium on this machine")
-    assert found, "SYNTH_BROWSER_REQUIRED is set, and there is no Chromium"
-    return found
 
 
 @pytest.fixture(scope="module")

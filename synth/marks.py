@@ -31,11 +31,6 @@ class Mark:
     mark: Verdict | None
     comment: str = ""
 
-    @property
-    def label(self) -> float | None:
-        """As a label of relevance: 1 for good, 0 for bad."""
-        return None if self.mark is None else float(self.mark == "good")
-
     @classmethod
     def of(cls, given: object) -> Mark:
         """A mark from JSON. Raises JobError for one that cannot be."""
@@ -49,7 +44,7 @@ class Mark:
 
 
 def read(folder: OutputFolder) -> Mapping[str, Mark]:
-    """The marks that hold, by id. Lines that are no marks, as a kill may leave one, are passed over: `verify` says so.
+    """The marks that hold, by id. Other lines, as a kill may leave one, are passed over, and `verify` says so.
 
     Raises SystemFault, OutputError.
     """

@@ -46,7 +46,7 @@ def view(
     local = is_loopback(host)
     cure = "A token has 16 characters or more, of A-Z, a-z, 0-9, - and _: SYNTH_VIEW_TOKEN=$(openssl rand -hex 16)"
     if token is None and not local:
-        raise JobError(f"--host {host}: whoever reaches this machine could read the run. Name a --token.", cure)
+        raise JobError(f"--host {host}: everyone who reaches this machine could read the run. Name a --token.", cure)
     token = token or secrets.token_urlsafe()
     if not _TOKEN.fullmatch(token):
         raise JobError("--token: is too short, or has other characters than those of an address.", cure)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import polars as pl
+import pyarrow as pa
 
 from synth.exports._export import Export, Files, as_json
 from synth.exports._rows import MINED, Facts, Source, whole
@@ -16,8 +17,8 @@ __all__ = ["Csv"]
 class Csv(Export):
     """`train.csv` with a header; texts are in quotes, lists and records are JSON.
 
-    An empty text is `""`, an unknown value nothing; `meta/columns.json` has the types. Values are written as they
-    are, also those that a spreadsheet takes for a formula.
+    An empty text is `""`, an unknown value nothing; `meta/columns.json` has the types. Values are written as they are,
+    also those that a spreadsheet takes for a formula.
     """
 
     title: ClassVar[str] = "CSV"
@@ -28,42 +29,35 @@ class Csv(Export):
 
     def write(self, source: Source, facts: Facts, files: Files) -> None:
         """All rows, and the types of their columns, which a reader cannot infer from texts."""
-        types = _types(source, facts)
-        files.line("meta/columns.json", {name: _NAMES[kind] for name, kind in types.items()})
+        mined = facts.negatives() or facts.counts.extra_positives
+        fields = {field.name: field.type for index in source.shards for field in source.step.schema(index)}
+        types = {name: _type(kind) for name, kind in fields.items() if not (source.mined and name in MINED)}
+        types |= dict.fromkeys(MINED[:2], "string") if mined else {}
+        files.line("meta/columns.json", types)
         for split in facts.counts.rows:
-            files.text(f"{split}.csv", ",".join(f'"{name.replace(chr(34), chr(34) * 2)}"' for name in types) + "\r\n")
+            files.text(f"{split}.csv", _lines(pl.DataFrame(schema=list(types)), header=True))
         for batch in source.batches(facts.shape):
-            rows = whole(batch) if MINED[0] in types else batch.table
+            rows = whole(batch) if mined else batch.table
             columns = []
             for name, kind in types.items():
                 values = rows[name].to_pylist() if name in rows.column_names else [None] * rows.num_rows
-                if kind == pl.String:
-                    values = [each if each is None or isinstance(each, str) else as_json(each) for each in values]
-                columns.append(pl.Series(name, values, kind))
-            text = pl.DataFrame(columns).write_csv(
-                include_header=False, line_terminator="\r\n", quote_style="non_numeric"
-            )
-            files.text(f"{batch.split}.csv", text)
+                columns.append(pl.Series(name, map(_text, values) if kind == "string" else values))
+            files.text(f"{batch.split}.csv", _lines(pl.DataFrame(columns), header=False))
 
     def train(self, facts: Facts) -> str:
         return self.render("csv.md.j2", facts)
 
 
-_NAMES = {pl.String: "string", pl.Int64: "Int64", pl.Float64: "Float64", pl.Boolean: "boolean"}
-"""As pandas calls them."""
+def _lines(rows: pl.DataFrame, *, header: bool) -> str:
+    return rows.write_csv(include_header=header, line_terminator="\r\n", quote_style="non_numeric")
 
 
-def _types(source: Source, facts: Facts) -> dict[str, type[pl.DataType]]:
-    """The columns of all shards: integers, floats, booleans, and text for everything else."""
-    found: dict[str, type[pl.DataType]] = {}
-    for index in source.shards:
-        frame = pl.from_arrow(source.step.schema(index).empty_table())
-        assert isinstance(frame, pl.DataFrame)  # noqa: S101 - of a table
-        for name, kind in frame.schema.items():
-            plain = pl.Int64 if kind.is_integer() else pl.Float64 if kind.is_float() else pl.String
-            found.setdefault(name, pl.Boolean if kind == pl.Boolean else plain)
-    with_passages = facts.negatives() or facts.counts.extra_positives
-    mined = MINED if source.mined else ()
-    return {name: kind for name, kind in found.items() if name not in mined} | (
-        dict.fromkeys(MINED[:2], pl.String) if with_passages else {}
-    )
+def _type(kind: pa.DataType) -> str:
+    """As pandas calls it."""
+    if pa.types.is_boolean(kind):
+        return "boolean"
+    return "Int64" if pa.types.is_integer(kind) else "Float64" if pa.types.is_floating(kind) else "string"
+
+
+def _text(value: object) -> str | None:
+    return as_json(value) if isinstance(value, list | dict) else None if value is None else str(value)

@@ -12,6 +12,8 @@ from synth.errors import SystemFault
 
 Kind = Literal["count", "share", "number", "text"]
 """How a value is written: an integer, a percentage of 0..1, a number, or as it is."""
+_HALF = 44
+"""Characters of text in half of the page, with numbers beside it."""
 Value = float | int | str | None
 
 
@@ -54,7 +56,8 @@ class Table:
     @property
     def long(self) -> bool:
         """Whether it needs the width of the page."""
-        return any(isinstance(cell, str) and len(cell) > 44 for row in self.rows for cell in row)  # noqa: PLR2004 - half of it
+        most = _HALF / max(1, self.kinds.count("text"))
+        return any(isinstance(cell, str) and len(cell) > most for row in self.rows for cell in row)
 
     def as_json(self) -> list[dict[str, Value]]:
         return [dict(zip(self.head, row, strict=True)) for row in self.rows]

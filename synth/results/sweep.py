@@ -360,7 +360,7 @@ def _labels(column: pa.ChunkedArray, name: str) -> Numbers:
 
 def _given(folder: OutputFolder, ids: pa.ChunkedArray) -> Numbers:
     """The marks of these rows as labels, NaN without one. Raises JobError where no row is marked."""
-    given = {name: mark.label for name, mark in marks.read(folder).items() if mark.label is not None}
+    given = {name: float(each.mark == "good") for name, each in marks.read(folder).items() if each.mark}
     labels = np.array([given.get(name, math.nan) for name in ids.to_pylist()], np.float64)
     if np.isnan(labels).all():
         raise JobError(f"{folder.path}: no scored pair is marked.", f"Mark some: synth view {folder.path}")

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from synth.errors import JobError
@@ -21,7 +20,6 @@ from synth.results.rows import sound
 from synth.results.summary import files_of, rejected_files, rows_at, scan
 from synth.runs.history import History
 from synth.shards import OutputFolder
-from synth.shards.folder import readable
 from synth.steps import keep
 from synth.types import position_and_slot
 
@@ -47,12 +45,9 @@ class Part:
 
     @property
     def rows(self) -> int:
-        """How many there are, from footers. Raises OutputError."""
-        count = 0
-        for path in self.files:
-            with readable(path) as file:
-                count += pq.read_metadata(file).num_rows
-        return count
+        """How many there are."""
+        with sound(self.files):
+            return int(self._frame({}).select(pl.len()).collect().item())
 
     @property
     def state(self) -> tuple[tuple[str, int], ...]:
@@ -96,18 +91,15 @@ class Part:
         """One row with all it has. Raises JobError where there is none with this number."""
         found = rows_at(self.files, [number])
         if not found:
-            raise JobError("this row is no longer there: the run went on. Load the page again.")
+            raise JobError("this row has gone: the run went on. Load the page again.")
         return {name: _plain(value) for name, value in found[0].items()} | _marked(found[0], marks)
 
     def _frame(self, marks: Mapping[str, Mark]) -> pl.LazyFrame:
         frame = scan(self.files)
         assert frame is not None  # noqa: S101 - a part has files
         frame = frame.with_row_index(_NUMBER)
-        given = {"id": list(marks), MARK: [each.mark for each in marks.values()]}
-        known = pl.LazyFrame(
-            given | {COMMENT: [each.comment for each in marks.values()]},
-            dict.fromkeys(("id", MARK, COMMENT), pl.String),
-        )
+        given = [(each.id, each.mark, each.comment) for each in marks.values()]
+        known = pl.LazyFrame(given, dict.fromkeys(("id", MARK, COMMENT), pl.String), orient="row")
         return frame.drop(MARK, COMMENT, strict=False).join(known, on="id", how="left", maintain_order="left")
 
 
@@ -149,7 +141,7 @@ def passage_of(folder: OutputFolder, item: str) -> dict[str, Any]:
 
 def _known(name: str, schema: pl.Schema) -> str:
     if name not in schema:
-        raise JobError(f"there is no column {name}. Load the page again.")
+        raise JobError(f"{name}: has gone as a column. Load the page again.")
     return name
 
 
@@ -185,7 +177,7 @@ def _condition(name: str, kind: pl.DataType, text: str) -> pl.Expr:
         sign = next((each for each in _COMPARED if text.startswith(each)), "")
         found: pl.Expr = _COMPARED[sign or "="](column, float(text.removeprefix(sign)))
     except ValueError as exc:
-        raise JobError(f"{name}: {text} is no condition on numbers. Write 5, >0.7, <=3, 0.6..0.8 or none.") from exc
+        raise JobError(f"{name}: {text} is not a condition on numbers. Write 5, >0.7, <=3, 0.6..0.8 or none.") from exc
     return found
 
 

@@ -1,4 +1,4 @@
-"""The server of `synth view`: a page, and what it asks for, to whoever knows the token.
+"""The server of `synth view`: a page, and what it asks for, to those who know the token.
 
 The page itself holds nothing of the run and is open to all who reach the port; everything else is a POST with the token
 in a header, which no page of another origin can send. Without a name of this machine in `Host` even a page that has had
@@ -10,14 +10,16 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from aiohttp import web
+from numpy.typing import NDArray
+from polars.exceptions import PolarsError
 
 from synth import marks
 from synth.errors import JobError, SynthError
@@ -46,8 +48,6 @@ _HEADERS = {
 _TOKEN = "X-Synth-Token"  # noqa: S105 - the name of a header
 _PAGE = 200
 """Most rows at once."""
-_REMEMBERED = 8
-"""Filters whose row numbers stay in memory."""
 
 
 def is_loopback(host: str) -> bool:
@@ -63,14 +63,12 @@ class Viewer:
 
     def __init__(self, folder: OutputFolder, notify: Notify) -> None:
         self.folder, self.notify = folder, notify
-        self._found: OrderedDict[object, Any] = OrderedDict()
         parts(folder)
 
     def about(self, _: Answer) -> Answer:
         """What there is to look at, and how many rows are marked."""
-        found = [
-            {"name": each.name, "rows": each.rows, "columns": each.columns()} for each in parts(self.folder).values()
-        ]
+        there = parts(self.folder).values()
+        found = [{"name": each.name, "rows": each.rows, "columns": each.columns()} for each in there]
         return {"run": self.folder.path.name, "parts": found, "marks": self._counts()}
 
     def rows(self, asked: Answer) -> Answer:
@@ -81,12 +79,7 @@ class Viewer:
         sort = asked.get("sort")
         ask = Ask(filters, str(asked["search"]).strip(), (str(sort[0]), bool(sort[1])) if sort else None)
         given = marks.read(self.folder)
-        key = (part.state, ask, tuple(given.values()))
-        if key not in self._found:
-            self._found[key] = part.find(ask, given)
-            if len(self._found) > _REMEMBERED:
-                self._found.popitem(last=False)
-        found = self._found[key]
+        found = _found(part, part.state, ask, tuple(given.values()))
         start = max(0, page - 1) * size
         return {"rows": part.page(found[start : start + size].tolist(), given), "total": len(found)}
 
@@ -102,7 +95,7 @@ class Viewer:
         """What the model was asked in each attempt of a rejected item."""
         row = self._part(asked).whole(int(asked["row"]), {})
         attempts = [
-            Attempt(each["stage"], int(each["seed"]), each["reply"] or "", each["reason"]) for each in row["attempts"]
+            Attempt(**each | {"seed": int(each["seed"]), "reply": each["reply"] or ""}) for each in row["attempts"]
         ]
         return {"prompts": prompts_of(self.folder, str(row["id"]), attempts, self.notify)}
 
@@ -118,8 +111,13 @@ class Viewer:
     def _part(self, asked: Answer) -> Part:
         found = parts(self.folder).get(str(asked["part"]))
         if found is None:
-            raise JobError(f"there are no rows of {asked['part']}. Load the page again.")
+            raise JobError(f"{asked['part']}: has no rows. Load the page again.")
         return found
+
+
+@lru_cache(maxsize=8)
+def _found(part: Part, _state: object, ask: Ask, given: tuple[marks.Mark, ...]) -> NDArray[np.uint32]:
+    return part.find(ask, {each.id: each for each in given})
 
 
 def application(viewer: Viewer, token: str, *, local: bool) -> web.Application:
@@ -149,8 +147,9 @@ def application(viewer: Viewer, token: str, *, local: bool) -> web.Application:
             found = await asyncio.to_thread(question, json.loads(await request.read()))
         except SynthError as exc:
             return web.json_response({"error": str(exc)}, status=400)
-        except (ValueError, LookupError, TypeError):
-            return web.json_response({"error": "the question is not one of the page's."}, status=400)
+        except (ValueError, LookupError, TypeError, OSError, PolarsError) as exc:  # not the page's, or files have gone
+            what = f"this cannot be answered ({type(exc).__name__}: {str(exc).splitlines()[:1]}). Load the page again."
+            return web.json_response({"error": what}, status=400)
         return web.json_response(found)
 
     app = web.Application(middlewares=[guarded])

@@ -83,7 +83,7 @@ def test_filters_search_and_order_are_those_of_polars(out, url):
 def test_what_cannot_be_asked_is_said(url):
     what = {"part": "kept", "page": 1, "size": 5, "search": "", "sort": None}
     status, found = asked(url, "rows", **what, filters=[["cosine", "above 3"]])
-    assert (status, found["error"].startswith("cosine: above 3 is no condition")) == (400, True)
+    assert (status, found["error"].startswith("cosine: above 3 is not a condition")) == (400, True)
     assert asked(url, "rows", **what, filters=[["nothing", "x"]])[0] == 400
     assert asked(url, "rows", **what | {"part": "../../etc"}, filters=[])[0] == 400
     assert asked(url, "row", part="kept", row=10**6)[0] == 400
@@ -138,9 +138,7 @@ def test_a_line_that_a_kill_cut_off_costs_no_other(out, url, capsys):
     asked(url, "mark", id=second, mark="bad")
     assert asked(url, "about")[1]["marks"] == {"good": 1, "bad": 1}
     assert main(["verify", str(out)]) == 0
-    said = capsys.readouterr().out
-    assert "marks.jsonl: line 2 is not a mark" in said
-    assert "2 rows" in said
+    assert "marks.jsonl: line 2 is not a mark" in capsys.readouterr().out
 
 
 def test_marks_are_labels_of_a_sweep(out, url, capsys):

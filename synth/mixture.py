@@ -80,12 +80,10 @@ def entries(document: Document, settings: Sequence[str] = ()) -> dict[str, Draft
         # a passage has several items in some tasks, and shares are those of the items
         weights.append(place.share / (draft.stages["task"].items_per_passage if draft.stages.get("task") else 1))
     bounds = [0.0, *(each / sum(weights) for each in accumulate(weights[:-1])), 1.0]
-    files = [
-        draft.file and draft.file.model_copy(update={"part": part})
-        for draft, part in zip(drafts, pairwise(bounds), strict=True)
-    ]
-    found_drafts = (replace(draft, file=file) for draft, file in zip(drafts, files, strict=True))
-    return dict(zip((each.name for each in places), found_drafts, strict=True))
+    return {
+        place.name: replace(draft, file=draft.file and draft.file.model_copy(update={"part": part}))
+        for place, draft, part in zip(places, drafts, pairwise(bounds), strict=True)
+    }
 
 
 def runs_in(out: Path) -> list[Path]:

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import re
+import sys
+import threading
 import zlib
 
 import numpy as np
@@ -88,6 +90,25 @@ class _Writer:
 
     async def close(self):
         pass
+
+
+class Deep(LlmStage):
+    """A language model of this process in the middle of a long reply, for which closing it waits."""
+
+    def open(self, client):  # noqa: ARG002 - as above
+        return _Deep()
+
+
+class _Deep:
+    slots = 1
+    troubled = False
+
+    async def complete(self, request):  # noqa: ARG002 - as above
+        print("thinking", file=sys.stderr, flush=True)  # noqa: T201 - for the test that waits
+        await asyncio.Event().wait()
+
+    async def close(self):
+        threading.Event().wait()
 
 
 def facet(name, critical, kind="other_thing"):

@@ -113,6 +113,11 @@ def test_check_preview_and_plan_say_it_of_each_task(served, tmp_path, capsys):
     assert [*tried] == NAMES
     assert all(each["passages"][0]["calls"] for each in tried.values())
     assert len({each["passages"][0]["passage"]["id"] for each in tried.values()}) == 3
+    wanted = tried["sts"]["passages"][0]["passage"]["id"]
+    assert main(["preview", path, "--id", wanted, "--json"]) == 0
+    assert [*json.loads(capsys.readouterr().out)["tasks"]] == ["sts"]
+    assert main(["preview", path, "--id", "nowhere"]) == 2
+    capsys.readouterr()
     assert main(["plan", path]) == 0
     assert "all tasks: 41 items" in capsys.readouterr().out
 

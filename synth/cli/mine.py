@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import time
 from collections.abc import Mapping
@@ -139,7 +140,10 @@ def mine_run(out: Path, args: MineArgs, *, as_json: bool) -> None:
 
 
 async def _until_signal(plan: Plan, *, quiet: bool) -> tuple[Counts, int]:
-    """Mine; the first signal cancels it. Raises Stopped then."""
+    """Mine; the first signal cancels it, which waits for what a model of this process computes. Raises Stopped then.
+
+    The second one exits at once.
+    """
     from synth.progress import Display
     from synth.runners.mining import mine as work
 
@@ -150,6 +154,10 @@ async def _until_signal(plan: Plan, *, quiet: bool) -> tuple[Counts, int]:
         stopped.append(number)
         if task is not None:
             task.cancel()
+        for each in (signal.SIGINT, signal.SIGTERM):  # the loop's own handlers would wait for its next turn
+            asyncio.get_running_loop().remove_signal_handler(each)
+            signal.signal(each, lambda again, _frame: os._exit(130 if again == signal.SIGINT else 75))
+        tell("stopping: waiting for replies in the making; another signal exits at once")
 
     for number in (signal.SIGINT, signal.SIGTERM):
         with suppress(RuntimeError, ValueError):  # not in the main thread

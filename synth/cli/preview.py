@@ -37,17 +37,21 @@ def preview(
     from synth.job import load_job
     from synth.pipeline import targets
 
-    if not (tasks := targets(path, None, settings, None)):
-        if found := _preview(load_job(path, settings), count, passage_id, as_json=as_json):
-            say(json.dumps(found, ensure_ascii=False))
-        return
-    several = {}
-    for name, target in tasks.items():
-        if not as_json:
+    tasks = {name: target.job for name, target in targets(path, None, settings, None).items()}
+    found, absent = {}, None
+    for name, job in (tasks or {"": load_job(path, settings)}).items():
+        if name and not as_json:
             show(heading(name, "█"))
-        several[name] = _preview(target.job, count, passage_id, as_json=as_json)
+        try:
+            found[name] = _preview(job, count, passage_id, as_json=as_json)
+        except JobError as exc:
+            if passage_id is None:
+                raise
+            absent = exc  # a passage is in one of the tasks
+    if absent and not found:
+        raise absent
     if as_json:
-        say(json.dumps({"tasks": several}, ensure_ascii=False))
+        say(json.dumps({"tasks": found} if tasks else found[""], ensure_ascii=False))
 
 
 def _preview(job: Job, count: int, passage_id: str | None, *, as_json: bool) -> dict[str, Any]:

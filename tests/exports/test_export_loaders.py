@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from exporting import PLACES, THINGS, pair, pairs, written
+from tasks.test_bitext import run_of
 
 from synth.cli.export import export_run as export
 from synth.cli.mine import mine_run
@@ -197,6 +198,48 @@ def test_the_other_trainers_read_triples(similar, model, tmp_path):
 def test_mteb_evaluates_similar_texts(similar, model, tmp_path):
     needs("mteb")
     assert "main score" in opened(SCRIPTS / "mteb_evaluation.py", similar / "mteb", model, cache=tmp_path)
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    """What each format makes of texts with a label and a misleading one."""
+    place = tmp_path_factory.mktemp("labelled")
+    task = {"use": "classification", "labels": ["boats", "trades", "plants"], "misleading": 1}
+    out = written(place, task, passages=48, scores=[], keep={})
+    for to in ("sentence-transformers", "ms-swift", "flagembedding", "mteb"):
+        export(out, ExportArgs(to, place / to, split=["test=0.4"]), as_json=True)
+    return place
+
+
+@pytest.fixture(scope="module")
+def translated(tmp_path_factory):
+    """What each format makes of translations, all with a wrong one."""
+    place = tmp_path_factory.mktemp("translated")
+    out, _ = run_of(place, times=10, wrong=1)
+    for to in ("sentence-transformers", "ms-swift", "flagembedding", "mteb"):
+        export(out, ExportArgs(to, place / to, split=["test=0.4"]), as_json=True)
+    return place
+
+
+@pytest.mark.parametrize("made", ["labelled", "translated"])
+def test_trainers_read_labels_and_translations(made, request, model, tmp_path):
+    place = request.getfixturevalue(made)
+    said = opened(SCRIPTS / "sentence_transformers_step.py", place / "sentence-transformers", model, cache=tmp_path)
+    assert "one step" in said
+    needs("FlagEmbedding", "peft", "accelerate")
+    said = opened(SCRIPTS / "flagembedding_rows.py", place / "flagembedding", model, 2, cache=tmp_path)
+    assert "groups of 2" in said
+    needs("swift", "modelscope", "json_repair", "PIL")
+    said = opened(SCRIPTS / "ms_swift_rows.py", place / "ms-swift", cache=tmp_path)
+    assert "rows for embedding" in said
+    assert "rows for reranker" in said
+
+
+@pytest.mark.parametrize("made", ["labelled", "translated"])
+def test_mteb_evaluates_labels_and_translations(made, request, model, tmp_path):
+    needs("mteb")
+    place = request.getfixturevalue(made)
+    assert "main score" in opened(SCRIPTS / "mteb_evaluation.py", place / "mteb", model, cache=tmp_path)
 
 
 @pytest.mark.filterwarnings("default::DeprecationWarning")

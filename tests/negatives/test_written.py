@@ -1,6 +1,10 @@
 """Written negatives: requirements first, one missed by each, a share beside mined ones, and what tells them apart."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import mining
 import pytest
@@ -131,3 +135,14 @@ def test_requirements_that_cannot_be_used(text, reason):
 def test_replies_are_read_in_their_order():
     assert [each.facet for each in read_facets(ChatReply(FACETS, "stop", "m"))] == ["place", "tone", "hour", "price"]
     assert read_negatives(ChatReply(said("a", " ", "b", "c"), "stop", "m"), 3) == ["a", "", "b"]
+
+
+def test_a_second_signal_ends_it_while_a_model_of_this_process_computes(tmp_path):
+    out = pairs(tmp_path, list(texts())[:3])
+    command = [sys.executable, "-m", "synth", "mine", str(out), "--use", "written", "--llm", "{use: mining:Deep}"]
+    environment = os.environ | {"PYTHONPATH": str(Path(mining.__file__).parent)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        for line in ("thinking", "stopping: "):
+            assert any(each.startswith(line) for each in process.stderr), "it ended before"
+            process.terminate()
+        assert process.wait(30) == 75

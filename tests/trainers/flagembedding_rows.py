@@ -3,6 +3,7 @@
 # ruff: noqa: T201 - a script, run in a process of its own, that says what it saw
 
 import sys
+from pathlib import Path
 
 from FlagEmbedding.abc.finetune.embedder.AbsArguments import AbsEmbedderDataArguments
 from FlagEmbedding.abc.finetune.embedder.AbsDataset import (
@@ -13,9 +14,10 @@ from FlagEmbedding.abc.finetune.embedder.AbsDataset import (
 from transformers import AutoTokenizer
 
 folder, name, group, *distil = sys.argv[1:]
+(train,) = Path(folder).glob("train*")  # the trainer takes a folder's name for what its rows allow
 tokenizer = AutoTokenizer.from_pretrained(name)
 arguments = AbsEmbedderDataArguments(
-    train_data=[f"{folder}/train"],
+    train_data=[str(train)],
     train_group_size=int(group),
     query_instruction_for_retrieval="find it",
     query_instruction_format="Instruct: {}\\nQuery:{}",
@@ -31,4 +33,5 @@ made = AbsEmbedderCollator(tokenizer, query_max_len=32, passage_max_len=64, retu
 assert made["passages"]["input_ids"].shape[0] == 4 * int(group)
 same = AbsEmbedderSameDatasetTrainDataset(arguments, 4, 0, tokenizer)
 assert len(same.dataset) == len(rows)
+assert {*same.no_in_batch_neg_flags} == {train.name.endswith("no_in_batch_neg")}
 print(f"FlagEmbedding: {len(rows)} rows in groups of {group}{', with teacher scores' if distil else ''}")

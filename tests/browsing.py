@@ -35,13 +35,18 @@ def browser(size=DESK, scheme="light"):
     service = webdriver.ChromeService(required(shutil.which("chromedriver"), "chromedriver"))
     driver = webdriver.Chrome(options, service)
     try:
-        metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size == PHONE}
-        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        media = [{"name": "prefers-color-scheme", "value": scheme}]
-        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": media})
+        show_as(driver, size, scheme)
         yield driver
     finally:
         driver.quit()
+
+
+def show_as(driver, size, scheme):
+    """Give the window this size, and the page this colour scheme."""
+    metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size == PHONE}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    media = [{"name": "prefers-color-scheme", "value": scheme}]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": media})
 
 
 def complaints(driver):

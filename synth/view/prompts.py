@@ -16,7 +16,7 @@ from synth.stage import ChatReply, ChatRequest
 from synth.steps.generate import candidates_of
 from synth.steps.ingest import written_before
 from synth.tables import passages
-from synth.types import Attempt, Notify, position_and_slot
+from synth.types import Attempt, Candidates, Notify, Passage, position_and_slot
 
 _OUTAGE = 10.0
 """Seconds to wait for an embedder that does not answer."""
@@ -42,40 +42,48 @@ class _Recorded:
         """Nothing to close."""
 
 
-def prompts_of(
-    folder: OutputFolder, item: str, attempts: Sequence[Attempt], notify: Notify
-) -> list[list[tuple[str, str]]]:
-    """For each attempt its messages as (role, text); fewer than attempts where the replies before were not kept.
+class Prompter:
+    """Finds the prompts of items of a run. Personas are found by the run's embedder, as on a resume, once a shard."""
 
-    Personas are found by the run's embedder, as on a resume. Raises JobError for pairs that existed before, and what
-    the embedder raises where it does not answer.
-    """
-    run = OpenRun.recorded(folder)
-    if run.job.data:
-        raise JobError("these pairs existed before: no model was asked for them.")
-    position, slot = position_and_slot(item)
-    index = run.history.parts().shard_of(position)
-    generated, source = folder.step("generated"), folder.step("passages").read(index)
-    made_by = generated.meta(index).identity
-    run = run.at(next(each.number for each in run.history.records if each.sha256 == made_by))
-    library = run.library or prepare(run.job)[1]
-    if library and library.sha256 != run.record.identity["personas"]["sha256"]:
-        raise JobError(f"{library.name} is not the persona library that the run used, so its prompts cannot be shown.")
-    place = position - source.meta.first
-    again = source.table["retry_of"][place].as_py()
-    before = written_before(run, [again or item])[again or item]
-    if not again:  # its passage had those of the earlier slots
-        ids = map(position_and_slot, generated.read_columns(index, ["id"])["id"].to_pylist())
-        before = before[: sum(there == position and other < slot for there, other in ids)]
-    recorded = _Recorded(attempts)
-    client = replace(run.job.client(notify), outage=_OUTAGE, startup=_OUTAGE)
+    def __init__(self, folder: OutputFolder, notify: Notify) -> None:
+        self._folder, self._notify = folder, notify
+        self._candidates: dict[int, Sequence[Candidates]] = {}
 
-    async def work() -> None:
+    def prompts_of(self, item: str, attempts: Sequence[Attempt]) -> list[list[tuple[str, str]]]:
+        """For each attempt its messages as (role, text); fewer than attempts where replies before were not kept.
+
+        Raises JobError for pairs that existed before, and what an embedder raises that does not answer.
+        """
+        run = OpenRun.recorded(self._folder)
+        if run.job.data:
+            raise JobError("these pairs existed before: no model was asked for them.")
+        position, slot = position_and_slot(item)
+        index = run.history.parts().shard_of(position)
+        generated, source = self._folder.step("generated"), self._folder.step("passages").read(index)
+        made_by = generated.meta(index).identity
+        run = run.at(next(each.number for each in run.history.records if each.sha256 == made_by))
+        place = position - source.meta.first
+        again = source.table["retry_of"][place].as_py()
+        before = written_before(run, [again or item])[again or item]
+        if not again:  # its passage had those of the earlier slots
+            ids = map(position_and_slot, generated.read_columns(index, ["id"])["id"].to_pylist())
+            before = before[: sum(there == position and other < slot for there, other in ids)]
+        recorded = _Recorded(attempts)
+
+        async def work() -> None:
+            if index not in self._candidates:
+                self._candidates[index] = await self._offered(run, passages(source.table))
+            await run.writer().write(self._candidates[index][place], recorded, [slot], before)
+
+        asyncio.run(work())
+        return [list(messages) for messages in recorded.asked]
+
+    async def _offered(self, run: OpenRun, records: Sequence[Passage]) -> Sequence[Candidates]:
+        library = run.library or prepare(run.job)[1]
+        if library and library.sha256 != run.record.identity["personas"]["sha256"]:
+            raise JobError(f"{library.name} is another library than the run's, so its prompts cannot be shown.")
+        client = replace(run.job.client(self._notify), outage=_OUTAGE, startup=_OUTAGE)
         async with AsyncExitStack() as stack:
             models = Models(client, run.job.instruction, Counters(), stack)
-            personas = await models.personas(run.job, library, remember=False)
-            candidates, _ = await candidates_of(run.job, passages(source.table), personas)
-            await run.writer().write(candidates[place], recorded, [slot], before)
-
-    asyncio.run(work())
-    return [list(messages) for messages in recorded.asked]
+            found, _ = await candidates_of(run.job, records, await models.personas(run.job, library))
+            return found

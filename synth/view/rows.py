@@ -125,16 +125,13 @@ def parts(folder: OutputFolder) -> dict[str, Part]:
 
 
 def passage_of(folder: OutputFolder, item: str) -> dict[str, Any]:
-    """The passage of an item: `text`, `title` and `language`; empty in a pass over existing data.
-
-    Raises OutputError.
-    """
+    """The passage of an item, and its title; empty in a pass over existing data. Raises OutputError."""
     history = History.read(folder)
     if history.last.existing:
         return {}
     position, _ = position_and_slot(item)
     step, index = folder.step("passages"), history.parts().shard_of(position)
-    table = step.read_columns(index, ["text", "title", "language"])
+    table = step.read_columns(index, ["text", "title"]).rename_columns(["passage", "title"])
     row: dict[str, Any] = table.slice(position - step.meta(index).first, 1).to_pylist()[0]
     return row
 

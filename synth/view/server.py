@@ -25,7 +25,7 @@ from synth import marks
 from synth.errors import JobError, SynthError
 from synth.shards import OutputFolder
 from synth.types import Attempt, Notify
-from synth.view.prompts import prompts_of
+from synth.view.prompts import Prompter
 from synth.view.rows import Ask, Part, parts, passage_of
 
 Answer = Mapping[str, Any]
@@ -62,7 +62,7 @@ class Viewer:
     """Answers the questions of the page. Methods raise SynthError for what cannot be answered."""
 
     def __init__(self, folder: OutputFolder, notify: Notify) -> None:
-        self.folder, self.notify = folder, notify
+        self.folder, self._prompter = folder, Prompter(folder, notify)
         parts(folder)
 
     def about(self, _: Answer) -> Answer:
@@ -97,7 +97,7 @@ class Viewer:
         attempts = [
             Attempt(**each | {"seed": int(each["seed"]), "reply": each["reply"] or ""}) for each in row["attempts"]
         ]
-        return {"prompts": prompts_of(self.folder, str(row["id"]), attempts, self.notify)}
+        return {"prompts": self._prompter.prompts_of(str(row["id"]), attempts)}
 
     def mark(self, asked: Answer) -> Answer:
         """Keep a mark."""
@@ -126,10 +126,12 @@ def application(viewer: Viewer, token: str, *, local: bool) -> web.Application:
     @web.middleware
     async def guarded(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> Any:
         try:
-            if local and not is_loopback(request.url.host or ""):
+            if local and not is_loopback(request.host.rpartition(":")[0] or request.host):
                 raise web.HTTPForbidden(text="This server answers under the names of this machine alone.")
             given = request.headers.get(_TOKEN, "")
-            if request.method != "GET" and not hmac.compare_digest(given.encode(), token.encode()):
+            if request.method != "GET" and not hmac.compare_digest(
+                given.encode("utf-8", "surrogateescape"), token.encode()
+            ):
                 raise web.HTTPUnauthorized(text="Open the address that synth view has printed, with its token.")
             response = await handler(request)
         except web.HTTPException as exc:

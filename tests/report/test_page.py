@@ -5,7 +5,7 @@ import re
 import subprocess
 
 import pytest
-from browsing import chromium
+from browsing import DESK, PHONE, browser, chromium, complaints, requests, show_as, wider_than_window
 from loopback import Loopback
 from running import completion, job_dict, run, write_corpus, write_job
 
@@ -74,6 +74,22 @@ def test_a_browser_asks_for_nothing_and_complains_of_nothing(page, tmp_path):
     document, console, asked = opened(page[0], tmp_path)
     assert "<svg" in document
     assert (console, asked) == ([], [])
+
+
+def test_it_fits_a_desk_and_a_phone_in_light_and_dark(page):
+    address = page[0].as_uri()
+    with browser() as driver:
+        for size in (DESK, PHONE):
+            backgrounds = set()
+            for scheme in ("light", "dark"):
+                show_as(driver, size, scheme)
+                driver.get(address)
+                script = "return getComputedStyle(document.body).backgroundColor"
+                backgrounds.add(driver.execute_script(script))
+                assert not wider_than_window(driver)
+            assert len(backgrounds) == 2
+        assert complaints(driver) == []
+        assert {*requests(driver)} == {address}
 
 
 def test_such_a_browser_would_say_so(tmp_path):

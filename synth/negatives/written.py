@@ -57,19 +57,19 @@ def read_facets(reply: ChatReply) -> list[Facet]:
             raise UnusableReply("type", "a facet needs Facet, Critical, Break and How")
         if how_missed not in BREAKS:
             raise UnusableReply("enum", f"Break is {str(how_missed)[:50]!r}; allowed: {', '.join(BREAKS)}")
-        if text.strip():
+        if any(map(str.isalnum, text)):
             facets.append(Facet(storable(text.strip()), critical, str(how_missed), storable(how.strip())))
-    if len({each.facet for each in facets}) < FEWEST:
-        raise UnusableReply("empty", f"{len(facets)} facets, fewer than {FEWEST}")
+    if (different := len({each.facet for each in facets})) < FEWEST:
+        raise UnusableReply("empty", f"{different} different facets, fewer than {FEWEST}")
     return facets[:MOST]
 
 
 def read_negatives(reply: ChatReply, count: int) -> list[str]:
-    """The passages in a reply in their order, at most `count`, empty ones included. Raises UnusableReply."""
+    """The passages in a reply in their order, at most `count`; one without a word is empty. Raises UnusableReply."""
     found = _listed(reply, "Negatives")
     if not all(isinstance(each, str) for each in found):
         raise UnusableReply("type", "Negatives is not a list of texts")
-    texts = [storable(str(each).strip()) for each in found[:count]]
+    texts = [storable(str(each).strip()) if any(map(str.isalnum, str(each))) else "" for each in found[:count]]
     if not any(texts):
         raise UnusableReply("empty", "the list holds no text")
     return texts

@@ -119,6 +119,7 @@ def test_they_are_exported_like_any_other(tmp_path):
     ("text", "reason"),
     [
         (required(facet("a", True), facet("b", True)), "empty"),
+        (required(*(facet("." * n, True) for n in range(8))), "empty"),
         (required(*(facet(name, True, "other") for name in "abcd")), "enum"),
         (required(*(facet(name, "yes") for name in "abcd")), "type"),
         (required("a", "b", "c", "d"), "type"),
@@ -134,7 +135,7 @@ def test_requirements_that_cannot_be_used(text, reason):
 
 def test_replies_are_read_in_their_order():
     assert [each.facet for each in read_facets(ChatReply(FACETS, "stop", "m"))] == ["place", "tone", "hour", "price"]
-    assert read_negatives(ChatReply(said("a", " ", "b", "c"), "stop", "m"), 3) == ["a", "", "b"]
+    assert read_negatives(ChatReply(said("a", " ", "b", "..."), "stop", "m"), 4) == ["a", "", "b", ""]
 
 
 def test_a_second_signal_ends_it_while_a_model_of_this_process_computes(tmp_path):

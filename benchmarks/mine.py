@@ -33,7 +33,7 @@ from synth.rules import Rules
 from synth.search import CorpusText, build
 from synth.shards import Origin, OutputFolder
 from synth.stage import Services
-from synth.steps import mine
+from synth.steps import mine, neighbours
 from synth.tables import PAIRS
 
 SHARD = 1000
@@ -103,14 +103,14 @@ def indexed(out: Path, size: Size) -> dict[str, Any]:
 def ours(out: Path, size: Size) -> dict[str, Any]:
     """Mine for the pairs of `indexed`."""
     folder = OutputFolder.open(out, write=True)
-    plan = mine.Plan(run(folder), "mined", Mined(), "kept", Source(size.passages))  # type: ignore[arg-type] # a corpus
-    mine.finished = mine.finished = lambda *_: list(range(-(-size.queries // SHARD)))
+    plan = neighbours.Plan(run(folder), "mined", Mined(), "kept", Source(size.passages))  # type: ignore[arg-type] # a corpus
+    neighbours.finished = lambda *_: list(range(-(-size.queries // SHARD)))
     counts: dict[str, Any] = {}
 
     async def work() -> None:
         mining = mine.Mining(plan, Services(encoder=Ready(size)), lambda _: None)
         todo = await mining.prepare()
-        async for _ in mining.mine(todo):
+        async for _ in mining.work(todo):
             pass
         counts.update(negatives=mining.counts.negatives, refused=mining.counts.refused)
 

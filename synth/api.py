@@ -94,6 +94,10 @@ class Run:
         """The passages as they were read; empty for a run over existing pairs."""
         return self._read("passages")
 
+    def relabelled(self) -> pl.DataFrame:
+        """Kept pairs with all their positives; empty before `relabel`."""
+        return self._read("relabelled")
+
     def mined(self) -> pl.DataFrame:
         """Kept pairs with their hard negatives; empty before `mine`."""
         return self._read("mined")
@@ -397,7 +401,7 @@ def mine(
     """Add hard negatives to the kept pairs of a run, in `run.mined()`. `options` are those of `synth mine`."""
     notify = tell if progress else _silent
     args = mining.MineArgs(view=view, corpus=corpus, options=options)
-    asyncio.run(mining.mine(mining.plan_of(run.path, args, notify), notify))
+    asyncio.run(mining.carry_out(mining.plan_of(run.path, args, notify), notify))
     return run
 
 

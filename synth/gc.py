@@ -84,7 +84,8 @@ class Collection:
         self._temporary()  # last, because removing them looks like writing
 
     def _view(self, name: str) -> None:
-        step = next((each for each in self._layout.views if each.name == f"views/{name}"), None)
+        found = (each for each in self._layout.views if each.name == f"views/{name}")
+        step = next((each for each in self._layout.added if each.name == name), None) or next(found, None)
         if step is None or "/" in name or step.hidden:
             names = ", ".join(each.path.name for each in self._layout.views if each.name.startswith("views/"))
             cure = f"Views: {names}." if names else "This run has no named views."
@@ -96,7 +97,7 @@ class Collection:
         self._remove(self._root / "rejected" / step.name, f"rejected rows of {why}")
         self._remove(step.path, why)
         self._remove(self._root / ".rejects" / step.name, f"rejected rows of {why}")
-        self._layout.views.remove(step)
+        (self._layout.views if step in self._layout.views else self._layout.added).remove(step)
 
     def _journals(self) -> None:
         done = {step.name.replace("/", "-"): step.shards for step in self._layout.steps()}
@@ -117,8 +118,9 @@ class Collection:
             if not (self._root / step.visible_name).is_dir():
                 what = f"{step.visible_name}/ is missing, so this may be its content; run the job again"
                 self.left.append(f"{step.name}: {what}")
-            elif step.visible_name == "mined" and _being_filled(step):
-                self.left.append(f"{step.name}: unfinished negatives; `synth mine` continues with them")
+            elif step.visible_name in {"mined", "relabelled"} and _being_filled(step):
+                verb = "mine" if step.visible_name == "mined" else "relabel"
+                self.left.append(f"{step.name}: unfinished; `synth {verb}` continues with it")
             else:
                 self._remove(step.path, "a hidden view")
                 yield step

@@ -194,6 +194,18 @@ COLUMNS = pa.schema(
     ]
 )
 """What mining adds to a kept pair."""
+JUDGED = pa.list_(pa.struct([*NEGATIVE, ("quote", TEXT)]))
+RELABELLED = pa.struct(
+    [
+        ("own", pa.string()),
+        ("replaced", pa.string()),
+        ("judged", pa.int32()),
+        ("positives", JUDGED),
+        ("ambiguous", JUDGED),
+    ]
+)
+"""What relabelling adds to a pair: the outcome of its own passage, the id of that passage where another has replaced
+it, the number of passages judged, and those of the others that are positive or ambiguous."""
 _FACETS = (pa.field("facet", pa.string()), pa.field("facet_type", pa.string()))
 """Of a negative, where some are written."""
 
@@ -202,6 +214,7 @@ _DETAILS = {
     "no_query": "the query is empty",
     "no_positive": "the pair has no passage that answers its query",
     "no_vector": "the embedder gives its query, or all of its positives, no usable vector",
+    "no_answer": "its passage does not answer the query, and no other one does",
     "too_few": "fewer than {wanted} negatives are left",
 }
 
@@ -223,14 +236,14 @@ def with_columns(table: pa.Table, found: Sequence[MinedPair], *, facets: bool = 
     return table
 
 
-def parted(table: pa.Table, reasons: Sequence[str | None], wanted: int) -> tuple[pa.Table, pa.Table | None]:
+def parted(table: pa.Table, reasons: Sequence[str | None], step: str, wanted: int) -> tuple[pa.Table, pa.Table | None]:
     """The rows that stay, and those that have a reason to go, with step, reason and detail; None for none of them."""
     rejects = table.filter(pa.array([reason is not None for reason in reasons], pa.bool_()))
     if not rejects.num_rows:
         return table, None
     given = [reason for reason in reasons if reason is not None]
     details = [_DETAILS[reason].format(wanted=wanted) for reason in given]
-    for name, texts in (("step", ["mined"] * len(given)), ("reason", given), ("detail", details)):
+    for name, texts in (("step", [step] * len(given)), ("reason", given), ("detail", details)):
         rejects = append(rejects, pa.field(name, pa.string()), pa.array(texts, pa.string()))
     return table.filter(pa.array([reason is None for reason in reasons], pa.bool_())), rejects
 

@@ -180,11 +180,13 @@ class Negative(NamedTuple):
     """How far the score is below that of the least similar positive."""
     reranker: float | None
     source: str
-    """`mined`, `written`, `given` or `random`."""
+    """`mined`, `written`, `given` or `random`; who judged a relabelled one: `reranker` or `llm`."""
     facet: str | None = None
     """Of a written one: the requirement of the query that it misses."""
     facet_type: str | None = None
     """In which way."""
+    quote: str | None = None
+    """Of a passage that a language model judged: its words that answer the query."""
 
 
 @dataclass(slots=True)

@@ -65,6 +65,56 @@ class _Verdicts:
         pass
 
 
+class Graded(RerankStage):
+    """A reranker whose document says its score for a word of the query: `ferry:0.95`; else 0.05."""
+
+    def open(self, client, instruction):  # noqa: ARG002 - the seam's signature
+        return _Graded()
+
+
+class _Graded:
+    batch_size = 4
+
+    async def score(self, pairs):
+        asked.extend(("pair", document) for _, document in pairs)
+        return np.array([grade(query, document) for query, document in pairs])
+
+    async def close(self):
+        pass
+
+
+def grade(query, document):
+    told = dict(re.findall(r"(\w+):([\d.]+\d)", document))
+    return next((float(told[word]) for word in query.split() if word in told), 0.05)
+
+
+class Judge(LlmStage):
+    """A language model whose passage says its verdict, `says partly`; its first `inventions` quotes are not there."""
+
+    inventions: int = 0
+
+    def open(self, client):  # noqa: ARG002 - as above
+        return _Judge(self.inventions)
+
+
+class _Judge:
+    slots = 2
+    troubled = False
+
+    def __init__(self, inventions):
+        self._inventions = inventions
+
+    async def complete(self, request):
+        await asyncio.sleep(0)
+        asked.append((request.schema_name, request.messages[-1][1]))
+        passage = request.inputs.passage
+        quote = "made up" if request.key.attempt < self._inventions else passage[:14]
+        return ChatReply(json.dumps({"Quote": quote, "Verdict": re.search(r"says (\w+)", passage)[1]}), "stop", "judge")
+
+    async def close(self):
+        pass
+
+
 class Writer(LlmStage):
     """A language model that writes `replies`, one a call, the last one for ever; `{query}` is filled in."""
 

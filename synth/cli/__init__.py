@@ -33,6 +33,7 @@ _MODULES = (
     "report",
     "view",
     "folder",
+    "relabel",
     "mine",
     "export",
     "evaluate",

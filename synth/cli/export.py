@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 @command(
     "synth export out --to sentence-transformers -o train-data --split test=0.05",
+    "synth export out --to sentence-transformers -o distil -s form=kl",
     "synth export out --to ms-swift -o swift --negatives 5 --on-short fill",
     "synth export out -o beir --to beir --document doc_id --split test=0.1",
     "synth export out --to hub -o dataset --view strict --push owner/name",
@@ -28,7 +29,8 @@ def export(
         str,
         typer.Option(
             metavar="FORMAT",
-            help="sentence-transformers, ms-swift, flagembedding, tevatron, beir, mteb, jsonl, hub, csv or argilla.",
+            help="sentence-transformers, ms-swift, flagembedding, pylate, tevatron, beir, mteb, jsonl, hub, csv or"
+            " argilla.",
         ),
     ],
     folder: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="A new folder for the files.")],
@@ -88,9 +90,10 @@ def export_run(out: Path, args: ExportArgs, *, as_json: bool) -> None:
         (counts.denied, "pairs left out: label 0 or less, judged not relevant"),
         (counts.unusable - counts.denied, "pairs left out: without a query or a passage"),
         (counts.too_few, f"pairs left out: fewer than {facts.shape.least} negatives (--negatives, --on-short fill)"),
+        (counts.untaught, "pairs left out: no reranker's score of every passage"),
         (counts.filled, "pairs filled with random passages of others"),
         (counts.held_out, "passages left out of train, because another split shows them"),
-        (counts.extra_positives, "extra positives, verified by the reranker"),
+        (counts.extra_positives, "extra positives, found by a reranker or by synth relabel"),
     ):
         if count:
             say(f"  {count:,} {what}")

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from synth.shards import OutputFolder
     from synth.verify import Report
 
+_ADDED = {"relabelled": "relabel", "mined": "mine"}
+"""Steps that are added to a finished run, and their commands."""
 _SHOWN = 20
 """Problems of each kind that `verify` prints."""
 
@@ -83,10 +85,10 @@ def status(out: RunFolder, as_json: AsJson = False) -> None:
     for each in working:
         state = "being worked on" if each["held"] else "left by a stopped run; the next run resumes it"
         say(f"{each['step']} {each['shard']}: {state}, last reply {each['idle_seconds']:,.0f} s ago")
-    if any(name != "mined" and not name.startswith("views/") for name in behind):
+    if any(name not in _ADDED and not name.startswith("views/") for name in behind):
         say(f"resume with: synth run {out}")
-    elif "mined" in behind:
-        say(f"resume with: synth mine {out}")
+    elif added := [verb for name, verb in _ADDED.items() if name in behind]:
+        say(f"resume with: synth {added[0]} {out}")
 
 
 def _steps(folder: OutputFolder) -> Iterator[dict[str, Any]]:
@@ -99,8 +101,8 @@ def _steps(folder: OutputFolder) -> Iterator[dict[str, Any]]:
     done = history.totals()
     scores = sorted(f"scores/{each.name}" for each in (folder.path / "scores").glob("*") if each.is_dir())
     views = [keep.DEFAULT, *keep.names(folder)]
-    mined = ["mined"] if (folder.path / "mined").is_dir() else []
-    for name in [*([] if history.last.existing else ["passages"]), "generated", *scores, *views, *mined]:
+    added = [name for name in _ADDED if (folder.path / name).is_dir()]
+    for name in [*([] if history.last.existing else ["passages"]), "generated", *scores, *views, *added]:
         step, record = folder.step(name), keep.record_of(folder, name) if name in views else None
         counts = dict(zip(("rows_in", "rows_out", "rejected"), totals(step), strict=True))
         shards = {"shards": len(step.done()), "of": done["shards"] if done else None}

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
-import signal
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,12 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from synth.cli.app import AsJson, RunFolder, Settings, command
-from synth.errors import Stopped
 from synth.terminal import say, tell
 
 if TYPE_CHECKING:
     from synth.runners.mining import MineArgs
-    from synth.steps.mine import Counts, Plan
 
 Number = Annotated[str | None, typer.Option(metavar="NUMBER|null", help="A threshold; null: no such rule.")]
 
@@ -111,12 +105,13 @@ def mine(
 
 def mine_run(out: Path, args: MineArgs, *, as_json: bool) -> None:
     """Mine, and print what was found and what was refused. Raises SynthError for every way it can end but well."""
-    from synth.runners.mining import plan_of
+    from synth.cli.stopping import until_signal
+    from synth.runners.mining import carry_out, plan_of
 
     plan = plan_of(out, args, tell)
     options = plan.options
     began = time.monotonic()
-    counts, made = asyncio.run(_until_signal(plan, quiet=as_json))
+    counts, made = until_signal(carry_out, plan, f"synth mine {out}", quiet=as_json)
     mined = plan.run.folder.path / "mined"
     if as_json:
         say(json.dumps(asdict(counts) | {"made": made, "out": str(mined)}))
@@ -131,47 +126,14 @@ def mine_run(out: Path, args: MineArgs, *, as_json: bool) -> None:
         if counts.written_auc is not None:
             told = f"a linear model tells them from mined ones with AUC {counts.written_auc:.2f} (0.5: not at all)"
         say(f"{counts.written:,} written negatives: {told}")
-    say(f"refused: {_listed(counts.refused)}")
+    say(f"refused: {listed(counts.refused)}")
     if counts.dropped:
-        say(f"dropped: {_listed(counts.dropped)}; see rejected/mined")
+        say(f"dropped: {listed(counts.dropped)}; see rejected/mined")
     if counts.too_few and not counts.negatives:
         say(f"no pair got a negative: {options.advice}")
     say(f"pairs with negatives: {mined}")
 
 
-async def _until_signal(plan: Plan, *, quiet: bool) -> tuple[Counts, int]:
-    """Mine; the first signal cancels it, which waits for what a model of this process computes. Raises Stopped then.
-
-    The second one exits at once.
-    """
-    from synth.progress import Display
-    from synth.runners.mining import mine as work
-
-    task = asyncio.current_task()
-    stopped: list[int] = []
-
-    def stop(number: int) -> None:
-        stopped.append(number)
-        if task is not None:
-            task.cancel()
-        for each in (signal.SIGINT, signal.SIGTERM):  # the loop's own handlers would wait for its next turn
-            asyncio.get_running_loop().remove_signal_handler(each)
-            signal.signal(each, lambda again, _frame: os._exit(130 if again == signal.SIGINT else 75))
-        tell("stopping: waiting for replies in the making; another signal exits at once")
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        with suppress(RuntimeError, ValueError):  # not in the main thread
-            asyncio.get_running_loop().add_signal_handler(number, stop, number)
-    try:
-        return await work(plan, (lambda _: None) if quiet else tell, lambda look: Display(look, quiet=quiet))
-    except asyncio.CancelledError:
-        if not stopped:
-            raise
-        hint = f"Resume with the same command: synth mine {plan.run.folder.path}"
-        what = "stopped before the end; finished shards are saved."
-        raise Stopped(what, hint, interrupted=stopped[0] == signal.SIGINT) from None
-
-
-def _listed(counts: Mapping[str, int]) -> str:
+def listed(counts: Mapping[str, int]) -> str:
     ordered = sorted(counts.items(), key=lambda each: (-each[1], each[0]))
     return ", ".join(f"{name} {count:,}" for name, count in ordered) or "nothing"

@@ -12,10 +12,10 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from types import FrameType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from synth.errors import JobError, Stopped
 from synth.pipeline import Control
@@ -25,6 +25,7 @@ from synth.runners.local import StopRequest, threads_ended
 from synth.runners.progress import Counters
 from synth.terminal import tell
 
+T = TypeVar("T")
 LEAD_SECONDS = 45.0
 """How long before the deadline to drain: 30 s for requests in flight, the rest to write and exit."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -137,3 +138,38 @@ class Stopping(Control):
 
 def _code(number: int) -> int:
     return 130 if number == signal.SIGINT else 75
+
+
+def until_signal(work: Callable[..., Coroutine[Any, Any, T]], plan: Any, again: str, *, quiet: bool) -> T:
+    """What `work` makes of a plan, with its progress.
+
+    The first signal cancels it, which waits for what a model of this process computes, and raises Stopped. The second
+    one exits at once.
+    """
+    stopped: list[int] = []
+
+    async def watched() -> T:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine runs in one
+
+        def stop(number: int) -> None:
+            stopped.append(number)
+            task.cancel()
+            for each in (signal.SIGINT, signal.SIGTERM):  # the loop's own handlers would wait for its next turn
+                asyncio.get_running_loop().remove_signal_handler(each)
+                signal.signal(each, lambda again, _frame: os._exit(130 if again == signal.SIGINT else 75))
+            tell("stopping: waiting for replies in the making; another signal exits at once")
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with suppress(RuntimeError, ValueError):  # not in the main thread
+                asyncio.get_running_loop().add_signal_handler(number, stop, number)
+        return await work(plan, (lambda _: None) if quiet else tell, lambda look: Display(look, quiet=quiet))
+
+    try:
+        return asyncio.run(watched())
+    except asyncio.CancelledError:
+        if not stopped:
+            raise
+        what = "stopped before the end; finished shards are saved."
+        hint = f"Resume with the same command: {again}"
+        raise Stopped(what, hint, interrupted=stopped[0] == signal.SIGINT) from None

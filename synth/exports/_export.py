@@ -227,6 +227,14 @@ class Export(Stage):
             return Shape(0, self.negatives, self.on_short)
         return Shape(self.negatives or 1 if self.on_short == "fill" else 1, self.negatives, self.on_short)
 
+    def same_number(self, found: Counts, mined: int | None) -> int:
+        """Negatives for every row alike: the requested ones, else the most that nine in ten of those with any have."""
+        if self.negatives is not None:
+            return self.negatives
+        some, enough = max(1, found.lengths.total() - found.lengths[0]), 0.9
+        shares = {n: sum(found.lengths[m] for m in found.lengths if m >= n) / some for n in range(2, (mined or 0) + 1)}
+        return max((n for n, share in shares.items() if share >= enough), default=1 if mined else 0)
+
     def prompt(self, instruction: str) -> str:
         return self.query_template.removesuffix("{query}").replace("{instruction}", instruction)
 

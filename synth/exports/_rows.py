@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ import pyarrow as pa
 from synth.hashing import item_random
 from synth.shards import OutputFolder, StepFolder
 from synth.sources.checks import FirstSeen, digest, id_text
-from synth.tables import NEGATIVE
+from synth.tables import NEGATIVE, RELABELLED
 from synth.types import Layout, Negative, position_and_slot
 
 
@@ -49,7 +50,7 @@ _COLUMNS = ("id", "query", "passage", "passage_id", "label", "reranker", "negati
 class Row(NamedTuple):
     """One pair: `query` is the anchor of the task's layout, `passage` its positive.
 
-    `extra_positives` were verified by a reranker; `reranker` is the pair's own score, if stored.
+    `extra_positives` were found by a reranker or by `synth relabel`; `reranker` is the pair's own score, if stored.
     """
 
     id: str
@@ -66,6 +67,12 @@ class Row(NamedTuple):
     @property
     def answers(self) -> list[str]:
         return [self.passage, *(each.passage for each in self.extra_positives)]
+
+    @property
+    def taught(self) -> list[tuple[str, float | None]]:
+        """Each answer with a teacher's score, the probability that it is relevant."""
+        scores = (self.reranker, *(each.reranker for each in self.extra_positives))
+        return list(zip(self.answers, scores, strict=True))
 
     @property
     def usable(self) -> bool:
@@ -90,6 +97,8 @@ class Shape:
     on_short: Literal["drop", "fill"] = "drop"
     graded: bool = False
     """Whether the rows are pairs with a score, whatever it is; else only those count that may stand as positives."""
+    taught: bool = False
+    """Whether a row needs a teacher's score of each of its passages."""
 
     def takes(self, row: Row) -> bool:
         """Whether a row of the source is one of the export's."""
@@ -108,6 +117,8 @@ class Counts:
     lengths: Counter[int] = field(default_factory=Counter)
     """Pairs by how many negatives they have, before any is left out or filled in."""
     too_few: int = 0
+    untaught: int = 0
+    """Pairs left out because a passage has no score of a teacher."""
     filled: int = 0
     unusable: int = 0
     denied: int = 0
@@ -159,11 +170,14 @@ class Source:
     def _read(self, index: int) -> tuple[pa.Table, list[Row]]:
         """The pairs' own columns, and the pairs; a user's column with the name of one of ours becomes `input_…`."""
         table = self.step.read(index).table
+        chosen = "relabelled" in table.column_names and table.schema.field("relabelled").type == RELABELLED
         if not self.mined:
             table = table.rename_columns([f"input_{name}" if name in MINED else name for name in table.column_names])
         rows, layout = [], self.layout
+        further = "positives" if chosen and not self.mined else "extra_positives"
         wanted = {
             *_COLUMNS,
+            *(["relabelled"] if chosen and not self.mined else []),
             layout.anchor,
             layout.positive,
             *layout.negatives,
@@ -180,11 +194,12 @@ class Source:
                 relevance=relevance if grade is None or grade >= layout.positive_from else 0,
                 reranker=score if isinstance(score, float) else None,
                 negatives=(*_written(each, layout.negatives), *_passages(each.get("negatives"))),
-                extra_positives=_passages(each.get("extra_positives")),
+                extra_positives=_passages((each.get("relabelled") or each).get(further)),
                 score=grade,
             )
             rows.append(row)
-        return table.drop_columns([name for name in MINED if name in table.column_names]), rows
+        ours = [*MINED, *(["relabelled"] if chosen else [])]
+        return table.drop_columns([name for name in ours if name in table.column_names]), rows
 
     def _unseen(self, row: Row, split: str, counts: Counts) -> Row:
         """The row without passages of another split, if it is in train."""
@@ -209,9 +224,13 @@ class Source:
             counts.too_few += 1
             return None
         others = (*found, *row.extra_positives)
+        teacher = None not in (row.reranker, *(each.reranker for each in others))
+        if shape.taught and not teacher:
+            counts.untaught += 1
+            return None
         counts.negatives += len(found)
         counts.extra_positives += len(row.extra_positives)
-        counts.teacher = counts.teacher and None not in (row.reranker, *(each.reranker for each in others))
+        counts.teacher = counts.teacher and teacher
         counts.query_bytes = max(counts.query_bytes, len(row.query.encode()))
         passages = (row.passage, *(each.passage for each in others))
         counts.passage_bytes = max(counts.passage_bytes, *(len(each.encode()) for each in passages))
@@ -321,6 +340,17 @@ class Corpus:
         if new:
             self._write(name, title, text)
         return name
+
+
+_SURE = 1e-6
+"""Probabilities are kept this far from 0 and 1, so that their logits stay finite (±13.8)."""
+
+
+def logit(probability: float | None) -> float:
+    """Of a teacher's score, finite also for 0 and 1."""
+    assert probability is not None  # noqa: S101 - every passage is graded where there is a teacher
+    near = min(max(probability, _SURE), 1 - _SURE)
+    return math.log(near / (1 - near))
 
 
 _NUMBERS = pa.struct([field for field in NEGATIVE if field.name != "passage"])

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar
 
 from synth.errors import JobError
 from synth.exports._export import PART, Export, Files, tokens
-from synth.exports._rows import Counts, Facts, Shape, Source, meta
+from synth.exports._rows import Counts, Facts, Shape, Source, logit, meta
 
 __all__ = ["FlagEmbedding"]
-
-_SURE = 1e-6
-"""Probabilities are kept this far from 0 and 1, so that their logits stay finite (±13.8)."""
 
 
 class FlagEmbedding(Export):
@@ -43,11 +39,8 @@ class FlagEmbedding(Export):
                     "neg": [each.passage for each in row.negatives],
                 }
                 if facts.counts.teacher:
-                    found["pos_scores"] = [
-                        _logit(row.reranker),
-                        *(_logit(each.reranker) for each in row.extra_positives),
-                    ]
-                    found["neg_scores"] = [_logit(each.reranker) for each in row.negatives]
+                    found["pos_scores"] = [round(logit(score), 6) for _, score in row.taught]
+                    found["neg_scores"] = [round(logit(each.reranker), 6) for each in row.negatives]
                 if prompt:
                     found["prompt"] = prompt
                 files.line(f"{batch.split}{_suffix(facts)}/{batch.split}.jsonl", found)
@@ -73,9 +66,3 @@ class FlagEmbedding(Export):
 def _suffix(facts: Facts) -> str:
     """What the trainer knows a folder by whose positives repeat, so that no other row's is a negative."""
     return "_no_in_batch_neg" if facts.layout.labels else ""
-
-
-def _logit(probability: float | None) -> float:
-    assert probability is not None  # noqa: S101 - every passage is graded where there is a teacher
-    near = min(max(probability, _SURE), 1 - _SURE)
-    return round(math.log(near / (1 - near)), 6)

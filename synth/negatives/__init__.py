@@ -6,6 +6,6 @@ _choosing refuses false negatives, by likeness to a positive and by the reranker
 """
 
 from synth.negatives._choosing import Selector
-from synth.negatives._negatives import Item, Negatives, Positives, query_key, query_keys
+from synth.negatives._negatives import Candidate, Item, Negatives, Pool, Positives, Share, query_key, query_keys
 
-__all__ = ["Item", "Negatives", "Positives", "Selector", "query_key", "query_keys"]
+__all__ = ["Candidate", "Item", "Negatives", "Pool", "Positives", "Selector", "Share", "query_key", "query_keys"]

@@ -105,13 +105,14 @@ class Selector:
         for item, mine in zip(items, texts, strict=True):
             pool = Pool(refused=Counter() if mine else Counter({f"not_{source}": 1}))
             answers = {self.corpus.text(row) for row in item.known.tolist()}
+            doubtful = {self.corpus.text(row) for row in item.doubtful.tolist()}
             kept: list[Candidate] = []
             for n, text in enumerate(mine):
                 vector = vectors[text]
                 score = float((vector.astype(np.float64) * item.vector).sum())
                 rules = self.options.refusals(np.array([score]), np.array([item.min_positive_score]))
                 broken = next((name for name, hit in rules if hit[0]), None) if vector.any() else "no_vector"
-                broken = "positive" if text in answers else broken
+                broken = "positive" if text in answers else "ambiguous" if text in doubtful else broken
                 if broken is not None:
                     pool.refused[broken] += 1
                 else:
@@ -200,7 +201,7 @@ class Selector:
         draw = item_random(self.seed, "negatives/fill", item.position, item.slot)
         drawn = draw.sample(range(self.corpus.count), min(self.corpus.count, _DRAWS * missing))
         taken = {each.passage_id for each in (*found.negatives, *found.extra_positives)}
-        never = {*item.known.tolist(), *item.chunks.tolist()}
+        never = {*item.known.tolist(), *item.never.tolist()}
         rows = np.array([row for row in drawn if row not in never and self.corpus.id(row) not in taken], np.int64)
         scores = products(item.vector[None], np.zeros(len(rows), np.int64), self.corpus, rows)
         passing = self.corpus.gather(rows).any(axis=1)

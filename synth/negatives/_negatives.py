@@ -109,12 +109,17 @@ class Negatives(Stage):
         """What each item tries, given what `search` found. Raises the errors of the models that end a run."""
 
 
+def _no_rows() -> Rows:
+    return np.empty(0, np.int64)
+
+
 @dataclass(frozen=True, slots=True)
 class Item:
     """One pair. `known` are the rows of all passages known to answer its query, its own among them; ascending.
 
-    `vector` is the query's, float32 (width,); `min_positive_score` the least cosine of its query's positives; `chunks`
-    are rows of the same documents, which the query must not find; `supplied` are negatives from the data's own columns.
+    `vector` is the query's, float32 (width,); `min_positive_score` the least cosine of its query's positives; `never`
+    are rows that the query must not find: of the same documents, and the `doubtful` ones, which were judged ambiguous;
+    `supplied` are negatives from the data's own columns.
     """
 
     id: str
@@ -126,7 +131,8 @@ class Item:
     vector: NDArray[np.float32]
     known: Rows
     min_positive_score: float
-    chunks: Rows
+    never: Rows = field(default_factory=_no_rows)
+    doubtful: Rows = field(default_factory=_no_rows)
     supplied: tuple[str, ...] = ()
 
 

@@ -99,7 +99,7 @@ class Searched(Negatives):
     def _pools(self, items: Sequence[Item], corpus: Corpus, window: tuple[int, int], depth: int) -> list[Pool]:
         """The hits that may be negatives, and how many were refused, by the first rule that refused each."""
         queries = np.array([item.vector for item in items], np.float32)
-        excluded = Excluded.of([(n, item.chunks) for n, item in enumerate(items)])
+        excluded = Excluded.of([(n, item.never) for n, item in enumerate(items)])
         rankings = []
         if self.by != "bm25":
             rankings.append(retrieve(queries, corpus, depth, excluded))

@@ -159,7 +159,7 @@ class Written(Searched):
             {"facet": neutralise(each.facet)[0], "type": each.type, "how": neutralise(each.how)[0]} for each in chosen
         ]
         rows = [each.row for each in pool.candidates] or rng.sample(range(selector.corpus.count), selector.corpus.count)
-        never = {*item.known.tolist(), *item.chunks.tolist()}
+        never = {*item.known.tolist(), *item.never.tolist()}
         samples = [selector.corpus.text(row) for row in [each for each in rows if each not in never][: self.samples]]
         values |= {"samples": [neutralise(text)[0] for text in samples], "facets": shown}
         messages = prompts.messages("write.j2", values)

@@ -24,6 +24,7 @@ from synth.sources import require_apart
 from synth.sources.files import EXPORT
 from synth.sources.options import WILDCARDS
 from synth.splits import SplitOptions
+from synth.steps.neighbours import RELABELLED, misfit, record_of, relabelled
 from synth.types import Layout, Notify
 from synth.validation import as_written, override, plain, validate
 
@@ -118,9 +119,10 @@ def pairs_of(
 ) -> tuple[str, StepFolder, int | None]:
     """The view, and what to export: `mined/` if it was made from the view as it stands, else the view itself.
 
-    The third is how many negatives mining was asked for, None where nothing was mined.
+    `relabelled/` stands for the view that it was made from. The third is how many negatives mining was asked for, None
+    where nothing was mined.
 
-    Raises JobError where there is nothing to export, or where negatives are half done or out of date.
+    Raises JobError where there is nothing to export, or where negatives or positives are half done or out of date.
     """
     name = view if view in ("kept", "generated") else f"views/{view}" if view else "kept"
     base, mined = folder.step(name), folder.step("mined")
@@ -132,33 +134,22 @@ def pairs_of(
     totals = History.read(folder).totals()
     if totals is None or len(done) < totals["shards"]:
         notify(f"{folder.path}: the run is not finished; these are the pairs that {name} holds now.")
-    there = mined.done()
-    if negatives == 0 or not there:
+    if relabelled(folder, name):
+        base = folder.step(RELABELLED)
+    if negatives == 0 or not mined.done():
         return name, base, None
-    record = _mining(folder, mined.meta(min(there)).identity)
-    if record["view"] != name:
+    record = record_of(mined)
+    if record["view"] != base.name:
         cure = f"; mine it: synth mine {folder.path} --view {name.removeprefix('views/')}"
-        what = f"mined/ has negatives for {record['view']}, so the pairs of {name} have none"
+        what = f"mined/ has negatives for {record['view']}, so the pairs of {base.name} have none"
         notify(what if name == "generated" else what + cure)
         return name, base, None
-    stale = [index for index in sorted(there) if index in done and mined.stale(index, base.checksum(index))]
-    if stale or there != done:
-        what = f"shard {stale[0]:08d} has changed since" if stale else f"{len(there)} of {len(done)} shards are done"
+    if (wrong := misfit(mined, base)) is not None:
         raise JobError(
-            f"{folder.path}: mined/ does not fit {name}: {what}.",
+            f"{folder.path}: mined/ does not fit {base.name}: {wrong}.",
             f"Mine to the end: synth mine {folder.path}; or take pairs alone: --negatives 0",
         )
     return name, mined, int(record["options"]["num_negatives"])
-
-
-def _mining(folder: OutputFolder, fingerprint: str) -> Mapping[str, Any]:
-    path = folder.path / "index" / f"mined-{fingerprint[:16]}.json"
-    try:
-        record = json.loads(path.read_bytes())
-        return {"view": str(record["view"]), "options": {"num_negatives": int(record["options"]["num_negatives"])}}
-    except (OSError, ValueError, KeyError, TypeError) as exc:
-        what = f"{path}: does not record how mined/ was made ({exc})."
-        raise OutputError(what, f"Mine again: synth mine {folder.path}") from exc
 
 
 def _source(
@@ -221,6 +212,11 @@ def _require_rows(facts: Facts) -> None:
     for split, rows in counts.rows.items():
         if rows:
             continue
+        if counts.untaught:
+            raise JobError(
+                f"{split} would be empty: {counts.untaught:,} pairs have a passage that no reranker scored.",
+                "Score pairs with `scores: [{use: reranker, …}]` or `synth relabel`, then `synth mine --reranker`.",
+            )
         lengths = ", ".join(f"{pairs:,} with {n}" for n, pairs in sorted(counts.lengths.items()))
         if counts.too_few:
             raise JobError(

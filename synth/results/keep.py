@@ -20,7 +20,8 @@ from synth.steps.keep import DEFAULT, View, built_aside, carry_out
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _TAKEN = frozenset(
-    {DEFAULT, "generated", "passages", "scores", "views", "rejected", "mined", "default", "train", "test"}
+    {DEFAULT, "generated", "passages", "scores", "views", "rejected", "relabelled", "mined"}
+    | {"default", "train", "test"}
 )
 """Names of steps, and of configurations and splits in the dataset card."""
 

@@ -1,4 +1,4 @@
-"""Mining hard negatives for the pairs of a run, from options to a complete `mined/`."""
+"""Mining negatives and relabelling, from options to a complete `mined/` or `relabelled/`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from synth import registry
 from synth.document import Document, Problem, load_document, parse_scalar
@@ -19,7 +20,18 @@ from synth.runs.run import OpenRun, job_of
 from synth.shards import OutputFolder
 from synth.sources import require_apart
 from synth.stage import Services, open_models
-from synth.steps.mine import CorpusSource, Counts, Mining, Plan, finished
+from synth.steps.mine import Mining
+from synth.steps.neighbours import (
+    RELABELLED,
+    CorpusSource,
+    Neighbours,
+    Options,
+    Plan,
+    finished,
+    record_of,
+    relabelled,
+)
+from synth.steps.relabel import Relabel, Relabelling
 from synth.types import Notify
 from synth.validation import plain, validate
 
@@ -29,7 +41,7 @@ _WORDS = frozenset({"use", "by", "range", "window", "sample", "on_short"})
 
 @dataclass(frozen=True, slots=True)
 class MineArgs:
-    """What to mine; None means the default. Values of `options` may be text, as flags give it."""
+    """What to mine or relabel; None means the default. Values of `options` may be text, as flags give it."""
 
     view: str | None = None
     corpus: Sequence[str] = ()
@@ -40,27 +52,51 @@ class MineArgs:
     preset: str | None = None
 
 
-def plan_of(out: Path, args: MineArgs, notify: Notify) -> Plan:
-    """The options of a command line, checked, over the run in `out`. Raises JobError naming every mistake."""
+def plan_of(out: Path, args: MineArgs, notify: Notify) -> Plan[Negatives]:
+    """What `synth mine` is asked for, checked, over the run in `out`. Raises JobError naming every mistake."""
     use, options = options_of(args.file, args.options or {}, args.preset)
+    run, view, source = _over(out, args, notify)
+    if "chat" in options.needs and "llm" not in options.models and run.job.llm is None:
+        raise JobError("--use written needs a language model.", "Name one: --llm '{use: vllm_server, …}'")
+    if relabelled(run.folder, view):
+        if record_of(run.folder.step(RELABELLED))["corpus"] != source.fingerprint:
+            raise JobError(f"{RELABELLED}/ has passages of another corpus.", "Give the same --corpus to both commands.")
+        view = RELABELLED
+        notify(f"taking the pairs of {RELABELLED}/: its positives, and none of its ambiguous passages as a negative")
+    step = run.folder.step(view)
+    lacks = (options.column_problem(step.schema(index).names) for index in sorted(step.done()))
+    if (lack := next(lacks)) and all(lacks):
+        raise JobError(f"{step.path}: {lack[0]}.", lack[1])
+    return Plan(run, use, options, view, source)
+
+
+def relabel_plan_of(out: Path, args: MineArgs, notify: Notify) -> Plan[Relabel]:
+    """What `synth relabel` is asked for, checked, over the run in `out`. Raises JobError naming every mistake."""
+    document, data = _given("synth relabel", args.file, args.options or {}, {})
+    if "reranker" not in data:
+        what = "synth relabel: needs a reranker, which judges the passages."
+        raise JobError(what, "Name one: --reranker '{use: cross_encoder, model: NAME}'; see synth list rerank")
+    options = _validated(Relabel, document, data)
+    run, view, source = _over(out, args, notify)
+    if run.job.layout.kind != "retrieval":
+        raise JobError(f"{out}: holds {run.job.layout.pairs}, and passages are judged for the queries of a retrieval.")
+    return Plan(run, "relabel", options, view, source)
+
+
+def _over(out: Path, args: MineArgs, notify: Notify) -> tuple[OpenRun, str, CorpusSource]:
+    """A finished run with an embedder, the view to work on, and where passages come from. Raises JobError."""
     job, _ = job_of(out, args.settings)
     folder = OutputFolder.open(out, write=True, notify=notify)
     if job.embed is None:
-        what = f"{out}: the job names no embedder, and negatives are found by vectors."
+        what = f"{out}: the job names no embedder, and passages near a query are found by vectors."
         raise JobError(what, "Name one: -s 'embed={use: sentence_transformers, model: all-MiniLM-L6-v2}'")
-    if "chat" in options.needs and "llm" not in options.models and job.llm is None:
-        raise JobError("--use written needs a language model.", "Name one: --llm '{use: vllm_server, …}'")
     require_apart(args.corpus, Path.cwd(), folder.path)
     run = replace(OpenRun.recorded(folder), job=job)
     view = "kept" if args.view in (None, "kept") else f"views/{args.view}"
     step = folder.step(view)
-    shards = finished(run, view)
-    if not any(step.meta(index).rows_out for index in shards):
+    if not any(step.meta(index).rows_out for index in finished(run, view)):
         raise JobError(f"{step.path}: no pair passed its rules.", f"Keep some first: synth keep {out} --above …")
-    lacks = (options.column_problem(step.schema(index).names) for index in shards)
-    if (lack := next(lacks)) and all(lacks):
-        raise JobError(f"{step.path}: {lack[0]}.", lack[1])
-    return Plan(run, use, options, view, CorpusSource.of(run, args.corpus, args.document, notify))
+    return run, view, CorpusSource.of(run, args.corpus, args.document, notify)
 
 
 def options_of(
@@ -70,58 +106,72 @@ def options_of(
 
     Raises JobError with every mistake.
     """
-    document = load_document(file) if file else Document("synth mine", {}, {}, ())
+    document, data = _given("synth mine", file, flags, preset_part(preset, "mine"))
+    use = str(data.pop("use", "mined"))
+    cls = registry.find("negatives", use)
+    if not issubclass(cls, Negatives):
+        raise JobError(f"{use!r} is not a source of negatives.", f"One of: {', '.join(registry.names('negatives'))}.")
+    return use, _validated(cls, document, data)
+
+
+def _given(
+    command: str, file: Path | None, flags: Mapping[str, Any], below: Mapping[str, Any]
+) -> tuple[Document, dict[str, Any]]:
+    """The options of a file on top of those `below`, and flags on top of both. Raises JobError."""
+    document = load_document(file) if file else Document(command, {}, {}, ())
     if document.problems or not isinstance(document.data, dict):
         wrong = document.problems or (Problem((), "holds no mapping of options"),)
         raise JobError("\n  ".join(document.describe(each) for each in wrong))
-    data = preset_part(preset, "mine") | dict(plain(document.data))
+    data = {**below, **plain(document.data)}
     for name, value in flags.items():
         if isinstance(value, str) and name not in _WORDS:
             data[name] = plain(parse_scalar(value, f"--{name.replace('_', '-')}"))
         elif value is not None:
             data[name] = value
-    use = str(data.pop("use", "mined"))
-    cls = registry.find("negatives", use)
-    if not issubclass(cls, Negatives):
-        raise JobError(f"{use!r} is not a source of negatives.", f"One of: {', '.join(registry.names('negatives'))}.")
+    return document, data
+
+
+def _validated(cls: type[Options], document: Document, data: dict[str, Any]) -> Options:
     options, problems = validate(cls, data)
     if options is None:
         raise JobError("\n  ".join(document.describe(each) for each in problems))
-    return use, options
+    return options
 
 
 Show = Callable[[Callable[[], Snapshot]], AbstractContextManager[object]]
-"""A context that shows how far the mining is while it lasts."""
+"""A context that shows how far the work is while it lasts."""
 
 
-async def mine(plan: Plan, notify: Notify, show: Show = nullcontext) -> tuple[Counts, int]:
+async def carry_out(plan: Plan[Any], notify: Notify, show: Show = nullcontext) -> tuple[Any, int]:
     """Do what is left; returns the counts over all shards and how many of them this call made.
 
     Raises Stopped when another process is working on what is left.
     """
     made = 0
     async with AsyncExitStack() as stack:
-        mining = Mining(plan, services(plan, stack, notify), notify)
-        todo = await mining.prepare()
-        if mining.hidden and todo:
-            notify("mined/ was built with other settings; it will be replaced once the new shards are complete")
-        before, began = mining.counts.done, time.monotonic()
+        kind: type[Neighbours[Any]] = Relabelling if isinstance(plan.options, Relabel) else Mining
+        step = kind(plan, services(plan, stack, notify), notify)
+        todo = await step.prepare()
+        if step.hidden and todo:
+            notify(f"{step.name}/ was built with other settings; it will be replaced once the new shards are complete")
+        before, began = step.counts.done, time.monotonic()
 
         def snapshot() -> Snapshot:
-            counts, seconds = mining.counts, time.monotonic() - began
-            return Snapshot((Phase("mine", "shards", counts.done, counts.shards, before, seconds),))
+            counts, seconds = step.counts, time.monotonic() - began
+            return Snapshot((Phase(step.verb, "shards", counts.done, counts.shards, before, seconds),))
 
         with show(snapshot):
-            async for _ in mining.mine(todo):
+            async for _ in step.work(todo):
                 made += 1
-        await mining.probe()
-    if mining.counts.done < mining.counts.shards:
+        if step.counts.done == step.counts.shards:
+            await step.conclude()
+    if step.counts.done < step.counts.shards:
         raise Stopped("another process is still working on the remaining shards.", "Run the same command again.")
-    mining.swap()
-    return mining.counts, made
+    step.swap()
+    return step.counts, made
 
 
-def services(plan: Plan, stack: AsyncExitStack, notify: Notify) -> Services:
+def services(plan: Plan[Any], stack: AsyncExitStack, notify: Notify) -> Services:
     """The models that the plan needs; each connects or loads at its first use."""
     job = plan.run.job
     models = Models(job.client(notify), job.instruction, Counters(), stack)

@@ -15,7 +15,7 @@ HUB = "hf://"
 WILDCARDS = frozenset("*?[")
 INSTRUCTION = "Given a question, retrieve passages that answer it"
 _SUFFIXES = re.compile(r"(\.(parquet|arrow|feather|jsonl|ndjson|json|csv|tsv|txt|md))?(\.(gz|zst))?$", re.IGNORECASE)
-_STEPS = frozenset({"generated", "kept", "mined"})
+_STEPS = frozenset({"generated", "kept", "relabelled", "mined"})
 _Path = Annotated[str, Field(pattern=r"^[^\x00]+$")]
 
 

@@ -144,9 +144,7 @@ def read_pairs(run: Path, view: str | None, notify: Notify, negatives: int | Non
         )
         for batch in source.batches(Shape())
         for row in batch.rows
-        for passage, score in zip(
-            row.answers, (row.reranker, *(each.reranker for each in row.extra_positives)), strict=True
-        )
+        for passage, score in row.taught
     ]
     return pl.DataFrame(rows, schema=_SCHEMA, orient="row")
 

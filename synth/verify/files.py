@@ -27,7 +27,7 @@ _HIDDEN = re.compile(r"-[0-9a-f]{8}(-[0-9]+)?(\.old)?$")
 MARKS = "marks.jsonl"
 _KNOWN = frozenset(
     {"README.md", "report.html", "job.json", "passages", "generated", "scores", "kept", "views", "rejected", "mined"}
-    | {"prepared.json", "prompts", ".rejects", "tmp", "wip", "logs", "index", "lost+found", MARKS}
+    | {"prepared.json", "prompts", ".rejects", "tmp", "wip", "logs", "index", "lost+found", "relabelled", MARKS}
 )
 _NUMBERS = ("shard", "first", "in", "out", "rejected")
 _TEXTS = ("identity", "input", "rejects_file", "rejects_sha256")
@@ -272,14 +272,13 @@ class Layout:
     scores: list[StepFiles] = field(default_factory=list)
     views: list[StepFiles] = field(default_factory=list)
     """`kept`, the named ones, and hidden ones that are being filled or were replaced."""
-    mined: StepFiles | None = None
+    added: list[StepFiles] = field(default_factory=list)
+    """`relabelled` and `mined`, where they exist."""
     others: Mapping[str, Sequence[Path]] = field(default_factory=dict)
     """Files of `.rejects`, `rejected`, `wip` and `tmp`, listed before the shards."""
 
     def steps(self) -> Iterator[StepFiles]:
-        yield from (self.passages, self.generated, *self.scores, *self.views)
-        if self.mined is not None:
-            yield self.mined
+        yield from (self.passages, self.generated, *self.scores, *self.views, *self.added)
 
     def indexes(self) -> list[int]:
         return sorted(frozenset().union(*(step.shards for step in self.steps())))
@@ -290,7 +289,7 @@ def survey(report: Report) -> Layout:
     root = report.root
     top = {entry.name for entry in _entries(root)}
     others = {name: files_below(root / name) for name in ("rejected", ".rejects", "wip", "tmp")}
-    mined = _step(report, "mined") if "mined" in top else None
+    added = [_step(report, name) for name in ("relabelled", "mined") if name in top]
     views = [_step(report, "kept")]
     for name in sorted(top):
         if name in {"views", ".views"}:
@@ -307,7 +306,7 @@ def survey(report: Report) -> Layout:
     for name in sorted(top - _KNOWN):
         if not REVISION.fullmatch(name) and not name.startswith("prompts.") and not _hidden_view(name):
             report.note(root / name, FOREIGN)
-    return Layout(root, _step(report, "passages"), generated, scores, views, mined, others)
+    return Layout(root, _step(report, "passages"), generated, scores, views, added, others)
 
 
 def files_below(folder: Path) -> list[Path]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from synth.verify import files, ledgers
 from synth.verify.files import Layout, Opened, Report, ShardFile, StepFiles, StepTotals, Unreadable, open_shard
@@ -41,8 +43,8 @@ class Walk:
         self.bodies = Bodies(report)
         self._layout, self._records, self._report = layout, records, report
         self._rows = RowLedger()
-        self._mined: str | None = None
-        self._settings: Mapping[str, Any] | None = None
+        self._settings: dict[str, tuple[str, Mapping[str, Any] | None]] = {}
+        """Of a step that was added to the run: the identity of its first shard, and its record."""
         self._first = layout.generated if records.existing else layout.passages
         shards = records.totals["shards"] if records.totals else None
         self._totals: dict[str, StepTotals] = {}
@@ -79,7 +81,8 @@ class Walk:
             scores = [each for each in opened if each is not None]
             opened = (self._open(step, index, stack) for step in layout.views if not step.hidden)
             views = [each for each in opened if each is not None]
-            mined = None if layout.mined is None else self._open(layout.mined, index, stack)
+            opened = (self._open(step, index, stack) for step in layout.added)
+            added = [each for each in opened if each is not None]
             self._check_upstream(index)
             first = pairs if existing else passages
             if first is None:
@@ -91,8 +94,8 @@ class Walk:
                 self._check_scores(scores, pairs)
                 for view in views:
                     self._check_view(view, pairs, scores)
-            if mined is not None:
-                self._blame(mined, self._wrong_negatives(mined, views))
+            for each in added:
+                self._blame(each, self._wrong_addition(each, [*views, *added]))
 
     def finish(self) -> None:
         """Report what only the totals over all shards show."""
@@ -115,7 +118,7 @@ class Walk:
                 report.withdraw(step.name)
                 report.note(step.path, "was replaced while it was being checked; verify again")
             absent = sorted(self._first.shards - step.shards)
-            if absent and step.name in self._totals and step is not layout.mined:
+            if absent and step.name in self._totals and step not in layout.added:
                 report.note(step.path, f"not done yet: shard {ledgers.some([f'{n:08d}' for n in absent], 5)}")
         report.steps.extend(self._totals.values())
 
@@ -271,30 +274,32 @@ class Walk:
             self._report.blame(view.file.path, f"was made from different bytes of one of {sources}")
         return None
 
-    def _wrong_negatives(self, mined: Opened, shown: Sequence[Opened]) -> Iterable[str]:
-        """What is wrong with a shard of `mined/`; `shown` are the shards of the visible views with the same number."""
-        identity = mined.stamp.identity
-        if self._mined is None:
-            self._mined, name = identity, f"mined-{identity[:16]}.json"
-            found = self._index_record(name, ("view", "rules"), "the record of how mined/ was made is missing")
-            if found is not None and files.sha256_of_json(found) != identity:
+    def _wrong_addition(self, added: Opened, shown: Sequence[Opened]) -> Iterable[str]:
+        """What is wrong with a shard of `mined/` or `relabelled/`, made from one of the shards `shown`."""
+        identity, step = added.stamp.identity, added.step.name
+        if step not in self._settings:
+            name = f"{step}-{identity[:16]}.json"
+            record = self._index_record(name, ("view", "rules"), f"the record of how {step}/ was made is missing")
+            if record is not None and files.sha256_of_json(record) != identity:
                 self._report.blame(self._report.root / "index" / name, "its content does not match its name")
-            else:
-                self._settings = found
-        if identity != self._mined:
-            yield "was mined with other settings than the shards before it"
-        elif self._settings is not None:
-            name = self._settings["view"]
+                record = None
+            self._settings[step] = identity, record
+        first, settings = self._settings[step]
+        if identity != first:
+            yield f"was {step} with other settings than the shards before it"
+        elif settings is not None:
+            name = settings["view"]
             view = next((each for each in shown if each.step.name == name), None)
-            if view is None or view.stamp.identity != self._settings["rules"]:
-                what = f"was made from pairs that {name} does not contain any more; `synth mine` rebuilds it"
-                self._report.note(mined.step.path, what)
-            elif mined.stamp.input != view.file.sha256:
-                self._stale(view, [mined])
+            if view is None or view.stamp.identity != settings["rules"]:
+                verb = "mine" if step == "mined" else "relabel"
+                what = f"was made from pairs that {name} does not contain any more; `synth {verb}` rebuilds it"
+                self._report.note(added.step.path, what)
+            elif added.stamp.input != view.file.sha256:
+                self._stale(view, [added])
             else:
-                yield from ledgers.differences(view.ids, mined)
+                yield from ledgers.differences(view.ids, added)
                 if self._report.deep:
-                    yield from ledgers.wrong_rows(view.table, [], mined)
+                    yield from ledgers.wrong_rows(view.table, [], _same_passages(added))
 
     def _check_rules(self, view: Opened, scores: Sequence[str]) -> None:
         identity = view.stamp.identity
@@ -355,3 +360,11 @@ def _other_texts(pairs: pa.Table, passages: pa.Table) -> Iterable[str]:
         texts = zip(pairs[mine].to_pylist(), taken[theirs].to_pylist(), strict=True)
         if not (parts and all(part in text for part, text in texts)):
             yield f"column {mine} differs from its passages"
+
+
+def _same_passages(added: Opened) -> Opened:
+    """A shard without the rows whose passage was replaced."""
+    if added.step.name != "relabelled":
+        return added
+    replaced = pc.struct_field(added.table["relabelled"], "replaced")
+    return dataclasses.replace(added, table=added.table.filter(pc.is_null(replaced)))

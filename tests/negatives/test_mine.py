@@ -160,14 +160,14 @@ def test_stopped_after_any_shard_the_bytes_are_the_same(tmp_path, monkeypatch, s
     mine(out, options)
     whole = bytes_of(out)
     assert len(whole) == 4
-    monkeypatch.setattr(step, "TOGETHER", 1)  # what is searched together shall not show either
+    monkeypatch.setattr("synth.steps.neighbours.TOGETHER", 1)  # what is searched together shall not show either
     for _ in range(4):
         plan = plan_of(aside, MineArgs(options=EASY | options), print)
 
         async def one(plan=plan):
             async with AsyncExitStack() as stack:
                 work = step.Mining(plan, services(plan, stack, lambda _: None), lambda _: None)
-                async for _ in work.mine(await work.prepare()):
+                async for _ in work.work(await work.prepare()):
                     return
 
         asyncio.run(one())

@@ -127,6 +127,10 @@ def plan(target: Target, args: PlanArgs, control: Control) -> Plan:
         raise JobError(f"{target.out} is the folder of a run.", "Name the job file.")
     if args.gpu:
         gpu_hours(args.gpu, args.precision, 0, 0)  # a mistake is told before a pilot is paid
+    quota = job.file.target
+    if quota is not None:  # a pilot asks every passage of its sample
+        job = replace(job, file=job.file.model_copy(update={"target": None}))
+        target = replace(target, job=job)
     prompts, library = prepare(job)
     files, data = _corpus(job, control)
     findings = Findings(Document(job.source, {}, {}, ()))
@@ -139,6 +143,10 @@ def plan(target: Target, args: PlanArgs, control: Control) -> Plan:
         bounds = (math.floor(costs.passages * pilot.low), math.ceil(costs.passages * pilot.high))
         kept = (round(costs.passages * pilot.per_passage), *bounds)
     notes = list(findings.warnings)
+    if quota is not None and pilot is not None and pilot.kept:
+        items = round(quota.kept * pilot.pairs / pilot.kept)
+        what = f"target: at the pilot's yield {items:,} pairs give {quota.kept:,} kept ones"
+        notes.append(f"{what}; the figures above are of a run over all passages.")
     hours, rates, cost = None, "", None
     computed, sent, out = costs.computed_tokens or 0, costs.prompt_tokens or 0, costs.completion_tokens or 0
     if args.gpu:

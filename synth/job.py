@@ -26,6 +26,7 @@ from synth.sources import INSTRUCTION, Corpus, PairData, Part, ReadLimits
 from synth.sources.options import HUB
 from synth.stage import ClientSettings, EmbedStage, LlmStage, Stage, name_of
 from synth.tables import PAIRS, carried_name
+from synth.target import TargetOptions
 from synth.tasks import Task
 from synth.terminal import tell
 from synth.types import Layout, Notify
@@ -168,6 +169,7 @@ class JobFile(Stage):
     keep: dict[str, Any] | None = None
     limits: Limits = Limits()
     budget: Budget | None = None
+    target: TargetOptions | None = None
     run: RunOptions = RunOptions()
     out: Annotated[str, AfterValidator(_plain_folder)] | None = None
 
@@ -228,10 +230,15 @@ class Job:
         return next(filter(None, given), INSTRUCTION)
 
     def require_task(self) -> Task:
-        """The task of a job that generates. Raises JobError where there is none."""
+        """The task of a job that generates, which draws what a target plans. Raises JobError where there is none."""
         if self.task is None:
             raise JobError(f"{self.source}: works on existing pairs and generates nothing.")
-        return self.task
+        return self.task.planned(self.quotas) if self.quotas else self.task
+
+    @property
+    def quotas(self) -> Mapping[str, Mapping[str, float]]:
+        """The columns of the target, each with the share (0 to 1) of every value."""
+        return self.file.target.quotas(self.task) if self.file.target and self.task else {}
 
     @property
     def run(self) -> RunOptions:
@@ -258,7 +265,8 @@ class Job:
 
     def as_json(self) -> dict[str, Any]:
         """The job with every default filled in, as `job.json` keeps it: enough to resume from."""
-        unused = _GENERATION if self.data else {"data"} if self.part else {"data", "part"}
+        absent = {name for name in ("part", "target") if getattr(self.file, name) is None}
+        unused = _GENERATION if self.data else {"data", *absent}
         return self.file.model_dump(mode="json", by_alias=True, exclude=unused)
 
 
@@ -347,6 +355,8 @@ def draft_job(document: Document, overrides: Sequence[str] = ()) -> Draft:
     # while a scorer is refused, or the class of the task is not there, nobody knows their columns
     unknown = any(each.path[:1] == ("scores",) or each.path == ("task", "use") for each in found)
     problems = [*document.problems, *found, *_between_sections(data, file), *_between_scorers(data, stages)]
+    if file is not None and file.target is not None and data.get("data") is None:
+        problems += file.target.problems(stages)
     rules, found = Rules.parse(data.get("keep"), stages.get("scores", ()), stored=unknown)
     if rules is not None and file is not None and not found and not unknown:
         found = rules.absent(_columns(file, stages)) if file.corpus else []
@@ -398,7 +408,7 @@ def _sections(data: Mapping[str, Any]) -> tuple[JobFile | None, dict[str, Any], 
     return file, stages, problems
 
 
-_GENERATION = {"corpus", "part", "personas", "task"}
+_GENERATION = {"corpus", "part", "personas", "target", "task"}
 """Sections that only a job which generates has."""
 
 

@@ -25,8 +25,8 @@ from synth.job import Draft, draft_job, mistaken
 from synth.stage import Stage
 from synth.validation import override, plain, validate
 
-_SECTIONS = ("personas", "scores", "keep", "budget")
-"""Keys of a job that an entry may have beside the options of its task; the last three only it."""
+_SECTIONS = ("personas", "scores", "keep", "budget", "target")
+"""Keys of a job that an entry may have beside the options of its task; all but the first only it."""
 
 
 class _Place(Stage):

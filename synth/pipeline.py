@@ -27,7 +27,8 @@ from synth.runners.ray_cluster import Cluster
 from synth.runs.history import History, read_rules
 from synth.runs.run import OpenRun, job_of
 from synth.shards.journal import turn
-from synth.steps import ingest, keep, score
+from synth.steps import ingest, keep, rounds, score
+from synth.target import FEWER
 
 EMBEDDER = {"use": "sentence_transformers", "model": "all-MiniLM-L6-v2"}
 """The embedder where none is named: on this machine, an English model."""
@@ -216,10 +217,12 @@ class _Pipeline:
         if opened.pairs:
             for_tables()
         again = self._args.retry and not opened.pairs
+        if again and opened.job.file.target is not None:
+            raise JobError("--retry-rejected: a run with a target asks for new items instead.", "Leave it out.")
         if again and opened.record.retry:  # a revision that asks items again is finished first
             done = opened.history.totals()
             again = done is not None and len(opened.folder.step("generated").done()) >= done["shards"]
-        counters = self._pass(opened)
+        opened, counters = self._rounds(opened, self._pass(opened))
         if again and (items := ingest.rejected_items(opened)):
             opened = opened.asking_again(items)
             self._control.notify(f"asking {len(items):,} rejected items again, as revision {opened.revision}")
@@ -229,6 +232,31 @@ class _Pipeline:
         summary = summarise(opened, keep.default_view(opened, score.steps_of(opened)))
         opened.folder.replace_atomically("README.md", card(opened, summary).encode())
         return Finished(opened, summary, counters)
+
+    def _rounds(self, opened: OpenRun, counters: Counters) -> tuple[OpenRun, Counters]:
+        """With a target, one round after the other: each a revision, planned when the one before it is over."""
+        if opened.job.file.target is None:
+            return opened, counters
+        if rounds.clusters_of(opened) is None:
+            self._control.report("finding clusters of passages")
+            asyncio.run(self._cluster(opened))
+        while (planned := rounds.next_round(opened)) is not None:
+            opened = opened.next_round(planned)
+            items, passages, now = len(planned.positions), len(planned.passages), rounds.standing(opened)
+            self._control.report(
+                f"round {planned.number}: {items:,} items for {passages:,} passages; {next(now.lines())}"
+            )
+            counters = self._pass(opened)
+        return opened, counters
+
+    async def _cluster(self, opened: OpenRun) -> None:
+        stage, job = opened.job.embed, opened.job
+        assert stage is not None  # noqa: S101 - a target needs one
+        encoder = stage.open(job.client(self._control.notify), job.instruction)
+        try:
+            await rounds.cluster(opened, encoder, self._control.check)
+        finally:
+            await encoder.close()
 
     def _pass(self, opened: OpenRun) -> Counters:
         """Step 0, then everything after it. Raises InputError when there is nothing to do."""
@@ -242,11 +270,17 @@ class _Pipeline:
                     what, hint = f"{what}; {counts['rejected']:,} rows were rejected", f"See {where}."
                 raise InputError(f"{what}.", hint)
             again = f", {counts['retried']:,} items asked again" if counts.get("retried") else ""
-            self._control.report(
-                f"{counts[made]:,} {made} of {counts['rows_in']:,} rows, {counts['rejected']:,} rows rejected{again}"
-            )
+            count, target = counts[made] - counts.get("planned", 0), opened.job.file.target
+            if opened.record.round is None:
+                self._control.report(
+                    f"{count:,} {made} of {counts['rows_in']:,} rows, {counts['rejected']:,} rows rejected{again}"
+                )
+            if target is not None and (why := target.impossible(count)):
+                raise JobError(f"{opened.job.source}: {why}.", FEWER)
             give_back()
             counters.started = time.monotonic()
+            if target is not None and opened.revision == 1:
+                return counters  # its passages are asked in rounds
             asyncio.run(self._work(opened, counts["shards"], counters))
         return counters
 

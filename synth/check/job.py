@@ -27,6 +27,7 @@ from synth.shards import OutputFolder
 from synth.shipped import find
 from synth.sources import Corpus, InputFile, ReadLimits, inspect, require_apart
 from synth.steps.keep import DEFAULT, record_of
+from synth.target import FEWER
 from synth.tasks import Task
 from synth.types import Notify
 from synth.validation import validate
@@ -128,6 +129,14 @@ def _check_rules(job: Job, items: int, findings: Findings) -> None:
             findings.warn(f"{out}, the last run: {'. '.join(map(str.strip, lines))}")
 
 
+def _check_target(job: Job, data: DataReport, findings: Findings) -> None:
+    why = job.file.target.impossible(data.expected) if job.file.target and data.passages else None
+    if why and data.sampled:
+        findings.warn(f"{why}, by a sample. {FEWER}")
+    elif why:
+        findings.problem(Problem(("target", "kept"), why, FEWER))
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """All that a check found; parts that mistakes elsewhere made impossible are None or empty."""
@@ -174,6 +183,7 @@ def examine(draft: Draft, base: Path, *, offline: bool, notify: Notify = lambda 
         for problem in unsuited(job, list(data.languages)):
             findings.problem(problem)
         job.run.in_flight(findings.warn)
+        _check_target(job, data, findings)
     if not offline:
         notify("asking the models")
     instruction = job.instruction if job is not None else str(getattr(draft.stages.get("task"), "instruction", ""))

@@ -170,7 +170,10 @@ def cost_facts(job: Job, costs: Costs) -> Iterator[tuple[str, str]]:
 
     from synth.check.costs import BYTES_PER_TOKEN, REPLY_TOKENS
 
-    slots = job.require_task().items_per_passage
+    slots, target = job.require_task().items_per_passage, job.file.target
+    if target is not None:
+        yield "target", f"{target.kept:,} kept pairs, in at most {target.stop.rounds} rounds"
+        yield "", "how many items that takes depends on the rules; below is a run without it"
     calls = round(costs.calls / max(1, costs.items))
     each = f", {calls} {'call' if calls == 1 else 'calls'} each"
     yield "expected", f"{costs.items:,} items ({costs.passages:,} passages × {slots}){each}"

@@ -66,12 +66,17 @@ def show(
 @command("synth status out", "synth status out --json")
 def status(out: RunFolder, as_json: AsJson = False) -> None:
     """What is done and what is left, step by step."""
+    from synth.runs.run import OpenRun
     from synth.shards import OutputFolder
+    from synth.steps.rounds import standing
 
     folder = OutputFolder.open(out)
     steps, working = list(_steps(folder)), list(_open_shards(folder.path / "wip"))
+    run = OpenRun.recorded(folder)
+    target = standing(run) if run.job.file.target is not None else None
     if as_json:
-        say(json.dumps({"steps": steps, "open": working}))
+        known = {"target": asdict(target)} if target is not None else {}
+        say(json.dumps({"steps": steps, "open": working} | known))
         return
     rows, behind = [], set()
     for step in steps:
@@ -85,7 +90,10 @@ def status(out: RunFolder, as_json: AsJson = False) -> None:
     for each in working:
         state = "being worked on" if each["held"] else "left by a stopped run; the next run resumes it"
         say(f"{each['step']} {each['shard']}: {state}, last reply {each['idle_seconds']:,.0f} s ago")
-    if any(name not in _ADDED and not name.startswith("views/") for name in behind):
+    for line in target.lines() if target is not None else ():
+        say(f"target: {line}")
+    going_on = target is not None and not target.ended
+    if going_on or any(name not in _ADDED and not name.startswith("views/") for name in behind):
         say(f"resume with: synth run {out}")
     elif added := [verb for name, verb in _ADDED.items() if name in behind]:
         say(f"resume with: synth {added[0]} {out}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from synth.report import sections
+from synth.report import record, sections
 from synth.report.material import Texts, embed, read
 from synth.report.measures import Vectors
 from synth.report.parts import Report
@@ -43,6 +43,7 @@ def make(folder: OutputFolder, view: str, queries: Path | None = None, notify: N
     measured = [
         sections.funnel(m),
         sections.coverage(m, of("passage")),
+        *([record.target(m)] if m.run.job.file.target is not None else []),
         sections.requested(m),
         sections.redundancy(m, of("kept query")),
         sections.content(m),
@@ -53,6 +54,6 @@ def make(folder: OutputFolder, view: str, queries: Path | None = None, notify: N
         sections.leakage(m),
         sections.atlas(m, vectors),
         sections.real(near),
-        sections.provenance(m),
+        record.provenance(m),
     ]
     return Report(folder.path, view, m.view.rules.describe(), measured)

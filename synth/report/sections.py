@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from synth.clusters import clusters
 from synth.errors import JobError
-from synth.generators import Generators
 from synth.report import measures
 from synth.report.material import Material
 from synth.report.measures import Vectors
@@ -21,7 +18,6 @@ from synth.report.parts import Figure, Histogram, Kind, Map, Samples, Section, T
 from synth.results.summary import RANK, files_of, scan
 from synth.results.sweep import SweepArgs, even_steps, histogram, sweep
 from synth.rules.conditions import Grouped
-from synth.stage import Stage, name_of
 from synth.terminal import shorten
 
 _TOP = 12
@@ -97,7 +93,7 @@ def coverage(m: Material, vectors: Vectors | str) -> Section:
     passages, vectors = m.passages[np.flatnonzero(has)], vectors[has]
     done = passages["covered"].to_numpy()
     count = max(1, min(50, round((len(vectors) / 2) ** 0.5)))
-    of, centres = measures.clusters(vectors, count, np.random.default_rng(m.seed))
+    of, centres = clusters(vectors, count, np.random.default_rng(m.seed))
     rows, reading = [], []
     for number in np.unique(of).tolist():
         members = np.flatnonzero(of == number)
@@ -456,44 +452,3 @@ def real(near: Mapping[str, Any]) -> Section:
         Figure("energy_of_halves", "of real queries to each other", near["energy_of_halves"], "number"),
     ]
     return section
-
-
-def provenance(m: Material) -> Section:
-    """Where the data comes from: models, licences, prompts, inputs, seed and versions."""
-    record, job = m.run.record, m.run.job
-    section = Section("provenance", "Provenance", "Licences are those that a model's folder or package states.")
-    writers = job.llm.members if isinstance(job.llm, Generators) else [("language model", job.llm)]
-    models: dict[str, Stage | None] = {
-        **dict(writers),
-        "embedder": job.embed,
-        "embedder of personas": job.persona_embed,
-    }
-    models |= {f"{scorer.name}: {name}": model for scorer in job.scores for name, model in scorer.models.items()}
-    named = {what: (name_of(each), getattr(each, "model", "")) for what, each in models.items() if each is not None}
-    rows = [(what, use, model, _licence(model)) for what, (use, model) in named.items()]
-    head = ("", "use", "model", "licence")
-    section.tables.append(Table("models", "models", head, ["text"] * 3, rows))
-    inputs = [(each.path, each.rows, each.sha256) for each in record.inputs]
-    section.tables.append(Table("inputs", "inputs", ("file", "rows", "sha256"), ("count", "text"), inputs))
-    prompts = sorted((record.identity.get("templates") or {}).items())
-    if prompts:
-        section.tables.append(Table("prompts", "prompts", ("file", "sha256"), ("text",), prompts))
-    facts: dict[str, Value] = {
-        "seed": m.seed,
-        "revision": record.number,
-        "identity": record.sha256,
-        "rules": m.view.rules.describe(),
-    }
-    facts |= {"synth": metadata.version("synth"), "task": name_of(job.task) if job.task else "filter"}
-    facts |= {"personas": json.dumps(record.identity["personas"])} if record.identity.get("personas") else {}
-    section.tables.append(Table("run", "run", ("", "value"), ("text",), [*facts.items()]))
-    return section
-
-
-def _licence(model: str) -> str:
-    """What the card in a model's own folder says; nothing is looked up."""
-    card = Path(model) / "README.md"
-    if not model or not card.is_file():
-        return "not recorded"
-    lines = (line for line in card.read_text("utf-8", "replace").splitlines()[:60] if line.startswith("license:"))
-    return next((line.partition(":")[2].strip() for line in lines), "not recorded")

@@ -50,6 +50,9 @@ def _body(run: OpenRun, summary: Summary, codes: list[str]) -> Iterator[str]:
     if summary.existing:
         made = f"from {summary.rows_in:,} rows of {', '.join(each.source for each in run.job.data)}"
     yield f"{summary.pairs:,} pairs {made}. {summary.kept:,} of them pass the rules `{run.job.rules.describe()}`."
+    if summary.target is not None:
+        yield ""
+        yield f"Target: {'; '.join(summary.target.lines())}."
     if model == "extractive":
         yield ""
         yield (

@@ -94,6 +94,8 @@ def _counts(summary: Summary) -> Iterator[tuple[str, str]]:
     if summary.shuffled_share is not None:
         chance = f"the cosine rule keeps {summary.shuffled_share:.1%} of randomly shuffled pairs"
         yield "chance level", f"{chance} (a useful threshold keeps almost none)"
+    if summary.target is not None:
+        yield from (("" if n else "target", line) for n, line in enumerate(summary.target.lines()))
     if found := summary.own_passage:
         shares = f"found first by {found['first']:.0%} of the queries, among three by {found['first_three']:.0%}"
         yield "own passage", f"{shares}{_searched(found)}"

@@ -19,7 +19,8 @@ from synth.search import Index
 from synth.shards import OutputFolder, StepFolder
 from synth.shards.folder import readable
 from synth.sources import sample_rows
-from synth.steps.keep import View
+from synth.steps.keep import DEFAULT, View
+from synth.steps.rounds import Standing, standing
 from synth.types import position_and_slot
 
 if TYPE_CHECKING:
@@ -121,6 +122,8 @@ class Summary:
     """Spearman's rank correlation of each score with the grade that the task asked for; empty for a task without."""
     real_queries: Mapping[str, Any] = field(default_factory=dict)
     """How near the queries are to real ones, by `seed_overlap`; empty without it."""
+    target: Standing | None = None
+    """How far the run is from its target; None without one, and for a view beside `kept/`."""
 
 
 def searched(folder: OutputFolder, scores: Iterable[str]) -> dict[str, Any]:
@@ -140,7 +143,7 @@ def _facts_of(folder: OutputFolder, scores: Iterable[str], scorer: str) -> dict[
 
 def summarise(run: OpenRun, view: View) -> Summary:
     """Read what a run has made so far: a few columns, one shard at a time, and whole rows only as examples."""
-    step0 = {"rows_in": 0, "passages": 0, "retried": 0} | (run.history.totals() or {})
+    step0 = {"rows_in": 0, "passages": 0, "retried": 0, "planned": 0} | (run.history.totals() or {})
     existing = bool(run.job.data)
     # they count as what became of the new ones
     asked_again = [item for record in run.history.records for item in record.retry]
@@ -160,7 +163,7 @@ def summarise(run: OpenRun, view: View) -> Summary:
     return Summary(
         rows_in=step0["rows_in"],
         rows_rejected=reasons(run.folder, "generated" if existing else "passages"),
-        passages=step0["passages"] - step0["retried"],
+        passages=step0["passages"] - step0["retried"] - step0["planned"],
         items=pairs if existing else items - step0["retried"],
         pairs=pairs,
         unusable={} if existing else reasons(run.folder, "generated", without=asked_again),
@@ -186,6 +189,7 @@ def summarise(run: OpenRun, view: View) -> Summary:
         asked={} if existing else {name: shares for name, shares in run.task.asked().items() if shares},
         agreement={} if existing else _agreement(run, [*kept_files, *dropped_files]),
         real_queries=_facts_of(run.folder, view.scores, "seed_overlap"),
+        target=standing(run) if run.job.file.target is not None and view.name == DEFAULT else None,
     )
 
 

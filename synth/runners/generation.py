@@ -310,7 +310,9 @@ class Generation:
             journaled = JournaledChat(under.chat, shard.journal, self._stop.is_set)
             asked = shard.asked[n]
             try:
-                outcomes = await under.writer.write(shard.candidates[n], journaled, asked.slots, asked.before)
+                outcomes = await under.writer.write(
+                    shard.candidates[n], journaled, asked.slots, asked.before, asked.fixed
+                )
                 self._counters.passage_done(outcomes)
             except Stopped:
                 self._room.release()  # the shard stays open; the task that waits for room has to see the stop

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from synth.runs.run import OpenRun
 from synth.stage import ChatModel
+from synth.steps import keep, score
 from synth.terminal import tell
 from synth.types import Notify, Pair, Rejected
 
@@ -105,6 +106,10 @@ class Counters:
     """Shards to leave alone, because processes died on them."""
     started: float = field(default_factory=time.monotonic)
     budget: Meter | None = None
+    goal: tuple[int, int, int] | None = None
+    """Of a target: the round, how many there are at most, and the pairs to keep."""
+    kept_before: int = 0
+    """Pairs kept when this process started; only with a target."""
 
     @property
     def items_done(self) -> int:
@@ -130,7 +135,11 @@ class Counters:
         return Snapshot(tuple(phases), tuple(self._figures()))
 
     def _figures(self) -> list[str]:
-        figures = [self.phase] if not (self.reading or self.phase in _PLAIN_PHASES) else []
+        figures = []
+        if self.goal is not None:
+            number, most, wanted = self.goal
+            figures += [f"round {number} of at most {most}", f"{self.kept_before + self.kept:,} of {wanted:,} kept"]
+        figures += [self.phase] if not (self.reading or self.phase in _PLAIN_PHASES) else []
         if self.kept + self.dropped:
             figures.append(f"{self.kept / (self.kept + self.dropped):.0%} kept")
         made = self.pairs + self.unusable
@@ -202,8 +211,13 @@ def count_items(run: OpenRun, counters: Counters, done: Collection[int], scored:
     due = {}
     for index in range(found.shards):
         part = found.of_shard(index)
-        due[index] = part.rows(index) * (1 if part.retry else counters.slots)
+        due[index] = part.items(index, 0 if run.job.file.target else counters.slots)
     had = {index: due[index] if alike else generated.meta(index).rows_in for index in due.keys() & set(done)}
+    if run.job.file.target is not None and run.record.round is not None:
+        target = run.job.file.target
+        counters.goal = (run.record.round.number, target.stop.rounds, target.kept)
+        view = keep.default_view(run, score.steps_of(run)).folder(run.folder)
+        counters.kept_before = sum(view.meta(index).rows_out for index in view.done())
     counters.items_total = sum((due | had).values())
     counters.items_before = sum(had.values())
     counters.scored_before = sum(had[index] for index in had.keys() & set(scored))

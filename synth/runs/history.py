@@ -12,9 +12,12 @@ import re
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypedDict
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from synth.errors import OutputError
@@ -26,16 +29,51 @@ from synth.sources import InputFile, PairSet, pairs_schema
 FORMAT = 1
 _RESTORE = "Restore it from a backup, or choose another folder with -o."
 _NAME = re.compile(r"job\.([1-9][0-9]*)\.json")
-_OWN = frozenset({"revision", "retry"})
+_OWN = frozenset({"revision", "retry", "round"})
 """Keys that make a revision's identity its own; what is left of it are the settings."""
-_FIXED = ("version", "schema", "sample", "part", "shard_size")
+_FIXED = ("version", "schema", "sample", "part", "shard_size", "target")
 """What no revision can change: every shard of a folder shares it."""
 _LISTS = ("corpus", "data")
 _SHOWN = 16
 
 
+class Round(BaseModel):
+    """A round of a run with a target: for each item the position of its passage, and the values to ask for.
+
+    Items are in the order of positions. Those of one passage become one row of `passages/`, and are its slots.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    number: int
+    values: tuple[dict[str, str], ...]
+    """Combinations of values by column."""
+    positions: tuple[int, ...]
+    asked: tuple[int, ...]
+    """For each item its place in `values`."""
+
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """The first item of each row, and the end of the last."""
+        changes = np.flatnonzero(np.diff(np.array(self.positions, np.int64)))
+        return np.concatenate([[0], changes + 1, [len(self.positions)]]).astype(np.int64)
+
+    @cached_property
+    def passages(self) -> NDArray[np.int64]:
+        """The position of the passage of each row."""
+        return np.array(self.positions, np.int64)[self.starts[:-1]]
+
+    def row(self, number: int) -> dict[int, dict[str, str]]:
+        """What each slot of a row asks for."""
+        start, end = self.starts[number : number + 2].tolist()
+        return {slot: self.values[self.asked[at]] for slot, at in enumerate(range(start, end))}
+
+
 class Record(BaseModel):
-    """One revision as it was written down; `retry` are the ids of the rejected items that it asks again."""
+    """One revision as it was written down.
+
+    `retry` are the ids of the rejected items that it asks again, `round` is what a round of a target asks for.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -47,6 +85,7 @@ class Record(BaseModel):
     inputs: tuple[InputFile, ...]
     sample: int | None
     retry: tuple[str, ...] = ()
+    round: Round | None = None
     code: Path | None = None
     """Where the job finds classes of the user's own."""
 
@@ -125,6 +164,7 @@ class History:
         inputs: Sequence[InputFile],
         templates: Mapping[str, bytes],
         retry: Sequence[str] = (),
+        planned: Round | None = None,
     ) -> Record:
         """Record a new revision; where another process took its number first, returns that one.
 
@@ -134,6 +174,8 @@ class History:
         whole = dict(described) | ({"revision": number} if number > 1 else {})
         if retry:
             whole["retry"] = identity.sha256({"items": list(retry)})
+        if planned is not None:
+            whole["round"] = identity.sha256(planned.model_dump(mode="json"))
         for name, template in templates.items():  # some may be left over from a start that died
             self.folder.replace_atomically(Path(prompts_name(number)) / name, template)
         content: dict[str, Any] = {
@@ -147,6 +189,8 @@ class History:
         }
         if retry:
             content["retry"] = list(retry)
+        if planned is not None:
+            content["round"] = planned.model_dump(mode="json")
         if job.code is not None:
             content["code"] = str(job.code)
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
@@ -183,7 +227,8 @@ class History:
                 break
             end = sums["pairs" if record.existing else "passages"]
             size = int(record.identity["shard_size"])
-            found.append(Part(record.number, range(shards, sums["shards"]), first, end, size, bool(record.retry)))
+            within = range(shards, sums["shards"])
+            found.append(Part(record.number, within, first, end, size, bool(record.retry), record.round))
             shards, first = sums["shards"], end
         return Parts(found)
 
@@ -266,11 +311,29 @@ class Part:
     size: int
     retry: bool
     """Whether its rows are items asked again, one slot each."""
+    round: Round | None = None
+    """What its rows ask for, where they are those of a round."""
 
     def rows(self, index: int) -> int:
         """Passages (or pairs) of a shard."""
-        start = self.first + (index - self.shards.start) * self.size
-        return max(0, min(self.end - start, self.size))
+        return len(range(self.first, self.end)[self._place(index)])
+
+    def items(self, index: int, slots: int) -> int:
+        """Items of a shard, where passages of the input have so many `slots`."""
+        if self.round is None:
+            return self.rows(index) * (1 if self.retry else slots)
+        return int(np.diff(self.round.starts)[self._place(index)].sum())
+
+    def planned(self, index: int) -> Sequence[tuple[int, dict[int, dict[str, str]]]]:
+        """For each row of a shard of a round: the position of its passage, and what each of its slots asks for."""
+        assert self.round is not None  # noqa: S101 - the caller has looked
+        place = self._place(index)
+        rows = enumerate(self.round.passages[place].tolist(), place.start)
+        return [(passage, self.round.row(n)) for n, passage in rows]
+
+    def _place(self, index: int) -> slice:
+        start = (index - self.shards.start) * self.size
+        return slice(start, start + self.size)
 
 
 @dataclass(frozen=True, slots=True)

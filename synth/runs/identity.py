@@ -62,6 +62,7 @@ def describe(
         "llm": None if job.llm is None else stage_identity(job.llm),
         "embed": stage_identity(job.persona_embed) if persona_sha256 and job.persona_embed else None,
         "task": _without(stage_identity(job.task), *_ELSEWHERE),
+        **({"target": True} if job.file.target else {}),
     }
 
 

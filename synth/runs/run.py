@@ -22,6 +22,7 @@ from synth.runs import identity
 from synth.runs.history import (
     History,
     Record,
+    Round,
     compare,
     file_name,
     in_order,
@@ -174,6 +175,12 @@ class OpenRun:
         if record.retry != tuple(items):
             what = f"{self.folder.path}: another process has changed this run."
             raise OutputError(what, "Wait for it, then run the command again.")
+        return replace(self, record=record)
+
+    def next_round(self, planned: Round) -> OpenRun:
+        """The run under a new revision that carries out a round; another process may have planned it before."""
+        templates = dict(self.prompts.files) if self.prompts else {}
+        record = self.history.append(self.job, self.record.settings, self.inputs, templates, planned=planned)
         return replace(self, record=record)
 
     def at(self, number: int) -> OpenRun:

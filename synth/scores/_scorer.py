@@ -92,6 +92,8 @@ class Scorer(Stage):
     """The models it uses, such as `encoder` or `chat`: fields of `Services`."""
     scope: ClassVar[Literal["shard", "pass"]] = "shard"
     """`shard`: pure over one shard. `pass`: needs an index over all shards first, which `build` makes."""
+    index_parts: ClassVar[tuple[str, ...]] = ()
+    """Arrays of its index that it writes shard by shard, in this order, each the same whatever shards follow."""
     stem: ClassVar[str | None] = None
     """The part of the column names that `as` replaces; None for the first word of the first name."""
 

@@ -41,6 +41,7 @@ class RoundTrip(Scorer):
 
     scope: ClassVar[Literal["shard", "pass"]] = "pass"
     needs: ClassVar[frozenset[str]] = frozenset({"encoder"})
+    index_parts: ClassVar[tuple[str, ...]] = ("vectors", "digests")
     stem: ClassVar[str | None] = "round_trip"
     outputs = (
         ScoreColumn("round_trip_rank", pa.int64(), low=1, better="low"),

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -79,10 +80,11 @@ class JournaledChat:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What one passage is asked for: its slots, and the queries that it has already."""
+    """What one passage is asked for: its slots, the queries that it has, and values fixed by slot and column."""
 
     slots: Sequence[int]
     before: Sequence[Written] = ()
+    fixed: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -126,18 +128,38 @@ async def open_shard(run: OpenRun, index: int, journal: Journal, personas: Perso
     step = run.folder.step("passages")
     source = step.read(index)
     records = passages(source.table)
-    again: list[str | None] = source.table["retry_of"].to_pylist()
-    asked = [Asked(range(run.task.items_per_passage))] * len(again)
-    if any(again):
-        before = ingest.written_before(run, [item for item in again if item])
-        items = zip(again, asked, strict=True)
-        asked = [Asked((position_and_slot(item)[1],), before[item]) if item else every for item, every in items]
-    candidates, refused = await candidates_of(run.job, records, personas)
-    outcomes: dict[int, Sequence[Pair | Rejected]] = {
+    asked = asked_of(run, index, source.table["retry_of"].to_pylist())
+    due = any(each.slots for each in asked)
+    candidates, refused = await candidates_of(run.job, records if due else (), personas)
+    outcomes: dict[int, Sequence[Pair | Rejected]] = {n: () for n, each in enumerate(asked) if not each.slots}
+    outcomes |= {
         n: [Rejected(records[n], slot, why.reason, f"embedding the passage: {why.detail}") for slot in asked[n].slots]
         for n, why in refused.items()
     }
     return OpenShard(run, index, source, records, asked, candidates, journal, step.checksum(index), outcomes)
+
+
+def asked_of(run: OpenRun, index: int, again: Sequence[str | None]) -> Sequence[Asked]:
+    """What each passage of a shard is asked; `again` are the rejected items that its rows retry.
+
+    With a target, passages of the input are asked in rounds only, which repeat them and know what earlier rounds wrote.
+    """
+    parts = run.history.parts()
+    part = parts.of_shard(index)
+    if part.round is None:
+        every = Asked(range(0 if run.job.file.target else run.task.items_per_passage))
+        before = ingest.written_before(run, [item for item in again if item])
+        return [Asked((position_and_slot(item)[1],), before[item]) if item else every for item in again]
+    rows, places = part.planned(index), dict[int, int]()
+    for earlier in parts.parts:
+        if earlier.round is not None and earlier.number < part.number:
+            passages = earlier.round.passages
+            found = np.flatnonzero(np.isin(passages, [passage for passage, _ in rows]))
+            places |= zip((earlier.first + found).tolist(), passages[found].tolist(), strict=True)
+    texts: dict[int, list[Written]] = defaultdict(list)
+    for position, queries in sorted(ingest.written(run, places).items()):
+        texts[places[position]] += queries
+    return [Asked(range(len(fixed)), texts[passage], fixed) for passage, fixed in rows]
 
 
 async def candidates_of(

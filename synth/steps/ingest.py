@@ -1,18 +1,18 @@
 """Step 0: input rows become shards, once: `passages/` from corpora, `generated/` from existing pairs.
 
-Each revision adds a part (`synth.runs.history`): its new inputs, or the rejected items to retry. A part is a pure
-function of the recorded inputs and the shard size, so a killed run reads again from the start and commits only what is
-missing, and two processes that read at the same time write the same bytes.
+Each revision adds a part (`synth.runs.history`): its new inputs, the rejected items to retry, or a round. A part is a
+pure function of the recorded inputs and the shard size, so a killed run reads again from the start and commits only
+what is missing, and two processes that read at the same time write the same bytes.
 
 A retried item is a row of its own in `passages/`, with a new position, so every draw for it is a new one; `retry_of`
-names the old item, whose rejected row stays as it is.
+names the old item, whose rejected row stays as it is. So is a passage that a round of a target asks for.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, ClassVar, Generic
@@ -118,7 +118,13 @@ class _Ingest(ABC, Generic[Row]):
                 self.step.settle()
                 done = dict(sums)
                 if record.retry:
-                    _retry(self.run, record, self.step, done)
+                    items = [(position_and_slot(item)[0], item) for item in record.retry]
+                    _repeat(self.run, record, self.step, done, items)
+                    done["retried"] += len(record.retry)
+                elif record.round:
+                    rows = record.round.passages.tolist()
+                    _repeat(self.run, record, self.step, done, [(position, None) for position in rows])
+                    done["planned"] = done.get("planned", 0) + len(rows)
                 elif inputs != seen:
                     self._read(record, done, seen)
                 self.run.history.put_totals(record, done)
@@ -356,8 +362,15 @@ def written_before(run: OpenRun, items: Sequence[str]) -> Mapping[str, Sequence[
             again = passages.read_columns(index, ["retry_of"])["retry_of"]
             position, _ = position_and_slot(again[position - passages.meta(index).first].as_py())
         positions[item] = position
+    found = written(run, set(positions.values()))
+    return {item: found[position] for item, position in positions.items()}
+
+
+def written(run: OpenRun, positions: Collection[int]) -> Mapping[int, Sequence[Written]]:
+    """The queries that rows of `passages/` have got, with their configurations, by position."""
+    parts = run.history.parts()
     found: dict[int, list[Written]] = defaultdict(list)
-    wanted = set(positions.values())
+    wanted = set(positions)
     generated = run.folder.step("generated")
     for index in sorted({parts.shard_of(position) for position in wanted} & generated.done()):
         table = generated.read_columns(index, ["id", "query", "character", "question_type", "difficulty"])
@@ -367,30 +380,31 @@ def written_before(run: OpenRun, items: Sequence[str]) -> Mapping[str, Sequence[
                 kind = row["question_type"]  # only retrieval has one
                 config = QueryConfig(row["character"], kind, row["difficulty"]) if kind else None
                 found[position].append(Written(config, row["query"]))
-    return {item: found[position] for item, position in positions.items()}
+    return found
 
 
-def _retry(run: OpenRun, record: Record, step: StepFolder, sums: dict[str, int]) -> None:
-    """Write the passages of rejected items once more, each at a new position.
+def _repeat(
+    run: OpenRun, record: Record, step: StepFolder, sums: dict[str, int], wanted: Sequence[tuple[int, str | None]]
+) -> None:
+    """Write passages once more, each at a new position: those at these positions, with the item that each retries.
 
     Raises OutputError when a shard with one of the passages is damaged or missing.
     """
     finished, size, parts = step.done(), run.job.run.shard_size, run.history.parts()
-    for start in range(0, len(record.retry), size):
-        items, first = record.retry[start : start + size], sums["passages"]
+    for start in range(0, len(wanted), size):
+        items, first = wanted[start : start + size], sums["passages"]
         rows = len(items)
         if sums["shards"] not in finished:
             tables = []
-            for index, group in groupby(items, lambda item: parts.shard_of(position_and_slot(item)[0])):
+            for index, group in groupby(items, lambda item: parts.shard_of(item[0])):
                 shard = step.read(index)
-                places = [position_and_slot(item)[0] - shard.meta.first for item in group]
+                places = [position - shard.meta.first for position, _ in group]
                 tables.append(shard.table.take(pa.array(places, pa.int64())))
             table = pa.concat_tables(tables)
-            for name, values in {"position": range(first, first + rows), "retry_of": items}.items():
+            for name, values in {"position": range(first, first + rows), "retry_of": [old for _, old in items]}.items():
                 place, kind = table.schema.get_field_index(name), PASSAGES.field(name)
                 table = table.set_column(place, kind, pa.array(values, kind.type))
             origin = Origin(identity=record.sha256, input="", first=first, rows_in=rows, rows_out=rows)
             step.commit(sums["shards"], table, origin)
         sums["shards"] += 1
         sums["passages"] += rows
-        sums["retried"] += rows

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, groupby
@@ -25,6 +25,7 @@ from synth.runs import identity
 from synth.runs.run import OpenRun
 from synth.scores import PairBatch, Scorer
 from synth.scores.round_trip import RoundTrip, stored_vectors
+from synth.search import Index, part
 from synth.shards import Journal, Origin, OutputFolder, Shard, StepFolder, disk
 from synth.stage import Services
 from synth.steps.generate import JournaledChat
@@ -94,13 +95,13 @@ class PassIndex:
     firsts: dict[int, int]
 
 
-def index_of(run: OpenRun, step: ScoreStep) -> PassIndex:
-    """Where the index of a scorer of scope `pass` is, or will be; its folder names scorer and shards."""
+def index_of(run: OpenRun, step: ScoreStep, shards: Collection[int] | None = None) -> PassIndex:
+    """Where the index of a scorer of scope `pass` over these shards, by default all, is, or will be."""
     generated = run.folder.step("generated")
     firsts: dict[int, int] = {}
     inputs = hashlib.sha256()
     count = 0
-    for index in sorted(generated.done()):
+    for index in sorted(generated.done() if shards is None else shards):
         firsts[index] = count
         count += generated.meta(index).rows_out
         inputs.update(f"{index}:{generated.checksum(index)}\n".encode())
@@ -114,12 +115,31 @@ async def build(run: OpenRun, step: ScoreStep, services: Services) -> PassIndex:
     """
     found, generated = index_of(run, step), run.folder.step("generated")
     disk.make_folder(found.folder.parent)
+    _take_over(run, step, found)
     shards = (
         PairBatch(generated.read(index).table, _passages(run, index), first=first, shard=index)
         for index, first in found.firsts.items()
     )
     await step.scorer.build(shards, found.folder, services)
     return found
+
+
+def _take_over(run: OpenRun, step: ScoreStep, found: PassIndex) -> None:
+    """Link what the index before the last shards came has of the others, so that no passage is embedded twice."""
+    index = Index(found.folder)
+    if not step.scorer.index_parts or index.manifest() is not None:
+        return
+    ends = [part.shards.stop for part in run.history.parts().parts if part.shards]
+    for number, end in reversed([*enumerate(ends)][:-1]):
+        earlier = steps(run.job, run.job.instruction, end if number else None)
+        before = next(each for each in earlier if each.scorer is step.scorer)
+        folder = index_of(run, before, range(end)).folder
+        if disk.exists(folder / "manifest.json"):
+            index.open_for_build()
+            for name in (part(each, shard) for shard in range(end) for each in step.scorer.index_parts):
+                if disk.exists(folder / name):
+                    disk.link_once(index.folder / "tmp", folder / name, index.folder / name)
+            return
 
 
 def vectors_of(run: OpenRun) -> Callable[[Sequence[str]], NDArray[Any]] | None:

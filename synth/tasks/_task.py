@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Generic, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Self, TypeVar
 
 from pydantic import Field
 
@@ -213,6 +213,17 @@ class Task(Stage):
         """Shares (0..1) that the job asks for, by column and value: the summary sets them beside what came."""
         return {}
 
+    def plannable(self) -> Mapping[str, Sequence[str]]:
+        """Columns whose values a `target` can plan, with those that the job may ask for; none: any may be named."""
+        return {}
+
+    def planned(self, shares: Mapping[str, Mapping[str, float]]) -> Self:  # noqa: ARG002 - for subclasses
+        """The task when it draws these values of plannable columns, by share, and leaves none of them to the model.
+
+        Only what `requests` draws may differ, so that each item can have a single value. Raises ValueError.
+        """
+        return self
+
     def query_languages(self, passage_language: str) -> Sequence[str]:
         """Languages that a query for a passage in this language may be asked in."""
         return [passage_language]
@@ -247,8 +258,11 @@ class Writer:
         chat: ChatModel,
         slots: Sequence[int] | None = None,
         before: Sequence[Written] = (),
+        fixed: Mapping[int, Mapping[str, str]] | None = None,
     ) -> list[Pair | Rejected]:
         """One outcome per slot (None: all), in slot order; `before` is what the passage has already.
+
+        `fixed` are the values of plannable columns that a slot is to have.
 
         Raises only what `chat` raises for a server, never for an item.
         """
@@ -259,7 +273,9 @@ class Writer:
             try:
                 if ended is not None:
                     raise ended
-                pair = await self._item(so_far, candidates, chat, written)
+                values = {name: {value: 1.0} for name, value in (fixed or {}).get(slot, {}).items()}
+                task = self.task.planned(values) if values else self.task
+                pair = await self._item(so_far, task.requests, candidates, chat, written)
             except UnusableReply as end:
                 rejected = Rejected(candidates.passage, slot, end.reason, end.detail, so_far.attempts, so_far.usage)
                 outcomes.append(rejected)
@@ -271,11 +287,16 @@ class Writer:
         return outcomes
 
     async def _item(
-        self, so_far: _Progress, candidates: Candidates, chat: ChatModel, before: tuple[Written, ...]
+        self,
+        so_far: _Progress,
+        requests: Callable[[Candidates, Draw], Requests],
+        candidates: Candidates,
+        chat: ChatModel,
+        before: tuple[Written, ...],
     ) -> Pair:
         passage = candidates.passage
         draw = Draw(self.prompts, self._fixed, self.settings, passage.position, so_far.slot, before)
-        item = await self._answers(so_far, self.task.requests(candidates, draw), passage.position, chat)
+        item = await self._answers(so_far, requests(candidates, draw), passage.position, chat)
         return Pair(
             passage=passage if item.part is None else replace(passage, text=item.part),
             slot=so_far.slot,

@@ -302,6 +302,27 @@ class Retrieval(Task):
         levels = self.difficulties if isinstance(self.difficulties, dict) else {}
         return {"question_type": shares(types), "difficulty": shares(levels)}
 
+    def plannable(self) -> Mapping[str, Sequence[str]]:
+        """Types and difficulties that it may ask for, and any language."""
+        levels = {"difficulty": self.levels()} if self.levels() else {}
+        return {"question_type": self.type_names(), **levels, "query_language": ()}
+
+    def planned(self, shares: Mapping[str, Mapping[str, float]]) -> Retrieval:
+        """The same with weights in place of what the model would choose. Raises ValueError for a language's name."""
+        for name in shares.get("query_language", {}):
+            if (code := language_code(name)) != name:
+                raise ValueError(f"write {code} for {name}")
+        update: dict[str, Any] = {}
+        if "question_type" in shares:
+            own = {} if self.question_types == "auto" else self.question_types.meanings()
+            types = {name: {"weight": each, "means": own.get(name)} for name, each in shares["question_type"].items()}
+            update["question_types"] = QuestionTypes.model_validate(types)
+        if "difficulty" in shares:
+            update["difficulties"] = dict(shares["difficulty"])
+        if "query_language" in shares:
+            update["languages"] = Languages.model_validate(shares["query_language"])
+        return self.model_copy(update=update)
+
     def query_languages(self, passage_language: str) -> Sequence[str]:
         """Languages with a weight above 0 for passages in this one."""
         if passage_language == "und":

@@ -90,12 +90,12 @@ def retries(passages: pa.Table) -> list[list[str]]:
     return [[old] if isinstance(old, str) else list(old or []) for old in passages["retry_of"].to_pylist()]
 
 
-def due(passages: pa.Table, slots: int) -> list[str]:
-    """Ids of all items of these passages in order; a retried passage only has the slots that were rejected."""
+def due(passages: pa.Table, slots: Iterable[int]) -> list[str]:
+    """Ids of all items of these passages in order, so many for each; of a retried one the slots that were rejected."""
     items = []
-    for position, again in zip(passages["position"].to_pylist(), retries(passages), strict=True):
+    for position, again, count in zip(passages["position"].to_pylist(), retries(passages), slots, strict=False):
         rejected = sorted(int(each.rpartition("-")[2]) for each in again)
-        items += [f"{position}-{slot}" for slot in rejected or range(slots)]
+        items += [f"{position}-{slot}" for slot in rejected or range(count)]
     return items
 
 

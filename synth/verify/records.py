@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,15 @@ class Record:
     identity: Mapping[str, Any]
     inputs: tuple[Mapping[str, Any], ...]
     sample: int | None
+    planned: Sequence[int] | None = None
+    """Of a round of a target: the items of each of its passages."""
 
     @property
     def slots(self) -> int | None:
-        """Queries asked for each passage; None where the job generates none."""
+        """Queries asked for each passage of the inputs; None where the job generates none."""
         task = self.identity.get("task")
+        if self.identity.get("target"):
+            return 0  # they are asked in rounds
         return task.get("queries_per_passage") if isinstance(task, dict) else None
 
     @property
@@ -191,9 +196,16 @@ def _read(path: Path, number: int, report: Report) -> Record | None:
     identity = data["identity"]
     if sha256_of_json(identity) != data["sha256"]:
         report.blame(path, "its identity does not match its own hash")
+    planned = data.get("round")
+    if planned is not None and sha256_of_json(planned) != identity.get("round"):
+        report.blame(path, "its round does not match the hash in its identity")
     for key in _contradictions(data, identity):
         report.blame(path, f"{key} differs between its `job` and its `identity`")
-    return Record(number, path, str(data["sha256"]), identity, tuple(data["inputs"]), data["sample"])
+    return Record(number, path, str(data["sha256"]), identity, tuple(data["inputs"]), data["sample"], _items(planned))
+
+
+def _items(planned: Mapping[str, Any] | None) -> list[int] | None:
+    return None if planned is None else [len([*each]) for _, each in groupby(planned["positions"])]
 
 
 def _contradictions(data: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:

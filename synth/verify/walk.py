@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import repeat
 from typing import Any
 
 import pyarrow as pa
@@ -57,6 +58,8 @@ class Walk:
             self._totals[step.name] = StepTotals(step.name, shards, unit, made)
         self._identities: dict[str, str] = {}
         self._retried: set[str] = set()
+        self._firsts: dict[str, int] = {}
+        """The first position of each revision."""
         self._labels: dict[int, frozenset[str] | None] = {}
         """Of a revision, by number."""
         self._due = 0
@@ -177,7 +180,8 @@ class Walk:
         record, table, stamp, existing = self._record(shard), shard.table, shard.stamp, self._records.existing
         self._blame(shard, self._rows.positions(table, stamp.first, existing=existing))
         retried = [] if existing else ledgers.retries(table)
-        if any(retried):  # retried items are not new input
+        planned = record is not None and record.planned is not None
+        if any(retried) or planned:  # neither retried items nor those of a round are new input
             for each in (each for again in retried for each in again):
                 if each in self._retried:
                     self._blame(shard, [f"retries item {each} a second time"])
@@ -202,7 +206,7 @@ class Walk:
         if record.shard_size is not None and table.num_rows > record.shard_size:
             self._blame(shard, [f"holds {table.num_rows} passages, more than the shard size {record.shard_size}"])
         if record.slots is not None:
-            self._due += len(ledgers.due(table, record.slots))
+            self._due += len(self._items(shard, record.slots))
 
     def _check_pairs(self, shard: Opened, passages: Opened | None) -> None:
         record = self._record(shard)
@@ -214,7 +218,7 @@ class Walk:
             self._blame(shard, [f"begins at position {shard.stamp.first}, but its passages at {passages.stamp.first}"])
         if record.slots is None:
             return
-        due = ledgers.due(passages.table, record.slots)
+        due = self._items(passages, record.slots)
         if len(due) != shard.stamp.rows_in:
             self._blame(shard, [f"says {shard.stamp.rows_in} items, but its passages have {len(due)}"])
         self._blame(shard, ledgers.differences(due, shard))
@@ -225,6 +229,14 @@ class Walk:
             self._blame(shard, _other_texts(shard.table, passages.table))
             strange = {*shard.table["class_label"].to_pylist()} - labels if labels else ()
             self._blame(shard, [f"has the label {name!r}, which is not of the set" for name in sorted(strange)])
+
+    def _items(self, passages: Opened, slots: int) -> list[str]:
+        """Ids of the items of a shard's passages: `slots` of each, or as many as a round has planned."""
+        first, made = passages.stamp.first, passages.stamp.identity
+        record = next((each for each in self._records.revisions if each.sha256 == made), None)
+        counts = record.planned if record is not None else None
+        start = first - self._firsts.setdefault(made, first)
+        return ledgers.due(passages.table, repeat(slots) if counts is None else counts[start:])
 
     def _check_scores(self, scores: list[Opened], pairs: Opened) -> None:
         ids = pairs.ids

@@ -13,7 +13,7 @@ from synth.runners.progress import Counters
 from synth.runs.run import OpenRun, prepare
 from synth.shards import OutputFolder
 from synth.stage import ChatReply, ChatRequest
-from synth.steps.generate import candidates_of
+from synth.steps.generate import asked_of, candidates_of
 from synth.steps.ingest import written_before
 from synth.tables import passages
 from synth.types import Attempt, Candidates, Notify, Passage, position_and_slot
@@ -64,16 +64,18 @@ class Prompter:
         run = run.at(next(each.number for each in run.history.records if each.sha256 == made_by))
         place = position - source.meta.first
         again = source.table["retry_of"][place].as_py()
-        before = written_before(run, [again or item])[again or item]
+        asked = asked_of(run, index, source.table["retry_of"].to_pylist())[place]
+        before = [*asked.before]
         if not again:  # its passage had those of the earlier slots
             ids = map(position_and_slot, generated.read_columns(index, ["id"])["id"].to_pylist())
-            before = before[: sum(there == position and other < slot for there, other in ids)]
+            own = written_before(run, [item])[item]
+            before += own[: sum(there == position and other < slot for there, other in ids)]
         recorded = _Recorded(attempts)
 
         async def work() -> None:
             if index not in self._candidates:
                 self._candidates[index] = await self._offered(run, passages(source.table))
-            await run.writer().write(self._candidates[index][place], recorded, [slot], before)
+            await run.writer().write(self._candidates[index][place], recorded, [slot], before, asked.fixed)
 
         asyncio.run(work())
         return [list(messages) for messages in recorded.asked]

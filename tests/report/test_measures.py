@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from synth.clusters import clusters
 from synth.report import measures
 
 RNG = np.random.default_rng(1)
@@ -34,16 +35,16 @@ def test_clusters_find_groups_that_are_apart():
     centres = np.eye(16)[:4]
     truth = np.arange(80) % 4
     rows = unit(centres[truth] + RNG.normal(size=(80, 16)) * 0.05)
-    of, found = measures.clusters(rows, 4, np.random.default_rng(3))
+    of, found = clusters(rows, 4, np.random.default_rng(3))
     assert all(len({*of[truth == group].tolist()}) == 1 for group in range(4))
     assert len({*of.tolist()}) == 4
     assert np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
-    again, _ = measures.clusters(rows, 4, np.random.default_rng(3))
+    again, _ = clusters(rows, 4, np.random.default_rng(3))
     assert np.array_equal(of, again)
 
 
 def test_clusters_of_equal_rows():
-    of, _ = measures.clusters(np.repeat(np.eye(4, dtype=np.float32)[:1], 10, axis=0), 3, np.random.default_rng(0))
+    of, _ = clusters(np.repeat(np.eye(4, dtype=np.float32)[:1], 10, axis=0), 3, np.random.default_rng(0))
     assert len(of) == 10
 
 

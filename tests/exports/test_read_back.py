@@ -12,7 +12,9 @@ from synth.results.export import ExportArgs
 from synth.sources import Corpus, PairData, PassageRow, ReadLimits, inspect, inspect_pairs, pairs_schema, read_pairs
 from synth.sources.passages import read_passages
 
-FORMATS = [name.replace("_", "-") for name in registry.names("exports") if name != "argilla"]  # one JSON array
+OTHERS = {"argilla", "pylate"}
+"""One JSON array; needs a teacher's scores."""
+FORMATS = [name.replace("_", "-") for name in registry.names("exports") if name not in OTHERS]
 LIMITS = ReadLimits()
 HARD = [
     "plain",

@@ -9,9 +9,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from functools import partial
+from functools import cache, partial
 from types import ModuleType
 from typing import Annotated, Any
 
@@ -25,16 +25,17 @@ from synth.validation import validate
 _BASES: Mapping[str, type[Stage]] = {"llm": LlmStage, "embed": EmbedStage, "rerank": RerankStage}
 
 
-def names(kind: str) -> list[str]:
+@cache
+def names(kind: str) -> tuple[str, ...]:
     """Names that `use:` accepts for this kind (`llm`, `embed`, `tasks`, `scores`): its modules that export a stage."""
     package = importlib.import_module(f"synth.{kind}")
-    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")))
 
 
 def find(kind: str, name: str, base: type[Stage] | None = None) -> type[Stage]:
     """The stage class behind `use: name`, a subclass of `base`. Raises JobError when it does not exist."""
     base = base or _BASES.get(kind, Stage)
-    known = names(kind)
+    known: Sequence[str] = names(kind)
     if ":" in name:
         module_name, _, attribute = name.partition(":")
         module = _load(module_name, name)

@@ -17,7 +17,8 @@ from loopback import Loopback  # noqa: E402 - as above
 
 from synth.job import load_job  # noqa: E402 - as above
 
-settings.register_profile("suite", max_examples=40, deadline=None)  # a busy machine is not a fault
+settings.register_profile("suite", max_examples=15, deadline=None)  # a busy machine is not a fault
+settings.register_profile("thorough", max_examples=400, deadline=None)  # of ./.ci/run, by --hypothesis-profile
 settings.load_profile("suite")
 
 

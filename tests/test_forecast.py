@@ -61,8 +61,8 @@ def forecast(capsys, *arguments):
     ("corpus", "keep"),
     [
         ("shipped", {"cosine": {"above": 0.5}, "round_trip_rank": {"below": 2}}),
-        ("made", {"cosine": {"above": 0.4}, "round_trip_rank": {"below": 4}}),
-        ("made", {"round_trip_rank": {"below": 2}}),
+        pytest.param("made", {"cosine": {"above": 0.4}, "round_trip_rank": {"below": 4}}, marks=pytest.mark.slow),
+        pytest.param("made", {"round_trip_rank": {"below": 2}}, marks=pytest.mark.slow),
     ],
 )
 def test_a_pilot_foretells_what_a_whole_run_keeps_and_pays(tmp_path, server, capsys, corpus, keep):

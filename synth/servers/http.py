@@ -9,7 +9,7 @@ import re
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, SecretStr, field_validator
@@ -103,14 +103,21 @@ class ServerAuth(ModelStage):
 
     def tls(self) -> ssl.SSLContext:
         """A context that trusts the system's authorities and `ca_file`. Raises JobError when that is unreadable."""
+        if self.ca_file is None:
+            return _system_authorities()
         context = ssl.create_default_context()
-        if self.ca_file is not None:
-            try:
-                context.load_verify_locations(path_of(self.ca_file))
-            except (OSError, ssl.SSLError) as exc:
-                what = f"field ca_file: {self.ca_file!r} cannot be used: {exc}."
-                raise JobError(what, "It must be a file of PEM certificates.") from exc
+        try:
+            context.load_verify_locations(path_of(self.ca_file))
+        except (OSError, ssl.SSLError) as exc:
+            what = f"field ca_file: {self.ca_file!r} cannot be used: {exc}."
+            raise JobError(what, "It must be a file of PEM certificates.") from exc
         return context
+
+
+@cache
+def _system_authorities() -> ssl.SSLContext:
+    """Read once a process: each reading takes a fortieth of a second."""
+    return ssl.create_default_context()
 
 
 class VllmServers(ServerAuth):

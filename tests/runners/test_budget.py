@@ -75,6 +75,7 @@ def test_calls_that_are_larger_than_expected_exceed_it_by_one_for_each_slot_at_m
     assert server.tokens <= 60000 + SLOTS * (8000 + server.largest)
 
 
+@pytest.mark.slow
 def test_workers_share_one_budget(job, server, tmp_path):
     server.latency = 0.5  # as calls take: workers report every half second
     out, limit = tmp_path / "out", 40_000

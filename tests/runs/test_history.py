@@ -28,7 +28,7 @@ print(json.dumps(counts))
 @pytest.fixture
 def place(tmp_path, server):
     server.chat = completion
-    write_corpus(tmp_path / "docs.jsonl", 20)
+    write_corpus(tmp_path / "docs.jsonl", 4)
     write_job(tmp_path, job_dict(server.url, tmp_path))
     return tmp_path
 

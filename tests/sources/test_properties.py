@@ -29,7 +29,7 @@ from synth.sources import (
 )
 
 LIMITS = ReadLimits()
-EXAMPLES = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+EXAMPLES = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 NASTY = st.sampled_from("\"\"''\\\\,;|\t\r\n  #é中ab\u0085\u2028\ufeff\0")
 TEXT = st.text(NASTY | st.characters(exclude_categories=["Cs"]), max_size=12)
 ROWS = st.lists(TEXT, min_size=1, max_size=6).map(lambda found: [(f"d{n}", text) for n, text in enumerate(found)])

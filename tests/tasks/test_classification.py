@@ -306,12 +306,12 @@ def test_banking77_keeps_to_its_77_labels(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     table = pq.read_table(BANKING77)
     labels = sorted(set(table["label"].to_pylist()))
-    pq.write_table(table.slice(0, 400), tmp_path / "banking.parquet")
+    pq.write_table(table.slice(0, 100), tmp_path / "banking.parquet")
     corpus = {"path": str(tmp_path / "banking.parquet"), "carry": ["label"], "language": "en", "min_chars": 1}
-    job = make(tmp_path, {"labels": labels}, corpus=corpus, run={"shard_size": 200})
+    job = make(tmp_path, {"labels": labels}, corpus=corpus, run={"shard_size": 50})
     assert main(["run", job, "-o", "out"]) == 0
     found = rows("out", "generated")
-    assert len(found) + len(rows("out", "rejected/passages")) == 400
+    assert len(found) + len(rows("out", "rejected/passages")) == 100
     assert {name for row in found for name in (row["class_label"], *row["misleading_labels"])} <= {*labels}
     assert all(row["class_label"] not in row["misleading_labels"] for row in found)
     assert {row["input_label"] for row in found} <= {*labels}

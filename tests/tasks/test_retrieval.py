@@ -265,7 +265,7 @@ def test_a_pool_gives_each_item_other_personas_and_always_the_same():
 
 
 def test_drawn_shares_follow_the_weights():
-    count = 3000
+    count = 1200
     weights = {"keywords": 2, "summary": 5, "background": 3}
     options = {
         "question_types": weights,

@@ -14,20 +14,28 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # for torch: models here are tiny
 
 from hypothesis import settings  # noqa: E402 - after bytecode is allowed
 from loopback import Loopback  # noqa: E402 - as above
+from xdist.scheduler import LoadScopeScheduling  # noqa: E402 - as above
 
 from synth.job import load_job  # noqa: E402 - as above
+
+TORCH = ("tests/training/", "tests/scores/test_similarity.py")
 
 settings.register_profile("suite", max_examples=15, deadline=None)  # a busy machine is not a fault
 settings.register_profile("thorough", max_examples=400, deadline=None)  # of ./.ci/run, by --hypothesis-profile
 settings.load_profile("suite")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Of several workers one runs all tests of a file, which share fixtures, and one all that load torch."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
+class ByFile(LoadScopeScheduling):
+    """Of several workers one runs all tests of a file, which share fixtures, and one all files that load torch."""
+
+    def _split_scope(self, nodeid):
+        file = nodeid.partition("::")[0]
+        return "torch" if file.startswith(TORCH) else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    return ByFile(config, log) if config.getvalue("dist") == "load" else None
 
 
 @pytest.fixture(autouse=True, scope="session")

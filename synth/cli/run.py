@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @command(
     "synth run configs/quickstart.yaml",
     "synth run job.yaml -o out -s corpus.path=docs.jsonl",
-    "synth run configs/recipe-all.yaml   several tasks, a run of each in its folder",
+    "synth run configs/recipe-all.yaml   several tasks, each in its folder",
     "synth run job.yaml --sample 50",
     "synth run job.yaml --workers 4 --deadline 3h30m",
     "synth run job.yaml --runner ray --ray-address auto",

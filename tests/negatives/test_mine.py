@@ -1,11 +1,14 @@
 """`synth mine` over pairs made elsewhere and over a run of our own: what is found, what is refused, what is said."""
 
 import asyncio
+import functools
 import itertools
 import json
 import shutil
+import tempfile
 import zlib
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import mining
 import numpy as np
@@ -52,19 +55,34 @@ def texts():
             yield query, f"The {thing} of {place} was founded by the year of the {' '.join(picked)} reform in {place}."
 
 
-def pairs(tmp_path, given=None, size=20, columns=None, **job):
+@functools.cache
+def finished():
+    """The pass over all `texts` that most tests mine, made once; its folder goes with this process."""
+    folder = tempfile.TemporaryDirectory(prefix="pairs")
+    passed(Path(folder.name), list(texts()))
+    mining.asked.clear()
+    return folder
+
+
+def pairs(tmp_path, given=None, **job):
     """A finished pass over pairs, and its folder; `columns` are further columns, one value a pair."""
-    given = list(texts()) if given is None else given
-    data = tmp_path / "pairs.jsonl"
+    if given is None and not job:
+        shutil.copytree(finished().name, tmp_path, dirs_exist_ok=True)
+        return tmp_path / "out"
+    return passed(tmp_path, list(texts()) if given is None else given, **job)
+
+
+def passed(folder, given, *, columns=None, **job):
+    data = folder / "pairs.jsonl"
     own = [dict(zip(columns or {}, values, strict=True)) for values in zip(*(columns or {}).values(), strict=True)]
     lines = [{"query": q, "passage": p, **(own[n] if own else {})} for n, (q, p) in enumerate(given)]
     data.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     embed = {"use": "mining:Bag"}
     base = {"data": {"path": str(data)}, "embed": embed, "scores": [{"use": "cosine"}]}
     base["keep"] = {"cosine": {"above": 0}}
-    base |= {"run": {"shard_size": size}}
-    run(write_job(tmp_path, base | job), tmp_path / "out")
-    return tmp_path / "out"
+    base |= {"run": {"shard_size": 20}}
+    run(write_job(folder, base | job), folder / "out")
+    return folder / "out"
 
 
 def mine(out, options=None, **given):

@@ -45,7 +45,6 @@ GRADED = [
 """Of our own, graded by hand: 0 nothing in common, 5 the same meaning."""
 
 
-@pytest.mark.xdist_group("torch")
 def test_the_cosine_agrees_with_grades_given_by_hand(tmp_path, capsys):
     rows = [{"a": a, "b": b, "grade": grade} for grade, a, b in GRADED]
     assert agreement(tmp_path, rows, capsys) > 0.8

@@ -14,8 +14,6 @@ from synth.stage import RerankStage
 from synth.training.evaluate import trec_figures
 from synth.training.testsets import read_test
 
-pytestmark = pytest.mark.xdist_group("torch")
-
 MODEL = "all-MiniLM-L6-v2"
 DOCUMENTS = {
     "tides": "Tides rise and fall with the moon, twice a day.",

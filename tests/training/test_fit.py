@@ -14,8 +14,6 @@ from exporting import PLACES, THINGS, pair
 from synth.errors import JobError, OutputError, Stopped
 from synth.training.fit import TrainSettings, fit
 
-pytestmark = pytest.mark.xdist_group("torch")
-
 ROWS = [pair(thing, place) for thing in THINGS[:4] for place in PLACES]
 TEXTS = ["when was the ferry of Bergen founded", "The bakery of Porto is old."]
 

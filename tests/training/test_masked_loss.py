@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 import tiny_qwen3
 
-pytestmark = pytest.mark.xdist_group("torch")
-
 QUERIES = ["how do wings flutter", "why do shells buckle", "heat of a nose cone", "mach number of tunnels"]
 PASSAGES = [
     "Flutter is an aeroelastic instability.",

@@ -10,8 +10,6 @@ import synth
 from synth import cli
 from synth.errors import JobError, OutputError
 
-pytestmark = pytest.mark.xdist_group("torch")
-
 QUERIES = ["where does the ferry go", "who bakes bread in Porto"]
 
 

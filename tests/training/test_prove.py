@@ -18,8 +18,6 @@ from synth.training.prove import Outcome, Proof
 from synth.training.report import drawn, report_of
 from synth.training.testsets import Retrieval, read_test
 
-pytestmark = pytest.mark.xdist_group("torch")
-
 
 def passage(thing, place):
     return f"The {thing} of {place} is old. It was founded by a guild of {thing} masters. {place} is proud of it."

@@ -18,8 +18,6 @@ from synth.runners.mining import MineArgs, options_of
 from synth.shipped import shipped
 from synth.training.runs import Steps, TrainArgs, mixed, read_pairs, settings_of, train_runs
 
-pytestmark = pytest.mark.xdist_group("torch")
-
 
 @pytest.fixture(scope="module", name="run")
 def mined_run(tmp_path_factory):

@@ -18,7 +18,8 @@ from xdist.scheduler import LoadScopeScheduling  # noqa: E402 - as above
 
 from synth.job import load_job  # noqa: E402 - as above
 
-TORCH = ("tests/training/", "tests/scores/test_similarity.py")
+TORCH = ("tests/training/", "tests/scores/test_similarity.py", "tests/negatives/test_written.py")
+"""And scikit-learn, which comes with it."""
 
 settings.register_profile("suite", max_examples=15, deadline=None)  # a busy machine is not a fault
 settings.register_profile("thorough", max_examples=400, deadline=None)  # of ./.ci/run, by --hypothesis-profile

@@ -25,7 +25,7 @@ class NoStage:
 @pytest.mark.parametrize("kind", ["llm", "embed", "tasks", "scores"])
 def test_every_name_of_a_kind_leads_to_a_documented_stage(kind):
     names = registry.names(kind)
-    assert names == sorted(names)
+    assert list(names) == sorted(names)
     assert not any(name.startswith("_") for name in names)
     for name in names:
         cls = registry.find(kind, name)

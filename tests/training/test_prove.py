@@ -84,6 +84,7 @@ def prove(scene, tiny, out, *more):
     return cli.main(["prove", str(scene / "run"), "--test", str(scene / "people"), "-o", str(out), *settings, *more])
 
 
+@pytest.mark.slow
 def test_arms_are_trained_alike_reported_and_not_trained_twice(scene, tiny, tmp_path, capsys):
     out, other = tmp_path / "proof", str(scene / "other")
     assert prove(scene, tiny, out, "--seeds", "2", "--off-domain", other, "--json") == 0

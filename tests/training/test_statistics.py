@@ -12,6 +12,7 @@ def differences(random, effect, size=209):
     return np.where(moved, random.choice([-0.37, 0.13, 0.37, 0.63], size) - 0.19, 0.0) + effect
 
 
+@pytest.mark.slow
 def test_the_interval_covers_a_planted_effect_in_19_of_20_simulations():
     random = np.random.default_rng(11)
     found = [change(np.zeros(209), differences(random, 0.05), draws=1000, seed=n) for n in range(1000)]

@@ -29,7 +29,7 @@ _TEXT = 130
     "synth sweep out --by query_language --calibrate keep=0.5 --write rules.yaml",
     "synth sweep out --score reranker --label-column label --at 0.5 --examples",
     "synth sweep out --label-column label --target precision=0.95",
-    "synth sweep out --label-column marks --best f1     by the marks of synth view",
+    "synth sweep out --label-column marks --best f1   marks of synth view",
 )
 def sweep(
     out: RunFolder,

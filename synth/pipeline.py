@@ -6,6 +6,7 @@ Nothing here prints, handles signals or ends the process: a caller that wants th
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -247,6 +248,10 @@ class _Pipeline:
                 f"round {planned.number}: {items:,} items for {passages:,} passages; {next(now.lines())}"
             )
             counters = self._pass(opened)
+        names = (keep.DEFAULT, *keep.names(opened.folder))
+        used = {name for view in names if (record := keep.record_of(opened.folder, view)) for name in record.scores}
+        for name in score.superseded(opened) - used:
+            shutil.rmtree(opened.folder.locate(name), ignore_errors=True)
         return opened, counters
 
     async def _cluster(self, opened: OpenRun) -> None:
@@ -311,6 +316,8 @@ class _Pipeline:
                         await (workers if count > 1 else local).work(opened, shards, counters, stop, share)
             except Stopped as exc:
                 _add_resume_hint(exc, self._target)
+                if opened.record.round is not None and opened.job.file.target is not None:
+                    self._control.report("\n".join(rounds.standing(opened).lines()))
                 if stop():
                     await self._control.leave(exc)
                 raise

@@ -124,14 +124,24 @@ async def build(run: OpenRun, step: ScoreStep, services: Services) -> PassIndex:
     return found
 
 
+def _earlier(run: OpenRun) -> list[tuple[int, list[ScoreStep]]]:
+    """The scorers as they were before each time that shards were appended, with the number of shards then."""
+    ends = [part.shards.stop for part in run.history.parts().parts if part.shards]
+    return [(end, steps(run.job, run.job.instruction, end if n else None)) for n, end in enumerate(ends[:-1])]
+
+
+def superseded(run: OpenRun) -> set[str]:
+    """Names of the scores that scorers of the pass gave over the shards of earlier rounds."""
+    found = {step.name for _, earlier in _earlier(run) for step in earlier if not step.per_shard}
+    return found - {step.name for step in steps_of(run)}
+
+
 def _take_over(run: OpenRun, step: ScoreStep, found: PassIndex) -> None:
     """Link what the index before the last shards came has of the others, so that no passage is embedded twice."""
     index = Index(found.folder)
     if not step.scorer.index_parts or index.manifest() is not None:
         return
-    ends = [part.shards.stop for part in run.history.parts().parts if part.shards]
-    for number, end in reversed([*enumerate(ends)][:-1]):
-        earlier = steps(run.job, run.job.instruction, end if number else None)
+    for end, earlier in reversed(_earlier(run)):
         before = next(each for each in earlier if each.scorer is step.scorer)
         folder = index_of(run, before, range(end)).folder
         if disk.exists(folder / "manifest.json"):

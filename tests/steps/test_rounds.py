@@ -5,13 +5,14 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from running import contents, job_dict, rows, run, write_corpus, write_job
+from running import completion, contents, job_dict, rows, run, write_corpus, write_job
 
 import synth
 from synth.cli import main
 from synth.errors import JobError, Stopped
 from synth.job import load_job
 from synth.shards import StepFolder
+from synth.verify import verify
 
 PASSAGES = 40
 
@@ -153,6 +154,8 @@ def test_hard_goes_on_at_passages_that_their_queries_find_too_easily(tmp_path, s
     run(write(tmp_path, server, {"kept": 80, "hard": True, "stop": {"rounds": 2}}, **more), tmp_path / "out")
     embedded = Counter(text for each in server.posts if "input" in each.body for text in each.body["input"])
     assert {embedded[row["text"]] for row in rows(tmp_path / "out", "passages")} == {2}  # for clusters, for ranks
+    assert len(list((tmp_path / "out" / "scores").glob("round_trip-*"))) == 1
+    assert verify(tmp_path / "out", deep=True).complete
     kept = rows(tmp_path / "out", "kept")
     once = Counter(row["passage_id"] for row in kept if row["revision"] == 2)
     first = {
@@ -169,6 +172,20 @@ def test_hard_goes_on_at_passages_that_their_queries_find_too_easily(tmp_path, s
     for chosen in again:  # of a cluster the passages with the widest margins
         beside = [each for each in left if places[each] == places[chosen]]
         assert all(first[chosen] >= first[each] for each in beside)
+
+
+def test_a_budget_ends_a_round_and_says_what_is_short(tmp_path, server, capsys, status):
+    server.chat = completion
+    served = {"use": "vllm_server", "model": "tiny", "base_urls": [server.url]}
+    target = {"kept": 40, "by": {"question_type": {"keywords": 1, "summary": 1}}}
+    job = write(tmp_path, server, target, llm=served, keep={})
+    command = ["run", str(job), "-o", str(tmp_path / "out"), "-s"]
+    assert main([*command, "budget.tokens=900"]) == 75
+    said = " ".join(capsys.readouterr().err.split())
+    assert "of 40 pairs kept in 1 of at most 6 rounds short: question_type keywords:" in said
+    assert "budget.tokens" in said
+    assert main([*command, "budget.tokens=90000"]) == 0
+    assert status(tmp_path / "out")["ended"] == "the target is reached"
 
 
 CRANFIELD = Path(__file__).parents[3] / "shared" / "data" / "retrieval" / "cranfield" / "corpus.parquet"

@@ -40,7 +40,7 @@ _LOOKED_AT = 20_000
 _PRIOR = 10
 """Items at the mean yield that count towards the yield of each cell."""
 _OVER = 0.05
-"""A cell may end with so many pairs more than its share, by one standard deviation."""
+"""A cell may end with so many pairs more than its share, by two standard deviations."""
 _MARGIN = "round_trip_margin"
 
 
@@ -278,7 +278,7 @@ def _plan(run: OpenRun, counts: _Counts, now: Standing) -> Round:
 
 
 def _needed(cell: Cell, mean: float) -> int:
-    """How many items fill a cell: as many as do so by one standard deviation, if they do not overfill it by one."""
+    """How many items fill a cell: as many as do so by one standard deviation, if they do not overfill it by two."""
     if not cell.short:
         return 0
     yield_ = min(1.0, (cell.kept + _PRIOR * mean) / (cell.asked + _PRIOR))
@@ -286,7 +286,7 @@ def _needed(cell: Cell, mean: float) -> int:
     def fits(items: int) -> bool:
         variance = items * yield_ * (1 - yield_) * (1 + items / (cell.asked + _PRIOR))  # of the draw and the estimate
         expected, spread = items * yield_, math.sqrt(variance)
-        return expected - spread <= cell.short and expected + spread <= cell.short + _OVER * cell.wanted
+        return expected - spread <= cell.short and expected + 2 * spread <= cell.short + _OVER * cell.wanted
 
     most = math.ceil((cell.short + _OVER * cell.wanted) / yield_)
     return max(cell.short, bisect_left(range(1, most + 1), True, key=lambda items: not fits(items)))

@@ -203,7 +203,7 @@ def test_a_target_on_cranfield_and_the_clusters_that_it_covers(tmp_path, status)
         "llm": {"use": "extractive"},
         "embed": {"use": "sentence_transformers", "model": "all-MiniLM-L6-v2"},
         "scores": [{"use": "length"}, {"use": "copying"}],
-        "keep": {"copied_share": {"below": 0.2}},
+        "keep": {"copied_share": {"below": 0.5}},
         "run": {"shard_size": 200},
     }
     target = {"kept": 600, "by": {"question_type": "even"}}

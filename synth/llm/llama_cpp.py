@@ -149,7 +149,8 @@ class LlamaChat:
                     if not self._can_grow(needed):
                         raise RequestRejected("too_long", exc.detail) from exc
                 finally:
-                    self._give_back(place)
+                    with self._free:
+                        place.busy = False
                 server = self._grown(needed)
         choice = answer["choices"][0]
         usage = answer["usage"]
@@ -172,10 +173,6 @@ class LlamaChat:
             self._asked += 1
             place.busy, place.used = True, self._asked
             return place
-
-    def _give_back(self, place: _Place) -> None:
-        with self._free:
-            place.busy = False
 
     def _prepare(self, server: Any, place: _Place, beginning: Messages, last: tuple[str, str]) -> None:
         """Brings a place into the one state that this request always meets: the fixed part, then the passage.

@@ -225,13 +225,11 @@ class Prompts(PromptFolder):
         }
         messages = self.system_messages(values)
         if f"more-{MORE[0]}" in self._templates:
-            more = self._templates.render(f"more-{MORE[0]}", values | self._asked_more()).rstrip("\n")
+            asked = {"answer": ANSWERS in self.files, "styles": self.styles}
+            more = self._templates.render(f"more-{MORE[0]}", values | asked).rstrip("\n")
             (role, text), *rest = messages or (("system", ""),)
             messages = ((role, f"{text}\n{more}".strip("\n")), *rest)
         return SystemPart(messages, MappingProxyType(values))
-
-    def _asked_more(self) -> dict[str, Any]:
-        return {"answer": ANSWERS in self.files, "styles": self.styles}
 
     def asks_for(self, variable: str) -> bool:
         """Whether any template uses this variable."""

@@ -14,7 +14,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -44,14 +43,11 @@ def spent(run: OpenRun) -> Usage:
         with readable(path):
             file = pq.ParquetFile(path, pre_buffer=False)
             if {*_TOKENS} <= {*file.schema_arrow.names}:
-                found += _sum(file.read(list(_TOKENS), use_threads=False))
+                table = file.read(list(_TOKENS), use_threads=False)
+                found += Usage(*(pc.sum(table[name]).as_py() or 0 for name in _TOKENS))
     for call in step.journaled():
         found += Usage(*call.get("tokens", (0, 0)))
     return found
-
-
-def _sum(table: pa.Table) -> Usage:
-    return Usage(*(pc.sum(table[name]).as_py() or 0 for name in _TOKENS))
 
 
 @dataclass(eq=False, slots=True)

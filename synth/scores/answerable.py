@@ -50,21 +50,14 @@ class Answerable(Scorer):
             return math.log(max((found[word] + 1) / of for found, of in common)) ** 2
 
         weights = {word: weight(word) for words in asked.values() for word in words}
-        foreign = [_foreign(*each) for each in zip(*map(batch.values, _LANGUAGES), strict=True)]
+        languages = zip(*map(batch.values, ("query_language", "passage_language")), strict=True)
+        foreign = [len({code_of(query), code_of(passage)} - {None}) > 1 for query, passage in languages]
         return self.table(
             [
                 None if unlike or not asked[query] else _share(asked[query], held[passage], weights)
                 for query, passage, unlike in zip(queries, passages, foreign, strict=True)
             ]
         )
-
-
-_LANGUAGES = ("query_language", "passage_language")
-
-
-def _foreign(query: str | None, passage: str | None) -> bool:
-    codes = {code_of(query), code_of(passage)} - {None}
-    return len(codes) > 1
 
 
 def _words(text: str) -> frozenset[str]:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     )
     from synth.exports import Export
     from synth.job import Job
-    from synth.models import aevaluate, aprove, evaluate, prove
+    from synth.models import aevaluate, aprove, arelabel, evaluate, prove, relabel
     from synth.replies import read_fields, read_text
     from synth.scores import PairBatch, ScoreColumn, Scorer
     from synth.stage import (
@@ -70,7 +70,7 @@ _NAMES = {
     " SystemFault TooManyUnusable",
     "exports": "Export",
     "job": "Job",
-    "models": "aevaluate aprove evaluate prove",
+    "models": "aevaluate aprove arelabel evaluate prove relabel",
     "replies": "read_fields read_text",
     "scores": "PairBatch ScoreColumn Scorer",
     "stage": "ChatModel ChatReply ChatRequest EmbedStage Encoded Encoder LlmStage RerankStage Reranker Services"
@@ -122,6 +122,7 @@ __all__ = [
     "amine",
     "aplan",
     "aprove",
+    "arelabel",
     "arun",
     "arun_tasks",
     "evaluate",
@@ -135,6 +136,7 @@ __all__ = [
     "prove",
     "read_fields",
     "read_text",
+    "relabel",
     "run",
     "run_tasks",
     "train",

@@ -1,7 +1,11 @@
-"""The Python API of what follows the pairs: `evaluate` tests models, `prove` trains on pairs and tests the models."""
+"""The Python API of models that judge or learn: `relabel`, `evaluate`, and `prove`, which trains and tests.
+
+`synth/api.py` has what comes before.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,11 +13,23 @@ from typing import Any
 import polars as pl
 
 from synth.api import Options, Run, _outside_loop, _silent, _twin
+from synth.runners import mining
 from synth.terminal import tell
 from synth.training import evaluate as evaluating
 from synth.training import prove as proving
 from synth.training import report
 from synth.training.runs import settings_of
+
+
+@_outside_loop
+def relabel(
+    run: Run, *, view: str | None = None, corpus: Sequence[str] = (), progress: bool = True, **options: Any
+) -> Run:
+    """Choose the positives of kept pairs anew, in `run.relabelled()`. `options` are those of `synth relabel`."""
+    notify = tell if progress else _silent
+    args = mining.MineArgs(view=view, corpus=corpus, options=options)
+    asyncio.run(mining.carry_out(mining.relabel_plan_of(run.path, args, notify), notify))
+    return run
 
 
 @_outside_loop
@@ -65,3 +81,4 @@ def prove(
 
 aevaluate = _twin(evaluate)
 aprove = _twin(prove)
+arelabel = _twin(relabel)

@@ -23,8 +23,8 @@ NAMES = """
     Ask ChatModel ChatReply ChatRequest Draw EmbedStage Encoded Encoder Export InputError Item Job JobError
     Layout LlmStage OutputError PairBatch RequestRejected RerankStage Reranker Run ScoreColumn Scorer
     ServerRefused ServerUnavailable Services Stopped SynthError SystemFault Task TextInputs TooManyUnusable
-    aevaluate aexport afilter agenerate amine aplan aprove arun arun_tasks evaluate export filter generate merge mine
-    open_run plan prove read_fields read_text run run_tasks train
+    aevaluate aexport afilter agenerate amine aplan aprove arelabel arun arun_tasks evaluate export filter generate
+    merge mine open_run plan prove read_fields read_text relabel run run_tasks train
 """
 
 

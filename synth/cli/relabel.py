@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     "synth relabel out --reranker '{use: cross_encoder, model: NAME}'",
     "synth relabel out -c judges.yaml --pool 50",
     "synth relabel out --reranker '{use: …}' --llm '{use: openai, model: NAME}'",
-    "synth mine out      takes its positives, and no ambiguous passage",
 )
 def relabel(
     out: RunFolder,

@@ -19,7 +19,7 @@ _TOKEN = re.compile(r"[A-Za-z0-9_-]{16,}")
 @command(
     "synth view out                         prints an address to open; Ctrl-C ends it",
     "synth view out --port 8123             for ssh -L 8123:localhost:8123 HOST",
-    "SYNTH_VIEW_TOKEN=$(openssl rand -hex 16) synth view out --host 0.0.0.0",
+    "synth view out --host 0.0.0.0 --token $(openssl rand -hex 16)",
 )
 def view(
     out: RunFolder,

@@ -9,6 +9,7 @@ from exporting import export_of
 from exporting import pairs as made_elsewhere
 from running import rows
 
+import synth
 from synth.cli import main
 from synth.cli.export import export_run as export
 from synth.results.export import ExportArgs
@@ -49,6 +50,13 @@ def relabel(out, *options, reranker=GRADED):
     corpus = ("--corpus", str(out.parent / "more.jsonl"))
     assert main(["relabel", str(out), "--reranker", reranker, *corpus, *options, "--json"]) == 0
     return {row["query"].split()[1]: row for row in rows(out, "relabelled")}
+
+
+def test_the_same_from_python(tmp_path):
+    run = synth.open_run(run_of(tmp_path))
+    corpus = [str(tmp_path / "more.jsonl")]
+    found = synth.relabel(run, reranker={"use": "mining:Graded"}, corpus=corpus, progress=False).relabelled()
+    assert found.filter(query="when bakery")["passage_id"].to_list() == ["b2"]
 
 
 def ids(found):

@@ -5,6 +5,7 @@ The run goes into a temporary folder. Of its progress the display is drawn while
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 import threading
@@ -18,6 +19,7 @@ from synth import api
 from synth.progress import Display, bars
 from synth.results.render import summary_view
 from synth.runners.progress import Snapshot
+from synth.runs.run import job_of
 from synth.terminal import heading
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -46,9 +48,9 @@ def middle(snapshot: Snapshot) -> tuple[int, float]:
 
 
 def save(console: Console, name: str, title: str) -> None:
-    """Write what the console has recorded."""
+    """Write what the console has recorded, without the fonts that rich would load from the network."""
     path = DOCS / name
-    console.save_svg(str(path), title=title)
+    path.write_text(re.sub(r"\s*@font-face \{[^}]*\}", "", console.export_svg(title=title)), encoding="utf-8")
     sys.stderr.write(f"{path}: {path.stat().st_size:,} bytes\n")
 
 
@@ -75,7 +77,7 @@ def main(job: str, sample: int | None) -> None:
 
 def view(run: api.Run) -> list[RenderableType]:
     """The summary as `synth run` prints it."""
-    embed = run._job().embed  # noqa: SLF001 - the public API has no need of the job
+    embed = job_of(run.path)[0].embed
     return list(summary_view(run.summary, embedder=embed.model if embed else "", seconds=0.0, made=0))
 
 

@@ -167,12 +167,25 @@ class Source:
             counts.unusable += sum(not shape.takes(row) for row in rows)
             counts.denied += 0 if shape.graded else sum(row.relevance <= 0 for row in rows)
 
+    def fields(self) -> dict[str, pa.DataType]:
+        """The columns that the tables of `batches` have, in any shard."""
+        found: dict[str, pa.DataType] = {}
+        for index in self.shards:
+            schema = self._renamed(self.step.schema(index).empty_table()).schema
+            found |= {each.name: each.type for each in schema if each.name not in _ours(schema)}
+        return found
+
+    def _renamed(self, table: pa.Table) -> pa.Table:
+        """A user's column with the name of one of ours becomes `input_…`."""
+        if self.mined:
+            return table
+        return table.rename_columns([f"input_{name}" if name in MINED else name for name in table.column_names])
+
     def _read(self, index: int) -> tuple[pa.Table, list[Row]]:
-        """The pairs' own columns, and the pairs; a user's column with the name of one of ours becomes `input_…`."""
-        table = self.step.read(index).table
-        chosen = "relabelled" in table.column_names and table.schema.field("relabelled").type == RELABELLED
-        if not self.mined:
-            table = table.rename_columns([f"input_{name}" if name in MINED else name for name in table.column_names])
+        """The pairs' own columns, and the pairs."""
+        table = self._renamed(self.step.read(index).table)
+        ours = _ours(table.schema)
+        chosen = "relabelled" in ours
         rows, layout = [], self.layout
         further = "positives" if chosen and not self.mined else "extra_positives"
         wanted = {
@@ -198,8 +211,7 @@ class Source:
                 score=grade,
             )
             rows.append(row)
-        ours = [*MINED, *(["relabelled"] if chosen else [])]
-        return table.drop_columns([name for name in ours if name in table.column_names]), rows
+        return table.drop_columns(ours), rows
 
     def _unseen(self, row: Row, split: str, counts: Counts) -> Row:
         """The row without passages of another split, if it is in train."""
@@ -369,6 +381,13 @@ def meta(batch: Batch, *, one_answer: bool = False) -> pa.Table:
         table = table.append_column("positive", pa.array(ids, pa.string()))
     found = [[each._asdict() for each in batch.rows[n].negatives] for n in places]
     return table.append_column("negatives", pa.array(found, pa.list_(_NUMBERS)))
+
+
+def _ours(schema: pa.Schema) -> list[str]:
+    """The columns that mining and relabelling added."""
+    found = [name for name in MINED if name in schema.names]
+    chosen = "relabelled" in schema.names and schema.field("relabelled").type == RELABELLED
+    return [*found, "relabelled"] if chosen else found
 
 
 def whole(batch: Batch) -> pa.Table:

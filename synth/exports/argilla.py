@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from synth import marks
 from synth.exports._export import Export, Files, as_json
-from synth.exports._rows import MINED, Facts, Source
+from synth.exports._rows import Facts, Source
 from synth.marks import Mark
 from synth.types import Layout
 
@@ -39,11 +39,8 @@ class Argilla(Export):
     def write(self, source: Source, facts: Facts, files: Files) -> None:
         """Settings, and a record for each row; with `--split` its split is metadata."""
         texts = (facts.layout.anchor, facts.layout.positive)
-        kinds: dict[str, str] = {}
-        for index in source.shards:
-            schema = source.step.schema(index)
-            kinds |= {field.name: kind for field in schema if (kind := _kind(field.type))}
-        kinds = {name: kind for name, kind in kinds.items() if _NAME.fullmatch(name) and name not in (*texts, *MINED)}
+        fields = {name: _kind(kind) for name, kind in source.fields().items() if name not in texts}
+        kinds = {name: kind for name, kind in fields.items() if kind and _NAME.fullmatch(name)}
         splits = [*facts.counts.rows]
         kinds |= {_SPLIT: "terms"} if len(splits) > 1 else {}
         files.line(".argilla/dataset.json", {"name": _title(facts.title), "allow_extra_metadata": True})

@@ -30,8 +30,7 @@ class Csv(Export):
     def write(self, source: Source, facts: Facts, files: Files) -> None:
         """All rows, and the types of their columns, which a reader cannot infer from texts."""
         mined = facts.negatives() or facts.counts.extra_positives
-        fields = {field.name: field.type for index in source.shards for field in source.step.schema(index)}
-        types = {name: _type(kind) for name, kind in fields.items() if not (source.mined and name in MINED)}
+        types = {name: _type(kind) for name, kind in source.fields().items()}
         types |= dict.fromkeys(MINED[:2], "string") if mined else {}
         files.line("meta/columns.json", types)
         for split in facts.counts.rows:

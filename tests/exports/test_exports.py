@@ -484,6 +484,14 @@ def test_csv_has_lists_and_records_as_json(out, tmp_path):
         assert json.loads(row["negatives"]) == mined[row["id"]]["negatives"]
 
 
+def test_csv_keeps_columns_of_the_data_that_are_named_as_ours(tmp_path):
+    rows = [pair(THINGS[0], place) | {"negatives": [f"none of {place}"], "refused": place} for place in PLACES]
+    out = pairs(tmp_path, rows, negatives=0)
+    read = pl.read_csv(made(out, tmp_path / "csv", "csv") / "train.csv", infer_schema=False)
+    assert sorted(read["input_refused"]) == sorted(PLACES)
+    assert sorted(map(json.loads, read["input_negatives"])) == sorted([f"none of {place}"] for place in PLACES)
+
+
 def stored(out, step):
     return {row["id"]: row for row in pl.read_parquet(f"{out}/{step}/*.parquet").to_dicts()}
 

@@ -15,14 +15,12 @@ if TYPE_CHECKING:
         aexport,
         afilter,
         agenerate,
-        amine,
         aplan,
         arun,
         arun_tasks,
         export,
         filter,  # noqa: A004 - named after the command
         generate,
-        mine,
         open_run,
         plan,
         run,
@@ -42,7 +40,7 @@ if TYPE_CHECKING:
     )
     from synth.exports import Export
     from synth.job import Job
-    from synth.models import aevaluate, aprove, arelabel, evaluate, prove, relabel
+    from synth.models import aevaluate, amine, aprove, arelabel, evaluate, mine, prove, relabel
     from synth.replies import read_fields, read_text
     from synth.scores import PairBatch, ScoreColumn, Scorer
     from synth.stage import (
@@ -64,13 +62,12 @@ if TYPE_CHECKING:
     from synth.types import Layout
 
 _NAMES = {
-    "api": "Run aexport afilter agenerate amine aplan arun arun_tasks export filter generate mine open_run plan"
-    " run run_tasks",
+    "api": "Run aexport afilter agenerate aplan arun arun_tasks export filter generate open_run plan run run_tasks",
     "errors": "InputError JobError OutputError RequestRejected ServerRefused ServerUnavailable Stopped SynthError"
     " SystemFault TooManyUnusable",
     "exports": "Export",
     "job": "Job",
-    "models": "aevaluate aprove arelabel evaluate prove relabel",
+    "models": "aevaluate amine aprove arelabel evaluate mine prove relabel",
     "replies": "read_fields read_text",
     "scores": "PairBatch ScoreColumn Scorer",
     "stage": "ChatModel ChatReply ChatRequest EmbedStage Encoded Encoder LlmStage RerankStage Reranker Services"

@@ -43,7 +43,6 @@ from synth.results.rows import view_folder
 from synth.results.summary import Summary, files_of, rejected_files, scan, scores_in, summarise
 from synth.results.sweep import Sweep, SweepArgs, sweep
 from synth.rules import Rules
-from synth.runners import mining
 from synth.runners.local import StopRequest
 from synth.runners.progress import Counters
 from synth.runs.history import History
@@ -395,17 +394,6 @@ def plan(
 
 
 @_outside_loop
-def mine(
-    run: Run, *, view: str | None = None, corpus: Sequence[str] = (), progress: bool = True, **options: Any
-) -> Run:
-    """Add hard negatives to the kept pairs of a run, in `run.mined()`. `options` are those of `synth mine`."""
-    notify = tell if progress else _silent
-    args = mining.MineArgs(view=view, corpus=corpus, options=options)
-    asyncio.run(mining.carry_out(mining.plan_of(run.path, args, notify), notify))
-    return run
-
-
-@_outside_loop
 def export(run: Run, *, to: str, out: str | Path, view: str | None = None, **options: Any) -> Path:
     """Write files for a trainer; returns their folder. `options` are those of `synth export`: `split`, `negatives`."""
     exporting.export(run.path, exporting.ExportArgs(to, Path(out), view=view, **options), _silent)
@@ -417,7 +405,6 @@ afilter = _twin(filter)
 arun = _twin(run)
 arun_tasks = _twin(run_tasks)
 aplan = _twin(plan)
-amine = _twin(mine)
 aexport = _twin(export)
 
 

@@ -1,4 +1,4 @@
-"""The Python API of models that judge or learn: `relabel`, `evaluate`, and `prove`, which trains and tests.
+"""The Python API of what follows the pairs: `relabel` and `mine` search, `evaluate` and `prove` test models.
 
 `synth/api.py` has what comes before.
 """
@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,13 @@ import polars as pl
 
 from synth.api import Options, Run, _outside_loop, _silent, _twin
 from synth.runners import mining
+from synth.steps.neighbours import Plan
 from synth.terminal import tell
 from synth.training import evaluate as evaluating
 from synth.training import prove as proving
 from synth.training import report
 from synth.training.runs import settings_of
+from synth.types import Notify
 
 
 @_outside_loop
@@ -26,9 +28,22 @@ def relabel(
     run: Run, *, view: str | None = None, corpus: Sequence[str] = (), progress: bool = True, **options: Any
 ) -> Run:
     """Choose the positives of kept pairs anew, in `run.relabelled()`. `options` are those of `synth relabel`."""
+    return _searched(mining.relabel_plan_of, run, mining.MineArgs(view, corpus, options=options), progress=progress)
+
+
+@_outside_loop
+def mine(
+    run: Run, *, view: str | None = None, corpus: Sequence[str] = (), progress: bool = True, **options: Any
+) -> Run:
+    """Add hard negatives to the kept pairs of a run, in `run.mined()`. `options` are those of `synth mine`."""
+    return _searched(mining.plan_of, run, mining.MineArgs(view, corpus, options=options), progress=progress)
+
+
+def _searched(
+    plan_of: Callable[[Path, mining.MineArgs, Notify], Plan[Any]], run: Run, args: mining.MineArgs, *, progress: bool
+) -> Run:
     notify = tell if progress else _silent
-    args = mining.MineArgs(view=view, corpus=corpus, options=options)
-    asyncio.run(mining.carry_out(mining.relabel_plan_of(run.path, args, notify), notify))
+    asyncio.run(mining.carry_out(plan_of(run.path, args, notify), notify))
     return run
 
 
@@ -80,5 +95,6 @@ def prove(
 
 
 aevaluate = _twin(evaluate)
+amine = _twin(mine)
 aprove = _twin(prove)
 arelabel = _twin(relabel)

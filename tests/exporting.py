@@ -58,6 +58,17 @@ def pairs(folder, rows=None, *, size=16, negatives=3, **job):
     return folder / "out"
 
 
+def with_teacher(folder):
+    """60 pairs with three negatives each, all scored by one reranker; the score is in the passage."""
+    rows = [pair(thing, place) for thing in THINGS for place in PLACES]
+    given = [{**row, "passage": f"{row['passage']} P=0.4{n % 9}"} for n, row in enumerate(rows)]
+    scores = [{"use": "cosine"}, {"use": "reranker", "model": {"use": "mining:Verdicts"}}]
+    out = pairs(folder, given, negatives=0, scores=scores)
+    options = {"range": "0:30", "num_negatives": "3", "max_score": "null", "reranker": "{use: mining:Verdicts}"}
+    mine(out, MineArgs(options=options | {"absolute_margin": "0.01"}), as_json=True)
+    return out
+
+
 class Tsv(Export):
     """A format of one's own."""
 

@@ -9,13 +9,11 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
-from exporting import PLACES, THINGS, pair, pairs, written
+from exporting import pairs, with_teacher, written
 from tasks.test_bitext import run_of
 
 from synth.cli.export import export_run as export
-from synth.cli.mine import mine_run
 from synth.results.export import ExportArgs
-from synth.runners.mining import MineArgs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -116,12 +114,7 @@ def test_flagembedding_reads_its_rows(exports, model, tmp_path):
 
 def test_flagembedding_reads_teacher_scores(tmp_path, model):
     needs("FlagEmbedding", "peft", "accelerate")
-    rows = [pair(thing, place) for thing in THINGS for place in PLACES]
-    given = [{**row, "passage": f"{row['passage']} P=0.4{n % 9}"} for n, row in enumerate(rows)]
-    scores = [{"use": "cosine"}, {"use": "reranker", "model": {"use": "mining:Verdicts"}}]
-    out = pairs(tmp_path, given, negatives=0, scores=scores)
-    options = {"range": "0:30", "num_negatives": "3", "max_score": "null", "reranker": "{use: mining:Verdicts}"}
-    mine_run(out, MineArgs(options=options | {"absolute_margin": "0.01"}), as_json=True)
+    out = with_teacher(tmp_path)
     export(out, ExportArgs("flagembedding", tmp_path / "rows"), as_json=True)
     said = opened(SCRIPTS / "flagembedding_rows.py", tmp_path / "rows", model, 4, "distil", cache=tmp_path)
     assert "with teacher scores" in said

@@ -4,14 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from exporting import PLACES, THINGS, export_of, pair, pairs
+from exporting import export_of, pairs, with_teacher
 from test_export_loaders import needs, opened
 
 from synth.cli import main
 from synth.cli.export import export_run as export
-from synth.cli.mine import mine_run
 from synth.results.export import ExportArgs
-from synth.runners.mining import MineArgs
 from synth.training.fit import TrainSettings, _columns
 from synth.training.runs import read_pairs
 
@@ -19,14 +17,7 @@ from synth.training.runs import read_pairs
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory):
     """60 pairs with three negatives each, all scored by one reranker; the score is in the passage."""
-    folder = tmp_path_factory.mktemp("scored")
-    rows = [pair(thing, place) for thing in THINGS for place in PLACES]
-    given = [{**row, "passage": f"{row['passage']} P=0.4{n % 9}"} for n, row in enumerate(rows)]
-    scores = [{"use": "cosine"}, {"use": "reranker", "model": {"use": "mining:Verdicts"}}]
-    out = pairs(folder, given, negatives=0, scores=scores)
-    options = {"range": "0:30", "num_negatives": "3", "max_score": "null", "reranker": "{use: mining:Verdicts}"}
-    mine_run(out, MineArgs(options=options | {"absolute_margin": "0.01"}), as_json=True)
-    return out
+    return with_teacher(tmp_path_factory.mktemp("scored"))
 
 
 def score(text):

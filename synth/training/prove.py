@@ -212,15 +212,23 @@ class _Work:
 
 
 def _claim(out: Path, identity: Mapping[str, Any]) -> None:
-    """Make `out`, and record what is proven there. Raises OutputError where something else is."""
+    """Make `out`, and record what is proven there. Views can join later.
+
+    Raises OutputError where something else is proven there.
+    """
     record = out / RECORD
     with disk.disk_errors(out):
         (out / "arms").mkdir(parents=True, exist_ok=True)
-    text = json.dumps(identity, indent=2, sort_keys=True) + "\n"
     if disk.exists(record):
-        if record.read_text(encoding="utf-8") != text:
+        try:
+            earlier = json.loads(record.read_bytes())
+            joined = {**earlier, "pairs": {**identity["pairs"], **earlier["pairs"]}}
+            identity = {**identity, "pairs": {**earlier["pairs"], **identity["pairs"]}}
+        except (ValueError, TypeError, KeyError) as exc:
+            raise OutputError(f"{record}: is damaged: {exc}.", "Choose another -o, or remove that folder.") from exc
+        if identity != joined:
             what = f"{out}: holds a proof with other pairs, tests or settings."
             raise OutputError(what, "Choose another -o, or remove that folder.")
     elif {each.name for each in disk.entries(out)} - {"arms"}:
         raise OutputError(f"{out}: is not empty and holds no proof.", "Choose an empty or a new folder with -o.")
-    disk.replace(out, record, text.encode())
+    disk.replace(out, record, (json.dumps(identity, indent=2, sort_keys=True) + "\n").encode())

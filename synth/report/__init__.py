@@ -50,6 +50,7 @@ def make(folder: OutputFolder, view: str, queries: Path | None = None, notify: N
         sections.ranks(m),
         sections.scores(m),
         sections.copied(m),
+        sections.positives(m),
         sections.negatives(m),
         sections.leakage(m),
         sections.atlas(m, vectors),

@@ -18,6 +18,7 @@ from synth.report.parts import Figure, Histogram, Kind, Map, Samples, Section, T
 from synth.results.summary import RANK, files_of, scan
 from synth.results.sweep import SweepArgs, even_steps, histogram, sweep
 from synth.rules.conditions import Grouped
+from synth.steps.relabel import Counts
 from synth.terminal import shorten
 
 _TOP = 12
@@ -332,6 +333,31 @@ def copied(m: Material) -> Section:
     edges = even_steps(np.array([0.0, 1.0]))
     counts = {kind: histogram(_numbers(m.rows, name, kept=kind == "kept"), edges) for kind in ("kept", "dropped")}
     section.histograms.append(Histogram(name, "copied share", edges, counts))
+    return section
+
+
+def positives(m: Material) -> Section:
+    """What `synth relabel` decided about the passages near the queries."""
+    section, step = Section("positives", "Positives chosen anew"), m.run.folder.step("relabelled")
+    if not step.done():
+        section.missing = f"nothing was relabelled; synth relabel {m.run.folder.path}"
+        return section
+    counts = Counts()
+    for index in sorted(step.done()):
+        counts.add(step.read(index).table, step.rejects(index))
+    section.figures = [
+        Figure("rows", "pairs", counts.rows),
+        Figure("judged", "passages judged", counts.judged),
+        Figure("replaced", "passages replaced", share(counts.replaced, counts.rows), "share"),
+        Figure("several", "pairs with several positives", share(counts.several, counts.rows), "share"),
+        Figure("dropped", "pairs without a passage that answers", sum(counts.dropped.values())),
+    ]
+    outcomes = ("positive", "ambiguous", "negative")
+    rows: list[tuple[Value, ...]] = [
+        ("own passages", *(counts.own[each] for each in outcomes)),
+        ("all that were judged", counts.positives, counts.ambiguous, counts.negatives),
+    ]
+    section.tables.append(Table("outcomes", "outcomes", ("", *outcomes), ["count"] * 3, rows))
     return section
 
 

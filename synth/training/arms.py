@@ -14,6 +14,7 @@ from synth.errors import JobError
 from synth.results.rows import view_folder
 from synth.scores.contamination import Holdout
 from synth.shards import OutputFolder
+from synth.steps.neighbours import RELABELLED, record_of, relabelled
 from synth.training.testsets import TestSet
 from synth.types import Notify
 
@@ -34,7 +35,7 @@ class Arms:
 
     generated: pl.DataFrame
     views: dict[str, pl.DataFrame]
-    """`kept`, and others by name."""
+    """`kept`, others by name, and `relabelled` where every run has it."""
     dropped: pl.DataFrame
     by_rules: pl.DataFrame
     near_test: int
@@ -54,15 +55,16 @@ class Arms:
         return {"generated": self.generated, "no-llm": self.by_rules, **self.views}[arm]
 
     def names(self, asked: Sequence[str]) -> list[str]:
-        """The arms to train, of those asked for (none: all); why others are left out is in `left_out`.
+        """The arms to train: those asked for (none: all) and the views; why others are left out is in `left_out`.
 
         Raises JobError for an unknown arm, and where none is left.
         """
-        possible = [*KINDS, *(name for name in self.views if name != "kept")]
+        views = [name for name in self.views if name != "kept"]
+        possible = [*KINDS, *views]
         if unknown := [each for each in asked if each not in possible]:
             raise JobError(f"--arm {unknown[0]}: is not an arm.", f"One of: {', '.join(possible)}.")
         found = []
-        for name in asked or possible:
+        for name in dict.fromkeys([*asked, *views]) if asked else possible:
             count = len(self.pairs(name, 0))
             if count < LEAST:
                 self.left_out[name] = f"{count} pairs are too few"
@@ -93,10 +95,13 @@ def read_arms(
     if sum(near):
         notify(f"{sum(near):,} of {len(every):,} pairs are left out: held out, or their query is nearly a test's")
     both = pl.col("query", "passage")
+    chosen = {name: clean.filter(pl.col(f"in {name}")).select(both) for name in ["kept", *views]}
+    if all(RELABELLED in frame.columns for frame in frames):
+        chosen[RELABELLED] = clean.drop_nulls(RELABELLED).select("query", passage=RELABELLED)
     titles = {text: title for folder in runs for text, title in _titles(folder)}
     return Arms(
         generated=clean.select(both),
-        views={name: clean.filter(pl.col(f"in {name}")).select(both) for name in ["kept", *views]},
+        views=chosen,
         dropped=clean.filter(~pl.col("in kept")).select(both),
         by_rules=_by_rules(clean["passage"].to_list(), titles, holdout),
         near_test=sum(near),
@@ -105,7 +110,10 @@ def read_arms(
 
 
 def _run(folder: OutputFolder, views: Sequence[str]) -> pl.DataFrame:
-    """The generated pairs of a run, each with the views it is in (`in kept`), its label and tokens."""
+    """The generated pairs of a run, each with the views it is in (`in kept`), its label and tokens.
+
+    Where `synth relabel` chose positives, the column `relabelled` has the passage of each pair that kept one.
+    """
     step = folder.step("generated")
     shards = sorted(step.done())
     if not shards:
@@ -114,6 +122,10 @@ def _run(folder: OutputFolder, views: Sequence[str]) -> pl.DataFrame:
     names = [name for name in ("label", "prompt_tokens", "completion_tokens") if name in step.schema(shards[0]).names]
     tables = [pl.DataFrame(step.read_columns(index, ["id", "query", "passage", *names])) for index in shards]
     frame = pl.concat(tables, how="diagonal_relaxed")
+    chosen = folder.step(RELABELLED)
+    if chosen.done() and relabelled(folder, record_of(chosen)["view"]):
+        rows = [pl.DataFrame(chosen.read_columns(index, ["id", "passage"])) for index in sorted(chosen.done())]
+        frame = frame.join(pl.concat(rows).rename({"passage": RELABELLED}), on="id", how="left")
     tokens = [pl.col(name).fill_null(0) for name in names if name != "label"]
     label = pl.col("label").cast(pl.Float64) if "label" in names else pl.lit(None, pl.Float64).alias("label")
     return frame.select(
@@ -121,6 +133,7 @@ def _run(folder: OutputFolder, views: Sequence[str]) -> pl.DataFrame:
         label,
         pl.sum_horizontal(pl.lit(0), *tokens).alias("tokens"),
         *(pl.col("id").is_in(ids).alias(f"in {name}") for name, ids in kept.items()),
+        *(pl.col(name) for name in frame.columns if name == RELABELLED),
     )
 
 

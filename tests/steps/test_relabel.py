@@ -13,6 +13,8 @@ import synth
 from synth.cli import main
 from synth.cli.export import export_run as export
 from synth.results.export import ExportArgs
+from synth.shards import OutputFolder
+from synth.training.arms import read_arms
 from synth.training.runs import read_pairs
 from synth.verify import verify
 
@@ -210,3 +212,25 @@ def test_mistakes_are_named(tmp_path, capsys, options, says):
     out = run_of(tmp_path)
     assert main(["relabel", str(out), *options]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_the_report_and_a_proof_know_the_positives_chosen_anew(tmp_path, capsys):
+    out = run_of(tmp_path)
+    arms = read_arms([OutputFolder.open(out)], (), [], frozenset(), print)
+    assert "relabelled" not in arms.views
+    relabel(out)
+    arms = read_arms([OutputFolder.open(out)], (), [], frozenset(), print)
+    chosen = dict(arms.views["relabelled"].iter_rows())
+    assert chosen == {
+        "when ferry": PAIRS["ferry"],
+        "when bakery": MORE["b2"],
+        "when glacier": MORE["g2"],
+        "when orchard": PAIRS["orchard"],
+    }
+    assert arms.views["kept"].height == 5
+    capsys.readouterr()
+    assert main(["report", str(out), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    section = found["sections"]["positives"]
+    assert section["figures"] == {"rows": 5, "judged": 50, "replaced": 0.4, "several": 0.2, "dropped": 1}
+    assert section["tables"]["outcomes"][0] == {"": "own passages", "positive": 1, "ambiguous": 2, "negative": 2}

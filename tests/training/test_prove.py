@@ -122,7 +122,7 @@ def test_arms_are_trained_alike_reported_and_not_trained_twice(scene, tiny, tmp_
     assert f"kept | 39 | {report['arms'][1]['value']:.4f}" in (out / "report.md").read_text()
 
     assert cli.main(["keep", str(scene / "run"), "--as", "longest", "--above", "length=6"]) == 0
-    assert prove(scene, tiny, out, "--seeds", "2", "--off-domain", other, "--view", "longest") == 0
+    assert prove(scene, tiny, out, "--seeds", "2", "--off-domain", other, "--arm", "kept", "--view", "longest") == 0
     assert capsys.readouterr().err.count("training, 2 steps") == 2
     assert "longest" in {arm["arm"] for arm in json.loads((out / "report.json").read_text())["arms"]}
     assert prove(scene, tiny, out, "--seeds", "2", "--off-domain", other) == 0

@@ -117,7 +117,7 @@ def _check_rules(job: Job, items: int, findings: Findings) -> None:
     if high and _SMALL in model and RANK not in columns:
         findings.warn(
             f"keep: {high[0]} suits Qwen3-Embedding; {model} gives most good pairs less. Keep by "
-            "`round_trip_rank: {below: 4}` and a cosine above 0.4."
+            "`answerable: {above: 0.2}` and a cosine above 0.1, or by `round_trip_rank`."
         )
     if RANK in columns and items < FEW_PASSAGES:
         findings.warn(f"keep: {RANK}: a rank among so few passages tells little; there are at most {items}.")

@@ -141,8 +141,8 @@ def _on_rules(rules: Mapping[str, float]) -> str:
         sure = "" if _shown(rules) else " (which may be chance)"
         return (
             f"Kept is below random{sure}: pairs that the rules keep train worse than as many drawn at random, by "
-            f"{_interval(rules)}. A cosine of the model that is trained keeps what it knows already. Try a rule on "
-            "round_trip_rank, a larger embedder or a reranker as the judge, or train on all pairs."
+            f"{_interval(rules)}. A cosine or rank by the model that is trained keeps what it knows already. "
+            "Try the score answerable, a larger embedder or a reranker as the judge, or train on all pairs."
         )
     verb = "The rules help" if _shown(rules) else "Whether the rules help is not shown"
     return f"{verb}: kept is above as many drawn at random by {_interval(rules)}."

@@ -17,6 +17,8 @@ from synth.presets import preset_part
 from synth.progress import Display
 from synth.results.export import pairs_of
 from synth.results.rows import view_folder
+from synth.results.summary import RANK
+from synth.rules.conditions import LOWER, Condition
 from synth.runners.progress import Phase, Snapshot
 from synth.runs.run import job_of
 from synth.shards import OutputFolder
@@ -32,6 +34,8 @@ _SCHEMA: dict[str, pl.DataType] = {
     "negatives": pl.List(pl.String()),
     "scores": pl.List(pl.Float64()),
 }
+_MILD = 0.3
+"""A rule on a cosine up to here drops nonsense only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,14 +161,20 @@ def mixed(frames: Sequence[pl.DataFrame], shares: Sequence[float], seed: int) ->
 
 
 def _warn_of_own_filter(run: Path, view: str | None, model: str, notify: Notify) -> None:
-    """Say so where a rule on the cosine of the very model chose the pairs that it is trained on."""
+    """Say so where a rule on the cosine or rank by the very model chose the pairs that it is trained on."""
     folder = OutputFolder.open(run)
     record = record_of(folder, view_folder(folder, view or "kept")) if view != "generated" else None
     embed = job_of(run)[0].embed
-    if record is None or embed is None or "cosine" not in record.rules.columns():
+    if record is None or embed is None or not any(map(_is_strict, record.rules.conditions)):
         return
     if embed.model.removeprefix("sentence-transformers/") == model.removeprefix("sentence-transformers/"):
         notify(
-            f"{run}: pairs were kept by their cosine in {model}, the model that is trained: such a rule keeps what the "
-            "model knows already, and can cost more than it gains. Compare with --view generated, or filter by rank."
+            f"{run}: pairs were kept by cosine or rank in {model}, the model that is trained: such a rule keeps what "
+            "it knows already, and can cost more than it gains. Compare with --view generated, or keep by answerable."
         )
+
+
+def _is_strict(condition: Condition) -> bool:
+    """Whether the condition drops more than nonsense."""
+    mild = isinstance(condition.value, int | float) and condition.value <= _MILD
+    return condition.column == RANK or (condition.column == "cosine" and condition.operator in LOWER and not mild)

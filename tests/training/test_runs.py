@@ -90,13 +90,15 @@ def test_the_scores_of_a_reranker_are_distilled(tiny, tmp_path, capsys):
     assert tiny_qwen3.load(tmp_path / "model").prompts["query"] == "query: "
 
 
-def test_it_says_where_the_filter_was_the_trained_model(tmp_path):
-    job = {"embed": {"use": "sentence_transformers", "model": "all-MiniLM-L6-v2"}}
+@pytest.mark.parametrize(("least", "told"), [(0.4, True), (0.1, False)])
+def test_it_says_where_the_filter_was_the_trained_model(least, told, tmp_path):
+    job = {"embed": {"use": "sentence_transformers", "model": "all-MiniLM-L6-v2"}, "keep": {"cosine": {"above": least}}}
     run = pairs(tmp_path, [pair("ferry", place) for place in PLACES], negatives=0, **job)
     notes = []
     with pytest.raises(JobError, match="dims"):
         train_runs([run], TrainArgs(tmp_path / "model", options={"dims": [9999]}), notify=notes.append)
-    assert any("kept by their cosine in all-MiniLM-L6-v2, the model that is trained" in note for note in notes)
+    said = ["kept by cosine or rank in all-MiniLM-L6-v2, the model that is trained" in note for note in notes]
+    assert any(said) is told
 
 
 def test_mistakes_on_the_command_line_are_named(run, tmp_path, capsys):

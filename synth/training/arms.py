@@ -59,12 +59,12 @@ class Arms:
 
         Raises JobError for an unknown arm, and where none is left.
         """
-        views = [name for name in self.views if name != "kept"]
-        possible = [*KINDS, *views]
+        possible = list(dict.fromkeys([*KINDS, *self.views]))
         if unknown := [each for each in asked if each not in possible]:
             raise JobError(f"--arm {unknown[0]}: is not an arm.", f"One of: {', '.join(possible)}.")
         found = []
-        for name in dict.fromkeys([*asked, *views]) if asked else possible:
+        named = [name for name in self.views if name not in ("kept", RELABELLED)]
+        for name in dict.fromkeys([*asked, *named]) if asked else possible:
             count = len(self.pairs(name, 0))
             if count < LEAST:
                 self.left_out[name] = f"{count} pairs are too few"

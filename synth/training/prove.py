@@ -219,6 +219,7 @@ def _claim(out: Path, identity: Mapping[str, Any]) -> None:
     record = out / RECORD
     with disk.disk_errors(out):
         (out / "arms").mkdir(parents=True, exist_ok=True)
+    identity = json.loads(json.dumps(identity))  # as it will be read
     if disk.exists(record):
         try:
             earlier = json.loads(record.read_bytes())

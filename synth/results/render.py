@@ -93,7 +93,7 @@ def _counts(summary: Summary) -> Iterator[tuple[str, str]]:
         yield "dropped", f"{count:,} by the rule: {failed}"
     if summary.shuffled_share is not None:
         chance = f"the cosine rule keeps {summary.shuffled_share:.1%} of randomly shuffled pairs"
-        yield "chance level", f"{chance} (a useful threshold keeps almost none)"
+        yield "chance level", f"{chance}; as the only rule it should keep almost none"
     if summary.target is not None:
         yield from (("" if n else "target", line) for n, line in enumerate(summary.target.lines()))
     if found := summary.own_passage:

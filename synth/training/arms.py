@@ -14,7 +14,7 @@ from synth.errors import JobError
 from synth.results.rows import view_folder
 from synth.scores.contamination import Holdout
 from synth.shards import OutputFolder
-from synth.steps.neighbours import RELABELLED, record_of, relabelled
+from synth.steps.neighbours import RELABELLED, misfit, record_of
 from synth.training.testsets import TestSet
 from synth.types import Notify
 
@@ -84,7 +84,7 @@ def read_arms(
 
     Pairs with a label of 0 or less are not relevant, and in no arm. Raises JobError for a run without pairs or views.
     """
-    frames = [_run(folder, ["kept", *views]) for folder in runs]
+    frames = [_run(folder, ["kept", *views], notify) for folder in runs]
     every = pl.concat(frames, how="diagonal_relaxed").filter(
         pl.col("query").is_not_null() & pl.col("passage").is_not_null() & (pl.col("label").fill_null(1) > 0)
     )
@@ -109,7 +109,7 @@ def read_arms(
     )
 
 
-def _run(folder: OutputFolder, views: Sequence[str]) -> pl.DataFrame:
+def _run(folder: OutputFolder, views: Sequence[str], notify: Notify) -> pl.DataFrame:
     """The generated pairs of a run, each with the views it is in (`in kept`), its label and tokens.
 
     Where `synth relabel` chose positives, the column `relabelled` has the passage of each pair that kept one.
@@ -122,10 +122,8 @@ def _run(folder: OutputFolder, views: Sequence[str]) -> pl.DataFrame:
     names = [name for name in ("label", "prompt_tokens", "completion_tokens") if name in step.schema(shards[0]).names]
     tables = [pl.DataFrame(step.read_columns(index, ["id", "query", "passage", *names])) for index in shards]
     frame = pl.concat(tables, how="diagonal_relaxed")
-    chosen = folder.step(RELABELLED)
-    if chosen.done() and relabelled(folder, record_of(chosen)["view"]):
-        rows = [pl.DataFrame(chosen.read_columns(index, ["id", "passage"])) for index in sorted(chosen.done())]
-        frame = frame.join(pl.concat(rows).rename({"passage": RELABELLED}), on="id", how="left")
+    if (chosen := _relabelled(folder, notify)) is not None:
+        frame = frame.join(chosen, on="id", how="left")
     tokens = [pl.col(name).fill_null(0) for name in names if name != "label"]
     label = pl.col("label").cast(pl.Float64) if "label" in names else pl.lit(None, pl.Float64).alias("label")
     return frame.select(
@@ -135,6 +133,19 @@ def _run(folder: OutputFolder, views: Sequence[str]) -> pl.DataFrame:
         *(pl.col("id").is_in(ids).alias(f"in {name}") for name, ids in kept.items()),
         *(pl.col(name) for name in frame.columns if name == RELABELLED),
     )
+
+
+def _relabelled(folder: OutputFolder, notify: Notify) -> pl.DataFrame | None:
+    """Ids of pairs with the passages of `synth relabel`; None without it, or where the pairs have changed since."""
+    step = folder.step(RELABELLED)
+    if not step.done():
+        return None
+    view = record_of(step)["view"]
+    if (wrong := misfit(step, folder.step(view))) is not None:
+        notify(f"no arm {RELABELLED}: {folder.path}: it does not fit {view}: {wrong}; synth relabel makes it anew")
+        return None
+    rows = [pl.DataFrame(step.read_columns(index, ["id", "passage"])) for index in sorted(step.done())]
+    return pl.concat(rows).rename({"passage": RELABELLED})
 
 
 def _ids(folder: OutputFolder, view: str) -> list[str]:

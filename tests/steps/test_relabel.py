@@ -234,3 +234,8 @@ def test_the_report_and_a_proof_know_the_positives_chosen_anew(tmp_path, capsys)
     section = found["sections"]["positives"]
     assert section["figures"] == {"rows": 5, "judged": 50, "replaced": 0.4, "several": 0.2, "dropped": 1}
     assert section["tables"]["outcomes"][0] == {"": "own passages", "positive": 1, "ambiguous": 2, "negative": 2}
+
+    assert main(["keep", str(out), "--above", "cosine=0.99"]) == 0  # no longer the pairs that it was made from
+    notes = []
+    assert "relabelled" not in read_arms([OutputFolder.open(out)], (), [], frozenset(), notes.append).views
+    assert any("no arm relabelled" in note and "has changed since" in note for note in notes)
